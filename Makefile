@@ -1,0 +1,49 @@
+# Two commands do everything on a machine with Python >= 3.11 and nothing else: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEVELOPMENT := $(VENV)/.development
+
+.PHONY: demo test check format lock schema clean
+
+demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
+	@exec $(BIN)/python -m proxy demo
+
+test: $(DEVELOPMENT)  ## every test, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(DEVELOPMENT)  ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEVELOPMENT)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only .
+
+schema: $(RUNTIME)  ## regenerate config/schema.json from the models
+	$(BIN)/python -m proxy schema > config/schema.json
+
+# The lock files name versions and hashes, no addresses: any index that serves the same files will do.
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+	--no-emit-trusted-host --no-emit-find-links --no-header
+lock: $(DEVELOPMENT)
+	$(COMPILE) --output-file .ci/requirements.txt pyproject.toml
+	$(COMPILE) --extra dev --constraint .ci/requirements.txt --output-file .ci/requirements-dev.txt pyproject.toml
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): .ci/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
+	@touch $@
+
+$(DEVELOPMENT): .ci/requirements-dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(RUNTIME) $@
+
+clean:
+	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

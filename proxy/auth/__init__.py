@@ -1,0 +1,1 @@
+"""Who is asking: issuers and their keys, API keys, where credentials stand."""

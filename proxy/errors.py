@@ -1,0 +1,226 @@
+"""Every refusal the proxy can give: its status, its code, whose fault it is, and the answer made of it.
+
+Library exceptions are translated into these at the edge where they arise. A message is shown to clients: it never holds
+a token, a key, a host of ours, or anything the client sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Blame = Literal["client", "upstream", "proxy"]
+Field = tuple[bytes, bytes]
+
+
+class ProxyError(Exception):
+    """A refusal: `status` and `code` are the contract's, `message` is safe to show."""
+
+    status: int = 500
+    code: str = "internal_error"
+    blame: Blame = "proxy"
+    message: str = "The proxy failed."
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message or self.message)
+        if message is not None:
+            self.message = message
+        self.retry_after_s = retry_after_s
+
+    def challenge(self) -> bytes | None:
+        """The value of `WWW-Authenticate` (RFC 6750 §3), or None where the status asks for none."""
+        return None
+
+
+class InvalidRequestError(ProxyError):
+    """The request cannot be understood (400)."""
+
+    status, code, blame, message = 400, "invalid_request", "client", "The request is malformed."
+
+
+class AuthenticationError(ProxyError):
+    """Base of the three 401 answers; always carries a challenge (RFC 9110 §15.5.2)."""
+
+    status, code, blame, message = 401, "invalid_token", "client", "The access token is invalid."
+
+    def challenge(self) -> bytes:
+        """RFC 6750 §3.1: an error attribute only when a token was sent; nothing of the token in it."""
+        return b'Bearer realm="forward-sse", error="invalid_token", error_description="' + self.message.encode() + b'"'
+
+
+class InvalidTokenError(AuthenticationError):
+    """The credential is malformed, forged, unknown, or not for us."""
+
+
+class ExpiredTokenError(AuthenticationError):
+    """The credential was good once."""
+
+    code, message = "expired_token", "The access token has expired."
+
+
+class MissingTokenError(AuthenticationError):
+    """No credential was sent; RFC 6750 §3.1 wants no error attribute then."""
+
+    code, message = "missing_token", "An access token is required."
+
+    def challenge(self) -> bytes:
+        """The bare challenge."""
+        return b'Bearer realm="forward-sse"'
+
+
+class InsufficientScopeError(ProxyError):
+    """The token is good but lacks a scope that its issuer's entry requires (403)."""
+
+    status, code, blame, message = 403, "insufficient_scope", "client", "The access token lacks a required scope."
+
+    def challenge(self) -> bytes:
+        """RFC 6750 §3.1: 403 with `insufficient_scope`."""
+        return b'Bearer realm="forward-sse", error="insufficient_scope"'
+
+
+class UpstreamNotAllowedError(ProxyError):
+    """The user's plan does not include the upstream (403)."""
+
+    status, code, blame = 403, "upstream_not_allowed", "client"
+    message = "Your plan does not include this upstream."
+
+
+class TargetNotAllowedError(ProxyError):
+    """The envelope's target is not on the list, not a global address, or ourselves (403); one message for all."""
+
+    status, code, blame, message = 403, "target_not_allowed", "client", "This target is not allowed."
+
+
+class PathNotAllowedError(ProxyError):
+    """The path below the upstream's base is not on its list (403)."""
+
+    status, code, blame = 403, "path_not_allowed", "client"
+    message = "This path is not allowed for this upstream."
+
+
+class UnknownUpstreamError(ProxyError):
+    """No upstream of that name, or none for that model (404)."""
+
+    status, code, blame, message = 404, "unknown_upstream", "client", "No such upstream."
+
+
+class NotFoundError(ProxyError):
+    """Nothing is served here (404)."""
+
+    status, code, blame, message = 404, "not_found", "client", "Nothing is served at this path."
+
+
+class MethodNotAllowedError(ProxyError):
+    """The path exists, the method does not (405); RFC 9110 §15.5.6 wants `Allow`."""
+
+    status, code, blame, message = 405, "method_not_allowed", "client", "This method is not allowed here."
+
+    def __init__(self, allow: str) -> None:
+        super().__init__()
+        self.allow = allow
+
+
+class BodyTooLargeError(ProxyError):
+    """The body exceeds `max_body` (413)."""
+
+    status, code, blame, message = 413, "body_too_large", "client", "The request body is too large."
+
+
+class RequestTimeoutError(ProxyError):
+    """The client was too slow with its head or body (408)."""
+
+    status, code, blame, message = 408, "request_timeout", "client", "The request did not arrive in time."
+
+
+class RateLimitExceededError(ProxyError):
+    """One of the plan's rates is used up (429); `retry_after_s` is when the next request would be admitted."""
+
+    status, code, blame, message = 429, "rate_limit_exceeded", "client", "Too many requests for your plan."
+
+
+class TooManyStreamsError(ProxyError):
+    """The plan's concurrent streams are all in use (429)."""
+
+    status, code, blame, message = 429, "too_many_streams", "client", "Too many concurrent streams for your plan."
+
+
+class UpstreamUnreachableError(ProxyError):
+    """No connection to the upstream, or it was lost before an answer began (502)."""
+
+    status, code, blame, message = 502, "upstream_unreachable", "upstream", "The upstream could not be reached."
+
+
+class UpstreamProtocolError(ProxyError):
+    """The upstream's answer is not valid HTTP/1.1 (502)."""
+
+    status, code, blame, message = 502, "upstream_protocol_error", "upstream", "The upstream's answer was invalid."
+
+
+class UpstreamTimeoutError(ProxyError):
+    """A clock ran out before the upstream's answer began (504); the message names it."""
+
+    status, code, blame, message = 504, "upstream_timeout", "upstream", "The upstream did not answer in time."
+
+    def __init__(self, clock: Literal["connect", "first_byte", "total"]) -> None:
+        super().__init__(f"The upstream did not answer in time (clock: {clock}).")
+        self.clock = clock
+
+
+class DrainingError(ProxyError):
+    """The proxy is going away (503)."""
+
+    status, code, message = 503, "draining", "The proxy is shutting down; try again."
+
+
+class AuthUnavailableError(ProxyError):
+    """The token cannot be judged because its issuer's keys were never loaded (503)."""
+
+    status, code, message = 503, "auth_unavailable", "Authentication is not available yet; try again."
+
+
+class LimitsUnavailableError(ProxyError):
+    """The limits store does not answer and `on_store_error` is `deny` (503)."""
+
+    status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
+
+
+class ErrorShape(Protocol):
+    """How a dialect words an error: JSON for an answer, an event for a stream that is already running."""
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """The JSON body of an answer that is ours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is ours, ready to be written."""
+
+    status: int
+    fields: tuple[Field, ...]
+    body: bytes
+
+
+# RFC 9110 §10.2.3: 503 and 429 say when to come back; where nothing better is known, soon.
+DEFAULT_RETRY_AFTER_S = 1.0
+
+
+def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
+    """Make the one answer that an error has, in the dialect of the upstream that was asked for.
+
+    401 always has `WWW-Authenticate`, 405 `Allow`, 429 and 503 `Retry-After` in whole seconds, rounded up so that
+    who obeys it is admitted. Pure.
+    """
+    fields: list[Field] = [
+        (b"Content-Type", b"application/json"),
+        (b"X-Forward-Sse-Code", error.code.encode()),
+    ]
+    challenge = error.challenge()
+    if challenge is not None:
+        fields.append((b"WWW-Authenticate", challenge))
+    if isinstance(error, MethodNotAllowedError):
+        fields.append((b"Allow", error.allow.encode()))
+    if error.status in {429, 503}:
+        retry_after_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+        fields.append((b"Retry-After", b"%d" % max(1, -int(-retry_after_s // 1))))
+    return Refusal(error.status, tuple(fields), shape.error_body(error))

@@ -1,0 +1,1 @@
+"""The offline vendor: every dialect, every fault, no key needed."""

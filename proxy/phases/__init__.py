@@ -1,0 +1,1 @@
+"""The phases of a request, one module each; none knows another."""

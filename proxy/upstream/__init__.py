@@ -1,0 +1,1 @@
+"""The upstream leg: addresses, TLS, connections and their pool."""
