@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 JSON_TYPE = "application/json"
+# What the error inside a stream says.
+FAILURE = "The mock was told to fail here."
 Fields = tuple[tuple[str, str], ...]
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.mock.answer import JSON_TYPE, Answer, Ask, Fields, bearer, is_key, member, named_event
-from proxy.mock.reply import IMAGE_BASE64, IMAGE_TYPE, count_words
+from proxy.mock.answer import FAILURE, JSON_TYPE, Answer, Ask, Fields, bearer, is_key, member, named_event
+from proxy.mock.reply import count_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Anthropic:
             STREAM_TYPE,
             events(reply),
             _fields(ask),
-            error_event=lambda _: named_event("error", _error_body(529, "Overloaded: the mock was told to fail here.")),
+            error_event=lambda _: named_event("error", _error_body(529, FAILURE)),
         )
 
     def count_tokens(self, ask: Ask) -> Answer:
@@ -103,9 +103,6 @@ def events(reply: Reply) -> Iterator[bytes]:
     for turn in range(reply.count):
         yield worded[turn % len(worded)]
     yield _event("content_block_stop", index=index)
-    if reply.has_image:
-        yield _event("content_block_start", index=index + 1, content_block=_image())
-        yield _event("content_block_stop", index=index + 1)
     ended = {"stop_reason": "end_turn", "stop_sequence": None}
     yield _event("message_delta", delta=ended, usage={"output_tokens": reply.output_tokens})
     yield _event("message_stop")
@@ -117,8 +114,6 @@ def whole(reply: Reply) -> dict[str, Any]:
     if reply.thoughts:
         content.append({"type": "thinking", "thinking": "".join(reply.thoughts), "signature": SIGNATURE})
     content.append({"type": "text", "text": reply.whole()})
-    if reply.has_image:
-        content.append(_image())
     usage = _usage(reply, reply.output_tokens)
     return {**_message(reply), "content": content, "stop_reason": "end_turn", "usage": usage}
 
@@ -137,10 +132,6 @@ def _message(reply: Reply) -> dict[str, Any]:
         "stop_reason": None,
         "stop_sequence": None,
     }
-
-
-def _image() -> dict[str, Any]:
-    return {"type": "image", "source": {"type": "base64", "media_type": IMAGE_TYPE, "data": IMAGE_BASE64}}
 
 
 def _usage(reply: Reply, output_tokens: int) -> dict[str, int]:

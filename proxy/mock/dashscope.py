@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.mock.answer import JSON_TYPE, Answer, Ask, Fields, bearer, is_key, member
+from proxy.mock.answer import FAILURE, JSON_TYPE, Answer, Ask, Fields, bearer, is_key, member
 from proxy.mock.reply import IMAGE_URL
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _answer(ask: Ask, form: str) -> Answer:
         STREAM_TYPE,
         events(reply, wording, _request_id(ask)),
         _fields(ask),
-        error_event=lambda sent: _error_event(ask, 500, "The mock was told to fail here.", sent + 1),
+        error_event=lambda sent: _error_event(ask, 500, FAILURE, sent + 1),
     )
 
 

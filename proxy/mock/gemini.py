@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.mock.answer import JSON_TYPE, Answer, Ask, data_event, is_key, member
+from proxy.mock.answer import FAILURE, JSON_TYPE, Answer, Ask, data_event, is_key, member
 from proxy.mock.reply import IMAGE_BASE64, IMAGE_TYPE, Reply, count_words
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Gemini:
     def stream(self, ask: Ask) -> Answer:
         """`POST …/models/{model}:streamGenerateContent`: events with `alt=sse`, else a JSON list in pieces."""
         reply = _reply(ask)
-        failure = error_body(503, "The mock was told to fail here.")
+        failure = error_body(503, FAILURE)
         if ask.query.get("alt") == "sse":
             events = map(data_event, chunks(reply))
             return Answer(200, STREAM_TYPE, events, error_event=lambda _: data_event(failure))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import orjson
 
-from proxy.mock.answer import JSON_TYPE, Answer, Ask, Fields, bearer, data_event, is_key, member
+from proxy.mock.answer import FAILURE, JSON_TYPE, Answer, Ask, Fields, bearer, data_event, is_key, member
 from proxy.mock.reply import IMAGE_URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from proxy.mock.reply import Reply
 
 STREAM_TYPE = "text/event-stream; charset=utf-8"
+_TIMING = "openai-processing-ms"
 
 # Status to type and code of the error object.
 _ERRORS: dict[int, tuple[str, str | None]] = {
@@ -54,6 +55,10 @@ class OpenAI:
             status, JSON_TYPE, (body,), self.fields(ask), timing_field=None if self.is_compatible_mode else _TIMING
         )
 
+    def stream(self, ask: Ask, events: Iterator[bytes], error_event: Callable[[int], bytes]) -> Answer:
+        """An event stream with this vendor's fields."""
+        return replace(self.answer(ask, b""), content_type=STREAM_TYPE, pieces=events, error_event=error_event)
+
     def fields(self, ask: Ask) -> Fields:
         """The vendor's own fields; the rates are those of a bucket that never runs dry."""
         request_id = ("x-request-id", f"req_{ask.number:032x}")
@@ -80,14 +85,8 @@ class OpenAI:
         if ask.body.get("stream") is not True:
             return self.answer(ask, orjson.dumps(chat_whole(reply)))
         wants_usage = member(ask.body.get("stream_options"), "include_usage") is True
-        return Answer(
-            200,
-            STREAM_TYPE,
-            chat_events(reply, wants_usage=wants_usage),
-            self.fields(ask),
-            error_event=lambda _: data_event(error_body(500, "The mock was told to fail here.")),
-            timing_field=None if self.is_compatible_mode else _TIMING,
-        )
+        events = chat_events(reply, wants_usage=wants_usage)
+        return self.stream(ask, events, lambda _: data_event(error_body(500, FAILURE)))
 
     def models(self, ask: Ask) -> Answer:
         """`GET …/models`."""
@@ -96,9 +95,6 @@ class OpenAI:
             for name in ("mock-1", "mock-1-thinking", "mock-1-image")
         ]
         return self.answer(ask, orjson.dumps({"object": "list", "data": listed}))
-
-
-_TIMING = "openai-processing-ms"
 
 
 def error_body(status: int, message: str, code: str | None = None) -> dict[str, object]:

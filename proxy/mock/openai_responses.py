@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.mock.answer import Answer, Ask, named_event
-from proxy.mock.openai import STREAM_TYPE, OpenAI
+from proxy.mock.answer import FAILURE, Answer, Ask, named_event
 from proxy.mock.reply import IMAGE_BASE64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from proxy.mock.openai import OpenAI
     from proxy.mock.reply import Reply
 
 Item = dict[str, Any]
@@ -32,14 +32,7 @@ def respond(vendor: OpenAI, ask: Ask) -> Answer:
     text = reply.whole()
     if ask.body.get("stream") is not True:
         return vendor.answer(ask, orjson.dumps(response(reply, "completed", output_items(reply, text))))
-    return Answer(
-        200,
-        STREAM_TYPE,
-        response_events(reply, text),
-        vendor.fields(ask),
-        error_event=_error_event,
-        timing_field="openai-processing-ms",
-    )
+    return vendor.stream(ask, response_events(reply, text), _error_event)
 
 
 def response(reply: Reply, status: str, output: list[Item]) -> Item:
@@ -165,5 +158,5 @@ def _part(text: str) -> Item:
 
 def _error_event(sequence_number: int) -> bytes:
     """The error event: flat, without an `error` member, unlike everywhere else in this vendor's API."""
-    told = {"code": "server_error", "message": "The mock was told to fail here.", "param": None}
+    told = {"code": "server_error", "message": FAILURE, "param": None}
     return named_event("error", {"type": "error", "sequence_number": sequence_number, **told})
