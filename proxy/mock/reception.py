@@ -5,6 +5,7 @@ Pure but for reading the body off the connection.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote
 
@@ -18,6 +19,7 @@ from proxy.mock.routes import OPENAI, find_endpoint
 # Twice what a proxy lets through by default.
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_QUERY_MEMBERS = 1000
+BODY_TIMEOUT_S = 30.0
 
 
 def greet(request: web.BaseRequest, *, number: int, created: int) -> Ask:
@@ -36,20 +38,23 @@ def greet(request: web.BaseRequest, *, number: int, created: int) -> Ask:
 
 
 async def receive(request: web.BaseRequest) -> Received:
-    """Read the body, at most 64 MiB of it.
+    """Read the body, at most 64 MiB of it and no longer than half a minute.
+
+    The clock also ends a request whose chunks are broken: aiohttp's parser stops there without telling the reader.
 
     Raises:
-        RefusedError: The body is too long (413) or badly framed (400).
+        RefusedError: The body is too long (413) or does not come (408).
     """
     # RFC 9110 §10.1.1: a client that asks first gets told to go on.
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
-        body = await request.read()
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
     except web.HTTPRequestEntityTooLarge as exc:
         raise RefusedError(413, f"The body exceeds {MAX_BODY_BYTES} bytes.") from exc
-    except web.RequestPayloadError as exc:
-        raise RefusedError(400, "The body is badly framed.") from exc
+    except TimeoutError as exc:
+        raise RefusedError(408, "The body did not arrive in time.") from exc
     return Received(request.method, request.raw_path, tuple(request.raw_headers), body)
 
 

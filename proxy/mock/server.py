@@ -101,6 +101,7 @@ class MockVendor:
             handler_cancellation=True,
             request_factory=_make_request,
             access_log=None,
+            lingering_time=1.0,  # so that a refusal of a body that is still coming can be read
             auto_decompress=False,  # what is recorded is what came
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)

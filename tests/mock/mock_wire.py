@@ -73,7 +73,7 @@ class RawClient:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.received = b""
+        self.received = bytearray()
         self.reads: list[bytes] = []
 
     async def send(self, data: bytes) -> None:
@@ -94,7 +94,7 @@ class RawClient:
     async def read_all(self) -> bytes:
         while await self.read():
             pass
-        return self.received
+        return bytes(self.received)
 
 
 @asynccontextmanager
@@ -133,10 +133,12 @@ def parse(received: bytes) -> Response:
 def dechunk(framed: bytes) -> list[bytes]:
     """The chunks of a body that is framed well as far as it goes; the final one is empty."""
     chunks: list[bytes] = []
-    while framed:
-        size, _, framed = framed.partition(b"\r\n")
-        length = int(size, 16)
-        chunks.append(framed[:length])
-        assert framed[length : length + 2] == b"\r\n"
-        framed = framed[length + 2 :]
+    position = 0
+    while position < len(framed):
+        line_end = framed.index(b"\r\n", position)
+        start = line_end + 2
+        end = start + int(framed[position:line_end], 16)
+        chunks.append(framed[start:end])
+        assert framed[end : end + 2] == b"\r\n"
+        position = end + 2
     return chunks

@@ -144,14 +144,16 @@ async def test_body_chunked() -> None:
         assert vendor.requests[0].body == body
 
 
-async def test_body_badly_framed() -> None:
-    """A body whose chunks are broken is refused, and the connection does not go on."""
+async def test_body_badly_framed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that never comes to its end is refused when its time is up, and the connection ends."""
+    monkeypatch.setattr("proxy.mock.reception.BODY_TIMEOUT_S", 0.05)
     async with vendor_of_tests() as vendor, connected(vendor) as client:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: m\r\nAuthorization: Bearer mock-key\r\n"
         await client.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
         await vendor.wait_for(lambda stats: stats.active == 1)
         await client.send(b"zz\r\n")
-        assert parse(await client.read_all()).status == 400
+        response = parse(await client.read_all())
+        assert (response.status, response.fields["connection"]) == (408, "close")
 
 
 async def test_body_expected() -> None:
