@@ -26,10 +26,13 @@ def client_of(vendor: MockVendor, base: str = "", *, key: str = "mock-key") -> A
 @pytest.mark.parametrize("base", ["", "/anthropic"])
 async def test_anthropic_stream(base: str) -> None:
     """The client puts the message together from its events: thoughts, text, usage."""
-    async with vendor_of_tests() as vendor, client_of(vendor, base) as client:
-        async with client.messages.stream(model="mock-thinking", max_tokens=100, messages=MESSAGES) as stream:
-            text = "".join([piece async for piece in stream.text_stream])
-            message = await stream.get_final_message()
+    async with (
+        vendor_of_tests() as vendor,
+        client_of(vendor, base) as client,
+        client.messages.stream(model="mock-thinking", max_tokens=100, messages=MESSAGES) as stream,
+    ):
+        text = "".join([piece async for piece in stream.text_stream])
+        message = await stream.get_final_message()
 
     assert text == DEFAULT_TEXT
     assert [block.type for block in message.content] == ["thinking", "text"]

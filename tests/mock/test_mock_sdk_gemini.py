@@ -14,6 +14,11 @@ from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
 if TYPE_CHECKING:
     from proxy.mock.server import MockVendor
 
+# google-genai subclasses aiohttp's ClientSession, which aiohttp discourages; it can go when google-genai stops.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Inheritance class AiohttpClientSession from ClientSession is discouraged:DeprecationWarning"
+)
+
 
 def client_of(vendor: MockVendor, *, key: str = "mock-key", headers: dict[str, str] | None = None) -> genai.Client:
     return genai.Client(api_key=key, http_options=types.HttpOptions(base_url=vendor.url, headers=headers or {}))

@@ -265,9 +265,7 @@ async def test_http_1_0() -> None:
         response = parse(await client.read_all())
     assert "transfer-encoding" not in response.fields
     assert response.fields["connection"] == "close"
-    assert [json.loads(line[6:])["object"] for line in response.body.split(b"\n\n")[:3]] == [
-        "chat.completion.chunk"
-    ] * 3
+    assert [chunk["object"] for chunk in response.data] == ["chat.completion.chunk"] * 3
     assert response.body.endswith(b"data: [DONE]\n\n")
 
 
