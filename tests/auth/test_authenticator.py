@@ -149,11 +149,12 @@ def ed_with_large_s() -> str:
     return changed(text, 2, segment(raw[:32] + large.to_bytes(32, "little")))
 
 
+OTHER_ALGORITHMS: list[object] = ["none", "None", "nOnE", "NONE", None, "", 5, ["RS256"], {}, True]
 OTHER_ISSUERS: list[object] = ["", "https://rsa", "https://rs", "https://rsa//", "key", 5, None, ["dev"], {}]
 FORGERIES: dict[str, Callable[[], str]] = {
     **{
         f"alg {name!r}, signature {tail!r}": partial(with_algorithm, name, tail)
-        for name, tail in product(["none", "None", "nOnE", "NONE", None, "", 5, ["RS256"], {}, True], ["", "AAAA"])
+        for name, tail in product(OTHER_ALGORITHMS, ["", "AAAA"])
     },
     "HMAC with the PEM": lambda: confusion(pem(keyring().rsa)),
     "HMAC with the PEM, stripped": lambda: confusion(pem(keyring().rsa).strip()),
