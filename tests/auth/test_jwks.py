@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from auth_support import KeyServer
 
-from proxy.auth.jwks import JwksSource, KeyFetchError, checked_url, fetch_jwks, open_session
+from proxy.auth.jwks import JwksSource, KeyFetchError, checked_url, discovered_url, fetch_jwks, open_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -80,6 +80,21 @@ def test_discovery_needs_an_issuer_that_is_a_url() -> None:
     """A source that must discover its keys, and whose issuer is no URL, is refused when it is made."""
     with pytest.raises(ValueError, match=r"host|https"):
         JwksSource("dev")
+
+
+@pytest.mark.parametrize(
+    ("jwks_uri", "is_allowed"),
+    [("https://keys.example.com/", True), ("http://127.0.0.1/", False), ("http://localhost:8080/", False)],
+)
+def test_discovery_document_of_a_remote_issuer(jwks_uri: str, is_allowed: bool) -> None:
+    """A document that came over https cannot send us to a plain port of our own machine."""
+    source = JwksSource("https://id.example.com")
+    document = {"issuer": source.issuer, "jwks_uri": jwks_uri}
+    if is_allowed:
+        assert str(discovered_url(document, source)) == jwks_uri
+    else:
+        with pytest.raises(KeyFetchError):
+            discovered_url(document, source)
 
 
 async def test_fetch(server: KeyServer) -> None:

@@ -131,6 +131,12 @@ def test_pem_key_malformed() -> None:
             pem_key(text, ["RS256"])
 
 
+def test_pem_key_of_another_type() -> None:
+    """A public key of a type that no algorithm of ours uses is refused."""
+    with pytest.raises(KeyRefusedError):
+        pem_key(pem(ed448.Ed448PrivateKey.generate()), ["EdDSA"])
+
+
 def test_key_shows_nothing_of_itself() -> None:
     """A key's representation holds neither the secret nor its digest."""
     assert SECRET not in repr(secret_key(SECRET, ["HS256"]))
@@ -167,6 +173,7 @@ def test_key_shows_nothing_of_itself() -> None:
         ("rsa", {"e": "AQ"}, ["RS256"], set()),
         ("rsa", {"e": "Ag"}, ["RS256"], set()),
         ("rsa", {"e": segment(b"\1" * 9)}, ["RS256"], set()),
+        ("rsa", {"e": segment(b"\2\0\0\0\1")}, ["RS256"], set()),
         ("rsa", {"e": 65537}, ["RS256"], set()),
         ("rsa", {"e": None}, ["RS256"], set()),
         ("rsa", {"n": "AQAB"}, ["RS256"], set()),

@@ -253,6 +253,17 @@ async def test_refresh_failed(name: str, bench: Bench) -> None:
     assert bench.keys.failure is None
 
 
+async def test_refresh_that_breaks_a_library(bench: Bench) -> None:
+    """An error that nobody foresaw is a failed refresh like others: the keys stay, the next fetch is scheduled."""
+    session = bench.keys._session
+    assert session is not None
+    await session.close()
+    assert await bench.refresh() == "failed"
+    assert bench.keys.failure == "RuntimeError"
+    assert bench.timers.pending == 1
+    assert (await bench.authenticate(signed())).user == "alice"
+
+
 async def test_refresh_that_hangs(server: KeyServer) -> None:
     """A fetch is given up after its time, and the next one is scheduled."""
     async with opened(server, timeout_s=0.25) as bench:
