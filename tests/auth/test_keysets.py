@@ -20,15 +20,10 @@ def test_static_key_set() -> None:
 
 def test_static_settings_key() -> None:
     """Equal settings are known for it, others are told apart, and the secret is not in the key."""
-    key, same, longer, other = (
-        StaticKeySet.from_secret(secret, algorithms).settings_key
-        for secret, algorithms in [
-            (SECRET, ("HS256",)),
-            (SECRET.encode(), ("HS256",)),
-            (SECRET + "!", ("HS256",)),
-            (SECRET, ("HS512",)),
-        ]
-    )
+    key = StaticKeySet.from_secret(SECRET, ("HS256",)).settings_key
+    same = StaticKeySet.from_secret(SECRET.encode(), ("HS256",)).settings_key
+    longer = StaticKeySet.from_secret(SECRET + "!", ("HS256",)).settings_key
+    other = StaticKeySet.from_secret(SECRET, ("HS512",)).settings_key
     assert key == same
     assert len({key, longer, other}) == 3
     assert SECRET not in repr(key)
