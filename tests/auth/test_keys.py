@@ -166,6 +166,8 @@ def test_key_shows_nothing_of_itself() -> None:
         ("rsa", {"key_ops": "verify"}, ["RS256"], set()),
         ("rsa", {"kid": 5}, ["RS256"], set()),
         ("rsa", {"d": "AQAB"}, ["RS256"], set()),
+        ("rsa", {"p": "AQAB"}, ["RS256"], set()),
+        ("rsa", {"k": "AQAB"}, ["RS256"], set()),
         ("rsa", {"kty": "oct", "k": "AQAB"}, ["RS256"], set()),
         ("rsa", {"kty": "future"}, ["RS256"], set()),
         ("rsa", {"kty": ["RSA"]}, ["RS256"], set()),
