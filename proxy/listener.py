@@ -34,7 +34,6 @@ HIGH_WATER_BYTES = 64 * 1024
 LINGER_S = 2.0
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
-_NEVER_S = 10.0**8
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
 
@@ -103,8 +102,8 @@ class ClientConnection(RequestHandler):
         super().__init__(
             listener,
             loop=loop,
-            # Never: ours, in `check`, knows of heads too.
-            keepalive_timeout=_NEVER_S,
+            # Ours, in `check`, knows of heads too; see `_process_keepalive`.
+            keepalive_timeout=0,
             tcp_keepalive=False,
             logger=logging.getLogger("proxy.listener"),
             access_log=cast("Any", None),
@@ -197,6 +196,9 @@ class ClientConnection(RequestHandler):
             else:
                 self._expect(self._listener.client_clocks.keep_alive_s)
         return result
+
+    def _process_keepalive(self) -> None:
+        """aiohttp's keep-alive timer: fires once after the first answer, and does nothing."""
 
     def _make_error_handler(self, err_info: Any) -> Any:  # noqa: ARG002 - its text repeats what the client sent
         async def refuse(request: BaseRequest) -> Settled:  # noqa: ARG001 - a placeholder of aiohttp's

@@ -106,7 +106,7 @@ class _Call:
     task: asyncio.Task[object] | None
     is_last: bool
     is_old: bool = False
-    head: RequestHead | None = None
+    is_accepted: bool = False
     origin: bytes | None = None
     admission: Admission | None = None
     standing: Standing | None = None
@@ -180,7 +180,9 @@ class Pipeline:
         self._calls.add(call)
         self._is_idle.clear()
         try:
-            return await self._serve(call)
+            # What the phases before the relay needed is let go before it begins: streams are held by the thousand.
+            relay = await self._begin(call)
+            return relay if isinstance(relay, Settled) else await self._relay(call, relay)
         except ProxyError as error:
             return self._refuse(call, error)
         except asyncio.CancelledError:
@@ -223,7 +225,7 @@ class Pipeline:
             is_head_request=message.method == "HEAD",
         )
 
-    async def _serve(self, call: _Call) -> Settled:
+    async def _begin(self, call: _Call) -> Relay | Settled:
         rules, request, exchange = call.rules, call.request, call.exchange
         assert request is not None
         message = request._message  # noqa: SLF001 - as above
@@ -236,12 +238,12 @@ class Pipeline:
             (message.version.major, message.version.minor),
             message.raw_headers,
         )
-        call.head = head
+        call.is_accepted = True
         call.origin = cors.request_origin(head.fields)
         call.has_body = framing != "none"
         exchange.path = head.path.decode("latin-1")
         if cors.is_preflight(head.method, head.fields):
-            return self._preflight(call)
+            return self._preflight(call, head)
         if self.is_draining:
             raise DrainingError
         expects_continue = _expects_continue(head)
@@ -279,31 +281,29 @@ class Pipeline:
         if principal is not None:
             await self._limit(call, principal)
 
-        # Receive.
+        # Receive, and resolve what only the body can tell.
         if expects_continue and framing != "none" and call.client.transport is not None:
             call.client.transport.write(_CONTINUE)
-        body = await receive(
-            cast("BodyReader", request.content),
-            framing,
-            length,
-            max_bytes=rules.max_body_bytes,
-            timeout_s=rules.body_timeout_s,
-            clocks=self._clocks,
-        )
-        if principal is None:
-            assert rules.authenticator is not None
-            principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
-            exchange.principal = principal
-            await self._limit(call, principal)
-
-        # Resolve.
         try:
+            body = await receive(
+                cast("BodyReader", request.content),
+                framing,
+                length,
+                max_bytes=rules.max_body_bytes,
+                timeout_s=rules.body_timeout_s,
+                clocks=self._clocks,
+            )
+            if principal is None:
+                assert rules.authenticator is not None
+                principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+                exchange.principal = principal
+                await self._limit(call, principal)
             route = rules.router.by_body(destination, head, body, principal)
         except ProxyError:
             # Our own judgement of the body: nothing was forwarded, so nothing is charged.
-            assert call.admission is not None
-            call.admission.refund()
-            call.standing = None
+            if call.admission is not None:
+                call.admission.refund()
+                call.standing = None
             raise
         exchange.upstream = route.upstream
         exchange.dialect = route.dialect
@@ -315,52 +315,58 @@ class Pipeline:
             route, pool=self._pool, resolve=rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
 
-        # Relay.
-        return await self._relay(call, route, answer, deadline_s)
+        # Answer.
+        return self._answer(call, route, answer, deadline_s)
 
     async def _limit(self, call: _Call, principal: Principal) -> None:
         call.admission = await call.rules.store.admit(principal)
         call.standing = call.admission.standing
 
-    async def _relay(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Settled:
-        rules, exchange, client = call.rules, call.exchange, call.client
-        transport = client.transport
+    def _answer(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+        """Write the answer's head and give the relay that its body will take."""
+        exchange, transport = call.exchange, call.client.transport
         if transport is None or transport.is_closing():
             answer.abort()
             exchange.ending = Ending.CLIENT_CLOSED
             return Settled(keep_alive=False)
         framing = _client_framing(answer, call)
         fields = to_client(answer.fields)
-        content_type = single(fields, b"content-type")
-        fields += self._own_fields(call)
-        fields += _STREAM_FIELDS
+        is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
         if single(fields, b"date") is None:
             fields.append((b"Date", date()))
-        if framing == "chunked":
+        fields += self._own_fields(call)
+        fields += _STREAM_FIELDS
+        if framing in {"none", "length"}:
+            if answer.length is not None and answer.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: none on 204
+                fields.append((b"Content-Length", b"%d" % answer.length))
+        elif framing == "chunked":
             fields.append((b"Transfer-Encoding", b"chunked"))
-        elif answer.length is not None and answer.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: none on 204
-            fields.append((b"Content-Length", b"%d" % answer.length))
-        is_watched = is_event_stream(content_type) and single(fields, b"content-encoding") is None
-        dialect = DIALECTS[route.dialect]
-        relay = Relay(
+        answer.fields = []
+        dialect, target = DIALECTS[route.dialect], route.target
+        exchange.status = answer.status
+        transport.write(render_response(answer.status, fields))
+        return Relay(
             answer,
             transport,
             framing=framing,
             observer=EventStreamObserver() if is_watched else None,
-            error_event=lambda code, message: dialect.error_event(code, message, route.target),
+            error_event=lambda code, message: dialect.error_event(code, message, target),
             now_s=self._clocks.now(),
             idle_s=route.timeouts.idle_s,
-            write_s=rules.write_timeout_s,
+            write_s=call.rules.write_timeout_s,
             deadline_s=deadline_s,
             heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
         )
-        exchange.status = answer.status
-        transport.write(render_response(answer.status, fields))
+
+    async def _relay(self, call: _Call, relay: Relay) -> Settled:
+        """Let the stream run, and wait for its end."""
+        exchange, client = call.exchange, call.client
+        upstream = exchange.upstream or ""
         client.relay = relay
-        self._metrics.stream_began(route.upstream)
+        self._metrics.stream_began(upstream)
         self._clocks.watch(relay)
         try:
-            answer.attach(relay)
+            relay.start()
             ending = await relay.done
         except asyncio.CancelledError:
             relay.finish(Ending.CLIENT_CLOSED)
@@ -370,22 +376,21 @@ class Pipeline:
         finally:
             client.relay = None
             self._clocks.forget(relay)
-            self._metrics.stream_ended(route.upstream)
+            self._metrics.stream_ended(upstream)
             exchange.bytes = relay.bytes
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        if ending is Ending.COMPLETE and answer.status >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+        is_whole = ending is Ending.COMPLETE
+        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        is_whole = ending in {Ending.COMPLETE, Ending.UPSTREAM_ERROR}
-        return Settled(keep_alive=is_whole and framing != "close" and not call.is_last)
+        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
 
-    def _preflight(self, call: _Call) -> Settled:
-        assert call.head is not None
+    def _preflight(self, call: _Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
             call.origin,
-            single(call.head.fields, b"access-control-request-method") or b"",
-            single(call.head.fields, b"access-control-request-headers"),
+            single(head.fields, b"access-control-request-method") or b"",
+            single(head.fields, b"access-control-request-headers"),
         )
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, fields, b"")
@@ -397,7 +402,7 @@ class Pipeline:
         if isinstance(error, RequestTimeoutError):
             call.client.discard_rest(linger=False)
         answer = refusal(error, DIALECTS[exchange.dialect])
-        must_close = call.head is None or call.is_body_arriving or isinstance(error, DrainingError)
+        must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
         fields = answer.fields + tuple(self._own_fields(call))
         return self._write(call, answer.status, fields, answer.body, must_close=must_close)
 

@@ -9,7 +9,8 @@ from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
-from proxy.auth.keysets import KeySource, RemoteKeySet, StaticKeySet
+from proxy.auth.keysets import KeySource, StaticKeySet
+from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.phases.resolve import EnvelopeRules, Router

@@ -54,7 +54,6 @@ class Relay:
         "_beat_s",
         "_deadline_s",
         "_error_event",
-        "_framing",
         "_heartbeat_s",
         "_idle_s",
         "_is_chunked",
@@ -69,6 +68,7 @@ class Relay:
         "done",
         "ending",
         "first_byte_s",
+        "framing",
     )
 
     def __init__(
@@ -87,7 +87,7 @@ class Relay:
     ) -> None:
         self._answer = answer
         self._transport = transport
-        self._framing = framing
+        self.framing = framing
         self._is_chunked = framing == "chunked"
         self._observer = observer
         self._error_event = error_event
@@ -105,6 +105,10 @@ class Relay:
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
         self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Take the body: what has arrived of it now, the rest as it comes."""
+        self._answer.attach(self)
 
     # The upstream's side: `Sink`.
 
@@ -193,7 +197,7 @@ class Relay:
         if words is None or self._paused or self._transport.is_closing():
             self._transport.abort()
             return
-        if self._framing == "close":
+        if self.framing == "close":
             self._transport.abort()
             return
         if self._is_chunked and self._observer is not None and self._observer.at_boundary:

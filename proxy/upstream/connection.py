@@ -339,7 +339,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._fault is not None:
             return
         answer.status = status
-        answer.fields = self._fields
+        answer.fields, self._fields = self._fields, []
         if self._is_head_request or status in {204, 304}:
             answer.framing = "none"
         elif is_chunked:
