@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from proxy.exchange import Plan, Principal, Rate
 
-# Microseconds, rounded to the nearest: fine enough for any rate, and coarse enough that `now + retry_after_s` computed
-# in floats lands on the very tick that was promised (a float of seconds resolves 0.5 µs up to some 136 years).
+# Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
+# to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
 TICKS_PER_S = 1_000_000
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
