@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -376,6 +377,37 @@ async def test_users_come_and_go() -> None:
         clock.now += 0.1
     assert store.users_kept <= 12
     assert len(store._queue) <= 12
+
+
+async def test_users_all_due() -> None:
+    """When everybody is due to be forgotten at once, one new user pays for a bounded part of that."""
+    clock = Clock()
+    store = MemoryStore(clock, max_users=2_000)
+    for number in range(2_000):
+        (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+    clock.now += 60
+    kept = [store.users_kept]
+    for number in range(9):
+        await store.admit(user(TEN, f"new-{number}"))
+        kept.append(store.users_kept)
+    assert all(before - after <= 255 for before, after in pairwise(kept))
+    assert kept[-1] == 9
+
+
+async def test_users_all_used_again() -> None:
+    """Users who are due by what was known of them, but have been used since, are found out and kept."""
+    clock = Clock()
+    store = MemoryStore(clock, max_users=1_000)
+    for _ in range(2):
+        for number in range(1_000):
+            (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+        clock.now += 0.5
+    for number in range(5):
+        with pytest.raises(LimitsUnavailableError):
+            await store.admit(user(TEN, f"new-{number}"))
+    clock.now += 1.0
+    await store.admit(user(TEN, "new"))
+    assert store.users_kept <= 1_000 - 255
 
 
 async def test_cancelled_admit_holds_nothing() -> None:
