@@ -20,7 +20,9 @@ PREFIX = "FORWARD_SSE_"
 CONFIG_VARIABLE = "FORWARD_SSE_CONFIG"
 _DELIMITER = "__"
 # Kubernetes sets these in every pod beside a Service whose name begins with `forward-sse`: they are not meant for us.
-_SERVICE_LINK = re.compile(r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII)
+_SERVICE_LINK = re.compile(
+    r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII
+)
 _SERVICE_LINK_PORT = re.compile(r"FORWARD_SSE_(\w+_)?PORT", re.ASCII)
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 

@@ -46,7 +46,9 @@ class ConfigurationError(Exception):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(
-            sorted(set(faults), key=lambda fault: (not fault.place.line, fault.place.line, str(fault.place), str(fault)))
+            sorted(
+                set(faults), key=lambda fault: (not fault.place.line, fault.place.line, str(fault.place), str(fault))
+            )
         )
         super().__init__("\n".join(map(str, self.faults)))
 

@@ -11,7 +11,9 @@ from proxy.config_file.faults import Fault, Location, Places, fault_at
 from proxy.config_file.marked_yaml import UNKNOWABLE
 from proxy.settings import Wrong, closest
 
-_VARIABLE = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|(?P<bad>\$\{)")
+_VARIABLE = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|(?P<bad>\$\{)"
+)
 _FILE_PREFIX = "file:"
 _MAX_SECRET_BYTES = 65_536
 # Where a value may be `file:/path`; `*` is any key or index.
@@ -128,4 +130,6 @@ class Substitution:
 
 
 def _fits(location: Location, pattern: tuple[str, ...]) -> bool:
-    return len(location) == len(pattern) and all(want in {"*", got} for got, want in zip(location, pattern, strict=True))
+    return len(location) == len(pattern) and all(
+        want in {"*", got} for got, want in zip(location, pattern, strict=True)
+    )

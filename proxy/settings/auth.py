@@ -99,9 +99,7 @@ Sha256 = Annotated[
     str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
 ]
 # RFC 7519 §4.1.4: "usually no more than a few minutes"; more would keep expired tokens alive.
-Leeway = Annotated[
-    float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})
-]
+Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
     BeforeValidator(_one_or_many),

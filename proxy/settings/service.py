@@ -227,7 +227,9 @@ class Settings(Model):
             yield from _target_faults(("envelope", "targets", index), mapping(entry), upstreams)
 
 
-def _unknown(where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str) -> Iterator[Contradiction]:
+def _unknown(
+    where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str
+) -> Iterator[Contradiction]:
     if isinstance(name, str) and name.strip() and name not in known:
         yield where, Wrong(f"names {what} that nobody defined", suggestion=closest(name, known))
 
@@ -254,7 +256,10 @@ def _listener_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         return  # the field tells it
     if admin is None or public.port != admin.port or public.port == 0:
         return
-    if _canonical(public.host) == _canonical(admin.host) or _WILDCARDS & {_canonical(public.host), _canonical(admin.host)}:
+    if _canonical(public.host) == _canonical(admin.host) or _WILDCARDS & {
+        _canonical(public.host),
+        _canonical(admin.host),
+    }:
         where = "admin_listen" if "admin_listen" in data else "listen"
         yield (where,), Wrong("listen and admin_listen must not be the same address")
 
