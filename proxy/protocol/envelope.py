@@ -136,9 +136,9 @@ def _member_names(text: bytes | str) -> list[str]:
 
 def _pairs(text: bytes | str) -> Sequence[tuple[str, Any]]:
     try:
-        # Numbers are of no interest here, and the conversion of long ones costs more than linear time. Every object
+        # Numbers are of no interest here, and Python's own integers cost more than linear time to read. Every object
         # becomes the list of its members: the outermost is what is returned.
-        value = json.loads(text, object_pairs_hook=_Members, parse_int=str, parse_float=str)
+        value = json.loads(text, object_pairs_hook=_Members, parse_int=float)
     except (ValueError, RecursionError):
         raise InvalidRequestError("The body is not valid JSON.") from None
     if not isinstance(value, _Members):
