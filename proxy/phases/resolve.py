@@ -103,8 +103,12 @@ class Router:
         self._models = [
             (re.compile(translate(glob)), upstream) for upstream in upstreams.values() for glob in upstream.models
         ]
-        self._keys: dict[str, Iterator[str]] = {
-            name: itertools.cycle(upstream.keys) for name, upstream in upstreams.items() if upstream.keys
+        # What is added for each key of an upstream, in turn.
+        self._own: dict[str, Iterator[tuple[Field, ...]]] = {
+            name: itertools.cycle(
+                [_added(upstream, DIALECTS[upstream.dialect].credential_field(key)) for key in upstream.keys]
+            )
+            for name, upstream in upstreams.items()
         }
 
     def dialect_name(self, head: RequestHead) -> str:
@@ -196,7 +200,8 @@ class Router:
             if default is None:
                 raise PathNotAllowedError("This upstream has no default path: ask for one below its name.")
             path = default.encode()
-        _check_path(upstream, head.method, path)
+        if destination.kind is not Kind.DIRECT:  # else `by_head` has checked it
+            _check_path(upstream, head.method, path)
         added = self._added(upstream, dialect, head)
         if destination.kind is Kind.FRONT:
             names = {fold(name) for name, _ in itertools.chain(head.fields, added)}
@@ -244,19 +249,15 @@ class Router:
         return self._default
 
     def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> tuple[Field, ...]:
-        """What is ours to add: the vendor's credential and the operator's headers, which win where both have a name."""
+        """What is ours to add: the vendor's credential and the operator's headers."""
         if upstream.key_source == "own":
-            credential = dialect.credential_field(next(self._keys[upstream.name]))
-        elif upstream.key_source == "client":
-            given = values(head.fields, b"x-upstream-authorization")
-            if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
-                raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
-            credential = dialect.client_credential_field(given[0])
-        else:
+            return next(self._own[upstream.name])
+        if upstream.key_source == "none":
             return upstream.headers
-        if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
-            return upstream.headers
-        return (credential, *upstream.headers)
+        given = values(head.fields, b"x-upstream-authorization")
+        if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
+            raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
+        return _added(upstream, dialect.client_credential_field(given[0]))
 
     def _by_envelope(self, head: RequestHead, members: dict[str, Any], principal: Principal) -> Route:
         if self._envelope is None:
@@ -339,6 +340,13 @@ def _check_path(upstream: Upstream, method: str, path: bytes) -> None:
         patterns = dialect.default_allow_paths + (() if upstream.path is None else (upstream.path,))
     if not dialect.allows(method, path, patterns):
         raise PathNotAllowedError
+
+
+def _added(upstream: Upstream, credential: Field) -> tuple[Field, ...]:
+    """The credential and the operator's headers, which win where both have a name."""
+    if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
+        return upstream.headers
+    return (credential, *upstream.headers)
 
 
 def _is_own_credential(value: bytes, head: RequestHead, envelope: Envelope | None = None) -> bool:

@@ -109,10 +109,9 @@ def canonical_path(path: bytes) -> str | None:
 
 def matches(text: str, pattern: str) -> bool:
     """Whether `text` is what the glob says, `*` being any characters; in linear time, unlike a regex of many `.*`."""
-    head, *rest = pattern.split("*")
-    if not rest:
+    if "*" not in pattern:
         return text == pattern
-    *middle, tail = rest
+    head, *middle, tail = pattern.split("*")
     if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
         return False
     start, end = len(head), len(text) - len(tail)

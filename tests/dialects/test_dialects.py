@@ -14,7 +14,6 @@ import pytest
 from anthropic._streaming import SSEDecoder as AnthropicDecoder
 from openai._streaming import SSEDecoder as OpenAIDecoder
 
-from proxy import errors
 from proxy.dialects import DIALECTS
 from proxy.errors import (
     BodyTooLargeError,
@@ -35,6 +34,8 @@ from proxy.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from proxy.errors import Field
 
 REFUSALS: list[ProxyError] = [
     InvalidRequestError(),
@@ -143,7 +144,7 @@ def test_error_body_dashscope_flat() -> None:
 @pytest.mark.parametrize("name", ["openai", "dashscope", "anthropic", "gemini"])
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/responses", b"/v1/responses?a=b"])
 def test_error_event_framing(name: str, path: bytes) -> None:
-    """An error event is one block with LF alone; it has no id, no retry time, and never says that the stream is done."""
+    """An error event is one block with LF alone; it has no id, no retry time, and never says that all is done."""
     worded = DIALECTS[name].error_event("upstream_timeout", 'a "b"\nc', path)
 
     assert worded is not None
@@ -219,7 +220,7 @@ def test_error_event_anthropic() -> None:
 )
 def test_error_event_dashscope(code: str, status: int) -> None:
     """dashscope-python knows our event for an error, and reports whose fault it was."""
-    response = SimpleNamespace(iter_lines=lambda: iter(event("dashscope", code).split(b"\n")))
+    response: Any = SimpleNamespace(iter_lines=lambda: iter(event("dashscope", code).split(b"\n")))
 
     [(is_error, status_code, sent)] = list(dashscope_utils._handle_stream(response))
 
@@ -260,7 +261,7 @@ def test_error_event_standard_reader(name: str) -> None:
         ("gemini", (b"x-goog-api-key", b"k-1")),
     ],
 )
-def test_credential_field(name: str, field: errors.Field) -> None:
+def test_credential_field(name: str, field: Field) -> None:
     """Each vendor's key goes where that vendor looks for it."""
     assert DIALECTS[name].credential_field("k-1") == field
 
@@ -275,7 +276,7 @@ def test_credential_field(name: str, field: errors.Field) -> None:
         ("gemini", b"bearer  k", (b"x-goog-api-key", b"k")),
     ],
 )
-def test_client_credential_field(name: str, value: bytes, field: errors.Field) -> None:
+def test_client_credential_field(name: str, value: bytes, field: Field) -> None:
     """The client's own vendor key goes verbatim into Authorization, and without its scheme into a key field."""
     assert DIALECTS[name].client_credential_field(value) == field
 

@@ -110,7 +110,7 @@ JSON = st.recursive(
 
 @given(
     st.fixed_dictionaries(
-        {"targetUrl": JSON | st.just(URL)}, optional={name: JSON for name in ("method", "body", "header", "passcode")}
+        {"targetUrl": JSON | st.just(URL)}, optional=dict.fromkeys(("method", "body", "header", "passcode"), JSON)
     )
 )
 def test_parse_envelope_total(members: dict[str, Any]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import Field
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold, is_loop, single, to_client, to_upstream, values
+
+if TYPE_CHECKING:
+    from proxy.errors import Field
 
 KEY: Field = (b"Authorization", b"Bearer vendor")
 TOKEN = b"caller-token-canary"
@@ -20,11 +24,41 @@ def names(fields: list[Field]) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "name",
-    """Connection Keep-Alive TE Trailer Transfer-Encoding Upgrade Proxy-Connection Proxy-Authorization
-    Proxy-Authenticate HTTP2-Settings Host Content-Length Expect Accept-Encoding Cookie Origin Referer
-    Sec-Fetch-Mode Sec-WebSocket-Key Forwarded X-Forwarded-For X-Forwarded-Host X-Forwarded-Prefix X-Real-IP X-Upstream
-    X-Upstream-Authorization X-Upstream-Anything X-Forward-Sse-Id X-Forward-Sse-Code Authorization X-Api-Key Api-Key
-    X-Goog-Api-Key""".split(),
+    [
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+        "Proxy-Connection",
+        "Proxy-Authorization",
+        "Proxy-Authenticate",
+        "HTTP2-Settings",
+        "Host",
+        "Content-Length",
+        "Expect",
+        "Accept-Encoding",
+        "Cookie",
+        "Origin",
+        "Referer",
+        "Sec-Fetch-Mode",
+        "Sec-WebSocket-Key",
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Prefix",
+        "X-Real-IP",
+        "X-Upstream",
+        "X-Upstream-Authorization",
+        "X-Upstream-Anything",
+        "X-Forward-Sse-Id",
+        "X-Forward-Sse-Code",
+        "Authorization",
+        "X-Api-Key",
+        "Api-Key",
+        "X-Goog-Api-Key",
+    ],
 )
 def test_to_upstream_drops(name: str) -> None:
     """What belongs to the connection, the browser, or us goes no further, in any spelling (B32-B35, C7, C8)."""
@@ -34,9 +68,25 @@ def test_to_upstream_drops(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    """Content-Type Accept User-Agent X-Request-Id traceparent tracestate anthropic-version anthropic-beta
-    OpenAI-Organization X-DashScope-SSE x-goog-api-client x-stainless-lang Idempotency-Key X-Made-Up Accept-Language
-    Security X-Forward""".split(),
+    [
+        "Content-Type",
+        "Accept",
+        "User-Agent",
+        "X-Request-Id",
+        "traceparent",
+        "tracestate",
+        "anthropic-version",
+        "anthropic-beta",
+        "OpenAI-Organization",
+        "X-DashScope-SSE",
+        "x-goog-api-client",
+        "x-stainless-lang",
+        "Idempotency-Key",
+        "X-Made-Up",
+        "Accept-Language",
+        "Security",
+        "X-Forward",
+    ],
 )
 def test_to_upstream_passes(name: str) -> None:
     """Vendors' fields, trace context and whatever we do not know pass as they came (RFC 9110 §5.1)."""
@@ -106,7 +156,7 @@ CARRIERS = st.tuples(SPELLINGS, st.sampled_from([TOKEN, b"Bearer " + TOKEN, b"be
 
 @given(st.lists(st.one_of(OTHERS, CARRIERS), max_size=12), st.booleans())
 def test_to_upstream_never_the_callers_token(fields: list[Field], has_key: bool) -> None:
-    """A token in any credential field, in any spelling, beside any Connection, is nowhere in what goes out (A65, A66)."""
+    """A token in any credential field, however spelled, beside any Connection, is not in what goes out (A65, A66)."""
     added = (KEY,) if has_key else ()
 
     passed = to_upstream(fields, added)
@@ -118,9 +168,27 @@ def test_to_upstream_never_the_callers_token(fields: list[Field], has_key: bool)
 
 @pytest.mark.parametrize(
     "name",
-    """Connection Keep-Alive Transfer-Encoding Trailer Upgrade TE Proxy-Connection Proxy-Authenticate Content-Length
-    Set-Cookie Server Alt-Svc Access-Control-Allow-Origin Access-Control-Expose-Headers X-Accel-Buffering X-Accel-Redirect
-    Cache-Control X-Forward-Sse-Code X-Forward-Sse-Id""".split(),
+    [
+        "Connection",
+        "Keep-Alive",
+        "Transfer-Encoding",
+        "Trailer",
+        "Upgrade",
+        "TE",
+        "Proxy-Connection",
+        "Proxy-Authenticate",
+        "Content-Length",
+        "Set-Cookie",
+        "Server",
+        "Alt-Svc",
+        "Access-Control-Allow-Origin",
+        "Access-Control-Expose-Headers",
+        "X-Accel-Buffering",
+        "X-Accel-Redirect",
+        "Cache-Control",
+        "X-Forward-Sse-Code",
+        "X-Forward-Sse-Id",
+    ],
 )
 def test_to_client_drops(name: str) -> None:
     """What is the connection's, ours, or another origin's is not passed back (E27, G10)."""
