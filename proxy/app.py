@@ -19,14 +19,21 @@ from proxy.limits.memory import MemoryStore
 from proxy.listener import ClientClocks, Listener, assert_compiled_parser
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
-from proxy.rules import build_rules, secrets_of
-from proxy.upstream.addresses import Resolver
+from proxy.rules import build_authenticator, build_rules, secrets_of
+from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.auth.authenticator import Authenticator
+    from proxy.exchange import Route
     from proxy.logs import Redactor
-    from proxy.settings import Address, Settings
+    from proxy.pipeline import Rules
+    from proxy.settings import Address as ListenAddress
+    from proxy.settings import Settings
+    from proxy.upstream.addresses import Address
 
 BACKLOG = 2048
 # After the last stream was ended: time for its last bytes to leave.
@@ -148,9 +155,25 @@ class App:
         """The clients' listener."""
         return self._listener
 
-    def _rules(self, settings: Settings, old: object) -> object: ...
+    def _rules(self, settings: Settings, old: Authenticator | None) -> Rules:
+        authenticator = build_authenticator(
+            settings, known={} if old is None else old.key_sources, on_refresh=self._keys_refreshed
+        )
+        allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
-    async def _serve(self, listener: Listener, address: Address) -> tuple[str, int]:
+        async def resolve(route: Route) -> Sequence[Address]:
+            addresses = await self._resolver.resolve(route.origin.host, route.origin.port)
+            if route.is_pinned:
+                check_addresses(addresses, allow_private=allow_private, own=self._own_listeners)
+            return addresses
+
+        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve)
+
+    def _keys_refreshed(self, issuer: str, outcome: str) -> None:
+        self.metrics.jwks_refreshed(issuer, outcome)
+        structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
+
+    async def _serve(self, listener: Listener, address: ListenAddress) -> tuple[str, int]:
         server = await asyncio.get_running_loop().create_server(
             listener, address.host, address.port, backlog=BACKLOG, reuse_address=True
         )

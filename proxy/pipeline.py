@@ -119,7 +119,7 @@ class _Call:
 
     def interrupt(self, ending: Ending) -> None:
         """End it from outside: a drain that is over, or somebody who stops it."""
-        if self.client.relay is not None and not self.client.relay.done.done():
+        if self.client.relay is not None and self.client.relay.ending is None:
             self.client.relay.finish(ending)
         elif self.exchange.interrupted_as is None and self.exchange.ending is None:
             self.exchange.interrupted_as = ending
@@ -185,7 +185,7 @@ class Pipeline:
             return self._refuse(call, error)
         except asyncio.CancelledError:
             if exchange.interrupted_as is None or task.uncancel() > 0:
-                exchange.ending = Ending.CLIENT_CLOSED
+                exchange.ending = exchange.ending or Ending.CLIENT_CLOSED
                 raise
             return self._interrupted(call, exchange.interrupted_as)
         except Exception:
@@ -213,7 +213,7 @@ class Pipeline:
         if reply is None or message.method not in {"GET", "HEAD"}:
             return None
         status, content_type, body = reply
-        origin = single(message.raw_headers, b"origin")
+        origin = cors.request_origin(message.raw_headers)
         return write_answer(
             cast("ClientConnection", request.protocol).transport,
             status,
@@ -237,7 +237,7 @@ class Pipeline:
             message.raw_headers,
         )
         call.head = head
-        call.origin = single(head.fields, b"origin")
+        call.origin = cors.request_origin(head.fields)
         call.has_body = framing != "none"
         exchange.path = head.path.decode("latin-1")
         if cors.is_preflight(head.method, head.fields):
@@ -365,7 +365,7 @@ class Pipeline:
         except asyncio.CancelledError:
             relay.finish(Ending.CLIENT_CLOSED)
             # The client left, but the answer may have ended, by itself or by us, in the very same moment.
-            exchange.ending = relay.done.result()
+            exchange.ending = relay.ending
             raise
         finally:
             client.relay = None
@@ -384,7 +384,7 @@ class Pipeline:
         assert call.head is not None
         fields = call.rules.cors.preflight_fields(
             call.origin,
-            single(call.head.fields, b"access-control-request-method"),
+            single(call.head.fields, b"access-control-request-method") or b"",
             single(call.head.fields, b"access-control-request-headers"),
         )
         call.exchange.ending = Ending.COMPLETE

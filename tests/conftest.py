@@ -27,15 +27,9 @@ SECRET = "a-secret-of-the-tests-that-is-long-enough"
 VENDOR_KEY = "vendor-key-canary-7c1f"
 
 
-class _Policy(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return new_event_loop()
-
-
-@pytest.fixture(scope="session")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """The loop that the product runs on."""
-    return _Policy()
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Run every test on the loop that the product runs on."""
+    return {"product": new_event_loop}
 
 
 def token(user: str = "alice", **claims: Any) -> str:
@@ -68,7 +62,7 @@ class Running:
     def __init__(self, app: App, log: Path) -> None:
         self.app = app
         self._log = log
-        self.tokens: list[str] = []
+        self._peers: list[Peer] = []
 
     @property
     def address(self) -> tuple[str, int]:
@@ -81,10 +75,21 @@ class Running:
         return self.app.admin_listen
 
     async def client(self, *, receive_buffer: int | None = None) -> Peer:
-        return await connect(self.address, receive_buffer=receive_buffer)
+        return await self._connect(self.address, receive_buffer)
 
     async def admin(self) -> Peer:
-        return await connect(self.admin_address)
+        return await self._connect(self.admin_address, None)
+
+    async def _connect(self, address: tuple[str, int], receive_buffer: int | None) -> Peer:
+        peer = await connect(address, receive_buffer=receive_buffer)
+        self._peers.append(peer)
+        return peer
+
+    async def close(self) -> None:
+        """Leave as every client, then close the app."""
+        for peer in self._peers:
+            await peer.gone()
+        await self.app.close()
 
     async def idle(self) -> None:
         """Wait until no exchange runs."""
@@ -144,8 +149,9 @@ async def start(
             path.write_text(config.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more)
             app = App(load(path, {}, overrides=overrides), log_file[1])
             await app.open()
-            stack.push_async_callback(app.close)
-            return Running(app, log_file[0])
+            running = Running(app, log_file[0])
+            stack.push_async_callback(running.close)
+            return running
 
         yield begin
 

@@ -42,7 +42,7 @@ _BROKEN = {
 
 
 class Relay:
-    """One running answer. `done` resolves with its ending, once; after that nothing is written.
+    """One running answer. `done` resolves with its `ending`, once; after that nothing is written.
 
     Bytes go unchanged and in order. While more than the mark waits in the client's write buffer the upstream is not
     read. The clocks ask `check` a few times a second. Neither network failures nor slow peers raise: they are endings,
@@ -67,6 +67,7 @@ class Relay:
         "_write_s",
         "bytes",
         "done",
+        "ending",
         "first_byte_s",
     )
 
@@ -102,6 +103,7 @@ class Relay:
         self._unsent = 0
         self.bytes = 0
         self.first_byte_s: float | None = None
+        self.ending: Ending | None = None
         self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     # The upstream's side: `Sink`.
@@ -111,7 +113,7 @@ class Relay:
 
         The hot path: everything here is paid for each event.
         """
-        if self.done.done():
+        if self.ending is not None:
             return
         data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
         size = len(data)
@@ -132,7 +134,7 @@ class Relay:
             if self._observer is not None:
                 self._observer.feed(data)
         if is_last:
-            self.done.set_result(Ending.COMPLETE)
+            self._end(Ending.COMPLETE)
 
     def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running answer ends alike
         """The upstream broke off."""
@@ -156,7 +158,7 @@ class Relay:
 
     def check(self, now_s: float) -> None:
         """End what ran out of time; ask for a heartbeat where one is due. At most a tick late."""
-        if self.done.done():
+        if self.ending is not None:
             return
         if self._deadline_s is not None and now_s >= self._deadline_s:
             self.finish(Ending.TIMEOUT_TOTAL)
@@ -183,9 +185,9 @@ class Relay:
         or the rest of its length; where neither marks the end (HTTP/1.0), the connection is reset. A client that left
         or does not read is not written to.
         """
-        if self.done.done():
+        if self.ending is not None:
             return
-        self.done.set_result(ending)
+        self._end(ending)
         self._answer.abort()
         words = _BROKEN.get(ending)
         if words is None or self._paused or self._transport.is_closing():
@@ -204,6 +206,12 @@ class Relay:
     def events(self) -> int:
         """How many events have passed."""
         return 0 if self._observer is None else self._observer.events
+
+    def _end(self, ending: Ending) -> None:
+        self.ending = ending
+        # Cancelling the task that waits has cancelled the future with it.
+        if not self.done.done():
+            self.done.set_result(ending)
 
     def _beat(self, now_s: float) -> None:
         # Only after the upstream's first byte (a BOM may come first), at a boundary, to a client that keeps up.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import httptools
 
@@ -122,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         "_fragments",
         "_head_waiter",
         "_is_head_request",
+        "_may_keep",
         "_overhead",
         "_owed",
         "_paused",
@@ -154,6 +155,7 @@ class Connection(asyncio.BufferedProtocol):
         self._fragments: list[bytes] = []
         self._fault: str | None = None
         self._is_head_request = False
+        self._may_keep = False
         self._overhead = 0
         self._owed: int | None = None
         self._paused = False
@@ -186,6 +188,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpResponseParser(self)
         self._fields = []
         self._overhead = 0
+        self._may_keep = False
         self._is_head_request = is_head_request
         # One write where the copy is cheap; a large body is not copied.
         if len(body) <= READ_BYTES:
@@ -215,8 +218,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport, and how to ask the kernel whether anything waits to be read."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             self._peek = select.poll()
@@ -306,6 +309,8 @@ class Connection(asyncio.BufferedProtocol):
             self._fields = []
         else:
             answer.is_complete = True
+            assert self._parser is not None
+            self._may_keep = self._parser.should_keep_alive()
 
     def on_message_begin(self) -> None:
         """Anything that begins after the end was not asked for."""
@@ -331,6 +336,8 @@ class Connection(asyncio.BufferedProtocol):
             names.add(lowered)
         if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or status > 599:  # noqa: PLR2004 - RFC 9110 §15
             self._fault = "unknown version or status"
+        if self._fault is not None:
+            return
         answer.status = status
         answer.fields = self._fields
         if self._is_head_request or status in {204, 304}:
@@ -373,14 +380,13 @@ class Connection(asyncio.BufferedProtocol):
         self._fragments.clear()
 
     def _finish(self, answer: Answer) -> None:
-        parser, self._parser, self._answer = self._parser, None, None
-        assert parser is not None
+        self._parser = self._answer = None
         assert self._transport is not None
         is_reusable = (
             self._fault is None
             and answer.framing != "close"
             and not self._is_head_request
-            and parser.should_keep_alive()
+            and self._may_keep
             and self._transport.get_write_buffer_size() == 0
         )
         if is_reusable:

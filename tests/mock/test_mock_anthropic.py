@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from mock_wire import BEARER, PROMPT, ask, vendor_of_tests
+from tests.mock.mock_wire import BEARER, PROMPT, ask, vendor_of_tests
 
 from proxy.mock.anthropic import SIGNATURE
 from proxy.mock.reply import THOUGHT_TEXT

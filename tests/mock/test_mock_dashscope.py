@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mock_wire import BEARER, ask, vendor_of_tests
+from tests.mock.mock_wire import BEARER, ask, vendor_of_tests
 
 from proxy.mock.reply import IMAGE_URL, THOUGHT_TEXT
 

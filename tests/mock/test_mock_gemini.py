@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from mock_wire import ask, vendor_of_tests
+from tests.mock.mock_wire import ask, vendor_of_tests
 
 from proxy.mock.reply import IMAGE_BASE64, THOUGHT_TEXT
 

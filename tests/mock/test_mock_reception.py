@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from mock_wire import BEARER, CHAT, PROMPT, ask, connected, parse, request, vendor_of_tests
+from tests.mock.mock_wire import BEARER, CHAT, PROMPT, ask, connected, parse, request, vendor_of_tests
 
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 GEMINI = "/v1beta/models/mock-1:generateContent"

@@ -8,7 +8,7 @@ from typing import Any
 
 import dashscope
 import pytest
-from mock_wire import vendor_of_tests
+from tests.mock.mock_wire import vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, IMAGE_URL, THOUGHT_TEXT
 

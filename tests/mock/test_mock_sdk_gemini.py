@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from google import genai
 from google.genai import errors, types
-from mock_wire import vendor_of_tests
+from tests.mock.mock_wire import vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
 

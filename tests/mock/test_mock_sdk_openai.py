@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-from mock_wire import vendor_of_tests
+from tests.mock.mock_wire import vendor_of_tests
 from openai import AsyncOpenAI
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from mock_wire import BEARER, CHAT, PROMPT, TIMEOUT_S, ask, connected, dechunk, parse, request, vendor_of_tests
+from tests.mock.mock_wire import BEARER, CHAT, PROMPT, TIMEOUT_S, ask, connected, dechunk, parse, request, vendor_of_tests
 
 from proxy.mock.answer import Answer
 from proxy.mock.controls import Controls

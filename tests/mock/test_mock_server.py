@@ -10,7 +10,7 @@ import sys
 from contextlib import AsyncExitStack
 
 import pytest
-from mock_wire import CHAT, PROMPT, TIMEOUT_S, ask, connected, request, vendor_of_tests
+from tests.mock.mock_wire import CHAT, PROMPT, TIMEOUT_S, ask, connected, request, vendor_of_tests
 
 from proxy.mock.server import MockVendor, Stats
 

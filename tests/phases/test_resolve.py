@@ -541,7 +541,7 @@ def test_route_never_the_callers_token(line: str, fields: list[Field], body: byt
 
 
 def test_envelope_own_header() -> None:
-    """A target without an upstream gets the envelope's header, its credential included, and nothing of the request's."""
+    """A target without an upstream gets the envelope's header, its credential too, and nothing of the request's."""
     header = {
         "authorization": "Bearer vendor",
         "Content-Type": "application/json",

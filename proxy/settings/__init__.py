@@ -1,0 +1,43 @@
+"""The model of the configuration file: frozen, typed, units read once into seconds and bytes.
+
+What stands in YAML is `max_body: 32MiB`; what stands here is `max_body_bytes`. Reading the file, its variables and its
+line numbers are `proxy.config_file`'s business; only the app and the commands see any of this.
+"""
+
+from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
+from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
+from proxy.settings.service import (
+    ClientTimeouts,
+    Cors,
+    Envelope,
+    EnvelopeTarget,
+    Limits,
+    Log,
+    PlanSettings,
+    Settings,
+)
+from proxy.settings.units import Address, Wrong, read_duration
+from proxy.settings.upstreams import UpstreamSettings, UpstreamTimeouts
+
+__all__ = [
+    "FAULT",
+    "HMAC_SECRET_BYTES",
+    "UNKNOWN_KEY",
+    "Address",
+    "ApiKey",
+    "Auth",
+    "ClientTimeouts",
+    "Cors",
+    "Envelope",
+    "EnvelopeTarget",
+    "JwtIssuer",
+    "Limits",
+    "Log",
+    "PlanSettings",
+    "Settings",
+    "UpstreamSettings",
+    "UpstreamTimeouts",
+    "Wrong",
+    "closest",
+    "read_duration",
+]

@@ -1,0 +1,226 @@
+"""Who may come in: issuers of access tokens and their keys, API keys, where else a credential may stand.
+
+An issuer's algorithms belong to it and fit its one source of keys (RFC 8725 §3.1): a verifier that took both HMAC and
+public keys could be given a token signed with the public key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+
+from proxy.settings.model import Contradiction, Model, closest, sequence
+from proxy.settings.scalars import Flag, KeySetUrl, Secret, Text, at_most, read_key_set_url, read_text
+from proxy.settings.units import Wrong
+
+# RFC 7518 §3.2: a key at least as long as the hash.
+HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+_RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = (*HMAC_SECRET_BYTES, *_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
+_CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
+# RFC 7518 §3.3.
+_MIN_RSA_BITS = 2048
+_SOURCES = ("jwks_url", "discovery", "public_key", "secret")
+# API-key users have this for their issuer; a token issuer of that name could name their users.
+_API_KEY_ISSUER = "key"
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_MAX_PEM_CHARACTERS = 16_384
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _read_algorithm(value: object) -> str:
+    if isinstance(value, str) and value in ALGORITHMS:
+        return value
+    if isinstance(value, str) and value.lower() == "none":
+        raise Wrong("`none` would let unsigned tokens in; it is never accepted")
+    raise Wrong(f"must be one of {', '.join(ALGORITHMS)}", suggestion=closest(value, ALGORITHMS))
+
+
+def _read_scope(value: object) -> str:
+    text = read_text(value)
+    if _SCOPE.fullmatch(text) is None:  # RFC 6749 §3.3
+        raise Wrong('must be one scope: visible ASCII without spaces, `"` and `\\`')
+    return text
+
+
+def _read_sha256(value: object) -> str:
+    if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
+        raise Wrong("must be the key's SHA-256, 64 hex digits in quotes, as `forward-sse key new` prints it")
+    return value.lower()
+
+
+def algorithms_of_pem(pem: str) -> tuple[str, ...]:
+    """Which algorithms a public key can verify.
+
+    Raises:
+        Wrong: Not a public key in PEM, or one that is too weak or of no use here. Never with any of it.
+    """
+    if "PRIVATE KEY" in pem:
+        raise Wrong("is a private key; only the public key belongs here")
+    if len(pem) > _MAX_PEM_CHARACTERS:
+        raise Wrong("is too long for a public key")
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise Wrong("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)") from exc
+    match key:
+        case rsa.RSAPublicKey() if key.key_size < _MIN_RSA_BITS:
+            raise Wrong(f"is an RSA key of fewer than {_MIN_RSA_BITS} bits")
+        case rsa.RSAPublicKey():
+            return _RSA_ALGORITHMS
+        case ec.EllipticCurvePublicKey() if key.curve.name in _CURVES:
+            return _CURVES[key.curve.name]
+        case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
+            return ("EdDSA",)
+        case _:
+            raise Wrong("is not a kind of key that tokens are signed with here (RSA, EC, Ed25519)")
+
+
+def _read_pem(value: object) -> str:
+    if not isinstance(value, str):
+        raise Wrong("must be text: a public key in PEM, or file:/path")
+    algorithms_of_pem(value)
+    return value
+
+
+PublicKey = Annotated[str, PlainValidator(_read_pem), WithJsonSchema({"type": "string", "minLength": 1})]
+Algorithm = Annotated[str, PlainValidator(_read_algorithm), WithJsonSchema({"enum": list(ALGORITHMS)})]
+Scope = Annotated[str, PlainValidator(_read_scope), WithJsonSchema({"type": "string", "minLength": 1})]
+Sha256 = Annotated[
+    str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
+]
+# RFC 7519 §4.1.4: "usually no more than a few minutes"; more would keep expired tokens alive.
+Leeway = Annotated[
+    float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})
+]
+Audience = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+    ),
+]
+
+
+class JwtIssuer(Model):
+    """One issuer of access tokens and the one place its keys come from."""
+
+    issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
+    audience: Audience = Field(description="A token must be for one of these (`aud`); a string or a list.")
+    algorithms: tuple[Algorithm, ...] = Field(description="The signature algorithms accepted from this issuer.")
+    jwks_url: KeySetUrl | None = Field(None, description="Where its key set is; https://, or http:// to loopback.")
+    discovery: Flag = Field(default=False, description="Find the key set by OpenID discovery below the issuer's URL.")
+    public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
+    secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
+    user_claim: Text = Field("sub", description="The claim that names the user.")
+    plan_claim: Text = Field("plan", description="The claim that names the plan; absent or unknown means `default`.")
+    required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
+    leeway_s: Leeway = Field("30s", alias="leeway", description="Clock difference that is forgiven, at most 5m.")
+
+    @property
+    def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:
+        """Which of the four sources of keys it has."""
+        if self.jwks_url is not None:
+            return "jwks_url"
+        if self.public_key is not None:
+            return "public_key"
+        return "secret" if self.secret is not None else "discovery"
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """One source of keys, and algorithms that fit it."""
+        if data.get("issuer") == _API_KEY_ISSUER:
+            yield ("issuer",), Wrong("`key` is the issuer of API-key users; a token issuer must not share it")
+        for empty in ("audience", "algorithms"):
+            if empty in data and data[empty] in ([], ()):
+                yield (empty,), Wrong("must not be empty")
+        sources = [name for name in _SOURCES if name in data and data[name] not in (False, "false", None)]
+        if len(sources) != 1:
+            found = f"has {' and '.join(sources)}" if sources else "has no source of keys"
+            yield (*sources[1:2],), Wrong(f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret")
+            return
+        yield from _misfits(sources[0], data)
+
+
+def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """What of an issuer does not fit its only source of keys."""
+    algorithms = [name for name in sequence(data.get("algorithms")) if isinstance(name, str)]
+    fitting: tuple[str, ...] = tuple(name for name in ALGORITHMS if name not in HMAC_SECRET_BYTES)
+    value = data[source]
+    if source == "secret":
+        fitting = tuple(HMAC_SECRET_BYTES)
+        needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
+        if isinstance(value, str) and value.strip() and len(value.encode()) < needed:
+            yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
+    elif source == "public_key" and isinstance(value, str):
+        try:
+            fitting = algorithms_of_pem(value)
+        except Wrong:
+            return  # the field tells it
+    elif source == "discovery" and "issuer" in data:
+        try:
+            read_key_set_url(data["issuer"])
+        except Wrong as wrong:
+            yield ("issuer",), Wrong(f"with discovery the issuer is a URL; it {wrong.message}")
+    for index, name in enumerate(sequence(data.get("algorithms"))):
+        if name in ALGORITHMS and name not in fitting:
+            source_words = "this public_key" if source == "public_key" else source
+            yield ("algorithms", index), Wrong(f"{name} does not go with {source_words}; one of {', '.join(fitting)}")
+
+
+class ApiKey(Model):
+    """One API key: only its digest is known here."""
+
+    user: Text = Field(description="Who it is; API-key users are apart from the users of tokens.")
+    sha256: Sha256 = Field(description="SHA-256 of the key, 64 hex digits; `forward-sse key new` prints it.")
+    plan: Text = Field("default", description="The user's plan.")
+
+
+class Auth(Model):
+    """Every way of coming in."""
+
+    jwt: tuple[JwtIssuer, ...] = Field((), description="The issuers whose access tokens are accepted.")
+    api_keys: tuple[ApiKey, ...] = Field((), description="The API keys that are accepted.")
+    envelope_passcode: Flag = Field(
+        default=False, description="Whether an envelope's `passcode` may hold an API key when no header does."
+    )
+    query_token: Flag = Field(default=False, description="Whether `?access_token=` is accepted; it ends up in logs.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Somebody can come in, and nobody under two entries."""
+        if not data.get("jwt") and not data.get("api_keys"):
+            yield (), Wrong("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
+        for key, name, words in (("jwt", "issuer", "issuer"), ("api_keys", "sha256", "key")):
+            seen: dict[str, int] = {}
+            for index, entry in enumerate(sequence(data.get(key))):
+                value = entry.get(name) if isinstance(entry, Mapping) else None
+                if not isinstance(value, str):
+                    continue
+                value = value.lower() if name == "sha256" else value
+                if value in seen:
+                    yield (key, index, name), Wrong(f"is the same {words} as {key}[{seen[value]}]")
+                seen.setdefault(value, index)
+
+
+def read_auth(value: Any) -> Any:
+    """Take `none` for no authentication at all; nothing else means that, an empty value least of all.
+
+    Raises:
+        Wrong: Neither `none` nor a mapping.
+    """
+    if value == "none":
+        return None
+    if value is None or isinstance(value, str | bool | int):
+        suggestion = "none" if isinstance(value, bool) or closest(value, ["none"]) else None
+        raise Wrong("must be a mapping with `jwt` or `api_keys`, or the word none", suggestion=suggestion)
+    return value

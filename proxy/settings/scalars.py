@@ -1,0 +1,291 @@
+"""The kinds of values that stand in the file, each with its reader and its JSON Schema."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import PlainValidator, SecretStr, WithJsonSchema
+
+from proxy.exchange import Rate
+from proxy.settings import units
+from proxy.settings.units import Address, Wrong
+
+# RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
+_PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_TEXT_LIMIT = 2048
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class HttpOrigin(NamedTuple):
+    """Scheme, host and port of a URL, in one spelling (RFC 6454 §4)."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def read_text(value: object) -> str:
+    """Read text of one line, not empty.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    if isinstance(value, bool | int):
+        raise Wrong("must be text: put it in quotes")
+    if not isinstance(value, str):
+        raise Wrong("must be text")
+    if not value.strip():
+        raise Wrong("must not be empty")
+    if len(value) > _TEXT_LIMIT or not value.isprintable():
+        raise Wrong(f"must be one line of at most {_TEXT_LIMIT} printable characters")
+    return value
+
+
+def read_flag(value: object) -> bool:
+    """Read `true` or `false`, and nothing else that YAML 1.1 takes for them.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    if value in {"true", "false"}:  # from a variable
+        return value == "true"
+    lowered = value.lower() if isinstance(value, str) else None
+    truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+    raise Wrong("must be true or false", suggestion=truth.get(lowered or ""))
+
+
+def read_count(value: object) -> int:
+    """Read a whole number of at least 1.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}", value, re.ASCII):  # from a variable
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 999_999_999:  # noqa: PLR2004 - nine digits
+        raise Wrong("must be a whole number of at least 1")
+    return value
+
+
+def read_secret(value: object) -> SecretStr:
+    """Read a secret; what it is never shows in a fault.
+
+    Raises:
+        Wrong: Not text, or empty.
+    """
+    if isinstance(value, bool | int):
+        raise Wrong("must be text: put it in quotes")
+    if not isinstance(value, str):
+        raise Wrong("must be text")
+    if not value.strip():
+        raise Wrong("must not be empty")
+    return SecretStr(value)
+
+
+def read_vendor_key(value: object) -> SecretStr:
+    """Read a key that travels in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
+
+    Raises:
+        Wrong: Not such a key.
+    """
+    secret = read_secret(value)
+    if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
+        raise Wrong("must be visible ASCII without spaces or line ends, as a header carries it")
+    return secret
+
+
+def read_path(value: object) -> str:
+    """Read a path below an upstream's `url`: absolute, without a query, without dot segments.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    text = read_text(value)
+    if not text.startswith("/"):
+        raise Wrong("must begin with a slash", suggestion=f"/{text}", echoes=True)
+    # Dot segments and their encodings would leave the paths that the operator meant (RFC 3986 §5.2.4).
+    segments = re.sub(r"%2e", ".", text, flags=re.IGNORECASE).split("/")
+    if _PATH.fullmatch(text) is None or "." in segments or ".." in segments:
+        raise Wrong("must be a path: no query, fragment, spaces, `.` or `..`")
+    return text
+
+
+def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
+    """Split an absolute http(s) URL; anything that two readers could read differently is refused.
+
+    Raises:
+        Wrong: Not such a URL, or one with a user or password in it (which is not repeated in the message).
+    """
+    text = read_text(value)
+    if not text.isascii() or re.search(r'[\s\\"<>^`{|}]', text):
+        raise Wrong("must be a URL in ASCII without spaces or backslashes")
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError as exc:
+        raise Wrong("is not a URL") from exc
+    if url.scheme not in _DEFAULT_PORTS:
+        suggestion = f"https://{text}" if re.match(r"[A-Za-z0-9.-]+(:\d+)?(/|$)", text) else None
+        raise Wrong("must begin with https:// or http://", suggestion=suggestion, echoes=True)
+    if "@" in url.netloc:
+        raise Wrong("must not hold a user or a password")
+    if not host or not units.is_host(host) or url.netloc.endswith(":"):
+        raise Wrong("must name a host")
+    return url, HttpOrigin(url.scheme, host.removesuffix("."), _DEFAULT_PORTS[url.scheme] if port is None else port)
+
+
+def origin_of(value: object) -> HttpOrigin | None:
+    """The origin of a URL of the file, or None where it is not one."""
+    try:
+        return split_http_url(value)[1]
+    except Wrong:
+        return None
+
+
+def read_base_url(value: object) -> str:
+    """Read an upstream's `url`: no query, no fragment; a trailing slash is dropped.
+
+    Raises:
+        Wrong: Not such a URL.
+    """
+    url, _ = split_http_url(value)
+    if url.query or url.fragment or str(value).endswith(("?", "#")):
+        raise Wrong("must not have a query or a fragment")
+    if url.path:
+        if "*" in url.path:
+            raise Wrong("must not have a `*`")
+        read_path(url.path)
+    return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
+
+
+def read_target_url(value: object) -> str:
+    """Read an envelope target's pattern: the origin is exact, `*` may stand in the path.
+
+    Raises:
+        Wrong: Not such a pattern.
+    """
+    text = read_text(value)
+    if "*" in text.partition("://")[2].partition("/")[0]:
+        raise Wrong("may have `*` only in the path: a key is bound to its host")
+    url, _ = split_http_url(text)
+    if not url.path:
+        raise Wrong("must have a path", suggestion=f"{text}/*", echoes=True)
+    if url.query or url.fragment or text.endswith(("?", "#")):
+        raise Wrong("must not have a query or a fragment")
+    read_path(url.path)
+    return text
+
+
+def is_loopback(host: str) -> bool:
+    """True for this machine's own names and addresses."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def read_key_set_url(value: object) -> str:
+    """Read where an issuer's keys are: https, because who answers there decides who may log in; http to loopback only.
+
+    Raises:
+        Wrong: Not such a URL.
+    """
+    url, origin = split_http_url(value)
+    if url.fragment:
+        raise Wrong("must not have a fragment")
+    if origin.scheme == "http" and not is_loopback(origin.host):
+        text = str(value)
+        raise Wrong("must be https:// (http:// only to loopback)", suggestion=f"https{text[4:]}", echoes=True)
+    return str(value)
+
+
+def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Read a CIDR block.
+
+    Raises:
+        Wrong: Not a block, or one with host bits.
+    """
+    text = read_text(value)
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as exc:
+        try:
+            suggestion = str(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            suggestion = None
+        raise Wrong("is not a CIDR block, such as 10.0.0.0/8", suggestion=suggestion, echoes=True) from exc
+
+
+def read_origin(value: object) -> str:
+    """Read a CORS origin as a browser writes it (RFC 6454 §6.2): exact, or `*`, or `null`.
+
+    Raises:
+        Wrong: Not in that spelling, so no browser would ever send it.
+    """
+    text = read_text(value)
+    if text in {"*", "null"}:
+        return text
+    message = "is not an origin: scheme://host[:port] without a path, or `*`, or `null`"
+    if "*" in text:
+        raise Wrong(f"{message}; `*` stands alone")
+    url, origin = split_http_url(text)
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    port = "" if origin.port == _DEFAULT_PORTS[origin.scheme] else f":{origin.port}"
+    serialised = f"{origin.scheme}://{host}{port}"
+    if text != serialised:
+        raise Wrong(message, suggestion=serialised, echoes=True)
+    del url
+    return text
+
+
+def _schema(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", "examples": [example]})
+
+
+def _text_schema(**more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "minLength": 1, **more})
+
+
+def at_most(limit_s: float, words: str) -> Callable[[object], float]:
+    """A reader of durations up to a limit."""
+
+    def read(value: object) -> float:
+        seconds = units.read_duration(value)
+        if seconds > limit_s:
+            raise Wrong(f"must be at most {words}")
+        return seconds
+
+    return read
+
+
+_DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
+_CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
+_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}"
+
+Text = Annotated[str, PlainValidator(read_text), _text_schema()]
+Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
+Count = Annotated[int, PlainValidator(read_count), WithJsonSchema({"type": "integer", "minimum": 1})]
+Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEMA]
+PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration), _DURATION_SCHEMA]
+Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
+Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
+RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
+ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
+Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
+VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]
+UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
+BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
+TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]
+KeySetUrl = Annotated[str, PlainValidator(read_key_set_url), _text_schema(pattern="^https?://")]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), _text_schema(examples=["10.0.0.0/8"])
+]
+OriginText = Annotated[str, PlainValidator(read_origin), _text_schema(examples=["https://app.example.com"])]
+LogLevel = Literal["debug", "info", "warning", "error"]

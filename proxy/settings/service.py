@@ -1,0 +1,266 @@
+"""The whole file: listeners, plans, limits, clocks, the envelope, CORS, the log; and what ties the parts together."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+
+from proxy.settings.auth import Auth, read_auth
+from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence
+from proxy.settings.scalars import (
+    Clock,
+    Count,
+    Duration,
+    Flag,
+    ListenAddress,
+    LogLevel,
+    Network,
+    OriginText,
+    PositiveDuration,
+    RateText,
+    Size,
+    TargetUrl,
+    Text,
+    origin_of,
+    read_count,
+    read_flag,
+    read_text,
+)
+from proxy.settings.units import Address, Wrong, read_address
+from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
+
+_REDIS = re.compile(r"(rediss?://[^\s/]+(/\d+)?|unix:///\S+)", re.ASCII)
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+
+
+def _read_workers(value: object) -> int:
+    count = read_count(value)
+    if count > 1:
+        raise Wrong("needs a shared limits.store, which this release does not have", suggestion="1")
+    return count
+
+
+def _read_admin_listen(value: object) -> Address | None:
+    if value == "off":
+        return None
+    if isinstance(value, bool):
+        raise Wrong("must be HOST:PORT or off", suggestion="off")
+    return read_address(value)
+
+
+def _read_store(value: object) -> str:
+    text = read_text(value)
+    if text == "memory":
+        return text
+    if _REDIS.fullmatch(text):
+        raise Wrong("the shared store is not part of this release", suggestion="memory")
+    raise Wrong("must be memory, or redis://…, rediss://…, unix:///…", suggestion=closest(text, ["memory"]))
+
+
+def _read_playground(value: object) -> bool:
+    if read_flag(value):
+        raise not_in_this_release("the playground")
+    return False
+
+
+AdminAddress = Annotated[
+    Address | None,
+    PlainValidator(_read_admin_listen),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
+]
+Workers = Annotated[int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "const": 1})]
+Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
+Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"const": False})]
+
+
+class ClientTimeouts(Model):
+    """The clocks towards the client; none of them can be off, because each bounds what a stranger can hold."""
+
+    header_s: PositiveDuration = Field("10s", alias="header", description="Until a request's head is complete.")
+    body_s: PositiveDuration = Field("30s", alias="body", description="The longest silence within a request's body.")
+    keep_alive_s: PositiveDuration = Field("75s", alias="keep_alive", description="An unused connection's life.")
+    write_s: PositiveDuration = Field("30s", alias="write", description="How long a client may read nothing.")
+
+
+class PlanSettings(Model):
+    """What the users of a plan may use."""
+
+    requests: tuple[RateText, ...] = Field((), description="Rates that all hold; none means no bound.")
+    concurrent_streams: Count | None = Field(None, description="Streams at a time; no bound when absent.")
+    upstreams: tuple[Text, ...] | None = Field(None, description="The upstreams allowed; all when absent.")
+
+
+class Limits(Model):
+    """Where usage is counted."""
+
+    store: Store = Field("memory", description="Where usage is counted; only `memory` in this release.")
+    on_store_error: Literal["deny", "local", "allow"] = Field(
+        "deny", description="When a shared store fails: deny (503), local (each worker counts alone), allow."
+    )
+
+
+class EnvelopeTarget(Model):
+    """Where an envelope may point."""
+
+    url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
+    upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
+
+
+class Envelope(Model):
+    """The `{targetUrl, method, body, header}` form of POST /forward-sse."""
+
+    targets: tuple[EnvelopeTarget, ...] = Field(description="The targets that an envelope may name.")
+    allow_private: tuple[Network, ...] = Field((), description="CIDR blocks, not global, that a target may resolve to.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """An envelope without targets refuses everything; leaving the key out says that better."""
+        if data.get("targets") in ([], ()):
+            yield ("targets",), Wrong("must not be empty; leave `envelope` out to have none")
+
+
+class Cors(Model):
+    """Which pages may read our answers."""
+
+    origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
+    credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
+    max_age_s: Duration = Field("10m", alias="max_age", description="How long browsers remember a preflight.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Fetch §3.2.5: `*` and credentials exclude each other."""
+        if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
+            yield ("credentials",), Wrong("must be false while origins has `*`", suggestion="false")
+
+
+class Log(Model):
+    """The log on standard output."""
+
+    format: Literal["json", "console"] = Field("json", description="json for machines, console for a terminal.")
+    level: LogLevel = Field("info", description="The least severe lines that are written.")
+
+
+def _none_in_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "none"})
+
+
+DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_streams": 8})
+
+
+class Settings(Model):
+    """Everything that the file says, in seconds and bytes. Made by `proxy.config_file.load`."""
+
+    listen: ListenAddress = Field("0.0.0.0:8080", description="Where clients come in.")
+    admin_listen: AdminAddress = Field(
+        "127.0.0.1:9090", description="Where /metrics and /admin/* are; `off` to have none."
+    )
+    workers: Workers = Field(1, description="Processes; only 1 in this release.")
+    max_body_bytes: Size = Field("32MiB", alias="max_body", description="The largest request body.")
+    client_timeouts: ClientTimeouts = Field(
+        default_factory=ClientTimeouts, description="The clocks towards the client."
+    )
+    drain_timeout_s: Duration = Field(
+        "60s", alias="drain_timeout", description="How long running streams go on after SIGTERM."
+    )
+    auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
+        description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
+    )
+    plans: dict[str, PlanSettings] = Field(
+        default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
+    )
+    limits: Limits = Field(default_factory=Limits, description="Where usage is counted.")
+    timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
+    heartbeat_s: Clock = Field(
+        "off", alias="heartbeat", description="Silence after which `: ping` is sent at an event boundary; never gemini."
+    )
+    upstreams: dict[str, UpstreamSettings] = Field(
+        description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
+    )
+    default_upstream: Text | None = Field(None, description="Where requests go that name no upstream and no model.")
+    envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
+    cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
+    log: Log = Field(default_factory=Log, description="The log on standard output.")
+    playground: Playground = Field(default=False, description="The trial page; not part of this release.")
+
+    @model_validator(mode="after")
+    def _inherit(self) -> Self:
+        """Give every upstream the clocks and the heartbeat that it does not set, and make sure of the plan `default`."""
+        self.plans.setdefault("default", DEFAULT_PLAN)
+        for name, upstream in self.upstreams.items():
+            own = upstream.timeouts.model_fields_set
+            clocks = {clock: value for clock, value in upstream.timeouts if clock in own}
+            changes: dict[str, object] = {"timeouts": self.timeouts.model_copy(update=clocks)}
+            if "heartbeat_s" not in upstream.model_fields_set:
+                changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
+            self.upstreams[name] = upstream.model_copy(update=changes)
+        return self
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Every name that is used is defined, and a key stays with its origin."""
+        upstreams, plans = mapping(data.get("upstreams")), {"default": None, **mapping(data.get("plans"))}
+        yield from _listener_faults(data)
+        if "upstreams" in data and not upstreams and isinstance(data["upstreams"], Mapping):
+            yield ("upstreams",), Wrong("must have at least one upstream")
+        for name in upstreams:
+            if re.fullmatch(UPSTREAM_NAME, name) is None:
+                words = "is not an upstream's name: up to 63 of a-z, 0-9, _ and -, a letter or digit first"
+                yield ("upstreams", name), Wrong(words)
+            elif name in RESERVED_NAMES:
+                yield ("upstreams", name), Wrong("is a path of the proxy's own; choose another name")
+        for name in plans:
+            if not name.strip() or not name.isprintable():
+                yield ("plans", name), Wrong("is not a plan's name")
+        for plan, entry in plans.items():
+            for index, name in enumerate(sequence(mapping(entry).get("upstreams"))):
+                yield from _unknown(("plans", plan, "upstreams", index), name, upstreams, "an upstream")
+        for index, entry in enumerate(sequence(mapping(data.get("auth")).get("api_keys"))):
+            plan = mapping(entry).get("plan", "default")
+            yield from _unknown(("auth", "api_keys", index, "plan"), plan, plans, "a plan")
+        if "default_upstream" in data:
+            yield from _unknown(("default_upstream",), data["default_upstream"], upstreams, "an upstream")
+        for index, entry in enumerate(sequence(mapping(data.get("envelope")).get("targets"))):
+            yield from _target_faults(("envelope", "targets", index), mapping(entry), upstreams)
+
+
+def _unknown(where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str) -> Iterator[Contradiction]:
+    if isinstance(name, str) and name.strip() and name not in known:
+        yield where, Wrong(f"names {what} that nobody defined", suggestion=closest(name, known))
+
+
+def _target_faults(
+    where: tuple[str | int, ...], target: Mapping[str, object], upstreams: Mapping[str, object]
+) -> Iterator[Contradiction]:
+    name = target.get("upstream")
+    yield from _unknown((*where, "upstream"), name, upstreams, "an upstream")
+    if isinstance(name, str) and name in upstreams:
+        ours, theirs = origin_of(target.get("url")), origin_of(mapping(upstreams[name]).get("url"))
+        if ours and theirs and ours != theirs:
+            words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
+            yield (*where, "url"), Wrong(words)
+
+
+def _listener_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Two listeners cannot share a port: the second would fail at start, or take the other's clients."""
+    fields = Settings.model_fields
+    try:
+        public = read_address(data.get("listen", fields["listen"].default))
+        admin = _read_admin_listen(data.get("admin_listen", fields["admin_listen"].default))
+    except Wrong:
+        return  # the field tells it
+    if admin is None or public.port != admin.port or public.port == 0:
+        return
+    if _canonical(public.host) == _canonical(admin.host) or _WILDCARDS & {_canonical(public.host), _canonical(admin.host)}:
+        where = "admin_listen" if "admin_listen" in data else "listen"
+        yield (where,), Wrong("listen and admin_listen must not be the same address")
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return "127.0.0.1" if host.lower() == "localhost" else host.lower()

@@ -1,0 +1,198 @@
+"""Durations, sizes, rates and addresses as people write them, read once into seconds, bytes and values.
+
+Pure. Each reader takes what stood in the file, whatever its type, and raises `Wrong` where it is not what it should be.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+from proxy.exchange import Rate
+
+# Nothing here is meant to be longer; it also keeps every sum with these numbers far from overflow.
+MAX_DURATION_S = 366 * 86_400.0
+MAX_SIZE_BYTES = 1 << 30
+
+DURATION_PATTERN = r"\d{1,9}(\.\d{1,6})?(ms|s|m|h|d)"
+SIZE_PATTERN = r"\d{1,12}(B|KiB|MiB|GiB)"
+RATE_PATTERN = r"\d{1,9}/" + DURATION_PATTERN
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# What people write instead; only ever used for a suggestion.
+_DURATION_SLIPS = {
+    **dict.fromkeys(("", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("msec", "millis", "milliseconds"), "ms"),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("hr", "hrs", "hour", "hours"), "h"),
+    **dict.fromkeys(("day", "days"), "d"),
+}
+_SIZE_SLIPS = {
+    **dict.fromkeys(("", "byte", "bytes"), "B"),
+    **dict.fromkeys(("k", "kb", "ki"), "KiB"),
+    **dict.fromkeys(("m", "mb", "mi"), "MiB"),
+    **dict.fromkeys(("g", "gb", "gi"), "GiB"),
+}
+_NUMBER_AND_WORD = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?", re.ASCII)
+_MAX_HOST_CHARACTERS = 253
+_MAX_PORT = 65_535
+
+
+class Wrong(ValueError):  # noqa: N818 - reads as what it says: `raise Wrong("must be ...")`
+    """A value of the file is not what it should be.
+
+    The message never holds the value, because a secret may stand in the wrong place. `suggestion` is what may have been
+    meant; `echoes` says that it was made from the value, so it is shown only where the file itself shows that value.
+    """
+
+    def __init__(self, message: str, *, suggestion: str | None = None, echoes: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.suggestion = suggestion
+        self.echoes = echoes
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str | None:
+    """The value with the unit that was probably meant, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    match = _NUMBER_AND_WORD.fullmatch(str(value))
+    if match is None:
+        return None
+    number, word = match.groups()
+    unit = slips.get(word.lower()) or next((unit for unit in units if unit.lower() == word.lower()), None)
+    return None if unit is None else number + unit
+
+
+def read_duration(value: object) -> float:
+    """Read `500ms`, `10s`, `5m`, `1h`, `1d` as seconds.
+
+    Raises:
+        Wrong: Not a duration, or beyond a year.
+    """
+    if not isinstance(value, str) or re.fullmatch(DURATION_PATTERN, value, re.ASCII) is None:
+        raise Wrong(
+            "is not a duration: a number and one of ms, s, m, h, d, such as 10s",
+            suggestion=_slip(value, _DURATION_SLIPS, dict(_SECONDS)),
+            echoes=True,
+        )
+    unit = value.lstrip("0123456789.")
+    seconds = float(value.removesuffix(unit)) * _SECONDS[unit]
+    if seconds > MAX_DURATION_S:
+        raise Wrong("is longer than 366d")
+    return seconds
+
+
+def read_positive_duration(value: object) -> float:
+    """Read a duration that is more than nothing.
+
+    Raises:
+        Wrong: Not a duration, or zero.
+    """
+    seconds = read_duration(value)
+    if seconds <= 0:
+        raise Wrong("must be more than 0")
+    return seconds
+
+
+def read_clock(value: object) -> float | None:
+    """Read a positive duration, or `off` as None.
+
+    Raises:
+        Wrong: Neither.
+    """
+    if value == "off":
+        return None
+    seconds = read_duration(value)
+    if seconds <= 0:
+        raise Wrong("must be more than 0", suggestion="off")
+    return seconds
+
+
+def read_size(value: object) -> int:
+    """Read `512B`, `64KiB`, `32MiB`, `1GiB` as bytes.
+
+    Raises:
+        Wrong: Not a size, zero, or above 1GiB.
+    """
+    if not isinstance(value, str) or re.fullmatch(SIZE_PATTERN, value, re.ASCII) is None:
+        raise Wrong(
+            "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB",
+            suggestion=_slip(value, _SIZE_SLIPS, dict(_BYTES)),
+            echoes=True,
+        )
+    unit = value.lstrip("0123456789")
+    size = int(value.removesuffix(unit)) * _BYTES[unit]
+    if not 0 < size <= MAX_SIZE_BYTES:
+        raise Wrong("must be more than 0 and at most 1GiB")
+    return size
+
+
+def read_rate(value: object) -> Rate:
+    """Read `60/10s`: 60 requests in any 10 seconds.
+
+    Raises:
+        Wrong: Not a rate, or one that admits nothing.
+    """
+    if not isinstance(value, str) or re.fullmatch(RATE_PATTERN, value, re.ASCII) is None:
+        quota, slash, window = value.partition("/") if isinstance(value, str) else ("", "", "")
+        unit = window.strip()
+        per_one = quota.strip().isdecimal() and slash and unit in _SECONDS
+        raise Wrong(
+            "is not a rate: a number of requests, a slash, a window, such as 60/10s",
+            suggestion=f"{quota.strip()}/1{unit}" if per_one else None,
+            echoes=True,
+        )
+    quota, _, window = value.partition("/")
+    if int(quota) < 1:
+        raise Wrong("must admit at least one request")
+    return Rate(int(quota), read_positive_duration(window))
+
+
+def is_host(text: str) -> bool:
+    """True for an IP address (no brackets, no zone) or a host name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        # Digits and dots that are no address (`127.1`, `256.0.0.1`) are read as one by some resolvers.
+        is_numeric = re.fullmatch(r"[0-9.]+|0[xX].*", text) is not None
+        return not is_numeric and len(text) <= _MAX_HOST_CHARACTERS and _HOST_NAME.fullmatch(text) is not None
+    return "%" not in text
+
+
+def read_address(value: object) -> Address:
+    """Read `HOST:PORT`, an IPv6 host in brackets; port 0 lets the system choose.
+
+    Raises:
+        Wrong: Not an address.
+    """
+    message = "is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Wrong(message, suggestion=f"0.0.0.0:{value}", echoes=True)
+    if not isinstance(value, str):
+        raise Wrong(message)
+    host, colon, port = value.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host, is_bracketed = host[1:-1], True
+    else:
+        is_bracketed = False
+    if not colon or not port.isascii() or not port.isdecimal() or int(port[:6]) > _MAX_PORT:
+        raise Wrong(message)
+    if not host:
+        raise Wrong(message, suggestion=f"0.0.0.0:{port}", echoes=True)
+    if is_bracketed != (":" in host) or not is_host(host):
+        raise Wrong(message)
+    return Address(host, int(port))
