@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
 
     from proxy.clocks import Clocks
-    from proxy.phases.relay import Relay
     from proxy.errors import ProxyError
     from proxy.phases.answer import Settled
+    from proxy.phases.relay import Relay
 
 # Above this much unsent the upstream is paused; with one read of the upstream (64 KiB) it stays below 256 KiB.
 HIGH_WATER_BYTES = 64 * 1024
@@ -36,6 +36,7 @@ LINGER_S = 2.0
 _VANISHED_S = 60
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
+
 
 class ClientClocks:
     """What a client may take its time for, in seconds; None is off."""
@@ -198,7 +199,7 @@ class ClientConnection(RequestHandler):
         return result
 
     def _process_keepalive(self) -> None:
-        """aiohttp's keep-alive timer: fires once after the first answer, and does nothing."""
+        """Do nothing: aiohttp's keep-alive timer, which fires once after the first answer."""
 
     def _make_error_handler(self, err_info: Any) -> Any:  # noqa: ARG002 - its text repeats what the client sent
         async def refuse(request: BaseRequest) -> Settled:  # noqa: ARG001 - a placeholder of aiohttp's

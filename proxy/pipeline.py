@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from proxy.phases.relay import Framing
     from proxy.phases.resolve import Destination, Router
     from proxy.protocol.cors import CorsPolicy
+    from proxy.protocol.heads import Framing as BodyFraming
     from proxy.upstream.addresses import Address
     from proxy.upstream.connection import Answer
     from proxy.upstream.pool import Pool
@@ -190,8 +191,7 @@ class Pipeline:
                 exchange.ending = exchange.ending or Ending.CLIENT_CLOSED
                 raise
             return self._interrupted(call, exchange.interrupted_as)
-        except Exception:
-            # Ours to mend: the client is told that, the log where it was, neither what was being handled.
+        except Exception:  # noqa: BLE001 - a defect of ours: the client is told that, the log where, neither what of
             log_failure(exchange.id)
             return self._refuse(call, ProxyError())
         finally:
@@ -203,7 +203,7 @@ class Pipeline:
             settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
-        """Refuse what never became a request: it could not be parsed, or did not arrive in time. None of it is repeated."""
+        """Refuse what never became a request, unreadable or too late; none of it is repeated."""
         exchange = Exchange(exchange_id(()), self._clocks.now())
         settled = self._refuse(_Call(self.rules, None, client, exchange, None, is_last=True), error)
         settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
@@ -226,67 +226,92 @@ class Pipeline:
         )
 
     async def _begin(self, call: _Call) -> Relay | Settled:
-        rules, request, exchange = call.rules, call.request, call.exchange
-        assert request is not None
-        message = request._message  # noqa: SLF001 - as above
-
-        # Accept.
-        exchange.path = message.path.partition("?")[0].encode("utf-8", "surrogateescape").decode("latin-1")
-        head, framing, length = accept(
-            message.method,
-            message.path.encode("utf-8", "surrogateescape"),
-            (message.version.major, message.version.minor),
-            message.raw_headers,
-        )
-        call.is_accepted = True
-        call.origin = cors.request_origin(head.fields)
-        call.has_body = framing != "none"
-        exchange.path = head.path.decode("latin-1")
+        """Walk the phases up to the answer's head; what they raise is the refusal."""
+        exchange = call.exchange
+        head, framing, length = self._accept(call)
         if cors.is_preflight(head.method, head.fields):
             return self._preflight(call, head)
         if self.is_draining:
             raise DrainingError
-        expects_continue = _expects_continue(head)
 
-        # Authenticate. Which upstreams exist is nobody's business who has not.
+        destination, principal = await self._identify(call, head)
+        if length is not None and length > call.rules.max_body_bytes:
+            raise BodyTooLargeError
+        if principal is not None:
+            await self._limit(call, principal)
+
+        route = await self._receive(call, head, destination, principal, framing, length)
+        exchange.upstream = route.upstream
+        exchange.dialect = route.dialect
+
+        total_s = route.timeouts.total_s
+        deadline_s = None if total_s is None else self._clocks.now() + total_s
+        answer = await connect(
+            route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
+        )
+        return self._answer(call, route, answer, deadline_s)
+
+    def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
+        assert call.request is not None
+        message = call.request._message  # noqa: SLF001 - as above
+        target = message.path.encode("utf-8", "surrogateescape")
+        call.exchange.path = target.partition(b"?")[0].decode("latin-1")
+        version = (message.version.major, message.version.minor)
+        head, framing, length = accept(message.method, target, version, message.raw_headers)
+        call.is_accepted = True
+        call.has_body = framing != "none"
+        call.origin = cors.request_origin(head.fields)
+        call.exchange.path = head.path.decode("latin-1")
+        return head, framing, length
+
+    async def _identify(self, call: _Call, head: RequestHead) -> tuple[Destination, Principal | None]:
+        """Who asks, and what the head says about where to; no principal where an envelope's passcode may still say.
+
+        Which upstreams and paths exist is told only to those who have authenticated.
+        """
+        rules, exchange = call.rules, call.exchange
+        exchange.dialect = rules.router.dialect_name(head)
         fault: ProxyError | None = None
         destination: Destination | None = None
         try:
             destination = rules.router.by_head(head)
-            exchange.dialect = destination.dialect_name
-            exchange.upstream = None if destination.upstream is None else destination.upstream.name
         except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
             fault = error
-        dialect = DIALECTS[exchange.dialect]
-        token = find_credential(head, gemini=dialect.query_credential, query_token=rules.query_token)
+        token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
         if token is not None:
             _hide(exchange, token)
         principal = await _authenticate(rules, token)
-        is_passcode_due = principal is None
-        if is_passcode_due and not (
+        if principal is None and not (
             rules.envelope_passcode and destination is not None and destination.may_be_envelope
         ):
             raise MissingTokenError
-        if principal is not None:
-            exchange.principal = principal
+        exchange.principal = principal
         if fault is not None:
             raise fault
         assert destination is not None
+        if destination.upstream is not None:
+            exchange.upstream = destination.upstream.name
         if principal is not None:
             rules.router.check_plan(destination, principal)
-        if length is not None and length > rules.max_body_bytes:
-            raise BodyTooLargeError
+        return destination, principal
 
-        # Limit, before the body where who asks is known.
-        if principal is not None:
-            await self._limit(call, principal)
-
-        # Receive, and resolve what only the body can tell.
-        if expects_continue and framing != "none" and call.client.transport is not None:
-            call.client.transport.write(_CONTINUE)
+    async def _receive(
+        self,
+        call: _Call,
+        head: RequestHead,
+        destination: Destination,
+        principal: Principal | None,
+        framing: BodyFraming,
+        length: int | None,
+    ) -> Route:
+        """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
+        rules, transport = call.rules, call.client.transport
+        assert call.request is not None
+        if _expects_continue(head) and framing != "none" and transport is not None:
+            transport.write(_CONTINUE)
         try:
             body = await receive(
-                cast("BodyReader", request.content),
+                cast("BodyReader", call.request.content),
                 framing,
                 length,
                 max_bytes=rules.max_body_bytes,
@@ -296,27 +321,14 @@ class Pipeline:
             if principal is None:
                 assert rules.authenticator is not None
                 principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
-                exchange.principal = principal
+                call.exchange.principal = principal
                 await self._limit(call, principal)
-            route = rules.router.by_body(destination, head, body, principal)
+            return rules.router.by_body(destination, head, body, principal)
         except ProxyError:
-            # Our own judgement of the body: nothing was forwarded, so nothing is charged.
             if call.admission is not None:
                 call.admission.refund()
                 call.standing = None
             raise
-        exchange.upstream = route.upstream
-        exchange.dialect = route.dialect
-
-        # Connect.
-        total_s = route.timeouts.total_s
-        deadline_s = None if total_s is None else self._clocks.now() + total_s
-        answer = await connect(
-            route, pool=self._pool, resolve=rules.resolve, clocks=self._clocks, deadline_s=deadline_s
-        )
-
-        # Answer.
-        return self._answer(call, route, answer, deadline_s)
 
     async def _limit(self, call: _Call, principal: Principal) -> None:
         call.admission = await call.rules.store.admit(principal)
@@ -417,7 +429,9 @@ class Pipeline:
         fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
         principal = call.exchange.principal
         if principal is not None:
-            fields += rate_limit_fields(call.rules.store.standing(principal) if call.standing is None else call.standing)
+            fields += rate_limit_fields(
+                call.rules.store.standing(principal) if call.standing is None else call.standing
+            )
         fields += call.rules.cors.answer_fields(call.origin)
         return fields
 

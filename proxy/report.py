@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from proxy.exchange import Rate
     from proxy.settings import JwtIssuer, PlanSettings, Settings, UpstreamSettings
 
@@ -104,9 +105,14 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "paths", default_paths if upstream.allow_paths is None else ", ".join(upstream.allow_paths) or "none"
     if upstream.headers:
         yield "headers", ", ".join(upstream.headers)
-    clocks = (("connect", upstream.timeouts.connect_s), ("first_byte", upstream.timeouts.first_byte_s))
-    clocks += (("idle", upstream.timeouts.idle_s), ("total", upstream.timeouts.total_s))
-    yield "timeouts", ", ".join(f"{name} {_seconds(value)}" for name, value in clocks)
+    clocks = upstream.timeouts
+    durations = {
+        "connect": clocks.connect_s,
+        "first_byte": clocks.first_byte_s,
+        "idle": clocks.idle_s,
+        "total": clocks.total_s,
+    }
+    yield "timeouts", ", ".join(f"{name} {_seconds(value)}" for name, value in durations.items())
     if upstream.heartbeat_s is not None:
         yield "heartbeat", _seconds(upstream.heartbeat_s)
 
@@ -123,6 +129,12 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "admin_listen: reachable from other machines, and it asks for no credential"
     if "default" in settings.plans and not settings.plans["default"].requests:
         yield "plans.default: has no rate; every user without a plan may send any number of requests"
+    yield from _upstream_warnings(settings)
+    if settings.cors.origins == ("*",):
+        yield "cors.origins: every web page may use a token that it has"
+
+
+def _upstream_warnings(settings: Settings) -> Iterator[str]:
     for name, upstream in settings.upstreams.items():
         url = urlsplit(upstream.url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK and upstream.key_source != "none":
@@ -132,5 +144,3 @@ def _warnings(settings: Settings) -> Iterator[str]:
                 break
             for glob in set(upstream.models) & set(earlier.models):
                 yield f"upstreams.{name}.models: {glob!r} is also {other}'s, which comes first"
-    if settings.cors.origins == ("*",):
-        yield "cors.origins: every web page may use a token that it has"

@@ -108,9 +108,7 @@ def secrets_of(settings: Settings) -> Iterator[str]:
                 yield issuer.secret.get_secret_value()
 
 
-def _issuer(
-    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]
-) -> Issuer:
+def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:
     keys: KeySource
     if issuer.secret is not None:
         keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from proxy.errors import ProxyError
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
 
 if TYPE_CHECKING:
+    from proxy.errors import ProxyError
     from proxy.protocol.sse import EventStreamObserver
     from proxy.upstream.connection import Answer
 

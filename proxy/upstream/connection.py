@@ -125,8 +125,8 @@ class Connection(asyncio.BufferedProtocol):
         "_may_keep",
         "_overhead",
         "_owed",
-        "_paused",
         "_parser",
+        "_paused",
         "_peek",
         "_transport",
         "idle_since_s",
@@ -138,7 +138,12 @@ class Connection(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, *, upstream: str, key: object, on_idle: Callable[[Connection], None], on_closed: Callable[[Connection], None]
+        self,
+        *,
+        upstream: str,
+        key: object,
+        on_idle: Callable[[Connection], None],
+        on_closed: Callable[[Connection], None],
     ) -> None:
         self.upstream = upstream
         self.key = key

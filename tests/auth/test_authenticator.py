@@ -10,7 +10,6 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from auth_support import NOW, SECRET, Clock, claims, jwk, keyring, pem, run, segment, signature, token
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
@@ -22,6 +21,7 @@ from proxy.auth.issuers import Issuer
 from proxy.auth.keysets import StaticKeySet
 from proxy.errors import AuthenticationError, ExpiredTokenError, InvalidTokenError
 from proxy.exchange import Plan, Principal
+from tests.auth.auth_support import NOW, SECRET, Clock, claims, jwk, keyring, pem, run, segment, signature, token
 
 if TYPE_CHECKING:
     import random

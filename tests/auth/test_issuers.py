@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from auth_support import NOW, SECRET, claims, token
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from proxy.auth.jws import parse
 from proxy.auth.keys import secret_key
 from proxy.auth.keysets import StaticKeySet
 from proxy.errors import ExpiredTokenError, InsufficientScopeError, InvalidTokenError, ProxyError
+from tests.auth.auth_support import NOW, SECRET, claims, token
 
 NAME = "https://id.example.com/"
 KEY = secret_key(SECRET, ["HS256"])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from auth_support import KeyServer
 
 from proxy.auth.jwks import JwksSource, KeyFetchError, checked_url, discovered_url, fetch_jwks, open_session
+from tests.auth.auth_support import KeyServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

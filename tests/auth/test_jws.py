@@ -6,11 +6,11 @@ import binascii
 import json
 
 import pytest
-from auth_support import segment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.auth.jws import MalformedTokenError, parse
+from tests.auth.auth_support import segment
 
 HEADER = {"alg": "RS256"}
 SIGNATURE = segment(b"signature")

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from auth_support import SECRET, jwk, keyring, pem, segment, signature
 from cryptography.hazmat.primitives.asymmetric import ed448, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -20,6 +19,7 @@ from proxy.auth.keys import (
     pem_key,
     secret_key,
 )
+from tests.auth.auth_support import SECRET, jwk, keyring, pem, segment, signature
 
 PUBLIC_ALGORITHMS = SUPPORTED_ALGORITHMS - {"HS256", "HS384", "HS512"}
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from auth_support import SECRET, keyring, pem, run
-
 from proxy.auth.keysets import StaticKeySet
+from tests.auth.auth_support import SECRET, keyring, pem, run
 
 
 def test_static_key_set() -> None:

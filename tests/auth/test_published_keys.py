@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from auth_support import NOW, Clock, KeyServer, Timers, claims, jwk, keyring, token
 
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
@@ -17,6 +16,7 @@ from proxy.auth.jwks import JwksSource
 from proxy.auth.published_keys import MAX_WAITERS, RefreshPolicy, RemoteKeySet
 from proxy.errors import AuthUnavailableError, InvalidTokenError
 from proxy.exchange import Plan, Principal
+from tests.auth.auth_support import NOW, Clock, KeyServer, Timers, claims, jwk, keyring, token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -35,7 +35,8 @@ def test_check_request_length_malformed(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, gzip", b"chunked\x0b", b"chunked, chunked", b""]
+    "value",
+    [b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, gzip", b"chunked\x0b", b"chunked, chunked", b""],
 )
 def test_check_request_transfer_coding_unknown(value: bytes) -> None:
     """Any transfer coding but one `chunked` is refused."""
