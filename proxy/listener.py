@@ -17,6 +17,7 @@ from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
+from proxy.exchange import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -131,7 +132,9 @@ class ClientConnection(RequestHandler):
         self._expect(self._listener.client_clocks.header_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone; aiohttp cancels the handler."""
+        """The client is gone: its stream ends in this very call, its handler is cancelled by aiohttp."""
+        if self.relay is not None:
+            self.relay.finish(Ending.CLIENT_CLOSED)
         self._listener.clocks.forget(self)
         self._listener.closed(self)
         super().connection_lost(exc)
@@ -147,6 +150,8 @@ class ClientConnection(RequestHandler):
     def eof_received(self) -> None:
         """A client that closes its sending half has left, as for aiohttp; what runs for it ends at once."""
         if self._request_in_progress and self.transport is not None:
+            if self.relay is not None:
+                self.relay.finish(Ending.CLIENT_CLOSED)
             # Not a close, which would first wait for the client to take what is buffered.
             self.transport.abort()
 
