@@ -215,7 +215,7 @@ async def test_demo_prints_a_curl_line_that_streams(tmp_path: Path) -> None:
                 printed += await process.stdout.readline()
         start = printed.index(b"curl -N")
         command = printed[start : printed.index(b"\n\n", start)].decode()
-        curl = await asyncio.create_subprocess_exec(*shlex.split(command), "-sS", stdout=asyncio.subprocess.PIPE)
+        curl = await asyncio.create_subprocess_shell(f"{command} -sS", stdout=asyncio.subprocess.PIPE)
         assert curl.stdout is not None
         reads = []
         async with asyncio.timeout(WAIT_S * 2):
