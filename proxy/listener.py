@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.streams import StreamReader
     from aiohttp.web import BaseRequest
 
     from proxy.clocks import Clocks
@@ -37,6 +38,9 @@ _VANISHED_S = 60
 _NEVER_S = 10.0**8
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
+# What may come between two bytes of a body: chunk sizes, chunk extensions, trailers. The parser does not bound extensions.
+_MAX_OVERHEAD_BYTES = 64 * 1024
+
 
 class ClientClocks:
     """What a client may take its time for, in seconds; None is off."""
@@ -97,7 +101,18 @@ class Listener(web.Server):
 class ClientConnection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_deadline_s", "_has_begun", "_is_last", "_listener", "_socket_transport", "relay")
+    __slots__ = (
+        "_arrived",
+        "_arriving",
+        "_deadline_s",
+        "_has_begun",
+        "_is_broken",
+        "_is_last",
+        "_listener",
+        "_overhead",
+        "_socket_transport",
+        "relay",
+    )
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -119,6 +134,11 @@ class ClientConnection(RequestHandler):
         self._socket_transport: asyncio.Transport | None = None
         self._has_begun = False
         self._is_last = False
+        # The body of the request that was parsed last, whether or not it is served yet.
+        self._arriving: StreamReader | None = None
+        self._arrived = 0
+        self._overhead = 0
+        self._is_broken = False
         self._deadline_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,12 +157,39 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request: after an idle pause the head's clock begins with the first of them."""
-        if not self._request_in_progress and not self._has_begun:
+        """Bytes of a request: after an idle pause the head's clock begins with the first of them.
+
+        aiohttp queues a parser's error behind the request whose body broke, and leaves that request waiting for the
+        rest of it. Here the body itself is told, and nothing that follows is looked at.
+        """
+        if self._is_broken:
+            return
+        # Called without data by aiohttp itself, to parse on.
+        if data and not self._request_in_progress and not self._has_begun:
             self._has_begun = True
             if self._deadline_s is None or self._request_count:
                 self._expect(self._listener.client_clocks.header_s)
+        count = len(self._messages)
         super().data_received(data)
+        body = self._arriving
+        if len(self._messages) > count:
+            message, payload = self._messages[-1]
+            if not isinstance(message, _ErrInfo):
+                self._arriving = payload
+                self._arrived = self._overhead = 0
+                return
+            self._is_broken = True
+            if body is not None and not body.is_eof():
+                self._messages.pop()
+                self._break_off(body)
+        elif body is not None and not body.is_eof():
+            if body.total_bytes != self._arrived:
+                self._arrived = body.total_bytes
+                self._overhead = 0
+            else:
+                self._overhead += len(data)
+                if self._overhead > _MAX_OVERHEAD_BYTES:
+                    self._break_off(body)
 
     def eof_received(self) -> None:
         """A client that closes its sending half has left, as for aiohttp; what runs for it ends at once."""
@@ -197,6 +244,16 @@ class ClientConnection(RequestHandler):
             else:
                 self._expect(self._listener.client_clocks.keep_alive_s)
         return result
+
+    def _break_off(self, body: StreamReader) -> None:
+        """Nothing more of `body` can be read: whoever reads it is told, now or when its turn comes."""
+        self._is_broken = True
+        self._lingering_time = 0.0
+        if self._is_last and not self._request_in_progress:
+            # Answered already, and only read away: that ends.
+            body.feed_eof()
+        else:
+            body.set_exception(InvalidRequestError())
 
     def _make_error_handler(self, err_info: Any) -> Any:  # noqa: ARG002 - its text repeats what the client sent
         async def refuse(request: BaseRequest) -> Settled:  # noqa: ARG001 - a placeholder of aiohttp's

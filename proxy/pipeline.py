@@ -43,6 +43,7 @@ from proxy.protocol.sse import EventStreamObserver, is_event_stream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web import BaseRequest
 
     from proxy.auth.authenticator import Authenticator
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from proxy.phases.relay import Framing
     from proxy.phases.resolve import Destination, Router
     from proxy.protocol.cors import CorsPolicy
+    from proxy.protocol.heads import Framing as RequestFraming
     from proxy.upstream.addresses import Address
     from proxy.upstream.connection import Answer
     from proxy.upstream.pool import Pool
@@ -212,6 +214,11 @@ class Pipeline:
         reply = self.health(message.path.partition("?")[0])
         if reply is None or message.method not in {"GET", "HEAD"}:
             return None
+        try:
+            _accept(message)
+        except InvalidRequestError:
+            # Refused, and logged, on the way of all requests.
+            return None
         status, content_type, body = reply
         origin = cors.request_origin(message.raw_headers)
         return write_answer(
@@ -229,13 +236,8 @@ class Pipeline:
         message = request._message  # noqa: SLF001 - as above
 
         # Accept.
-        exchange.path = message.path.partition("?")[0].encode("utf-8", "surrogateescape").decode("latin-1")
-        head, framing, length = accept(
-            message.method,
-            message.path.encode("utf-8", "surrogateescape"),
-            (message.version.major, message.version.minor),
-            message.raw_headers,
-        )
+        # The log learns the path only now: where a target should be may stand anything, a credential even.
+        head, framing, length = _accept(message)
         call.head = head
         call.origin = cors.request_origin(head.fields)
         call.has_body = framing != "none"
@@ -431,6 +433,15 @@ class Pipeline:
         if must_close:
             call.client.discard_rest(linger=call.is_body_arriving)
         return settled
+
+
+def _accept(message: RawRequestMessage) -> tuple[RequestHead, RequestFraming, int | None]:
+    return accept(
+        message.method,
+        message.path.encode("utf-8", "surrogateescape"),
+        (message.version.major, message.version.minor),
+        message.raw_headers,
+    )
 
 
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
