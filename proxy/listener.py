@@ -17,6 +17,7 @@ from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
+from proxy.exchange import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -151,7 +152,13 @@ class ClientConnection(RequestHandler):
         self._expect(self._listener.client_clocks.header_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone; aiohttp cancels the handler."""
+        """The client is gone; aiohttp cancels the handler.
+
+        A running answer ends here and now: until the handler's task runs the upstream may be read once more, and a
+        transport of uvloop's that is gone raises when it is written to.
+        """
+        if self.relay is not None:
+            self.relay.finish(Ending.CLIENT_CLOSED)
         self._listener.clocks.forget(self)
         self._listener.closed(self)
         super().connection_lost(exc)

@@ -282,7 +282,8 @@ class Pipeline:
             await self._limit(call, principal)
 
         # Receive.
-        if expects_continue and framing != "none" and call.client.transport is not None:
+        # RFC 9110 §15.2: no interim answer to HTTP/1.0.
+        if expects_continue and framing != "none" and not call.is_old and call.client.transport is not None:
             call.client.transport.write(_CONTINUE)
         body = await receive(
             cast("BodyReader", request.content),

@@ -198,14 +198,14 @@ class Connection(asyncio.BufferedProtocol):
         return self._head_waiter
 
     def pause_reading(self) -> None:
-        """Stop reading; idempotent."""
-        if not self._paused and self._transport is not None:
+        """Stop reading; idempotent. A closed connection stays as it is: uvloop's transports raise when touched then."""
+        if not self._paused and not self.is_closed and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on; idempotent."""
-        if self._paused and self._transport is not None:
+        if self._paused and not self.is_closed and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import VENDOR_KEY, token
-from tests.peers import Upstream, chunk, request
+from tests.peers import Peer, Upstream, chunk, request
 from tests.whole.scenes import BODY, OK, check_secrets, check_settled, head, serves
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ async def test_framing_fuzz_never_harms(start: Callable[..., Any], upstream: Ups
     dice = random.Random(20260101)
 
     async def attack(hostile: bytes) -> bytes:
-        client = await proxy.client()
+        client: Peer = await proxy.client()
         client.write(hostile)
         return await client.read_to_end()
 
