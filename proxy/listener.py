@@ -37,6 +37,10 @@ LINGER_S = 2.0
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
 _NEVER_S = 10.0**8
+# What the system may hold unsent for a client beyond what is on its way (Linux, TCP_NOTSENT_LOWAT). Otherwise it takes
+# megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
+# would look stuck to the write clock.
+_NOTSENT_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
 # What may come between two bytes of a body: chunk sizes, chunk extensions, trailers. The parser does not bound extensions.
@@ -112,6 +116,7 @@ class ClientConnection(RequestHandler):
         "_listener",
         "_overhead",
         "_socket_transport",
+        "_unsent",
         "relay",
     )
 
@@ -140,6 +145,8 @@ class ClientConnection(RequestHandler):
         self._arrived = 0
         self._overhead = 0
         self._is_broken = False
+        # What waited for the client when the clock was last set.
+        self._unsent = 0
         self._deadline_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,7 +155,9 @@ class ClientConnection(RequestHandler):
         self._listener.opened(self)
         self._socket_transport = cast("asyncio.Transport", transport)
         self._socket_transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        _notice_vanishing(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        _notice_vanishing(sock)
+        _hold_little(sock)
         self._expect(self._listener.client_clocks.header_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -171,8 +180,8 @@ class ClientConnection(RequestHandler):
         """
         if self._is_broken:
             return
-        # Called without data by aiohttp itself, to parse on.
-        if data and not self._request_in_progress and not self._has_begun:
+        # Called without data by aiohttp itself, to parse on; and while answers wait to be taken no head is waited for.
+        if data and not self._request_in_progress and not self._has_begun and not self._paused:
             self._has_begun = True
             if self._deadline_s is None or self._request_count:
                 self._expect(self._listener.client_clocks.header_s)
@@ -221,7 +230,13 @@ class ClientConnection(RequestHandler):
         transport = self._socket_transport
         if transport is None or self._deadline_s is None or now_s < self._deadline_s:
             return
-        if transport.is_closing() or transport.get_write_buffer_size():
+        unsent = transport.get_write_buffer_size()
+        if not transport.is_closing() and unsent < self._unsent:
+            # Slow, but it takes what it is sent.
+            self._unsent = unsent
+            self._expect(self._listener.client_clocks.write_s if unsent else self._listener.client_clocks.keep_alive_s)
+            return
+        if transport.is_closing() or unsent:
             transport.abort()
             return
         if self._has_begun:
@@ -246,10 +261,14 @@ class ClientConnection(RequestHandler):
         if transport is not None:
             if self._is_last and transport.can_write_eof():
                 transport.write_eof()
-            if transport.get_write_buffer_size():
+            self._unsent = transport.get_write_buffer_size()
+            if self._paused:
+                # The next request has to wait: who asks and asks but takes no answer would fill the memory with them.
                 self._expect(self._listener.client_clocks.write_s)
-            else:
-                self._expect(self._listener.client_clocks.keep_alive_s)
+                await self._drain_helper()
+                self._unsent = transport.get_write_buffer_size()
+            clocks = self._listener.client_clocks
+            self._expect(clocks.write_s if self._unsent else clocks.keep_alive_s)
         return result
 
     def _break_off(self, body: StreamReader) -> None:
@@ -312,3 +331,9 @@ def _notice_vanishing(sock: socket.socket | None) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _hold_little(sock: socket.socket | None) -> None:
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, option, _NOTSENT_BYTES)

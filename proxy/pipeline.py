@@ -36,7 +36,7 @@ from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
 from proxy.protocol import cors
-from proxy.protocol.fields import single, to_client
+from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
 from proxy.protocol.sse import EventStreamObserver, is_event_stream
 
@@ -395,6 +395,11 @@ class Pipeline:
 
     def _refuse(self, call: _Call, error: ProxyError) -> Settled:
         exchange = call.exchange
+        if call.head is not None:
+            # Refused before the credential was found, perhaps because there are several.
+            for name, value in call.head.fields:
+                if name.lower() in CREDENTIALS:
+                    _hide(exchange, value.decode("latin-1").rpartition(" ")[2])
         exchange.code = error.code
         exchange.ending = _ending_of(error)
         if isinstance(error, RequestTimeoutError):
@@ -455,6 +460,8 @@ async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
 
 def _hide(exchange: Exchange, token: str) -> None:
     # The log line repeats these two of what the client sent; its token may stand in either.
+    if not token:
+        return
     if token in exchange.path:
         exchange.path = exchange.path.replace(token, "[redacted]")
     if token in exchange.id:

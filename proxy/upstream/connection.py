@@ -334,7 +334,7 @@ class Connection(asyncio.BufferedProtocol):
             elif lowered == b"content-length":
                 answer.length = int(value)
             names.add(lowered)
-        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or status > 599:  # noqa: PLR2004 - RFC 9110 §15
+        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or not 200 <= status <= 599:  # noqa: PLR2004 - RFC 9110 §15
             self._fault = "unknown version or status"
         if self._fault is not None:
             return
