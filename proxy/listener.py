@@ -43,7 +43,7 @@ _NEVER_S = 10.0**8
 _NOTSENT_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
-# What may come between two bytes of a body: chunk sizes, chunk extensions, trailers. The parser does not bound extensions.
+# What may come between two bytes of a body: chunk sizes, extensions, trailers. The parser does not bound extensions.
 _MAX_OVERHEAD_BYTES = 64 * 1024
 
 

@@ -138,7 +138,12 @@ class Connection(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, *, upstream: str, key: object, on_idle: Callable[[Connection], None], on_closed: Callable[[Connection], None]
+        self,
+        *,
+        upstream: str,
+        key: object,
+        on_idle: Callable[[Connection], None],
+        on_closed: Callable[[Connection], None],
     ) -> None:
         self.upstream = upstream
         self.key = key
@@ -297,8 +302,9 @@ class Connection(asyncio.BufferedProtocol):
         self._judge(answer, status, parser.get_http_version())
 
     def on_body(self, data: bytes) -> None:
-        """One fragment."""
-        self._fragments.append(data)
+        """One fragment. What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer."""
+        if not self._is_head_request:
+            self._fragments.append(data)
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one, which is discarded (RFC 9110 §15.2)."""

@@ -42,8 +42,7 @@ async def dechunk(client: Peer, digest: Any) -> int:
 
 @pytest.mark.parametrize("size", [100, 8_000, 200_000], ids=["small", "middling", "large"])
 async def test_slow_client_pauses_the_upstream(proxy: Running, upstream: Upstream, size: int) -> None:
-    """While a client does not read at most 256 KiB wait in the proxy and the upstream is held; when it reads on every byte
-    comes, in order."""
+    """A client that does not read makes at most 256 KiB wait and holds the upstream; no byte is lost in the end."""
     client = await proxy.client(receive_buffer=4096)
     client.write(request(body=BODY, token=token()))
     vendor, _ = await upstream.take()
@@ -163,9 +162,11 @@ async def test_refused_client_that_reads_nothing_is_let_go(start: Callable[..., 
 
 
 async def test_slow_upstream_pauses_nobody_but_its_own(proxy: Running, upstream: Upstream) -> None:
-    """An upstream that does not take a large body holds up its own exchange alone; a client that leaves meanwhile frees it."""
+    """An upstream that takes no large body holds up its own exchange alone; a client that leaves meanwhile frees it."""
     client = await proxy.client()
-    client.write(head(f"Authorization: Bearer {token()}", "X-Upstream: main", "Content-Length: 20000000") + b"x" * 20_000_000)
+    client.write(
+        head(f"Authorization: Bearer {token()}", "X-Upstream: main", "Content-Length: 20000000") + b"x" * 20_000_000
+    )
     vendor = await upstream.accept()
     await vendor.read_head()
     await serves(proxy)

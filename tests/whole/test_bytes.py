@@ -30,7 +30,7 @@ BODIES: dict[str, tuple[str, bytes]] = {
     "sse-bom": ("text/event-stream", b"\xef\xbb\xbf" + EVENTS + b"\xef\xbb\xbfdata: later\n\n"),
     "sse-odd-fields": ("text/event-stream", b": hi\n\nid: 1\0\nretry: x\nevent: error\nunknown\ndata\ndata:\n\n:\n"),
     "sse-invalid-utf8": ("text/event-stream", b"data: \xff\xc3\x28\xe2\x82\n\ndata: \0\n\n"),
-    "sse-split-utf8": ("text/event-stream", "data: 你好，世界 🎉 é\n\n".encode() * 20),
+    "sse-split-utf8": ("text/event-stream", "data: 你好 世界 🎉 é\n\n".encode() * 20),
     "sse-unfinished": ("text/event-stream", EVENTS + b"data: half an ev"),
     "sse-no-done": ("text/event-stream", event("only")),
     "sse-latin1": ("text/event-stream; charset=latin-1", b"data: caf\xe9\n\n"),
@@ -118,7 +118,7 @@ async def test_bytes_one_at_a_time(proxy: Running, upstream: Upstream, name: str
     assert (answer.is_whole, answer.body) == (True, body)
 
 
-async def test_bytes_in_a_thousand_random_cuts(proxy: Running, upstream: Upstream) -> None:
+async def test_bytes_in_random_cuts(proxy: Running, upstream: Upstream) -> None:
     """However the upstream's wire is cut, head and chunk sizes included, the client's bytes are the same."""
     dice = random.Random(20260303)
     client = await proxy.client()
