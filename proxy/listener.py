@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
 from proxy.exchange import Ending
@@ -22,6 +22,7 @@ from proxy.exchange import Ending
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.streams import StreamReader
     from aiohttp.web import BaseRequest
 
     from proxy.clocks import Clocks
@@ -35,8 +36,14 @@ HIGH_WATER_BYTES = 64 * 1024
 LINGER_S = 2.0
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
+# What the system may hold unsent for a client beyond what is on its way (Linux, TCP_NOTSENT_LOWAT). Otherwise it takes
+# megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
+# would look stuck to the write clock.
+_NOTSENT_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
+# What may come between two bytes of a body: chunk sizes, extensions, trailers. The parser does not bound extensions.
+_MAX_OVERHEAD_BYTES = 64 * 1024
 
 
 class ClientClocks:
@@ -98,7 +105,19 @@ class Listener(web.Server):
 class ClientConnection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_deadline_s", "_has_begun", "_is_last", "_listener", "_socket_transport", "relay")
+    __slots__ = (
+        "_arrived",
+        "_arriving",
+        "_deadline_s",
+        "_has_begun",
+        "_is_broken",
+        "_is_last",
+        "_listener",
+        "_overhead",
+        "_socket_transport",
+        "_unsent",
+        "relay",
+    )
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -120,6 +139,13 @@ class ClientConnection(RequestHandler):
         self._socket_transport: asyncio.Transport | None = None
         self._has_begun = False
         self._is_last = False
+        # The body of the request that was parsed last, whether or not it is served yet.
+        self._arriving: StreamReader | None = None
+        self._arrived = 0
+        self._overhead = 0
+        self._is_broken = False
+        # What waited for the client when the clock was last set.
+        self._unsent = 0
         self._deadline_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -128,11 +154,17 @@ class ClientConnection(RequestHandler):
         self._listener.opened(self)
         self._socket_transport = cast("asyncio.Transport", transport)
         self._socket_transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        _notice_vanishing(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        _notice_vanishing(sock)
+        _hold_little(sock)
         self._expect(self._listener.client_clocks.header_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone: its stream ends in this very call, its handler is cancelled by aiohttp."""
+        """The client is gone; aiohttp cancels the handler.
+
+        A running answer ends here and now: until the handler's task runs the upstream may be read once more, and a
+        transport of uvloop's that is gone raises when it is written to.
+        """
         if self.relay is not None:
             self.relay.finish(Ending.CLIENT_CLOSED)
         self._listener.clocks.forget(self)
@@ -140,12 +172,39 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request: after an idle pause the head's clock begins with the first of them."""
-        if not self._request_in_progress and not self._has_begun:
+        """Bytes of a request: after an idle pause the head's clock begins with the first of them.
+
+        aiohttp queues a parser's error behind the request whose body broke, and leaves that request waiting for the
+        rest of it. Here the body itself is told, and nothing that follows is looked at.
+        """
+        if self._is_broken:
+            return
+        # Called without data by aiohttp itself, to parse on; and while answers wait to be taken no head is waited for.
+        if data and not self._request_in_progress and not self._has_begun and not self._paused:
             self._has_begun = True
             if self._deadline_s is None or self._request_count:
                 self._expect(self._listener.client_clocks.header_s)
+        count = len(self._messages)
         super().data_received(data)
+        body = self._arriving
+        if len(self._messages) > count:
+            message, payload = self._messages[-1]
+            if not isinstance(message, _ErrInfo):
+                self._arriving = payload
+                self._arrived = self._overhead = 0
+                return
+            self._is_broken = True
+            if body is not None and not body.is_eof():
+                self._messages.pop()
+                self._break_off(body)
+        elif body is not None and not body.is_eof():
+            if body.total_bytes != self._arrived:
+                self._arrived = body.total_bytes
+                self._overhead = 0
+            else:
+                self._overhead += len(data)
+                if self._overhead > _MAX_OVERHEAD_BYTES:
+                    self._break_off(body)
 
     def eof_received(self) -> None:
         """A client that closes its sending half has left, as for aiohttp; what runs for it ends at once."""
@@ -172,7 +231,13 @@ class ClientConnection(RequestHandler):
         transport = self._socket_transport
         if transport is None or self._deadline_s is None or now_s < self._deadline_s:
             return
-        if transport.is_closing() or transport.get_write_buffer_size():
+        unsent = transport.get_write_buffer_size()
+        if not transport.is_closing() and unsent < self._unsent:
+            # Slow, but it takes what it is sent.
+            self._unsent = unsent
+            self._expect(self._listener.client_clocks.write_s if unsent else self._listener.client_clocks.keep_alive_s)
+            return
+        if transport.is_closing() or unsent:
             transport.abort()
             return
         if self._has_begun:
@@ -197,14 +262,28 @@ class ClientConnection(RequestHandler):
         if transport is not None:
             if self._is_last and transport.can_write_eof():
                 transport.write_eof()
-            if transport.get_write_buffer_size():
+            self._unsent = transport.get_write_buffer_size()
+            if self._paused:
+                # The next request has to wait: who asks and asks but takes no answer would fill the memory with them.
                 self._expect(self._listener.client_clocks.write_s)
-            else:
-                self._expect(self._listener.client_clocks.keep_alive_s)
+                await self._drain_helper()
+                self._unsent = transport.get_write_buffer_size()
+            clocks = self._listener.client_clocks
+            self._expect(clocks.write_s if self._unsent else clocks.keep_alive_s)
         return result
 
     def _process_keepalive(self) -> None:
         """Do nothing: aiohttp's keep-alive timer, which fires once after the first answer."""
+
+    def _break_off(self, body: StreamReader) -> None:
+        """Nothing more of `body` can be read: whoever reads it is told, now or when its turn comes."""
+        self._is_broken = True
+        self._lingering_time = 0.0
+        if self._is_last and not self._request_in_progress:
+            # Answered already, and only read away: that ends.
+            body.feed_eof()
+        else:
+            body.set_exception(InvalidRequestError())
 
     def _make_error_handler(self, err_info: Any) -> Any:  # noqa: ARG002 - its text repeats what the client sent
         async def refuse(request: BaseRequest) -> Settled:  # noqa: ARG001 - a placeholder of aiohttp's
@@ -256,3 +335,9 @@ def _notice_vanishing(sock: socket.socket | None) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _hold_little(sock: socket.socket | None) -> None:
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, option, _NOTSENT_BYTES)

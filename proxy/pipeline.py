@@ -36,13 +36,14 @@ from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
 from proxy.protocol import cors
-from proxy.protocol.fields import single, to_client
+from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
 from proxy.protocol.sse import EventStreamObserver, is_event_stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web import BaseRequest
 
     from proxy.auth.authenticator import Authenticator
@@ -214,6 +215,11 @@ class Pipeline:
         reply = self.health(message.path.partition("?")[0])
         if reply is None or message.method not in {"GET", "HEAD"}:
             return None
+        try:
+            _accept(message)
+        except InvalidRequestError:
+            # Refused, and logged, on the way of all requests.
+            return None
         status, content_type, body = reply
         origin = cors.request_origin(message.raw_headers)
         return write_answer(
@@ -254,13 +260,12 @@ class Pipeline:
     def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
         assert call.request is not None
         message = call.request._message  # noqa: SLF001 - as above
-        target = message.path.encode("utf-8", "surrogateescape")
-        call.exchange.path = target.partition(b"?")[0].decode("latin-1")
-        version = (message.version.major, message.version.minor)
-        head, framing, length = accept(message.method, target, version, message.raw_headers)
+        # A page may read the refusal of its malformed head, too.
+        call.origin = cors.request_origin(message.raw_headers)
+        # The log learns the path only now: where a target should be may stand anything, a credential even.
+        head, framing, length = _accept(message)
         call.is_accepted = True
         call.has_body = framing != "none"
-        call.origin = cors.request_origin(head.fields)
         call.exchange.path = head.path.decode("latin-1")
         return head, framing, length
 
@@ -307,7 +312,8 @@ class Pipeline:
         """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
         rules, transport = call.rules, call.client.transport
         assert call.request is not None
-        if _expects_continue(head) and framing != "none" and transport is not None:
+        # RFC 9110 §15.2: no interim answer to HTTP/1.0.
+        if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
             transport.write(_CONTINUE)
         try:
             body = await receive(
@@ -409,6 +415,11 @@ class Pipeline:
 
     def _refuse(self, call: _Call, error: ProxyError) -> Settled:
         exchange = call.exchange
+        if call.is_accepted and call.request is not None:
+            # Refused before the credential was found, perhaps because there are several.
+            for name, value in call.request._message.raw_headers:  # noqa: SLF001 - as above
+                if name.lower() in CREDENTIALS:
+                    _hide(exchange, value.decode("latin-1").rpartition(" ")[2])
         exchange.code = error.code
         exchange.ending = _ending_of(error)
         if isinstance(error, RequestTimeoutError):
@@ -452,6 +463,15 @@ class Pipeline:
         return settled
 
 
+def _accept(message: RawRequestMessage) -> tuple[RequestHead, BodyFraming, int | None]:
+    return accept(
+        message.method,
+        message.path.encode("utf-8", "surrogateescape"),
+        (message.version.major, message.version.minor),
+        message.raw_headers,
+    )
+
+
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
     if rules.authenticator is None:
         return rules.anonymous
@@ -462,6 +482,8 @@ async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
 
 def _hide(exchange: Exchange, token: str) -> None:
     # The log line repeats these two of what the client sent; its token may stand in either.
+    if not token:
+        return
     if token in exchange.path:
         exchange.path = exchange.path.replace(token, "[redacted]")
     if token in exchange.id:

@@ -7,6 +7,8 @@ module owns what may be written once an answer has begun, and how each of its en
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from proxy.exchange import Ending
@@ -198,6 +200,8 @@ class Relay:
             self._transport.abort()
             return
         if self.framing == "close":
+            # An orderly end would look like the body's.
+            _reset_on_close(self._transport)
             self._transport.abort()
             return
         if self._is_chunked and self._observer is not None and self._observer.at_boundary:
@@ -230,3 +234,10 @@ class Relay:
         ):
             self._beat_s = now_s
             self._transport.write(b"%x\r\n%b\r\n" % (len(PING), PING))
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    # uvloop's `abort` ends a connection in order when nothing waits to be sent; without lingering the system resets it.
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

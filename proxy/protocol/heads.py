@@ -27,7 +27,8 @@ _STATUS_LINES = {
 # RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+")
+# Without user information (RFC 9110 §4.2.4): what follows the authority is the path, the query, or nothing.
+_ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
 _MAX_PORT = 65535
 
 Framing = Literal["none", "length", "chunked"]

@@ -203,14 +203,14 @@ class Connection(asyncio.BufferedProtocol):
         return self._head_waiter
 
     def pause_reading(self) -> None:
-        """Stop reading; idempotent."""
-        if not self._paused and self._transport is not None:
+        """Stop reading; idempotent. A closed connection stays as it is: uvloop's transports raise when touched then."""
+        if not self._paused and not self.is_closed and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on; idempotent."""
-        if self._paused and self._transport is not None:
+        if self._paused and not self.is_closed and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 
@@ -302,8 +302,9 @@ class Connection(asyncio.BufferedProtocol):
         self._judge(answer, status, parser.get_http_version())
 
     def on_body(self, data: bytes) -> None:
-        """One fragment."""
-        self._fragments.append(data)
+        """One fragment. What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer."""
+        if not self._is_head_request:
+            self._fragments.append(data)
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one, which is discarded (RFC 9110 §15.2)."""
@@ -339,7 +340,7 @@ class Connection(asyncio.BufferedProtocol):
             elif lowered == b"content-length":
                 answer.length = int(value)
             names.add(lowered)
-        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or status > 599:  # noqa: PLR2004 - RFC 9110 §15
+        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or not 200 <= status <= 599:  # noqa: PLR2004 - RFC 9110 §15
             self._fault = "unknown version or status"
         if self._fault is not None:
             return

@@ -92,7 +92,9 @@ def test_origin_form(target: bytes, expected: tuple[bytes, bytes | None]) -> Non
     assert origin_form(target) == expected
 
 
-@pytest.mark.parametrize("target", [b"*", b"a:80", b"", b"/a#b", b"http://", b"ftp://a/b", b"//"[:0]])
+@pytest.mark.parametrize(
+    "target", [b"*", b"a:80", b"", b"/a#b", b"http://", b"ftp://a/b", b"http://a@b/c", b"http://a#b"]
+)
 def test_origin_form_malformed(target: bytes) -> None:
     """Other forms are refused."""
     with pytest.raises(InvalidRequestError):

@@ -1,0 +1,538 @@
+"""Connections on both sides: who gets which answer, what is used again, and what is left when everybody has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.limits.store import Standing
+from tests.conftest import VENDOR_KEY, token
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
+from tests.whole.scenes import BODY, OK, begin, check_settled, serves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from proxy.exchange import Principal, Route
+    from proxy.upstream.addresses import Address
+    from tests.conftest import Running
+
+STOLEN = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen"
+PLENTY = "plans: {default: {requests: [100000/1s], concurrent_streams: 1000}}\n"
+
+
+async def ask(proxy: Running) -> Peer:
+    client = await proxy.client()
+    client.write(request(body=BODY, token=token()))
+    return client
+
+
+async def kept(proxy: Running, upstream: Upstream, answer: bytes = OK) -> Peer:
+    """A vendor's connection that served one request, and is or is not kept."""
+    client = await ask(proxy)
+    vendor, _ = await upstream.take()
+    vendor.write(answer)
+    assert (await client.read_message()).body == b"ok"
+    await proxy.idle()
+    return vendor
+
+
+# The upstream's side.
+
+
+@pytest.mark.parametrize("hurry", [True, False], ids=["unread", "read"])
+@pytest.mark.parametrize("act", ["speaks", "whispers", "closes", "resets"])
+async def test_kept_connection_that_spoke_or_ended(
+    proxy: Running, upstream: Upstream, act: str, *, hurry: bool
+) -> None:
+    """A kept connection on which anything came unasked is dropped; the next user gets their own answer on a fresh one."""
+    vendor = await kept(proxy, upstream)
+    if act in {"speaks", "whispers"}:
+        vendor.write(STOLEN if act == "speaks" else b"\r\n")
+    else:
+        (Peer.close if act == "closes" else Peer.reset)(vendor)
+    if not hurry:
+        await vendor.closed()
+
+    client = await ask(proxy)
+    fresh, _ = await upstream.take()
+    fresh.write(OK)
+    answer = await client.read_message()
+
+    assert fresh is not vendor
+    assert answer.body == b"ok"
+    await vendor.closed()
+    await proxy.idle()
+    assert proxy.app.pool.counts() == {("main", "idle"): 1}
+
+
+@pytest.mark.parametrize("extra", [STOLEN, b"x", b"0\r\n\r\n"], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+    ids=["length", "chunked"],
+)
+async def test_answer_with_extra_bytes(proxy: Running, upstream: Upstream, answer: bytes, extra: bytes) -> None:
+    """Bytes behind an answer cost its connection, not the answer, and reach nobody."""
+    vendor = await kept(proxy, upstream, answer + extra)
+
+    client = await ask(proxy)
+    fresh, _ = await upstream.take()
+    fresh.write(OK)
+
+    assert (await client.read_message()).body == b"ok"
+    assert fresh is not vendor
+    await vendor.closed()
+
+
+async def test_kept_connection_lost_after_the_request_was_written(proxy: Running, upstream: Upstream) -> None:
+    """A kept connection that ends when the request is on it is a 502: paid requests are not sent twice."""
+    vendor = await kept(proxy, upstream)
+    client = await ask(proxy)
+    await vendor.read_message()
+    vendor.close()
+
+    answer = await client.read_message()
+
+    assert (answer.status, answer.get("x-forward-sse-code")) == (502, "upstream_unreachable")
+    assert len(upstream.peers) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+async def test_connection_of_an_upstream_that_will_close(proxy: Running, upstream: Upstream, answer: bytes) -> None:
+    """A connection that the upstream said it will close is not used again."""
+    vendor = await kept(proxy, upstream, answer)
+
+    await vendor.closed()
+    assert proxy.app.pool.counts() == {}
+
+
+async def test_connection_with_an_unread_upload_is_not_kept(proxy: Running, upstream: Upstream) -> None:
+    """An answer before the request was taken is passed on, and the rest of the request is not left for the next one."""
+    client = await proxy.client()
+    size = 20 * 2**20
+    client.write(request("/main/v1/chat/completions", b"x" * size, token=token()))
+    vendor = await upstream.accept()
+    await vendor.read_head()
+    vendor.write(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nok")
+
+    answer = await client.read_message()
+
+    assert (answer.status, answer.body) == (413, b"ok")
+    got = 0
+    with contextlib.suppress(ConnectionError):
+        while piece := await asyncio.wait_for(vendor.reader.read(2**16), WAIT_S):
+            got += len(piece)
+    assert got < size
+    assert proxy.app.pool.counts() == {}
+
+
+# The client's side.
+
+
+async def test_pipelined_requests_are_answered_in_order(proxy: Running, upstream: Upstream) -> None:
+    """Requests sent at once are served one after the other, each with its own answer."""
+    client = await proxy.client()
+    count = 40
+    client.write(b"".join(request(f"/main/v1/models/{number}", method="GET", token=token()) for number in range(count)))
+    vendor = await upstream.accept()
+    for number in range(count):
+        received = await vendor.read_message()
+        assert received.start == f"GET /v1/models/{number} HTTP/1.1"
+        vendor.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%04d" % number)
+        assert (await client.read_message()).body == b"%04d" % number
+    assert len(upstream.peers) == 1
+
+
+async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: Upstream) -> None:
+    """A request behind a running stream waits; nothing of it goes upstream before the stream's end."""
+    client, vendor, _ = await begin(proxy, upstream, first=event("one"))
+    await client.send(request("/main/v1/models", method="GET", token=token()))
+    await serves(proxy)
+    vendor.write(chunk(event("two")))
+    await client.read_until(event("two") + b"\r\n")
+    assert len(upstream.peers) == 1
+    assert len(proxy.app.pipeline.live()) == 1
+
+    vendor.write(LAST)
+    await client.read_until(LAST)
+
+    received = await vendor.read_message()
+    assert received.start == "GET /v1/models HTTP/1.1"
+    vendor.write(OK)
+    assert (await client.read_message()).body == b"ok"
+
+
+async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -> None:
+    """However much is pipelined behind a stream, the proxy stops reading it."""
+    client, vendor, _ = await begin(proxy, upstream, first=event("one"))
+    flood = request("/healthz", method="GET") * 1000
+    client.writer.transport.set_write_buffer_limits(high=0)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        for _ in range(2000):
+            client.write(flood)
+            async with asyncio.timeout(0.3):
+                await client.writer.drain()
+            sent += len(flood)
+    # What the two kernels hold is theirs; far less than what was offered.
+    assert sent < 30 * 2**20
+    connection = next(iter(proxy.app.public_listener.open))
+    assert len(connection._messages) <= 100
+    vendor.write(chunk(event("two")))
+    await client.read_until(event("two") + b"\r\n")
+
+
+async def test_head_has_no_body(proxy: Running, upstream: Upstream) -> None:
+    """HEAD is passed on, and its answer has fields without a body, ours as well as the upstream's."""
+    client = await proxy.client()
+    client.write(request("/main/v1/models", method="HEAD", token=token()))
+    vendor, received = await upstream.take()
+    assert received.start == "HEAD /v1/models HTTP/1.1"
+    vendor.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nContent-Type: application/json\r\n\r\n")
+    answer = await client.read_message(has_body=False)
+    assert (answer.status, answer.get("content-length")) == (200, "12345")
+
+    client.write(request("/main/v1/models", method="HEAD"))
+    refusal = await client.read_message(has_body=False)
+    assert refusal.status == 401
+    assert int(refusal.get("content-length") or 0) > 0
+
+    client.write(request("/healthz", method="HEAD"))
+    assert (await client.read_message(has_body=False)).status == 200
+    client.write(request("/healthz", method="GET"))
+    assert (await client.read_message()).status == 200
+
+
+@pytest.mark.parametrize("extra", [b"", b"hello", STOLEN], ids=["none", "body", "answer"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"X: y"])
+async def test_head_answered_with_a_body(proxy: Running, upstream: Upstream, framing: bytes, extra: bytes) -> None:
+    """An upstream that sends a body to HEAD does not get it through: it would be read as the next answer."""
+    client = await proxy.client()
+    client.write(request("/main/v1/models", method="HEAD", token=token()))
+    vendor, _ = await upstream.take()
+    vendor.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + extra)
+
+    answer = await client.read_message(has_body=False)
+    await proxy.idle()
+    client.write(request("/healthz", method="GET"))
+
+    assert answer.status == 200
+    assert (await client.read_message()).json == {"status": "ok"}
+    assert b"hello" not in client.seen
+    assert b"stolen" not in client.seen
+    await vendor.closed()
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_bodiless_answer_with_a_body(proxy: Running, upstream: Upstream, status: bytes) -> None:
+    """Neither do bytes behind a 204 or a 304."""
+    client = await proxy.client()
+    client.write(request("/main/v1/models", method="GET", token=token()))
+    vendor, _ = await upstream.take()
+    vendor.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello" + STOLEN)
+
+    await client.read_message()
+    await proxy.idle()
+    client.write(request("/healthz", method="GET"))
+    await client.read_message()
+
+    assert b"hello" not in client.seen
+    assert b"stolen" not in client.seen
+    await vendor.closed()
+
+
+async def test_options_without_cors_needs_a_token(proxy: Running, upstream: Upstream) -> None:
+    """An OPTIONS that is no preflight is a request like any other."""
+    client = await proxy.client()
+    client.write(request("/main/v1/models", method="OPTIONS"))
+
+    assert (await client.read_message()).status in {401, 405}
+    assert upstream.is_untouched
+
+
+async def test_get_with_a_body_and_post_without(proxy: Running, upstream: Upstream) -> None:
+    """A body belongs to whatever method it came with; a POST without one says so to the upstream."""
+    client = await proxy.client()
+    client.write(request("/main/v1/models", b"abc", method="GET", token=token()))
+    vendor, received = await upstream.take()
+    vendor.write(OK)
+    assert (await client.read_message()).status == 200
+    assert (received.body, received.get("content-length")) == (b"abc", "3")
+
+    client.write(request("/main/v1/chat/completions", method="POST", token=token()))
+    received = await vendor.read_message()
+    vendor.write(OK)
+    assert (await client.read_message()).status == 200
+    assert received.get("content-length") == "0"
+
+    client.write(request(method="POST", token=token()))
+    assert (await client.read_message()).get("x-forward-sse-code") == "invalid_request"
+
+
+async def test_connection_field_removes_the_clients_fields_not_ours(proxy: Running, upstream: Upstream) -> None:
+    """Fields named by `Connection` go (RFC 9110 §7.6.1), ours stay; other hop-by-hop and forwarding fields go too."""
+    client = await proxy.client()
+    gone = {
+        "X-Secret": "named",
+        "TE": "trailers",
+        "Trailer": "X-T",
+        "Keep-Alive": "timeout=5",
+        "Proxy-Connection": "keep-alive",
+        "Proxy-Authorization": "Basic eDp5",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA",
+        "X-Forwarded-For": "1.2.3.4",
+        "X-Forwarded-Host": "evil",
+        "X_Forwarded_For": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Real-IP": "1.2.3.4",
+        "Cookie": "=;".join('"@[]' for _ in range(1000)),
+        "Origin": "https://app.example",
+        "Referer": "https://app.example/secret",
+        "Sec-Fetch-Mode": "cors",
+    }
+    fields = (
+        ("Connection", "keep-alive, authorization, x-secret, x-request-id, host, via, accept-encoding, content-length"),
+        ("X-Request-Id", "id-1"),
+        ("X-Kept", "a"),
+        ("X-Kept", "b"),
+        ("Via", "1.0 fred"),
+        ("X-HTTP-Method-Override", "DELETE"),
+        *gone.items(),
+    )
+    client.write(request(body=BODY, token=token(), fields=fields))
+    vendor, received = await upstream.take()
+    vendor.write(OK)
+
+    answer = await client.read_message()
+
+    assert (answer.status, answer.get("x-forward-sse-id")) == (200, "id-1")
+    assert received.start.startswith("POST ")
+    assert received.get("authorization") == f"Bearer {VENDOR_KEY}"
+    assert received.get("host") == f"127.0.0.1:{upstream.address[1]}"
+    assert received.get("accept-encoding") == "identity"
+    assert received.all("via")[-1] == "1.1 forward-sse"
+    assert received.all("x-kept") == ["a", "b"]
+    assert {name: received.all(name) for name in gone if received.all(name)} == {}
+    assert received.get("connection") is None
+
+
+@pytest.mark.parametrize("via", ["1.1 forward-sse", "1.0 fred, 1.1 Forward-SSE (x)"])
+async def test_via_of_ours_is_a_loop(proxy: Running, upstream: Upstream, via: str) -> None:
+    """A request that has been through this proxy is refused."""
+    client = await proxy.client()
+    client.write(request(body=BODY, token=token(), fields=(("Via", via),)))
+
+    assert (await client.read_message()).status == 400
+    assert upstream.is_untouched
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+async def test_upgrade_is_ignored(proxy: Running, upstream: Upstream, upgrade: str) -> None:
+    """An upgrade is neither done nor passed on; the next request on the connection is read as HTTP."""
+    client = await proxy.client()
+    for _ in range(2):
+        client.write(request(body=BODY, token=token(), fields=(("Connection", "upgrade"), ("Upgrade", upgrade))))
+        received = await (await _vendor(upstream)).read_message()
+        assert received.get("upgrade") is None
+        upstream.peers[0].write(OK)
+        answer = await client.read_message()
+        assert (answer.status, answer.body) == (200, b"ok")
+
+
+async def _vendor(upstream: Upstream) -> Peer:
+    return upstream.peers[0] if upstream.peers else await upstream.accept()
+
+
+async def test_half_close_is_leaving(proxy: Running, upstream: Upstream) -> None:
+    """A client that closes its sending half while a stream runs has left."""
+    client, vendor, _ = await begin(proxy, upstream, first=event("one"))
+
+    client.writer.write_eof()
+
+    await vendor.closed()
+    await check_settled(proxy, "client_closed")
+
+
+async def test_connect_and_reset(proxy: Running) -> None:
+    """Clients that connect only to reset leave nothing behind."""
+    for _ in range(10):
+        clients = await asyncio.gather(*(proxy.client() for _ in range(20)))
+        for client in clients:
+            client.reset()
+    await serves(proxy)
+    await passes(lambda: len(proxy.app.public_listener.open) <= 1)
+    assert proxy.lines() == []
+
+
+# Leaving.
+
+
+async def test_client_closed_while_the_name_is_looked_up(proxy: Running, upstream: Upstream) -> None:
+    """A client that leaves before there is a connection ends the attempt."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def resolve(_: Route) -> Sequence[Address]:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ()
+
+    proxy.app.pipeline.rules = replace(proxy.app.pipeline.rules, resolve=resolve)
+    client = await ask(proxy)
+    await asyncio.wait_for(asked.wait(), WAIT_S)
+
+    client.reset()
+
+    await asyncio.wait_for(ended.wait(), WAIT_S)
+    await check_settled(proxy, "client_closed", status=None)
+    assert upstream.is_untouched
+
+
+class _Admission:
+    def __init__(self, store: _Slow) -> None:
+        self.store = store
+        self.standing = Standing()
+        self.is_held = True
+
+    @property
+    def lease(self) -> _Admission:
+        return self
+
+    def refund(self) -> None: ...
+
+    def release(self) -> None:
+        self.store.leases_held -= self.is_held
+        self.is_held = False
+
+
+@dataclass
+class _Slow:
+    """A limits store that answers when it is told to; counts what it lent."""
+
+    asked: asyncio.Event
+    answer: asyncio.Event
+    leases_held: int = 0
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    def problem(self) -> str | None:
+        return None
+
+    def standing(self, principal: Principal) -> Standing:
+        return Standing()
+
+    async def admit(self, principal: Principal) -> _Admission:
+        self.asked.set()
+        await self.answer.wait()
+        self.leases_held += 1
+        return _Admission(self)
+
+
+@pytest.mark.parametrize("answers", ["never", "at once", "later"])
+async def test_client_closed_while_the_store_is_asked(proxy: Running, upstream: Upstream, answers: str) -> None:
+    """A client that leaves while the limits are asked holds no lease, whenever the store gets round to answering."""
+    slow = _Slow(asyncio.Event(), asyncio.Event())
+    proxy.app.pipeline.rules = replace(proxy.app.pipeline.rules, store=slow)
+    client = await ask(proxy)
+    await asyncio.wait_for(slow.asked.wait(), WAIT_S)
+
+    client.reset()
+    if answers == "at once":
+        slow.answer.set()
+    line = (await proxy.settled())[0]
+    slow.answer.set()
+
+    assert line["ending"] == "client_closed"
+    assert slow.leases_held == 0
+    await proxy.idle()
+    assert slow.leases_held == 0
+    for vendor in upstream.peers:
+        await vendor.closed()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def passes(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so: sockets and tasks end without anybody being told."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
+async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any], upstream: Upstream) -> None:
+    """Of 200 clients that left in every phase no exchange, lease, clock, connection, task or descriptor is left."""
+    proxy = await start(PLENTY)
+    warm = await proxy.client()
+    warm.write(request("/healthz", method="GET"))
+    assert (await warm.read_message()).status == 200
+    dice = random.Random(20260202)
+    tasks_before, files_before = len(asyncio.all_tasks()), open_files()
+    watched_before = proxy.app.clocks.watched_count
+
+    async def serve(vendor: Peer, behaviour: random.Random) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await vendor.read_message()
+            if behaviour.random() < 0.3:
+                await vendor.closed()
+                return
+            vendor.write(STREAM_HEAD)
+            for _ in range(behaviour.randint(0, 5)):
+                await vendor.send(chunk(event("x" * behaviour.choice([1, 100, 100_000]))))
+            if behaviour.random() < 0.5:
+                vendor.write(LAST)
+            await vendor.closed()
+
+    async def vendors() -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                vendor = await upstream._waiting.get()
+                group.create_task(serve(vendor, random.Random(dice.random())))
+
+    async def visit(behaviour: random.Random) -> None:
+        client = await proxy.client(receive_buffer=behaviour.choice([None, 4096]))
+        data = request(body=BODY, token=token(f"user-{behaviour.randint(0, 9)}"))
+        await client.send(
+            data[: behaviour.choice([0, 10, 150, len(data) - 5, len(data), len(data), len(data), len(data)])]
+        )
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(behaviour.random() * 0.1):
+                await client.reader.readexactly(behaviour.choice([1, 500, 10_000, 300_000]))
+        behaviour.choice([Peer.close, Peer.reset])(client)
+        await client.gone()
+
+    serving = asyncio.create_task(vendors())
+    for _ in range(10):
+        await asyncio.gather(*(visit(random.Random(dice.random())) for _ in range(20)))
+    await proxy.idle()
+    assert proxy.leases_held == 0
+    assert {state: count for (_, state), count in proxy.app.pool.counts().items() if state == "active"} == {}
+    proxy.app.pool.close()
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    for peer in upstream.peers:
+        await peer.gone()
+    upstream.peers.clear()
+    await passes(lambda: len(proxy.app.public_listener.open) <= 1)
+    assert proxy.app.clocks.watched_count <= watched_before + 1
+    await passes(lambda: len(asyncio.all_tasks()) <= tasks_before and open_files() <= files_before)
+    assert not [line for line in proxy.lines() if line["event"] != "exchange.settled"]
