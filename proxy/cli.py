@@ -172,7 +172,8 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
     if not user.strip():
         _fail("--user must not be empty.")
     if plan is not None and plan not in settings.plans:
-        _fail(f"No plan of that name in the file; there are: {', '.join(settings.plans)}.")
+        known = ", ".join(settings.plans)
+        click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
     now = int(time.time())
     scopes = scope if scope is not None else " ".join(issuer.required_scopes)
     claims: dict[str, object] = {"iss": issuer.issuer, "aud": issuer.audience[0], "iat": now, "exp": now + int(ttl)}

@@ -1,20 +1,22 @@
-"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, read by pydantic-settings; and the command line's options.
+"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, through pydantic-settings; the command line's options.
 
-A variable's name cannot show everything that a key's can: it is matched to a key of the file without regard to case, `_`
-standing for `-` too. Lists and mappings are given as JSON.
+A variable's name cannot show everything that a key's can: it is matched to a key of the file without regard to
+case, `_` standing for `-` too. Lists and mappings are given as JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from proxy.config_file.faults import Fault, Location, Place, Places
 from proxy.settings import UNKNOWN_KEY, Settings, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 PREFIX = "FORWARD_SSE_"
 CONFIG_VARIABLE = "FORWARD_SSE_CONFIG"
@@ -54,7 +56,7 @@ def _overridable() -> type[_Variables]:
     value: Any = str | list[Any]
     for _ in range(6):
         value = dict[str, value] | list[Any] | str
-    fields: dict[str, Any] = {key: (value | None, None) for key in Settings.yaml_keys()}
+    fields: dict[str, Any] = dict.fromkeys(Settings.yaml_keys(), (value | None, None))
     return create_model("Overridable", __base__=_Variables, **fields)
 
 

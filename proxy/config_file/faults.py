@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from proxy.settings import Wrong
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxy.settings import Wrong
 
 Location = tuple[str | int, ...]
 Places = dict[Location, "Place"]

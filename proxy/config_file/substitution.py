@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.config_file.faults import Fault, Location, Places, fault_at
 from proxy.config_file.marked_yaml import UNKNOWABLE
 from proxy.settings import Wrong, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _VARIABLE = re.compile(
     r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|(?P<bad>\$\{)"

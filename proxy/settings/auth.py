@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, closest, sequence
+from proxy.settings.model import Contradiction, Model, closest, sequence, written
 from proxy.settings.scalars import Flag, KeySetUrl, Secret, Text, at_most, read_key_set_url, read_text
 from proxy.settings.units import Wrong
 
@@ -122,7 +122,9 @@ class JwtIssuer(Model):
     user_claim: Text = Field("sub", description="The claim that names the user.")
     plan_claim: Text = Field("plan", description="The claim that names the plan; absent or unknown means `default`.")
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field("30s", alias="leeway", description="Clock difference that is forgiven, at most 5m.")
+    leeway_s: Leeway = Field(
+        written("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
+    )
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
@@ -13,6 +12,9 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 from proxy.exchange import Rate
 from proxy.settings import units
 from proxy.settings.units import Address, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
