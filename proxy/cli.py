@@ -118,6 +118,8 @@ def serve(config: Path | None, listen: Address | None, workers: int | None) -> N
     def load() -> Settings:
         return config_file.load(path, os.environ, overrides)
 
+    # Judged here first: a faulty file is told before anything of the server is even imported.
+    _load(config, overrides)
     from proxy import server  # noqa: PLC0415 - only this command needs it
 
     try:

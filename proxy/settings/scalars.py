@@ -56,7 +56,7 @@ def read_flag(value: object) -> bool:
     """
     if isinstance(value, bool):
         return value
-    if value in {"true", "false"}:  # from a variable
+    if value in ("true", "false"):  # from a variable
         return value == "true"
     lowered = value.lower() if isinstance(value, str) else None
     truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
