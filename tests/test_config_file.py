@@ -186,6 +186,13 @@ def test_secret_in_the_wrong_place(file: File, text: str) -> None:
     assert "do-not-show" not in "\n".join(file.faults(BASE + text + "\n", {"SECRET": SECRET}))
 
 
+def test_secret_not_utf8(file: File) -> None:
+    """A variable whose bytes are no UTF-8 is refused as a secret, and not shown."""
+    issuer = "{issuer: a, audience: b, algorithms: [HS256], secret: '${S}'}"
+    found = file.faults(BASE.replace("auth: none", f"auth: {{jwt: [{issuer}]}}"), {"S": SECRET + "\udcff"})
+    assert found == ["p.yaml:1: auth.jwt[0].secret: must be UTF-8 text"]
+
+
 @pytest.mark.parametrize("key", [SECRET[:31] + " " + SECRET, SECRET + "\n", f"{SECRET}\r\nX-Evil: 1"])
 def test_secret_faulty(file: File, key: str) -> None:
     """A faulty secret is refused without being shown, and nothing of it remains in the error."""
@@ -384,8 +391,10 @@ def test_override_stays_text(file: File) -> None:
         ({"CORS__ORIGINS": "https://a"}, "FORWARD_SSE_CORS__ORIGINS: cors.origins: must be a list"),
         (
             {"DEFAULT_UPSTREAM": "opnai"},
-            "FORWARD_SSE_DEFAULT_UPSTREAM: default_upstream: "
-            "names an upstream that nobody defined (did you mean openai?)",
+            (
+                "FORWARD_SSE_DEFAULT_UPSTREAM: default_upstream: "
+                "names an upstream that nobody defined (did you mean openai?)"
+            ),
         ),
     ],
 )

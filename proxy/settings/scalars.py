@@ -88,6 +88,8 @@ def read_secret(value: object) -> SecretStr:
         raise Wrong("must be text")
     if not value.strip():
         raise Wrong("must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
+        raise Wrong("must be UTF-8 text")
     return SecretStr(value)
 
 
