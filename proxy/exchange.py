@@ -29,7 +29,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `quota` requests in any `window_s` seconds."""
+    """`quota` requests at once, and `quota` more for each `window_s` seconds that pass."""
 
     quota: int
     window_s: float
@@ -142,3 +142,27 @@ class Route:
     heartbeat_s: float | None = None
     ca_file: str | None = None
     is_pinned: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
+
+    Times are the loop's, in seconds. `status` is None until an answer has begun. `interrupted_as` is why somebody other
+    than the two peers ended it. Never holds a token, a key, or content.
+    """
+
+    id: str
+    started_s: float
+    method: str = ""
+    path: str = ""
+    dialect: str = "openai"
+    principal: Principal | None = None
+    upstream: str | None = None
+    status: int | None = None
+    ending: Ending | None = None
+    code: str | None = None
+    first_byte_s: float | None = None
+    bytes: int = 0
+    events: int = 0
+    interrupted_as: Ending | None = None

@@ -34,6 +34,7 @@ SHIPPED = {
     "config/demo.yaml": {"DEMO_SECRET": SECRET, "DEMO_MOCK_URL": "http://127.0.0.1:8090"},
     "config/examples/single-vendor.yaml": {"OPENAI_API_KEY": "sk-1", "API_KEY_SHA256": "0" * 64},
     "config/examples/envelope.yaml": {"DASHSCOPE_API_KEY": "sk-1", "TOKEN_SECRET": SECRET},
+    "config/examples/compose.yaml": {"TRIAL_SECRET": SECRET},
     "config/examples/oidc.yaml": {"OIDC_ISSUER": "https://id.example.com/"},
 }
 
@@ -489,6 +490,11 @@ def test_bytes_of_any_kind(content: bytes) -> None:
 def test_schema_current() -> None:
     """`config/schema.json` is what the models say (`make schema` writes it)."""
     assert json.loads((ROOT / "config/schema.json").read_text()) == json_schema()
+
+
+def test_shipped_files_all_tested() -> None:
+    """No file below `config/` is left out of the tests below."""
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "config").rglob("*.yaml")} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -1,1 +1,22 @@
 """What differs from vendor to vendor."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from proxy.dialects.anthropic import Anthropic
+from proxy.dialects.base import Dialect
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.gemini import Gemini
+from proxy.dialects.openai import OpenAI
+from proxy.dialects.raw import Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DIALECTS", "Dialect"]
+
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {dialect.name: dialect for dialect in (OpenAI(), DashScope(), Anthropic(), Gemini(), Raw())}
+)

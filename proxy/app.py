@@ -1,0 +1,218 @@
+"""The composition root: builds everything a worker needs from the settings, opens it, closes it, swaps its rules.
+
+The only module below the commands that sees settings; everyone else is handed plain values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.admin import Admin, Health
+from proxy.clocks import Clocks, tick_for
+from proxy.exchange import Ending
+from proxy.limits.memory import MemoryStore
+from proxy.listener import ClientClocks, Listener, assert_compiled_parser
+from proxy.metrics import Metrics
+from proxy.pipeline import Pipeline
+from proxy.rules import build_authenticator, build_rules, secrets_of
+from proxy.upstream.addresses import Resolver, check_addresses
+from proxy.upstream.pool import Pool
+from proxy.upstream.tls import TlsContexts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.auth.authenticator import Authenticator
+    from proxy.exchange import Route
+    from proxy.logs import Redactor
+    from proxy.pipeline import Rules
+    from proxy.settings import Address as ListenAddress
+    from proxy.settings import Settings
+    from proxy.upstream.addresses import Address
+
+BACKLOG = 2048
+# After the last stream was ended: time for its last bytes to leave.
+_PARTING_S = 1.0
+# Read once, at start; a reload that changes one of them says so and leaves it.
+_FIXED_KEYS = ("listen", "admin_listen", "workers", "log")
+
+
+class App:
+    """One worker: two listeners, the pipeline behind them, and what the pipeline uses.
+
+    `open` listens and returns; `drain` stops taking requests and waits for those that run; `close` ends what is left.
+    The addresses say where it really listens, also where the settings said port 0.
+    """
+
+    def __init__(self, settings: Settings, redactor: Redactor) -> None:
+        self._settings = settings
+        self._redactor = redactor
+        self._servers: list[asyncio.Server] = []
+        self.listen: tuple[str, int] | None = None
+        self.admin_listen: tuple[str, int] | None = None
+
+    async def open(self) -> None:
+        """Build everything and listen.
+
+        Raises:
+            OSError: an address cannot be listened on, or an authority file cannot be read.
+        """
+        assert_compiled_parser()
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        self.metrics = Metrics()
+        self.clocks = Clocks(loop, tick_s=_tick(settings))
+        self._tls = TlsContexts()
+        self.pool = Pool(self.clocks, self._tls)
+        self.metrics.watch_connections(self.pool.counts)
+        self.store = MemoryStore()
+        await self.store.open()
+        self._resolver = Resolver()
+        self._own_listeners: list[tuple[str, int]] = []
+        self._check_authorities(settings)
+        rules = self._rules(settings, None)
+        if rules.authenticator is not None:
+            await rules.authenticator.open()
+        self._redactor.learn(secrets_of(settings))
+        self.pipeline = Pipeline(rules, pool=self.pool, clocks=self.clocks, metrics=self.metrics)
+        health = Health(self._problems)
+        self.pipeline.health = health.reply
+        self._listener = Listener(
+            self.pipeline.handle,
+            self.pipeline.refuse_head,
+            clocks=self.clocks,
+            client_clocks=_client_clocks(settings),
+        )
+        admin = Admin(self.pipeline, self.metrics, health, self.clocks)
+        self._admin_listener = Listener(
+            admin.handle, admin.refuse_head, clocks=self.clocks, client_clocks=_client_clocks(settings)
+        )
+        self.listen = await self._serve(self._listener, settings.listen)
+        if settings.admin_listen is not None:
+            self.admin_listen = await self._serve(self._admin_listener, settings.admin_listen)
+        self._own_listeners += [address for address in (self.listen, self.admin_listen) if address is not None]
+
+    async def reload(self, settings: Settings) -> None:
+        """Replace the rules at once; running exchanges keep theirs, users keep what they have used.
+
+        Raises:
+            OSError: an authority file cannot be read; nothing has changed.
+        """
+        self._check_authorities(settings)
+        old = self.pipeline.rules
+        rules = self._rules(settings, old.authenticator)
+        if rules.authenticator is not None:
+            await rules.authenticator.open()
+        self._redactor.learn(secrets_of(settings))
+        self.pipeline.rules = rules
+        self._listener.client_clocks = self._admin_listener.client_clocks = _client_clocks(settings)
+        self.clocks.sharpen(_tick(settings))
+        ignored = [key for key in _FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
+        self._settings = settings
+        if old.authenticator is not None:
+            await old.authenticator.close()
+        structlog.get_logger().info("configuration.reloaded", needs_restart=ignored)
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
+        self.pipeline.is_draining = True
+        self._servers[0].close()
+        timeout_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
+        structlog.get_logger().info("drain.started", streams=len(self.pipeline.live()), timeout_s=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.pipeline.idle()
+        ended = self.pipeline.interrupt(Ending.DRAINED)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_S):
+                await self.pipeline.idle()
+        structlog.get_logger().info("drain.finished", streams_ended=ended)
+
+    async def close(self) -> None:
+        """End everything that is left: connections, key set fetches, the store."""
+        for server in self._servers:
+            server.close()
+        for listener in (self._listener, self._admin_listener):
+            listener.hang_up()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PARTING_S):
+                    await listener.empty()
+            await listener.shutdown(0)
+        self.pool.close()
+        self.clocks.close()
+        await self._resolver.close()
+        if self.pipeline.rules.authenticator is not None:
+            await self.pipeline.rules.authenticator.close()
+        await self.store.close()
+
+    @property
+    def public_listener(self) -> Listener:
+        """The clients' listener."""
+        return self._listener
+
+    def _rules(self, settings: Settings, old: Authenticator | None) -> Rules:
+        authenticator = build_authenticator(
+            settings, known={} if old is None else old.key_sources, on_refresh=self._keys_refreshed
+        )
+        allow_private = () if settings.envelope is None else settings.envelope.allow_private
+
+        async def resolve(route: Route) -> Sequence[Address]:
+            addresses = await self._resolver.resolve(route.origin.host, route.origin.port)
+            if route.is_pinned:
+                check_addresses(addresses, allow_private=allow_private, own=self._own_listeners)
+            return addresses
+
+        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve)
+
+    def _keys_refreshed(self, issuer: str, outcome: str) -> None:
+        self.metrics.jwks_refreshed(issuer, outcome)
+        structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
+
+    async def _serve(self, listener: Listener, address: ListenAddress) -> tuple[str, int]:
+        server = await asyncio.get_running_loop().create_server(
+            listener, address.host, address.port, backlog=BACKLOG, reuse_address=True
+        )
+        self._servers.append(server)
+        host, port = server.sockets[0].getsockname()[:2]
+        return host, port
+
+    def _check_authorities(self, settings: Settings) -> None:
+        for name, upstream in settings.upstreams.items():
+            if upstream.ca_file is not None:
+                try:
+                    self._tls.get(str(upstream.ca_file))
+                except (OSError, ssl.SSLError) as exc:
+                    raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
+
+    def _problems(self) -> dict[str, list[str]]:
+        reasons: list[str] = []
+        limping: list[str] = []
+        if self.pipeline.is_draining:
+            reasons.append("draining")
+        authenticator = self.pipeline.rules.authenticator
+        if authenticator is not None:
+            problems = list(authenticator.problems())
+            (limping if authenticator.is_ready() else reasons).extend(f"auth: {problem}" for problem in problems)
+        problem = self.store.problem()
+        if problem is not None:
+            reasons.append(f"limits: {problem}")
+        return {"reasons": reasons, "limping": limping}
+
+
+def _client_clocks(settings: Settings) -> ClientClocks:
+    clocks = settings.client_timeouts
+    return ClientClocks(header_s=clocks.header_s, keep_alive_s=clocks.keep_alive_s, write_s=clocks.write_s)
+
+
+def _tick(settings: Settings) -> float:
+    clients = settings.client_timeouts
+    durations: list[float | None] = [clients.header_s, clients.body_s, clients.keep_alive_s, clients.write_s]
+    for upstream in settings.upstreams.values():
+        clocks = upstream.timeouts
+        durations += [clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s, upstream.heartbeat_s]
+    return tick_for(*durations)

@@ -1,0 +1,124 @@
+"""Where a caller's credential stands in a request, for each vendor's SDK, and how it leaves the query.
+
+Pure: reads a request head, raises refusals. Whether the credential is any good is the authenticator's business; taking
+the header fields that carried it off the forwarded request is the route's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+from proxy.errors import InvalidRequestError, InvalidTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.exchange import RequestHead
+
+# Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
+MAX_CREDENTIAL_BYTES: Final = 8192
+
+_FIELDS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
+# Visible ASCII: wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no
+# control character, no comma splitting.
+_CREDENTIAL: Final = re.compile(rb"[!-~]+")
+_OWS: Final = b" \t"
+_AFTER_SCHEME: Final = frozenset({b"", b" ", b"\t"})
+
+
+def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> str | None:
+    """The one credential that a request carries, or None where it carries none.
+
+    Looks in `Authorization: Bearer`, in the vendors' key fields, in `?key=` for gemini and, where the operator
+    allows it, in `?access_token=` (RFC 6750 §2.3). The same credential in several places is fine; an authorization
+    of another scheme, and an empty key field as SDKs send it with an unset key, count as nothing.
+
+    Raises:
+        InvalidRequestError: Two different credentials, a second `Authorization` field even if it agrees (RFC 9110
+            §5.3 allows no second one), a repeated `access_token`, or one that is not allowed here.
+        InvalidTokenError: The credential cannot be a token: empty, too long, with spaces or non-ASCII bytes.
+    """
+    found: set[bytes] = set()
+    authorizations = 0
+    for name, value in head.fields:
+        lower_name = name.lower()
+        if lower_name not in _FIELDS:
+            continue
+        if lower_name == b"authorization":
+            authorizations += 1
+            if authorizations > 1:
+                raise InvalidRequestError("There is more than one Authorization field.")
+            bearer = _bearer(value.strip(_OWS))
+            if bearer is not None:
+                found.add(bearer)
+        elif key := value.strip(_OWS):
+            found.add(_checked(key))
+    if head.query:
+        found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
+    if len(found) > 1:
+        raise InvalidRequestError("There are two different credentials.")
+    return found.pop().decode("ascii") if found else None
+
+
+def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
+    """The query without the members that can carry a caller's credential; every other byte stays, in order.
+
+    `access_token` goes in any case, `key` for gemini. A query of which nothing is left is None.
+    """
+    if query is None:
+        return None
+    members = query.split(b"&")
+    names = _credential_names(gemini=gemini)
+    kept = [member for member in members if _name(member) not in names]
+    if len(kept) == len(members):
+        return query
+    return b"&".join(kept) or None
+
+
+def _bearer(value: bytes) -> bytes | None:
+    """The token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
+    if value[:6].lower() != b"bearer" or value[6:7] not in _AFTER_SCHEME:
+        return None
+    # RFC 6750 §2.1: exactly one space; what else stands there is part of the token, and refused as such.
+    return _checked(value[7:] if value[6:7] == b" " else b"")
+
+
+def _checked(credential: bytes) -> bytes:
+    if len(credential) > MAX_CREDENTIAL_BYTES or _CREDENTIAL.fullmatch(credential) is None:
+        raise InvalidTokenError
+    return credential
+
+
+def _query_credentials(query: bytes, *, gemini: bool, query_token: bool) -> Iterator[bytes]:
+    names = _credential_names(gemini=gemini)
+    access_tokens = 0
+    for member in query.split(b"&"):
+        name = _name(member)
+        if name not in names:
+            continue
+        value = unquote_to_bytes(member.partition(b"=")[2][: 3 * MAX_CREDENTIAL_BYTES + 3])
+        if name == b"access_token":
+            access_tokens += 1
+            if not query_token:
+                raise InvalidRequestError("An access token in the query is not accepted here.")
+            if access_tokens > 1:  # RFC 6750 §3.1: a repeated parameter is an invalid request
+                raise InvalidRequestError("There is more than one access_token parameter.")
+            yield _checked(value)
+        elif value:
+            yield _checked(value)
+
+
+def _credential_names(*, gemini: bool) -> frozenset[bytes]:
+    return _GEMINI_NAMES if gemini else _QUERY_NAMES
+
+
+def _name(member: bytes) -> bytes:
+    """The decoded name of a query member: `access%5Ftoken` is the same name to whoever parses it behind us."""
+    name = member.partition(b"=")[0]
+    return unquote_to_bytes(name) if b"%" in name else name
+
+
+_QUERY_NAMES: Final = frozenset({b"access_token"})
+_GEMINI_NAMES: Final = frozenset({b"access_token", b"key"})

@@ -1,0 +1,149 @@
+"""What an issuer's entry demands of an access token, and the verdict on one (RFC 7519, RFC 8725, RFC 9068).
+
+Signatures are PyJWT's and cryptography's; every comparison of claims is ours, because PyJWT makes `exp`, `aud` and
+`iss` optional and once compared issuers by substring (CVE-2024-53861). Identity is `iss` with the user claim.
+
+Departures: `exp` is required although RFC 7519 makes it optional; an `iat` in the future is refused (RFC 7519 gives it
+no meaning), because it shows a clock or an issuer that cannot be trusted with `exp` either.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.auth.keys import check_algorithms
+from proxy.errors import ExpiredTokenError, InsufficientScopeError, InvalidTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from proxy.auth.jws import Jws
+    from proxy.auth.keys import VerificationKey
+    from proxy.auth.keysets import KeySource
+
+MAX_USER_CHARS: Final = 256
+# The end of the year 9999: beyond it no date library can show the time, and the token is a mistake.
+_MAX_TIME_S: Final = 253_402_300_799
+# Control characters, line separators and lone surrogates: a user's name stands in log lines and in keys of a store.
+_UNSAFE_IN_USER: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One issuer of access tokens, as the operator described it; `audiences` are alternatives."""
+
+    issuer: str
+    audiences: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    keys: KeySource = field(repr=False, compare=False)
+    user_claim: str = "sub"
+    plan_claim: str | None = "plan"
+    required_scopes: tuple[str, ...] = ()
+    leeway_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse an entry that would let everyone in or no one.
+
+        Raises:
+            ValueError: No issuer, audience, algorithm or user claim, or an algorithm that is unknown.
+        """
+        check_algorithms(self.algorithms)
+        if not self.issuer or not self.user_claim or not self.audiences or not all(self.audiences):
+            raise ValueError("an issuer needs a name, an audience and a user claim")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says about its bearer; `plan_name` is None where it says nothing."""
+
+    user: str
+    plan_name: str | None
+    expires_at: float
+
+
+def verify(token: Jws, issuer: Issuer, keys: Collection[VerificationKey], now: float) -> Claims:
+    """Judge a token by its issuer's entry; everything must be right (RFC 8725 §3.3).
+
+    Pure, and bounded by at most one signature check per key given. The signature comes first: nothing that is said
+    about a token's claims is said to who could not sign it.
+
+    Args:
+        token: The token taken apart; its `iss` is compared again.
+        issuer: The entry.
+        keys: The candidates for the token's `kid` and algorithm.
+        now: Seconds since the epoch.
+
+    Raises:
+        InvalidTokenError: Anything wrong but age and scope; from claims of the wrong type too.
+        ExpiredTokenError: Good, but too late by more than the leeway.
+        InsufficientScopeError: Good, but a required scope is missing.
+    """
+    if token.algorithm not in issuer.algorithms:
+        raise InvalidTokenError
+    if not any(key.verifies(token.algorithm, token.signing_input, token.signature) for key in keys):
+        raise InvalidTokenError
+    claims = token.claims
+    if claims.get("iss") != issuer.issuer:
+        raise InvalidTokenError("The access token's issuer is not accepted here.")
+    if not _names_audience(claims.get("aud"), issuer.audiences):
+        raise InvalidTokenError("The access token is not meant for this service.")
+    expires_at = _time(claims, "exp")
+    if expires_at is None:
+        raise InvalidTokenError("The access token has no expiry.")
+    for name in ("nbf", "iat"):
+        begins_at = _time(claims, name)
+        if begins_at is not None and begins_at > now + issuer.leeway_s:
+            raise InvalidTokenError("The access token is not valid yet.")
+    user = _user(claims.get(issuer.user_claim))
+    plan_name = _plan_name(claims, issuer.plan_claim)
+    if now >= expires_at + issuer.leeway_s:
+        raise ExpiredTokenError
+    if issuer.required_scopes and not _scopes(claims).issuperset(issuer.required_scopes):
+        raise InsufficientScopeError
+    return Claims(user, plan_name, expires_at)
+
+
+def _names_audience(audience: object, accepted: Collection[str]) -> bool:
+    """RFC 7519 §4.1.3: a string or a list of strings, compared exactly."""
+    named = [audience] if isinstance(audience, str) else audience
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        return False
+    return any(name in accepted for name in named)
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    """A NumericDate (RFC 7519 §2: may have a fraction), None where there is none."""
+    if name not in claims:
+        return None
+    value = claims[name]
+    # bool is an int to Python; 1e999 is an infinite float to its decoder.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_TIME_S:
+        raise InvalidTokenError("The access token has a malformed time.")
+    return float(value)
+
+
+def _user(value: object) -> str:
+    """The user exactly as claimed: no folding of case or Unicode forms, which would make two users one."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_USER_CHARS or _UNSAFE_IN_USER.search(value):
+        raise InvalidTokenError("The access token names no usable user.")
+    return value
+
+
+def _plan_name(claims: Mapping[str, Any], claim: str | None) -> str | None:
+    if claim is None or claim not in claims:
+        return None
+    value = claims[claim]
+    if not isinstance(value, str):
+        raise InvalidTokenError("The access token's plan is malformed.")
+    return value
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """RFC 8693 §4.2 has one string with spaces; some issuers send a list, or call it `scp`."""
+    value = claims["scope"] if "scope" in claims else claims.get("scp", "")
+    scopes = value.split(" ") if isinstance(value, str) else value
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise InvalidTokenError("The access token's scope is malformed.")
+    return frozenset(scopes)

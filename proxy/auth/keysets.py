@@ -1,0 +1,88 @@
+"""Where an issuer's keys come from, as the authenticator sees it; and the simplest such place, the operator's file.
+
+Published key sets, which are fetched and rotated, stand in `published_keys`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.auth.keys import pem_key, secret_key
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from proxy.auth.keys import VerificationKey
+
+# How many keys a token may be tried with: without a `kid`, or with one that several keys share (RFC 7517 §4.5).
+MAX_CANDIDATES: Final = 4
+
+
+class KeySource(Protocol):
+    """Keys of one issuer. `generation` grows whenever the keys change, so that what they verified can be doubted."""
+
+    generation: int
+
+    @property
+    def settings_key(self) -> Hashable:
+        """Equal for two sources made from equal settings: after a reload the running one can be kept."""
+        ...
+
+    @property
+    def is_loaded(self) -> bool:
+        """False while no token can be judged."""
+        ...
+
+    async def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
+        """The keys that a token with this header may be verified with, at most `MAX_CANDIDATES`; maybe none.
+
+        Raises:
+            AuthUnavailableError: No key was ever loaded, or the last ones are too old.
+        """
+        ...
+
+    async def open(self) -> None:
+        """Start; never waits for the network. Each `open` needs its `close`."""
+        ...
+
+    async def close(self) -> None:
+        """Stop with the last user; leaves no task and no socket."""
+        ...
+
+
+class StaticKeySet:
+    """One key from the operator's file: an HMAC secret or a public key. `kid` is ignored, there is no choice."""
+
+    def __init__(self, key: VerificationKey) -> None:
+        self.generation = 0
+        self._key = key
+
+    @classmethod
+    def from_secret(cls, secret: str | bytes, algorithms: tuple[str, ...]) -> StaticKeySet:
+        """Of an HMAC secret; raises ValueError (see `keys.secret_key`)."""
+        return cls(secret_key(secret, algorithms))
+
+    @classmethod
+    def from_pem(cls, pem: str | bytes, algorithms: tuple[str, ...]) -> StaticKeySet:
+        """Of a public key; raises ValueError (see `keys.pem_key`)."""
+        return cls(pem_key(pem, algorithms))
+
+    @property
+    def settings_key(self) -> Hashable:
+        """The key's fingerprint: no secret can be read from it."""
+        return ("static", self._key)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Always."""
+        return True
+
+    async def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:  # noqa: ARG002  the protocol's
+        """The key, if it is bound to the algorithm."""
+        return (self._key,) if algorithm in self._key.algorithms else ()
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""

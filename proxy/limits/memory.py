@@ -1,0 +1,285 @@
+"""The limits store of a single process: exact, in memory, nothing to wait for.
+
+Responsible for the state of every user (the TAT of each rate, the live leases) and for its bound. The arithmetic is
+`gcra`'s. Several processes would each count alone; they need a shared store.
+"""
+
+from __future__ import annotations
+
+import time
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
+from proxy.limits import gcra
+from proxy.limits.store import STREAM_RETRY_AFTER_S, RateStanding, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from proxy.exchange import Plan, Principal, Rate
+
+# Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
+# to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
+TICKS_PER_S = 1_000_000
+
+# How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
+# may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
+_MAX_LOOKED_AT = 256
+
+_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
+
+
+class _Meter:
+    """The state of one rate for one user; shared by all of the user's plans that have this rate."""
+
+    __slots__ = ("limit", "name", "tat", "window_s")
+
+    def __init__(self, limit: gcra.Limit) -> None:
+        self.limit = limit
+        self.name = rate_name(limit)
+        self.window_s = limit.window / TICKS_PER_S
+        self.tat = 0
+
+
+class _Account:
+    """What is known of one user.
+
+    `meters` are those of the plan seen last, `others` (by limit) those of plans seen before that are not paid off yet:
+    a user with tokens of two plans, or a reload there and back, must not find a used rate fresh. `live` keeps the
+    admissions that hold a lease, oldest first. `is_queued` says whether the account waits in the store's heap.
+    """
+
+    __slots__ = ("is_queued", "key", "live", "meters", "others", "plan")
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        self.key = key
+        self.plan: Plan | None = None
+        self.meters: tuple[_Meter, ...] = ()
+        self.others: dict[gcra.Limit, _Meter] = {}
+        self.live: dict[_Admission, None] = {}
+        self.is_queued = False
+
+    def adopt(self, plan: Plan, now: int) -> None:
+        """Measure by the rates of `plan` from now on, with what is already used of those that it shares."""
+        known = {meter.limit: meter for meter in self.meters} | self.others
+        meters = tuple(known.pop(limit) if limit in known else _Meter(limit) for limit in limits_of(plan.rates))
+        self.others = {limit: meter for limit, meter in known.items() if gcra.paid_at(limit, meter.tat) > now}
+        self.meters, self.plan = meters, plan
+
+    def paid_at(self) -> int:
+        """Give the tick from which on this account, without leases, is equal to none."""
+        return max((gcra.paid_at(meter.limit, meter.tat) for meter in (*self.meters, *self.others.values())), default=0)
+
+
+class _Admission:
+    """A charge, and at the same time its lease: one object a request; see `store.Admission` and `store.Lease`.
+
+    `ends` are the TATs of its meters after the charge, None once it was given back.
+    """
+
+    __slots__ = ("_charged", "_store", "account", "at", "ends", "meters")
+
+    def __init__(self, store: MemoryStore, account: _Account, ends: tuple[int, ...], at: int) -> None:
+        self._store = store
+        self.account = account
+        self.meters = account.meters
+        self._charged = ends
+        self.ends: tuple[int, ...] | None = ends
+        self.at = at
+
+    @property
+    def lease(self) -> _Admission:
+        """The slot."""
+        return self
+
+    @property
+    def standing(self) -> Standing:
+        """How the user stood just after the charge; made when asked for."""
+        return _standing(self.meters, self._charged, self.at)
+
+    def release(self) -> None:
+        """Give the slot back; see `store.Lease.release`."""
+        self._store.release(self)
+
+    def refund(self) -> None:
+        """Give back what is left of the charge; see `store.Admission.refund`."""
+        self._store.refund(self)
+
+
+class MemoryStore:
+    """Holds users to their plans by numbers kept in this process.
+
+    Nothing here waits: `admit` runs without a suspension point, so decisions are atomic and a cancelled caller holds
+    nothing. An admission costs some microseconds whatever the number of users. At most `max_users` accounts are kept.
+    One is dropped only once it is equal to no account (everything paid off, no lease), so dropping it changes no
+    decision; while every account is in use a further user is refused rather than an earlier one forgotten, for else
+    inventing users would be the way around a limit.
+
+    Args:
+        now: A monotonic clock in seconds.
+        max_users: Bound on accounts; one takes about 1 KiB.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
+        self._now = now
+        self._max_users = max_users
+        self._accounts: dict[tuple[str, str], _Account] = {}
+        # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
+        # account's turn comes, so an admission does not have to touch the heap.
+        self._queue: list[tuple[int, tuple[str, str]]] = []
+        self._leases_held = 0
+
+    async def open(self) -> None:
+        """Nothing to get ready."""
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+    def problem(self) -> str | None:
+        """Memory always answers."""
+        return None
+
+    @property
+    def leases_held(self) -> int:
+        """How many leases are held, over all users."""
+        return self._leases_held
+
+    @property
+    def users_kept(self) -> int:
+        """How many accounts are in memory; at most `max_users`."""
+        return len(self._accounts)
+
+    def active(self, principal: Principal) -> int:
+        """Give how many leases the user holds."""
+        account = self._accounts.get((principal.issuer, principal.user))
+        return 0 if account is None else len(account.live)
+
+    async def admit(self, principal: Principal) -> _Admission:
+        """Charge one request to every rate of the user's plan and take a lease, or refuse and change nothing.
+
+        Raises:
+            RateLimitExceededError: A rate is used up; `retry_after_s` is when a request will fit all of them.
+            TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
+            LimitsUnavailableError: `max_users` others are in use.
+        """
+        now = round(self._now() * TICKS_PER_S)
+        plan = principal.plan
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = self._open_account((principal.issuer, principal.user), now)
+        # Identity, not equality: plans live as long as their configuration, and comparing rates would cost more.
+        if account.plan is not plan:
+            account.adopt(plan, now)
+        ends: list[int] = []
+        for meter in account.meters:
+            end = gcra.charge(meter.limit, meter.tat, now)
+            if end is None:
+                raise RateLimitExceededError(retry_after_s=_retry_after_s(account.meters, now))
+            ends.append(end)
+        # After the rates: a user who has run into both learns the time before which it is of no use to come back.
+        if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
+            raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
+        for meter, end in zip(account.meters, ends, strict=True):
+            meter.tat = end
+        admission = _Admission(self, account, tuple(ends), now)
+        account.live[admission] = None
+        self._leases_held += 1
+        return admission
+
+    def standing(self, principal: Principal) -> Standing:
+        """Say how the user stands without charging anything."""
+        now = round(self._now() * TICKS_PER_S)
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = _Account(("", ""))
+        if account.plan is not principal.plan:
+            account.adopt(principal.plan, now)
+        return _standing(account.meters, [meter.tat for meter in account.meters], now)
+
+    def refund(self, admission: _Admission) -> None:
+        """Take what is left of a live admission's charge out of its meters; `Admission.refund` is the public way.
+
+        The charges behind it move forward by as much (`gcra.unpaid` says why). Only those that are live can still be
+        refunded, and they are walked from the newest back to this one.
+        """
+        account, now = admission.account, round(self._now() * TICKS_PER_S)
+        ends, admission.ends = admission.ends, None
+        if ends is None or admission not in account.live:
+            return
+        given = {}
+        for meter, end in zip(admission.meters, ends, strict=True):
+            given[meter] = gcra.unpaid(meter.limit, end, now)
+            meter.tat -= given[meter]
+        for later in reversed(account.live):
+            if later is admission:
+                break
+            if later.ends is not None:
+                pairs = zip(later.meters, later.ends, strict=True)
+                later.ends = tuple(end - given.get(meter, 0) for meter, end in pairs)
+
+    def release(self, admission: _Admission) -> None:
+        """Free an admission's slot if it holds one; `Lease.release` is the public way."""
+        account = admission.account
+        if admission not in account.live:
+            return
+        del account.live[admission]
+        self._leases_held -= 1
+        if not account.live and not account.is_queued:
+            self._enqueue(account)
+
+    def _open_account(self, key: tuple[str, str], now: int) -> _Account:
+        self._drop_paid(now)
+        if len(self._accounts) >= self._max_users:
+            raise LimitsUnavailableError
+        account = self._accounts[key] = _Account(key)
+        self._enqueue(account)
+        return account
+
+    def _enqueue(self, account: _Account) -> None:
+        account.is_queued = True
+        heappush(self._queue, (account.paid_at(), account.key))
+
+    def _drop_paid(self, now: int) -> None:
+        """Drop accounts that are equal to none, looking at some of those that are due.
+
+        An account whose turn comes too early was used since it was queued, and is queued again: so the work is in
+        proportion to the requests admitted, and each call makes progress.
+        """
+        queue = self._queue
+        for _ in range(_MAX_LOOKED_AT):
+            if not queue or queue[0][0] > now:
+                break
+            account = self._accounts[heappop(queue)[1]]
+            account.is_queued = False
+            if account.live:
+                continue  # queued again when its last lease is released
+            if account.paid_at() > now:
+                self._enqueue(account)
+            else:
+                del self._accounts[account.key]
+
+
+def limits_of(rates: Sequence[Rate]) -> tuple[gcra.Limit, ...]:
+    """Give the rates in ticks, each once: a rate that a plan names twice is charged once."""
+    limits = (gcra.Limit(rate.quota, max(1, round(rate.window_s * TICKS_PER_S))) for rate in rates)
+    return tuple(dict.fromkeys(limits))
+
+
+def rate_name(limit: gcra.Limit) -> str:
+    """Name a rate as an operator would write it, like `60-per-10s`; different rates have different names."""
+    unit, ticks = next(unit for unit in _UNITS if limit.window % unit[1] == 0)
+    return f"{limit.quota}-per-{limit.window // ticks}{unit}"
+
+
+def _standing(meters: Sequence[_Meter], tats: Sequence[int], now: int) -> Standing:
+    rates = []
+    for meter, tat in zip(meters, tats, strict=True):
+        left, reset = gcra.standing(meter.limit, tat, now)
+        rates.append(RateStanding(meter.name, meter.limit.quota, meter.window_s, left, reset / TICKS_PER_S))
+    return Standing(tuple(rates))
+
+
+def _retry_after_s(meters: Sequence[_Meter], now: int) -> float:
+    limits, tats = [meter.limit for meter in meters], [meter.tat for meter in meters]
+    return gcra.retry_after_all(limits, tats, now) / TICKS_PER_S

@@ -1,0 +1,104 @@
+"""What a limits store promises, whatever keeps the numbers: admission, leases, and how a user stands.
+
+A request is admitted when every rate of its user's plan and the plan's bound on concurrent streams have room; it then
+is charged to all of the rates and holds one lease. Values and promises only; the stores stand beside this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from proxy.exchange import Principal
+
+# A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
+STREAM_RETRY_AFTER_S = 1.0
+
+
+class RateStanding(NamedTuple):
+    """How much of one rate is left.
+
+    A tuple rather than a dataclass because a few are made for every request. `name` tells the rate apart within its
+    plan; `reset_s` is the time until the whole quota is there again.
+    """
+
+    name: str
+    quota: int
+    window_s: float
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How much of each of the plan's rates is left, in the plan's order; empty where the plan has none."""
+
+    rates: tuple[RateStanding, ...] = ()
+
+
+class Lease(Protocol):
+    """One of a user's concurrent streams."""
+
+    def release(self) -> None:
+        """Give the slot back. Any number of times; never raises and never waits, so it is safe in any `finally`."""
+        ...
+
+
+class Admission(Protocol):
+    """A request that was let in: its lease, and the charge that can be given back while the lease is held."""
+
+    @property
+    def lease(self) -> Lease:
+        """The slot; whoever called `admit` releases it."""
+        ...
+
+    @property
+    def standing(self) -> Standing:
+        """How the user stood just after this request was charged."""
+        ...
+
+    def refund(self) -> None:
+        """Give back what is left of the charge to every rate, for a request that our own check refused.
+
+        Any number of times; only the first counts, and only before the lease is released. Nothing is given back for
+        what time has already freed, so a refund never lets more through than the rates allow. The lease stays held.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Holds users to their plans."""
+
+    async def open(self) -> None:
+        """Get ready; a store that cannot be reached is no error here (`problem` tells)."""
+        ...
+
+    async def close(self) -> None:
+        """Free what `open` took; leases may still be released afterwards."""
+        ...
+
+    async def admit(self, principal: Principal) -> Admission:
+        """Charge one request to every rate of the user's plan and take a lease, or refuse and change nothing.
+
+        Cancelling is safe: either an admission was returned, or nothing is held.
+
+        Raises:
+            RateLimitExceededError: A rate is used up; `retry_after_s` is when a request will fit all of them.
+            TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
+            LimitsUnavailableError: The question cannot be answered.
+        """
+        ...
+
+    def standing(self, principal: Principal) -> Standing:
+        """Say how the user stands without charging anything, for the fields of answers that were not admitted."""
+        ...
+
+    def problem(self) -> str | None:
+        """Say in a few words why the store does not work, or None when it does; for `/readyz`."""
+        ...
+
+    @property
+    def leases_held(self) -> int:
+        """How many leases this process holds, over all users."""
+        ...

@@ -1,0 +1,184 @@
+"""Logging: structlog to standard output, one JSON object a line, no secret in it.
+
+A worker must not wait for whoever reads its log. Lines are handed to one thread that writes them in batches; when the
+reader is stuck the lines that do not fit are dropped, counted, and the count is logged when the reader is back.
+
+Secrets are kept out twice: nothing here is given a field that holds one, and every line is searched for the configured
+secrets' values before it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, MutableMapping
+
+# What waits for a stuck reader at most: about 4 MiB of lines.
+MAX_WAITING_LINES = 10_000
+# Lines that come within this time share one write, and one wake of the thread.
+BATCH_S = 0.02
+MIN_SECRET_LENGTH = 6
+REDACTED = b"[redacted]"
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Queue a line without its end; never blocks."""
+        if len(self._lines) >= MAX_WAITING_LINES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what waits, for at most `timeout_s`. Idempotent."""
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            if not self._is_closing:
+                time.sleep(BATCH_S)
+            self._wake.clear()
+            if not self._flush() or (self._is_closing and not self._lines):
+                return
+
+    def _flush(self) -> bool:
+        lines = self._lines
+        batch = [lines.popleft() for _ in range(len(lines))]
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            batch.append(orjson.dumps({"event": "log.lines_dropped", "level": "warning", "lines": dropped}))
+        if not batch:
+            return True
+        data = memoryview(b"\n".join(batch) + b"\n")
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                time.sleep(BATCH_S)
+            except OSError:
+                # Whoever read the log is gone; streams go on without it.
+                return False
+        return True
+
+
+class Redactor:
+    """Replaces the configured secrets' values wherever they stand in a line."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: tuple[bytes, ...] = ()
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Add secrets to look for; those of earlier configurations are kept, since their streams may still run."""
+        known = set(self._secrets)
+        # Shorter ones would redact ordinary words; the settings refuse secrets that short where they are ours.
+        known.update(secret.encode() for secret in secrets if len(secret) >= MIN_SECRET_LENGTH)
+        self._secrets = tuple(known)
+
+    def __call__(self, line: bytes) -> bytes:
+        """The line without secrets."""
+        for secret in self._secrets:
+            if secret in line:
+                line = line.replace(secret, REDACTED)
+        return line
+
+
+class _Logger:
+    """What structlog hands a rendered line to."""
+
+    def __init__(self, writer: LineWriter, redactor: Redactor) -> None:
+        self._writer = writer
+        self._redactor = redactor
+
+    def msg(self, line: bytes | str) -> None:
+        self._writer.write(self._redactor(line.encode() if isinstance(line, str) else line))
+
+    debug = info = warning = error = critical = msg
+
+
+class _ThirdParty(logging.Handler):
+    """Libraries log here: their messages may repeat what a client sent, so only where and what kind is kept."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        structlog.get_logger().log(
+            record.levelno, "library.reported", logger=record.name, at=f"{record.module}:{record.lineno}", error=error
+        )
+
+
+def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _stamp(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    now_s = time.time()
+    # The whole seconds are rendered once a second, not once a line.
+    global _stamped  # noqa: PLW0603 - a cache of one value, the same for every caller
+    second = int(now_s)
+    if _stamped[0] != second:
+        _stamped = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+    event["time"] = f"{_stamped[1]}.{int((now_s - second) * 1000):03d}Z"
+    return event
+
+
+_stamped: tuple[int, str] = (0, "")
+
+
+def configure(
+    *, format_: Literal["json", "console"], level: str, redactor: Redactor, descriptor: int | None = None
+) -> LineWriter:
+    """Set up structlog and take over the libraries' loggers; the caller closes the writer.
+
+    `descriptor` is standard output unless given.
+    """
+    writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    render: Any = _render_json if format_ == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _stamp, render],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_args: _Logger(writer, redactor),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_ThirdParty()]
+    root.setLevel(max(number, logging.WARNING))
+    return writer
+
+
+def log_failure(id_: str) -> None:
+    """Log the exception being handled as a defect of ours: where it was, never its text, which may repeat a request."""
+    kind, _, trace = sys.exc_info()
+    frames: list[str] = []
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    structlog.get_logger().error(
+        "exchange.failed", id=id_, error=None if kind is None else kind.__name__, frames=frames[-8:]
+    )

@@ -1,0 +1,61 @@
+"""Answer: an answer of our own onto a client's transport, in one piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from proxy.protocol.heads import render_response
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+    from aiohttp.web import BaseRequest
+
+    from proxy.errors import Field
+
+_NO_CONTENT = 204
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the server is told of an answer that was already written: only whether another request may follow.
+
+    The server asks three things of a handler's result, and these are they.
+    """
+
+    keep_alive: bool
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """The head was written with the body."""
+
+    async def write_eof(self) -> None:
+        """So was the body."""
+
+
+def date() -> bytes:
+    """The value of `Date` (RFC 9110 §6.6.1)."""
+    return formatdate(usegmt=True).encode()
+
+
+def write_answer(
+    transport: asyncio.Transport | None,
+    status: int,
+    fields: Iterable[Field],
+    body: bytes,
+    *,
+    keep_alive: bool,
+    is_head_request: bool,
+) -> Settled:
+    """Write head and body with one call; a transport that is gone is none of our concern."""
+    if transport is not None:
+        lines = [*fields, (b"Date", date()), (b"Cache-Control", b"no-store")]
+        if status != _NO_CONTENT:
+            # RFC 9110 §8.6: none on 204.
+            lines.append((b"Content-Length", b"%d" % len(body)))
+        if not keep_alive:
+            lines.append((b"Connection", b"close"))
+        transport.write(render_response(status, lines) + (b"" if is_head_request else body))
+    return Settled(keep_alive)

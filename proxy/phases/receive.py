@@ -1,0 +1,90 @@
+"""Receive: the request's body, whole, within its bounds.
+
+The body is held whole because the route may depend on it, and because the upstream is told its length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from proxy.clocks import Clocks
+    from proxy.protocol.heads import Framing
+
+
+class BodyReader(Protocol):
+    """What is asked of the server's request body."""
+
+    async def readany(self) -> bytes:
+        """The bytes that are there, or the next ones; empty at the end."""
+        ...
+
+
+class _Silence:
+    """The body clock: cancels the reading task when nothing came for too long."""
+
+    __slots__ = ("deadline_s", "has_fired", "task", "timeout_s")
+
+    def __init__(self, task: asyncio.Task[object], timeout_s: float, now_s: float) -> None:
+        self.task = task
+        self.timeout_s = timeout_s
+        self.deadline_s = now_s + timeout_s
+        self.has_fired = False
+
+    def check(self, now_s: float) -> None:
+        if now_s >= self.deadline_s and not self.has_fired:
+            self.has_fired = True
+            self.task.cancel()
+
+
+async def receive(
+    reader: BodyReader,
+    framing: Framing,
+    length: int | None,
+    *,
+    max_bytes: int,
+    timeout_s: float | None,
+    clocks: Clocks,
+) -> bytes:
+    """Read the body to its end.
+
+    Holds at most `max_bytes` and one read more. `timeout_s` is the longest silence. Cancelling is safe.
+
+    Raises:
+        BodyTooLargeError: more than `max_bytes` came.
+        RequestTimeoutError: nothing came for `timeout_s`.
+        InvalidRequestError: the chunks are malformed or shorter than announced.
+    """
+    if framing == "none":
+        return b""
+    task = asyncio.current_task()
+    assert task is not None
+    silence = None if timeout_s is None else _Silence(task, timeout_s, clocks.now())
+    pieces: list[bytes] = []
+    size = 0
+    if silence is not None:
+        clocks.watch(silence)
+    try:
+        while piece := await reader.readany():
+            size += len(piece)
+            if size > max_bytes:
+                raise BodyTooLargeError
+            pieces.append(piece)
+            if silence is not None:
+                silence.deadline_s = clocks.now() + silence.timeout_s
+            if size == length:
+                break
+    except asyncio.CancelledError:
+        # Both the clock and a leaving client cancel; when both did, the leaving counts.
+        if silence is not None and silence.has_fired and task.uncancel() == 0:
+            raise RequestTimeoutError from None
+        raise
+    finally:
+        if silence is not None:
+            clocks.forget(silence)
+    if length is not None and size != length:
+        raise InvalidRequestError("The body is shorter than its length says.")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,232 @@
+"""The relay: an upstream's body to a client's transport, inside the upstream connection's own callback.
+
+Between the two sockets there is no task, queue or timer: one read of the upstream is one write to the client. This
+module owns what may be written once an answer has begun, and how each of its ends looks on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from proxy.exchange import Ending
+from proxy.protocol.sse import PING
+
+if TYPE_CHECKING:
+    from proxy.errors import ProxyError
+    from proxy.protocol.sse import EventStreamObserver
+    from proxy.upstream.connection import Answer
+
+# How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
+Framing = Literal["none", "length", "chunked", "close"]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class ErrorEvent(Protocol):
+    """Words an error as an event of the upstream's dialect; None where the dialect has no such thing."""
+
+    def __call__(self, code: str, message: str) -> bytes | None:
+        """Give the event's bytes."""
+        ...
+
+
+# What the error event says, where an end has one (contract §6: codes).
+_BROKEN = {
+    Ending.UPSTREAM_CLOSED: ("upstream_unreachable", "The upstream closed the stream before its end."),
+    Ending.TIMEOUT_IDLE: ("upstream_timeout", "The upstream fell silent (clock: idle)."),
+    Ending.TIMEOUT_TOTAL: ("upstream_timeout", "The stream took too long (clock: total)."),
+    Ending.DRAINED: ("draining", "The proxy is shutting down."),
+    Ending.STOPPED: ("stopped", "The stream was stopped."),
+}
+
+
+class Relay:
+    """One running answer. `done` resolves with its `ending`, once; after that nothing is written.
+
+    Bytes go unchanged and in order. While more than the mark waits in the client's write buffer the upstream is not
+    read. The clocks ask `check` a few times a second. Neither network failures nor slow peers raise: they are endings,
+    because the answer has already started. Cancelling the waiting task is safe: the caller then calls `finish`.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_beat_s",
+        "_deadline_s",
+        "_error_event",
+        "_heartbeat_s",
+        "_idle_s",
+        "_is_chunked",
+        "_observer",
+        "_paused",
+        "_quiet_since_s",
+        "_touched",
+        "_transport",
+        "_unsent",
+        "_write_s",
+        "bytes",
+        "done",
+        "ending",
+        "first_byte_s",
+        "framing",
+    )
+
+    def __init__(
+        self,
+        answer: Answer,
+        transport: asyncio.Transport,
+        *,
+        framing: Framing,
+        observer: EventStreamObserver | None,
+        error_event: ErrorEvent,
+        now_s: float,
+        idle_s: float | None,
+        write_s: float | None,
+        deadline_s: float | None,
+        heartbeat_s: float | None,
+    ) -> None:
+        self._answer = answer
+        self._transport = transport
+        self.framing = framing
+        self._is_chunked = framing == "chunked"
+        self._observer = observer
+        self._error_event = error_event
+        self._idle_s = idle_s
+        self._write_s = write_s
+        self._deadline_s = deadline_s
+        # A heartbeat is a chunk of ours among the upstream's: only where chunks are, and events whose borders we know.
+        self._heartbeat_s = heartbeat_s if self._is_chunked and observer is not None else None
+        self._quiet_since_s = now_s
+        self._beat_s = now_s
+        self._touched = False
+        self._paused = False
+        self._unsent = 0
+        self.bytes = 0
+        self.first_byte_s: float | None = None
+        self.ending: Ending | None = None
+        self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Take the body: what has arrived of it now, the rest as it comes."""
+        self._answer.attach(self)
+
+    # The upstream's side: `Sink`.
+
+    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+        """Write one read's worth of body as one chunk; with the last, the chunk that ends the body.
+
+        The hot path: everything here is paid for each event.
+        """
+        if self.ending is not None:
+            return
+        data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
+        size = len(data)
+        if self._is_chunked:
+            if size:
+                self._transport.write(
+                    b"%x\r\n%b\r\n0\r\n\r\n" % (size, data) if is_last else b"%x\r\n%b\r\n" % (size, data)
+                )
+            elif is_last:
+                self._transport.write(LAST_CHUNK)
+        elif size:
+            self._transport.write(data)
+        if size:
+            self._touched = True
+            if not self.bytes:
+                self.first_byte_s = self.done.get_loop().time()
+            self.bytes += size
+            if self._observer is not None:
+                self._observer.feed(data)
+        if is_last:
+            self._end(Ending.COMPLETE)
+
+    def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running answer ends alike
+        """The upstream broke off."""
+        self.finish(Ending.UPSTREAM_CLOSED)
+
+    # The client's side.
+
+    def pause(self) -> None:
+        """The client's write buffer is above its mark: stop reading the upstream, start the write clock."""
+        self._paused = True
+        self._unsent = -1
+        self._answer.pause()
+
+    def resume(self) -> None:
+        """The client's write buffer has drained: read on, and let the idle clock begin anew."""
+        self._paused = False
+        self._touched = True
+        self._answer.resume()
+
+    # The clocks' side.
+
+    def check(self, now_s: float) -> None:
+        """End what ran out of time; ask for a heartbeat where one is due. At most a tick late."""
+        if self.ending is not None:
+            return
+        if self._deadline_s is not None and now_s >= self._deadline_s:
+            self.finish(Ending.TIMEOUT_TOTAL)
+        elif self._touched:
+            self._touched = False
+            self._quiet_since_s = now_s
+        elif self._paused:
+            # Any byte that the client's socket took is progress (as nginx' send_timeout).
+            unsent = self._transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self._quiet_since_s = now_s
+            elif self._write_s is not None and now_s - self._quiet_since_s >= self._write_s:
+                self.finish(Ending.TIMEOUT_WRITE)
+        elif self._idle_s is not None and now_s - self._quiet_since_s >= self._idle_s:
+            self.finish(Ending.TIMEOUT_IDLE)
+        elif self._heartbeat_s is not None:
+            self._beat(now_s)
+
+    def finish(self, ending: Ending) -> None:
+        """End a running answer before its end, visibly; idempotent.
+
+        At an event boundary one error event says why. In every case the body's end is missing: the chunk that ends it,
+        or the rest of its length; where neither marks the end (HTTP/1.0), the connection is reset. A client that left
+        or does not read is not written to.
+        """
+        if self.ending is not None:
+            return
+        self._end(ending)
+        self._answer.abort()
+        words = _BROKEN.get(ending)
+        if words is None or self._paused or self._transport.is_closing():
+            self._transport.abort()
+            return
+        if self.framing == "close":
+            self._transport.abort()
+            return
+        if self._is_chunked and self._observer is not None and self._observer.at_boundary:
+            event = self._error_event(*words)
+            if event is not None:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self._transport.close()
+
+    @property
+    def events(self) -> int:
+        """How many events have passed."""
+        return 0 if self._observer is None else self._observer.events
+
+    def _end(self, ending: Ending) -> None:
+        self.ending = ending
+        # Cancelling the task that waits has cancelled the future with it.
+        if not self.done.done():
+            self.done.set_result(ending)
+
+    def _beat(self, now_s: float) -> None:
+        # Only after the upstream's first byte (a BOM may come first), at a boundary, to a client that keeps up.
+        observer = self._observer
+        if (
+            observer is not None
+            and self._heartbeat_s is not None
+            and self.bytes
+            and observer.at_boundary
+            and now_s - max(self._quiet_since_s, self._beat_s) >= self._heartbeat_s
+            and self._transport.get_write_buffer_size() == 0
+        ):
+            self._beat_s = now_s
+            self._transport.write(b"%x\r\n%b\r\n" % (len(PING), PING))

@@ -1,0 +1,53 @@
+"""Settle: an exchange's one log line and its metrics. Does not wait, so it cannot be cancelled half way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.exchange import Ending
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
+    from proxy.metrics import Metrics
+
+# A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
+MAX_PATH_CHARACTERS = 256
+# Refused before a route was found: the label of the metrics.
+NO_UPSTREAM = "none"
+
+
+def settle(exchange: Exchange, *, now_s: float, metrics: Metrics) -> None:
+    """Write the line and count the exchange; called exactly once for each, whatever happened."""
+    principal = exchange.principal
+    ending = exchange.ending or Ending.CLIENT_CLOSED
+    ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
+    duration_s = now_s - exchange.started_s
+    structlog.get_logger().info(
+        "exchange.settled",
+        id=exchange.id,
+        user=None if principal is None else principal.user,
+        issuer=None if principal is None else principal.issuer,
+        plan=None if principal is None else principal.plan.name,
+        upstream=exchange.upstream,
+        method=exchange.method,
+        path=exchange.path[:MAX_PATH_CHARACTERS],
+        status=exchange.status,
+        ending=ending.value,
+        ttfb_ms=None if ttfb_s is None else round(ttfb_s * 1000, 1),
+        duration_ms=round(duration_s * 1000, 1),
+        bytes=exchange.bytes,
+        events=exchange.events,
+        code=exchange.code,
+    )
+    metrics.exchange_settled(
+        upstream=exchange.upstream or NO_UPSTREAM,
+        status=str(exchange.status or ""),
+        ending=ending.value,
+        code=exchange.code,
+        first_byte_s=ttfb_s,
+        duration_s=duration_s,
+        bytes_=exchange.bytes,
+        events=exchange.events,
+    )

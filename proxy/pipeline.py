@@ -1,0 +1,495 @@
+"""The life of a request, top to bottom: accept, authenticate, resolve, limit, receive, connect, relay, settle.
+
+Each phase takes values and gives values; this is the one place that knows their order. What is refused is refused as
+early as what has arrived allows: nothing is read, charged or forwarded for somebody who does not belong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.auth.credentials import find_credential
+from proxy.dialects import DIALECTS
+from proxy.errors import (
+    BodyTooLargeError,
+    DrainingError,
+    InvalidRequestError,
+    MissingTokenError,
+    PathNotAllowedError,
+    ProxyError,
+    RequestTimeoutError,
+    UnknownUpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeoutError,
+    UpstreamUnreachableError,
+    refusal,
+)
+from proxy.exchange import Ending, Exchange
+from proxy.limits.fields import rate_limit_fields
+from proxy.logs import log_failure
+from proxy.phases.accept import accept, exchange_id
+from proxy.phases.answer import Settled, date, write_answer
+from proxy.phases.connect import connect
+from proxy.phases.receive import receive
+from proxy.phases.relay import Relay
+from proxy.phases.settle import settle
+from proxy.protocol import cors
+from proxy.protocol.fields import single, to_client
+from proxy.protocol.heads import render_response
+from proxy.protocol.sse import EventStreamObserver, is_event_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from aiohttp.web import BaseRequest
+
+    from proxy.auth.authenticator import Authenticator
+    from proxy.clocks import Clocks
+    from proxy.errors import Field
+    from proxy.exchange import Principal, RequestHead, Route
+    from proxy.limits.store import Admission, Standing, Store
+    from proxy.metrics import Metrics
+    from proxy.phases.receive import BodyReader
+    from proxy.phases.relay import Framing
+    from proxy.phases.resolve import Destination, Router
+    from proxy.protocol.cors import CorsPolicy
+    from proxy.protocol.heads import Framing as BodyFraming
+    from proxy.upstream.addresses import Address
+    from proxy.upstream.connection import Answer
+    from proxy.upstream.pool import Pool
+
+_STREAM_FIELDS: tuple[Field, ...] = (
+    (b"Cache-Control", b"no-cache, no-transform"),
+    (b"X-Accel-Buffering", b"no"),
+)
+_HEALTH_PATHS = ("/healthz", "/readyz")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientConnection(Protocol):
+    """What the pipeline needs of the server's connection to a client."""
+
+    transport: asyncio.Transport | None
+    relay: Relay | None
+
+    def discard_rest(self, *, linger: bool) -> None:
+        """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
+
+    authenticator: Authenticator | None
+    anonymous: Principal
+    query_token: bool
+    envelope_passcode: bool
+    store: Store
+    router: Router
+    cors: CorsPolicy
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]]
+    max_body_bytes: int
+    body_timeout_s: float | None
+    write_timeout_s: float | None
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One request on its way; what the phases have found so far."""
+
+    rules: Rules
+    request: BaseRequest | None
+    client: ClientConnection
+    exchange: Exchange
+    task: asyncio.Task[object] | None
+    is_last: bool
+    is_old: bool = False
+    is_accepted: bool = False
+    origin: bytes | None = None
+    admission: Admission | None = None
+    standing: Standing | None = None
+    has_body: bool = False
+
+    @property
+    def is_body_arriving(self) -> bool:
+        """Whether more of the body may come: then this answer is the connection's last."""
+        return self.has_body and self.request is not None and not self.request.content.is_eof()
+
+    def interrupt(self, ending: Ending) -> None:
+        """End it from outside: a drain that is over, or somebody who stops it."""
+        if self.client.relay is not None and self.client.relay.ending is None:
+            self.client.relay.finish(ending)
+        elif self.exchange.interrupted_as is None and self.exchange.ending is None:
+            self.exchange.interrupted_as = ending
+            if self.task is not None:
+                self.task.cancel()
+
+
+class Pipeline:
+    """Serves requests by the rules of the moment. One a worker."""
+
+    def __init__(self, rules: Rules, *, pool: Pool, clocks: Clocks, metrics: Metrics) -> None:
+        self.rules = rules
+        self.is_draining = False
+        self.health: Callable[[str], tuple[int, bytes, bytes] | None] = lambda _path: None
+        self._pool = pool
+        self._clocks = clocks
+        self._metrics = metrics
+        self._calls: set[_Call] = set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    def live(self) -> list[tuple[Exchange, int, int]]:
+        """The exchanges that are running, with the bytes and events that have passed so far."""
+        return [
+            (call.exchange, 0, 0)
+            if call.client.relay is None
+            else (call.exchange, call.client.relay.bytes, call.client.relay.events)
+            for call in self._calls
+        ]
+
+    async def idle(self) -> None:
+        """Wait until nothing is running."""
+        await self._is_idle.wait()
+
+    def interrupt(self, ending: Ending, id_: str | None = None) -> int:
+        """End every running exchange, or those with the id, and say how many there were."""
+        calls = [call for call in self._calls if id_ is None or call.exchange.id == id_]
+        for call in calls:
+            call.interrupt(ending)
+        return len(calls)
+
+    async def handle(self, request: BaseRequest) -> Settled:
+        """Serve one request, from its head to its settlement.
+
+        Cancelling it is the client leaving: the upstream's connection is closed before this returns.
+        """
+        if request._message.path.startswith(_HEALTH_PATHS):  # noqa: SLF001 - as below
+            settled = self._health(request)
+            if settled is not None:
+                return settled
+        message = request._message  # noqa: SLF001 - the raw head, which the public properties decode and re-quote
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        exchange = Exchange(exchange_id(message.raw_headers), self._clocks.now(), message.method)
+        client = cast("ClientConnection", request.protocol)
+        call = _Call(
+            self.rules, request, client, exchange, task, message.should_close, is_old=message.version.minor == 0
+        )
+        self._calls.add(call)
+        self._is_idle.clear()
+        try:
+            # What the phases before the relay needed is let go before it begins: streams are held by the thousand.
+            relay = await self._begin(call)
+            return relay if isinstance(relay, Settled) else await self._relay(call, relay)
+        except ProxyError as error:
+            return self._refuse(call, error)
+        except asyncio.CancelledError:
+            if exchange.interrupted_as is None or task.uncancel() > 0:
+                exchange.ending = exchange.ending or Ending.CLIENT_CLOSED
+                raise
+            return self._interrupted(call, exchange.interrupted_as)
+        except Exception:  # noqa: BLE001 - a defect of ours: the client is told that, the log where, neither what of
+            log_failure(exchange.id)
+            return self._refuse(call, ProxyError())
+        finally:
+            if call.admission is not None:
+                call.admission.lease.release()
+            self._calls.discard(call)
+            if not self._calls:
+                self._is_idle.set()
+            settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+
+    def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
+        """Refuse what never became a request, unreadable or too late; none of it is repeated."""
+        exchange = Exchange(exchange_id(()), self._clocks.now())
+        settled = self._refuse(_Call(self.rules, None, client, exchange, None, is_last=True), error)
+        settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+        return settled
+
+    def _health(self, request: BaseRequest) -> Settled | None:
+        message = request._message  # noqa: SLF001 - as above
+        reply = self.health(message.path.partition("?")[0])
+        if reply is None or message.method not in {"GET", "HEAD"}:
+            return None
+        status, content_type, body = reply
+        origin = cors.request_origin(message.raw_headers)
+        return write_answer(
+            cast("ClientConnection", request.protocol).transport,
+            status,
+            ((b"Content-Type", content_type), *self.rules.cors.answer_fields(origin)),
+            body,
+            keep_alive=not message.should_close and request.content.is_eof(),
+            is_head_request=message.method == "HEAD",
+        )
+
+    async def _begin(self, call: _Call) -> Relay | Settled:
+        """Walk the phases up to the answer's head; what they raise is the refusal."""
+        exchange = call.exchange
+        head, framing, length = self._accept(call)
+        if cors.is_preflight(head.method, head.fields):
+            return self._preflight(call, head)
+        if self.is_draining:
+            raise DrainingError
+
+        destination, principal = await self._identify(call, head)
+        if length is not None and length > call.rules.max_body_bytes:
+            raise BodyTooLargeError
+        if principal is not None:
+            await self._limit(call, principal)
+
+        route = await self._receive(call, head, destination, principal, framing, length)
+        exchange.upstream = route.upstream
+        exchange.dialect = route.dialect
+
+        total_s = route.timeouts.total_s
+        deadline_s = None if total_s is None else self._clocks.now() + total_s
+        answer = await connect(
+            route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
+        )
+        return self._answer(call, route, answer, deadline_s)
+
+    def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
+        assert call.request is not None
+        message = call.request._message  # noqa: SLF001 - as above
+        target = message.path.encode("utf-8", "surrogateescape")
+        call.exchange.path = target.partition(b"?")[0].decode("latin-1")
+        version = (message.version.major, message.version.minor)
+        head, framing, length = accept(message.method, target, version, message.raw_headers)
+        call.is_accepted = True
+        call.has_body = framing != "none"
+        call.origin = cors.request_origin(head.fields)
+        call.exchange.path = head.path.decode("latin-1")
+        return head, framing, length
+
+    async def _identify(self, call: _Call, head: RequestHead) -> tuple[Destination, Principal | None]:
+        """Who asks, and what the head says about where to; no principal where an envelope's passcode may still say.
+
+        Which upstreams and paths exist is told only to those who have authenticated.
+        """
+        rules, exchange = call.rules, call.exchange
+        exchange.dialect = rules.router.dialect_name(head)
+        fault: ProxyError | None = None
+        destination: Destination | None = None
+        try:
+            destination = rules.router.by_head(head)
+        except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
+            fault = error
+        token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
+        if token is not None:
+            _hide(exchange, token)
+        principal = await _authenticate(rules, token)
+        if principal is None and not (
+            rules.envelope_passcode and destination is not None and destination.may_be_envelope
+        ):
+            raise MissingTokenError
+        exchange.principal = principal
+        if fault is not None:
+            raise fault
+        assert destination is not None
+        if destination.upstream is not None:
+            exchange.upstream = destination.upstream.name
+        if principal is not None:
+            rules.router.check_plan(destination, principal)
+        return destination, principal
+
+    async def _receive(
+        self,
+        call: _Call,
+        head: RequestHead,
+        destination: Destination,
+        principal: Principal | None,
+        framing: BodyFraming,
+        length: int | None,
+    ) -> Route:
+        """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
+        rules, transport = call.rules, call.client.transport
+        assert call.request is not None
+        if _expects_continue(head) and framing != "none" and transport is not None:
+            transport.write(_CONTINUE)
+        try:
+            body = await receive(
+                cast("BodyReader", call.request.content),
+                framing,
+                length,
+                max_bytes=rules.max_body_bytes,
+                timeout_s=rules.body_timeout_s,
+                clocks=self._clocks,
+            )
+            if principal is None:
+                assert rules.authenticator is not None
+                principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+                call.exchange.principal = principal
+                await self._limit(call, principal)
+            return rules.router.by_body(destination, head, body, principal)
+        except ProxyError:
+            if call.admission is not None:
+                call.admission.refund()
+                call.standing = None
+            raise
+
+    async def _limit(self, call: _Call, principal: Principal) -> None:
+        call.admission = await call.rules.store.admit(principal)
+        call.standing = call.admission.standing
+
+    def _answer(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+        """Write the answer's head and give the relay that its body will take."""
+        exchange, transport = call.exchange, call.client.transport
+        if transport is None or transport.is_closing():
+            answer.abort()
+            exchange.ending = Ending.CLIENT_CLOSED
+            return Settled(keep_alive=False)
+        framing = _client_framing(answer, call)
+        fields = to_client(answer.fields)
+        is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
+        if single(fields, b"date") is None:
+            fields.append((b"Date", date()))
+        fields += self._own_fields(call)
+        fields += _STREAM_FIELDS
+        if framing in {"none", "length"}:
+            if answer.length is not None and answer.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: none on 204
+                fields.append((b"Content-Length", b"%d" % answer.length))
+        elif framing == "chunked":
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        answer.fields = []
+        dialect, target = DIALECTS[route.dialect], route.target
+        exchange.status = answer.status
+        transport.write(render_response(answer.status, fields))
+        return Relay(
+            answer,
+            transport,
+            framing=framing,
+            observer=EventStreamObserver() if is_watched else None,
+            error_event=lambda code, message: dialect.error_event(code, message, target),
+            now_s=self._clocks.now(),
+            idle_s=route.timeouts.idle_s,
+            write_s=call.rules.write_timeout_s,
+            deadline_s=deadline_s,
+            heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
+        )
+
+    async def _relay(self, call: _Call, relay: Relay) -> Settled:
+        """Let the stream run, and wait for its end."""
+        exchange, client = call.exchange, call.client
+        upstream = exchange.upstream or ""
+        client.relay = relay
+        self._metrics.stream_began(upstream)
+        self._clocks.watch(relay)
+        try:
+            relay.start()
+            ending = await relay.done
+        except asyncio.CancelledError:
+            relay.finish(Ending.CLIENT_CLOSED)
+            # The client left, but the answer may have ended, by itself or by us, in the very same moment.
+            exchange.ending = relay.ending
+            raise
+        finally:
+            client.relay = None
+            self._clocks.forget(relay)
+            self._metrics.stream_ended(upstream)
+            exchange.bytes = relay.bytes
+            exchange.events = relay.events
+            exchange.first_byte_s = relay.first_byte_s
+        is_whole = ending is Ending.COMPLETE
+        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+            ending = Ending.UPSTREAM_ERROR
+        exchange.ending = ending
+        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
+
+    def _preflight(self, call: _Call, head: RequestHead) -> Settled:
+        fields = call.rules.cors.preflight_fields(
+            call.origin,
+            single(head.fields, b"access-control-request-method") or b"",
+            single(head.fields, b"access-control-request-headers"),
+        )
+        call.exchange.ending = Ending.COMPLETE
+        return self._write(call, 204, fields, b"")
+
+    def _refuse(self, call: _Call, error: ProxyError) -> Settled:
+        exchange = call.exchange
+        exchange.code = error.code
+        exchange.ending = _ending_of(error)
+        if isinstance(error, RequestTimeoutError):
+            call.client.discard_rest(linger=False)
+        answer = refusal(error, DIALECTS[exchange.dialect])
+        must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
+        fields = answer.fields + tuple(self._own_fields(call))
+        return self._write(call, answer.status, fields, answer.body, must_close=must_close)
+
+    def _interrupted(self, call: _Call, ending: Ending) -> Settled:
+        settled = self._refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
+        if ending is not Ending.DRAINED and call.client.transport is not None:
+            call.client.transport.abort()
+        call.exchange.ending = ending
+        return settled
+
+    def _own_fields(self, call: _Call) -> list[Field]:
+        fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
+        principal = call.exchange.principal
+        if principal is not None:
+            fields += rate_limit_fields(
+                call.rules.store.standing(principal) if call.standing is None else call.standing
+            )
+        fields += call.rules.cors.answer_fields(call.origin)
+        return fields
+
+    def _write(
+        self, call: _Call, status: int, fields: Sequence[Field], body: bytes, *, must_close: bool = False
+    ) -> Settled:
+        call.exchange.status = status
+        settled = write_answer(
+            call.client.transport,
+            status,
+            fields,
+            body,
+            keep_alive=not (must_close or call.is_last),
+            is_head_request=call.exchange.method == "HEAD",
+        )
+        if must_close:
+            call.client.discard_rest(linger=call.is_body_arriving)
+        return settled
+
+
+async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
+    if rules.authenticator is None:
+        return rules.anonymous
+    if token is None:
+        return None
+    return rules.authenticator.recall(token) or await rules.authenticator.authenticate(token)
+
+
+def _hide(exchange: Exchange, token: str) -> None:
+    # The log line repeats these two of what the client sent; its token may stand in either.
+    if token in exchange.path:
+        exchange.path = exchange.path.replace(token, "[redacted]")
+    if token in exchange.id:
+        exchange.id = exchange_id(())
+
+
+def _expects_continue(head: RequestHead) -> bool:
+    expect = single(head.fields, b"expect")
+    if expect is None:
+        return False
+    if expect.lower() != b"100-continue":
+        raise InvalidRequestError("The only expectation understood here is 100-continue.")
+    return True
+
+
+def _client_framing(answer: Answer, call: _Call) -> Framing:
+    if answer.framing in {"none", "length"}:
+        return "none" if answer.framing == "none" else "length"
+    return "close" if call.is_old else "chunked"
+
+
+def _ending_of(error: ProxyError) -> Ending:
+    if isinstance(error, UpstreamTimeoutError):
+        return {
+            "connect": Ending.TIMEOUT_CONNECT,
+            "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+            "total": Ending.TIMEOUT_TOTAL,
+        }[error.clock]
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError):
+        return Ending.UPSTREAM_ERROR
+    return Ending.REFUSED

@@ -1,0 +1,180 @@
+"""Cross-origin resource sharing (WHATWG Fetch §3.3): what a browser is told about who may ask and who may read.
+
+Pure decisions, made of the configured origins and the request's fields. A preflight carries no credentials, so it is
+answered before authentication and goes nowhere; every other answer, a refusal too, takes `answer_fields`, else a
+frontend sees an opaque network error instead of our 401 or 429.
+
+Deliberate limits:
+
+1. An origin is matched as a whole and exactly. No patterns, no case folding: browsers send the serialised origin.
+   `null` matches only if it is listed, for every sandboxed frame on the web has it.
+2. Nothing of a request is put into an answer but names that the lists below allow.
+3. `Access-Control-Request-Private-Network` is never granted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxy.errors import Field
+
+_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
+
+# What a frontend, a vendor's SDK in a browser, or a tracing library sends. `*` would not do: it never covers
+# Authorization, and nothing at all where credentials are allowed (Fetch §3.3.5).
+_REQUEST_NAMES = frozenset({
+    b"accept",
+    b"accept-language",
+    b"api-key",
+    b"authorization",
+    b"baggage",
+    b"cache-control",
+    b"content-language",
+    b"content-type",
+    b"idempotency-key",
+    b"last-event-id",
+    b"pragma",
+    b"sentry-trace",
+    b"traceparent",
+    b"tracestate",
+    b"user-agent",
+    b"x-api-key",
+    b"x-request-id",
+    b"x-requested-with",
+    b"x-title",
+    b"x-upstream",
+    b"x-upstream-authorization",
+})  # fmt: skip
+
+# Vendors add names under their own prefix with every release of an SDK (openai-node and @anthropic-ai/sdk alone send
+# x-stainless-lang, -package-version, -os, -arch, -runtime, -runtime-version, -retry-count, -timeout, -async,
+# -helper-method, -stream-helper and -custom-poll-interval). None of them means anything to us.
+_VENDOR_NAME = re.compile(rb"(?:x-stainless|x-dashscope|x-goog|anthropic|openai)-[a-z0-9-]{1,48}")
+
+# Far more than any client sends; a browser refuses the request if its names are not all in the answer.
+_MAX_REQUESTED_BYTES = 4_096
+_MAX_REQUESTED_NAMES = 64
+
+_EXPOSED_NAMES = (
+    b"x-forward-sse-id",
+    b"x-forward-sse-code",
+    b"www-authenticate",
+    b"retry-after",
+    b"retry-after-ms",
+    b"x-should-retry",
+    b"ratelimit",
+    b"ratelimit-policy",
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+    # The upstream's own, as they come through.
+    *(
+        b"x-upstream-ratelimit-%b-%b" % (value, unit)
+        for value in (b"limit", b"remaining", b"reset")
+        for unit in (b"requests", b"tokens")
+    ),
+    *(
+        b"anthropic-ratelimit-%b-%b" % (unit, value)
+        for unit in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
+        for value in (b"limit", b"remaining", b"reset")
+    ),
+    b"anthropic-organization-id",
+    b"openai-model",
+    b"openai-organization",
+    b"openai-processing-ms",
+    b"openai-version",
+    b"request-id",
+    b"x-request-id",
+    b"x-dashscope-request-id",
+    b"traceparent",
+    b"via",
+)
+
+_EXPOSE: Field = (b"Access-Control-Expose-Headers", b", ".join(_EXPOSED_NAMES))
+_CREDENTIALS: Field = (b"Access-Control-Allow-Credentials", b"true")
+_ALLOW_METHODS: Field = (b"Access-Control-Allow-Methods", b", ".join(_METHODS))
+_VARY: Field = (b"Vary", b"Origin")
+_VARY_PREFLIGHT: Field = (b"Vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
+
+
+class CorsPolicy:
+    """The operator's decision about browsers.
+
+    Fields for the listed origins are made once; nothing is kept for any other origin, however many ask.
+
+    Args:
+        origins: Serialised origins (`https://app.example.com`), or `*` for all of them; none turns the fields off.
+        credentials: Whether cookies and TLS client certificates may be sent; not needed for bearer tokens.
+        max_age_s: How long a browser may keep the answer to a preflight.
+
+    Raises:
+        ValueError: `*` with credentials, which Fetch forbids, and which would let every site act as its visitors.
+    """
+
+    def __init__(self, origins: frozenset[str], *, credentials: bool, max_age_s: int) -> None:
+        if credentials and "*" in origins:
+            raise ValueError("credentials cannot be allowed for every origin")
+        self._allows_all = "*" in origins
+        self._max_age: Field = (b"Access-Control-Max-Age", b"%d" % max_age_s)
+        shared = (_CREDENTIALS,) if credentials else ()
+        self._grants: dict[bytes, tuple[Field, ...]] = {
+            origin: ((b"Access-Control-Allow-Origin", origin), *shared)
+            for origin in (name.encode("ascii") for name in origins)
+        }
+        # An answer depends on Origin where there is a list, also for a request without one: a cache that keeps the
+        # field-less answer would give it to the listed origin (Fetch §3.3.7).
+        self._vary: tuple[Field, ...] = (_VARY,) if origins and not self._allows_all else ()
+        self._answers = {origin: (*grant, _EXPOSE, *self._vary) for origin, grant in self._grants.items()}
+
+    def answer_fields(self, origin: bytes | None) -> tuple[Field, ...]:
+        """Give the fields that every answer takes; `origin` is what `request_origin` found."""
+        return self._answers.get(self._matched(origin), self._vary)
+
+    def preflight_fields(
+        self, origin: bytes | None, requested_method: bytes, requested_headers: bytes | None
+    ) -> tuple[Field, ...]:
+        """Give the fields of the 204 that answers a preflight; without a grant the browser refuses by itself.
+
+        A method that is not served gets no names and is not kept, but is told which are: the browser's console then
+        says what is wrong. Works in proportion to a bounded part of `requested_headers`.
+        """
+        if not self._grants:
+            return ()
+        grant = self._grants.get(self._matched(origin))
+        if grant is None:
+            return (_VARY_PREFLIGHT,)
+        if requested_method not in _METHODS:
+            return (*grant, _ALLOW_METHODS, _VARY_PREFLIGHT)
+        names = _granted_names(requested_headers or b"")
+        allow_headers = ((b"Access-Control-Allow-Headers", b", ".join(names)),) if names else ()
+        return (*grant, _ALLOW_METHODS, *allow_headers, self._max_age, _VARY_PREFLIGHT)
+
+    def _matched(self, origin: bytes | None) -> bytes:
+        # No origin is listed as the empty string, so it stands for "none of them".
+        return b"*" if self._allows_all else origin or b""
+
+
+def request_origin(fields: Iterable[Field]) -> bytes | None:
+    """Give the request's one `Origin`; two of them are as good as none, for nobody could say which one is meant."""
+    origins = [value for name, value in fields if name.lower() == b"origin"]
+    return origins[0] if len(origins) == 1 else None
+
+
+def is_preflight(method: str, fields: Iterable[Field]) -> bool:
+    """Whether a browser asks for permission; any other OPTIONS is a request like all (Fetch §3.3.2)."""
+    if method != "OPTIONS":
+        return False
+    names = {name.lower() for name, _ in fields}
+    return b"origin" in names and b"access-control-request-method" in names
+
+
+def _granted_names(requested: bytes) -> tuple[bytes, ...]:
+    """Pick the known names out of a list that anyone may have written; too long a list gets nothing."""
+    if len(requested) > _MAX_REQUESTED_BYTES:
+        return ()
+    names = dict.fromkeys(name.strip(b" \t").lower() for name in requested.split(b",")[:_MAX_REQUESTED_NAMES])
+    return tuple(name for name in names if name in _REQUEST_NAMES or _VENDOR_NAME.fullmatch(name))

@@ -1,0 +1,109 @@
+"""Message heads of HTTP/1.1: writing both kinds, and the checks on a client's that the server's parser leaves to us.
+
+Pure. What the parser (llhttp, strict) already refuses is not repeated here. Fields given to the writers must come from
+a parser or from configuration that was validated: neither CR, LF nor NUL is looked for again.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal
+
+from proxy.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from proxy.errors import Field
+
+# A reason phrase of the upstream's is never repeated: it may hold anything, and nobody reads it.
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+    for status in range(100, 600)
+    for phrase in [HTTPStatus(status).phrase.encode() if status in set(HTTPStatus) else b""]
+}
+
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+")
+_MAX_PORT = 65535
+
+Framing = Literal["none", "length", "chunked"]
+
+
+def render_request(
+    method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None
+) -> bytes:
+    """The head of a request: Host first (RFC 9110 §7.2), the length last, where there is a body."""
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, host)]
+    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines.append(b"\r\n" if content_length is None else b"Content-Length: %d\r\n\r\n" % content_length)
+    return b"".join(lines)
+
+
+def render_response(status: int, fields: Iterable[Field]) -> bytes:
+    """The head of a response."""
+    lines = [_STATUS_LINES[status]]
+    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def check_request(version: tuple[int, int], fields: Sequence[Field]) -> tuple[Framing, int | None]:
+    """Judge a request's framing and Host as RFC 9112 does, and say how its body is framed and how long it is.
+
+    Two servers that disagree about where a request ends are how requests are smuggled, so whatever is unusual is
+    refused: any transfer coding but one `chunked` (§6.1), both kinds of length (§6.3), a length that is not a plain
+    number, a missing, doubled or malformed Host (§3.2).
+
+    Raises:
+        InvalidRequestError: the connection must be closed after the answer.
+    """
+    if version not in {(1, 1), (1, 0)}:
+        raise InvalidRequestError("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    length: int | None = None
+    is_chunked = False
+    hosts = 0
+    for name, value in fields:
+        # Only four lengths of name matter; the test spares lower-casing every field of every request.
+        if len(name) == 4 and name.lower() == b"host":  # noqa: PLR2004 - the length of the name it is compared with
+            hosts += 1
+            match = _HOST.fullmatch(value)
+            if match is None or int(match[1] or 0) > _MAX_PORT:
+                raise InvalidRequestError("The Host field is malformed.")
+        elif len(name) == 14 and name.lower() == b"content-length":  # noqa: PLR2004 - as above
+            if length is not None or _LENGTH.fullmatch(value) is None:
+                raise InvalidRequestError("The Content-Length field is malformed.")
+            length = int(value)
+        elif len(name) == 17 and name.lower() == b"transfer-encoding":  # noqa: PLR2004 - as above
+            if is_chunked or value.lower() != b"chunked" or version == (1, 0):
+                raise InvalidRequestError("The only transfer coding understood here is chunked.")
+            is_chunked = True
+    if is_chunked and length is not None:
+        raise InvalidRequestError("Content-Length and Transfer-Encoding exclude each other.")
+    if hosts > 1 or (hosts == 0 and version == (1, 1)):
+        raise InvalidRequestError("Exactly one Host field is required.")
+    if is_chunked:
+        return "chunked", None
+    return ("none", None) if not length else ("length", length)
+
+
+def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
+    """Split a request target into path and query, as it came; the absolute form is accepted (RFC 9112 §3.2.2).
+
+    Raises:
+        InvalidRequestError: any other form (`*`, an authority), or a fragment, which no client sends.
+    """
+    if not target.startswith(b"/"):
+        match = _ABSOLUTE.match(target)
+        if match is None:
+            raise InvalidRequestError("The request target is malformed.")
+        target = target[match.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    if b"#" in target:
+        raise InvalidRequestError("The request target is malformed.")
+    path, mark, query = target.partition(b"?")
+    return path, query if mark else None

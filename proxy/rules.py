@@ -1,0 +1,176 @@
+"""From settings to rules: the plain values and objects that one configuration stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxy.auth.api_keys import ApiKeys
+from proxy.auth.authenticator import Authenticator
+from proxy.auth.issuers import Issuer
+from proxy.auth.jwks import JwksSource
+from proxy.auth.keysets import KeySource, StaticKeySet
+from proxy.auth.published_keys import RemoteKeySet
+from proxy.dialects import DIALECTS
+from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
+from proxy.phases.resolve import EnvelopeRules, Router
+from proxy.pipeline import Rules
+from proxy.protocol.cors import CorsPolicy
+from proxy.protocol.paths import TargetPattern
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+
+    from proxy.exchange import Route
+    from proxy.limits.store import Store
+    from proxy.settings import JwtIssuer, Settings, UpstreamSettings
+    from proxy.upstream.addresses import Address
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Everybody, where the file says `auth: none`: one user, one plan.
+_NOBODY = ("none", "anonymous")
+
+
+def build_rules(
+    settings: Settings,
+    *,
+    authenticator: Authenticator | None,
+    store: Store,
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+) -> Rules:
+    """The rules that `settings` stand for, around what outlives them."""
+    auth = settings.auth
+    plans = build_plans(settings)
+    return Rules(
+        authenticator=authenticator,
+        anonymous=Principal(*_NOBODY, plans["default"]),
+        query_token=auth is not None and auth.query_token,
+        envelope_passcode=auth is not None and auth.envelope_passcode,
+        store=store,
+        router=Router(
+            upstreams={name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()},
+            default_upstream=settings.default_upstream,
+            envelope=_envelope(settings),
+        ),
+        cors=CorsPolicy(
+            frozenset(settings.cors.origins),
+            credentials=settings.cors.credentials,
+            max_age_s=int(settings.cors.max_age_s or 0),
+        ),
+        resolve=resolve,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.client_timeouts.body_s,
+        write_timeout_s=settings.client_timeouts.write_s,
+    )
+
+
+def build_authenticator(
+    settings: Settings,
+    *,
+    known: Mapping[Hashable, KeySource],
+    on_refresh: Callable[[str, str], None],
+) -> Authenticator | None:
+    """The authenticator of `settings`, None where the file says `auth: none`.
+
+    Key sets among `known` are used again where nothing about them changed, so that a reload neither fetches anew nor
+    refuses anybody meanwhile. The caller opens and closes it.
+    """
+    auth = settings.auth
+    if auth is None:
+        return None
+    return Authenticator(
+        issuers=[_issuer(issuer, known, on_refresh) for issuer in auth.jwt],
+        api_keys=ApiKeys([(key.sha256, key.user, key.plan) for key in auth.api_keys]),
+        plans=build_plans(settings),
+    )
+
+
+def build_plans(settings: Settings) -> dict[str, Plan]:
+    """The plans by name."""
+    return {
+        name: Plan(
+            name,
+            rates=plan.requests,
+            concurrent_streams=plan.concurrent_streams,
+            upstreams=None if plan.upstreams is None else frozenset(plan.upstreams),
+        )
+        for name, plan in settings.plans.items()
+    }
+
+
+def secrets_of(settings: Settings) -> Iterator[str]:
+    """Every secret of the file: what must never be seen in a log line."""
+    for upstream in settings.upstreams.values():
+        yield from (key.get_secret_value() for key in upstream.keys)
+    if settings.auth is not None:
+        for issuer in settings.auth.jwt:
+            if issuer.secret is not None:
+                yield issuer.secret.get_secret_value()
+
+
+def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:
+    keys: KeySource
+    if issuer.secret is not None:
+        keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)
+    elif issuer.public_key is not None:
+        keys = StaticKeySet.from_pem(issuer.public_key, issuer.algorithms)
+    else:
+        keys = RemoteKeySet(JwksSource(issuer.issuer, issuer.jwks_url), issuer.algorithms, on_refresh=on_refresh)
+    return Issuer(
+        issuer=issuer.issuer,
+        audiences=issuer.audience,
+        algorithms=issuer.algorithms,
+        keys=known.get(keys.settings_key, keys),
+        user_claim=issuer.user_claim,
+        plan_claim=issuer.plan_claim,
+        required_scopes=issuer.required_scopes,
+        leeway_s=issuer.leeway_s,
+    )
+
+
+def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
+    url = urlsplit(upstream.url)
+    assert url.hostname is not None
+    dialect = DIALECTS[upstream.dialect]
+    path = upstream.path or dialect.default_path
+    allow_paths = upstream.allow_paths
+    if allow_paths is None:
+        # The path that the operator chose for POST /forward-sse is allowed by having been chosen.
+        chosen = () if upstream.path is None else (upstream.path,)
+        allow_paths = (*dialect.default_allow_paths, *chosen)
+    return Upstream(
+        name=name,
+        origin=Origin(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme]),
+        base_path=url.path.rstrip("/"),
+        dialect=upstream.dialect,
+        path=path,
+        key_source=upstream.key_source,
+        keys=tuple(key.get_secret_value() for key in upstream.keys),
+        models=upstream.models,
+        allow_paths=allow_paths,
+        headers=tuple((field.encode(), value.encode("latin-1")) for field, value in upstream.headers.items()),
+        timeouts=Timeouts(
+            connect_s=upstream.timeouts.connect_s,
+            first_byte_s=upstream.timeouts.first_byte_s,
+            idle_s=upstream.timeouts.idle_s,
+            total_s=upstream.timeouts.total_s,
+        ),
+        heartbeat_s=upstream.heartbeat_s,
+        ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
+    )
+
+
+def _envelope(settings: Settings) -> EnvelopeRules | None:
+    envelope = settings.envelope
+    if envelope is None:
+        return None
+    clocks = settings.timeouts
+    return EnvelopeRules(
+        targets=tuple((TargetPattern.parse(target.url), target.upstream) for target in envelope.targets),
+        timeouts=Timeouts(
+            connect_s=clocks.connect_s,
+            first_byte_s=clocks.first_byte_s,
+            idle_s=clocks.idle_s,
+            total_s=clocks.total_s,
+        ),
+    )

@@ -1,0 +1,421 @@
+"""One HTTP/1.1 connection to an upstream: requests go out one at a time, answers come back through one callback.
+
+Responsible for the state of the connection: request writing, the answer's head and its strict checks, body framing,
+whether it can be used again. It leaves dialling to `dial`, keeping to `pool`, and what happens to body bytes to the
+sink that is attached to the answer.
+
+Departures from RFC 9112: an answer that a lenient client would repair (spaces before colons, bare LF, obs-fold,
+several lengths, unknown transfer codings) is refused, because two readers of such an answer may disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+import httptools
+
+from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.errors import Field
+
+# An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
+MAX_OVERHEAD_BYTES = 64 * 1024
+MAX_FIELDS = 200
+# One read: with the mark of the client's write buffer this bounds what waits for a slow client. The buffer is shared by
+# all connections of a worker, because it is filled and emptied within one callback.
+READ_BYTES = 64 * 1024
+_BUFFER = memoryview(bytearray(READ_BYTES))
+
+# Fields of which a second one would leave the reader to choose (RFC 9110 §5.3).
+_SINGLETONS = frozenset({b"content-type", b"content-length", b"content-encoding", b"location", b"retry-after"})
+
+Framing = Literal["none", "length", "chunked", "close"]
+
+
+class Sink(Protocol):
+    """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
+
+    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+        """Take the body bytes of one read, in order; the list is the connection's and is reused."""
+        ...
+
+    def failed(self, error: ProxyError) -> None:
+        """The body ended before its end; nothing follows."""
+        ...
+
+
+class Answer:
+    """An upstream's answer: its head, and its body while it arrives.
+
+    Until a sink is attached at most one read is held, and the upstream is not read.
+    """
+
+    __slots__ = ("_connection", "_fragments", "failure", "fields", "framing", "is_complete", "length", "sink", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self._fragments: list[bytes] = []
+        self.status = 0
+        self.fields: list[Field] = []
+        self.framing: Framing = "none"
+        self.length: int | None = None
+        self.is_complete = False
+        self.failure: ProxyError | None = None
+        self.sink: Sink | None = None
+
+    def attach(self, sink: Sink) -> None:
+        """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
+        fragments, self._fragments = self._fragments, []
+        self.sink = sink
+        if fragments or self.is_complete:
+            sink.body(fragments, is_last=self.is_complete)
+        if self.failure is not None:
+            sink.failed(self.failure)
+        elif not self.is_complete and self._connection is not None:
+            self._connection.resume_reading()
+
+    def pause(self) -> None:
+        """Stop reading the upstream, because the client does not keep up."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def abort(self) -> None:
+        """Close the upstream's connection at once, unless the answer is complete and it has gone back to the pool."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def deliver(self, fragments: list[bytes], *, is_last: bool) -> None:
+        """Called by the connection: body bytes of one read."""
+        self.is_complete = is_last
+        if is_last:
+            self._connection = None
+        if self.sink is not None:
+            self.sink.body(fragments, is_last=is_last)
+        else:
+            self._fragments += fragments
+
+    def fail(self, error: ProxyError) -> None:
+        """Called by the connection: it broke before the body's end."""
+        self._connection = None
+        self.failure = error
+        if self.sink is not None:
+            self.sink.failed(error)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection to an upstream. Built by `dial`, kept by `pool`; `on_idle` and `on_closed` tell the pool."""
+
+    __slots__ = (
+        "_answer",
+        "_fault",
+        "_fields",
+        "_fragments",
+        "_head_waiter",
+        "_is_head_request",
+        "_may_keep",
+        "_overhead",
+        "_owed",
+        "_parser",
+        "_paused",
+        "_peek",
+        "_transport",
+        "idle_since_s",
+        "is_closed",
+        "key",
+        "on_closed",
+        "on_idle",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        *,
+        upstream: str,
+        key: object,
+        on_idle: Callable[[Connection], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        self.upstream = upstream
+        self.key = key
+        self.on_idle = on_idle
+        self.on_closed = on_closed
+        self.idle_since_s = 0.0
+        self.is_closed = False
+        self._transport: asyncio.Transport | None = None
+        self._peek: select.poll | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._answer: Answer | None = None
+        self._head_waiter: asyncio.Future[Answer] | None = None
+        self._fields: list[Field] = []
+        self._fragments: list[bytes] = []
+        self._fault: str | None = None
+        self._is_head_request = False
+        self._may_keep = False
+        self._overhead = 0
+        self._owed: int | None = None
+        self._paused = False
+
+    # Use, from the connect phase and the relay.
+
+    def is_usable(self) -> bool:
+        """Whether a request may be written: open, and silent since its last answer.
+
+        The kernel is asked, because the loop may not have got round to reading an end or stray bytes that are already
+        there; whatever an upstream says unasked would become the next user's answer.
+        """
+        if self.is_closed or self._transport is None or self._transport.is_closing():
+            return False
+        return self._peek is None or not self._peek.poll(0)
+
+    def send(self, head: bytes, body: bytes, *, is_head_request: bool) -> asyncio.Future[Answer]:
+        """Write a request and give the future of its answer's head.
+
+        The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
+        connection: the caller aborts.
+        """
+        assert self._transport is not None
+        assert self._parser is None
+        self._head_waiter = asyncio.get_running_loop().create_future()
+        if self._transport.is_closing():
+            self._head_waiter.set_exception(UpstreamUnreachableError())
+            return self._head_waiter
+        self._answer = Answer(self)
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields = []
+        self._overhead = 0
+        self._may_keep = False
+        self._is_head_request = is_head_request
+        # One write where the copy is cheap; a large body is not copied.
+        if len(body) <= READ_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        return self._head_waiter
+
+    def pause_reading(self) -> None:
+        """Stop reading; idempotent."""
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on; idempotent."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once: nothing more is written, nothing more is delivered. Idempotent."""
+        self._answer = None
+        self._drop()
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport, and how to ask the kernel whether anything waits to be read."""
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._peek = select.poll()
+            self._peek.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the size is ours, see READ_BYTES
+        """Every read goes into the worker's one buffer."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse one read; its body bytes leave in one call."""
+        parser = self._parser
+        if parser is None:
+            # Bytes on a connection that owes us nothing.
+            self._drop()
+            return
+        fragments = self._fragments
+        try:
+            parser.feed_data(_BUFFER[:nbytes])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fault = self._fault or "malformed"
+        answer = self._answer
+        if answer is None:
+            self._drop()
+            return
+        if self._fault is not None:
+            self._deliver_before_fault(answer)
+            self._break(UpstreamProtocolError())
+            return
+        if fragments:
+            self._overhead = 0
+        else:
+            self._overhead += nbytes
+            if self._overhead > MAX_OVERHEAD_BYTES:
+                self._break(UpstreamProtocolError())
+                return
+        self._deliver(answer)
+
+    def eof_received(self) -> bool:
+        """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
+        answer = self._answer
+        if answer is not None and answer.status and answer.framing == "close" and not answer.is_complete:
+            self._answer = None
+            answer.deliver([], is_last=True)
+            self._drop()
+        else:
+            self._break(UpstreamUnreachableError())
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - every loss is the same to the answer
+        """Tell whoever waits, and the pool."""
+        self._break(UpstreamUnreachableError())
+
+    # httptools' callbacks. They only note; `buffer_updated` acts, because an exception must not cross the parser.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field; those after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
+        assert self._answer is not None
+        if self._answer.status == 0:
+            self._fields.append((name, value))
+            if len(self._fields) > MAX_FIELDS:
+                self._fault = "too many fields"
+
+    def on_headers_complete(self) -> None:
+        """Judge the head."""
+        parser, answer = self._parser, self._answer
+        if parser is None or answer is None or answer.status:
+            self._fault = self._fault or "second answer"
+            return
+        status = parser.get_status_code()
+        if 100 <= status < 200:  # noqa: PLR2004 - the 1xx class
+            if status == 101:  # noqa: PLR2004 - Switching Protocols, which we never ask for
+                self._fault = "unasked upgrade"
+            return
+        self._judge(answer, status, parser.get_http_version())
+
+    def on_body(self, data: bytes) -> None:
+        """One fragment."""
+        self._fragments.append(data)
+
+    def on_message_complete(self) -> None:
+        """The end of the answer, or of an interim one, which is discarded (RFC 9110 §15.2)."""
+        answer = self._answer
+        if answer is None:
+            return
+        if answer.status == 0:
+            self._fields = []
+        else:
+            answer.is_complete = True
+            assert self._parser is not None
+            self._may_keep = self._parser.should_keep_alive()
+
+    def on_message_begin(self) -> None:
+        """Anything that begins after the end was not asked for."""
+        if self._answer is not None and self._answer.is_complete:
+            self._fault = self._fault or "unasked answer"
+            self._owed = len(self._fragments)
+
+    # Inside.
+
+    def _judge(self, answer: Answer, status: int, version: str) -> None:
+        names: set[bytes] = set()
+        is_chunked = False
+        for name, value in self._fields:
+            lowered = name.lower()
+            if lowered in _SINGLETONS and lowered in names:
+                self._fault = "repeated field"
+            if lowered == b"transfer-encoding":
+                if is_chunked or value.lower() != b"chunked":
+                    self._fault = "unknown transfer coding"
+                is_chunked = True
+            elif lowered == b"content-length":
+                answer.length = int(value)
+            names.add(lowered)
+        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or status > 599:  # noqa: PLR2004 - RFC 9110 §15
+            self._fault = "unknown version or status"
+        if self._fault is not None:
+            return
+        answer.status = status
+        answer.fields, self._fields = self._fields, []
+        if self._is_head_request or status in {204, 304}:
+            answer.framing = "none"
+        elif is_chunked:
+            answer.framing = "chunked"
+        else:
+            answer.framing = "close" if answer.length is None else "length"
+        if self._is_head_request:
+            # llhttp cannot be told that no body follows; the connection is not used again.
+            answer.is_complete = True
+
+    def _deliver(self, answer: Answer) -> None:
+        if answer.status == 0:
+            return
+        fragments = self._fragments
+        is_complete = answer.is_complete
+        if is_complete:
+            self._finish(answer)
+        if fragments or is_complete:
+            answer.deliver(fragments, is_last=is_complete)
+            fragments.clear()
+        waiter = self._head_waiter
+        if waiter is not None:
+            self._head_waiter = None
+            if not is_complete:
+                self.pause_reading()
+            if not waiter.done():
+                waiter.set_result(answer)
+
+    def _deliver_before_fault(self, answer: Answer) -> None:
+        # What came before the fault was good, and the client has a right to it; junk after a complete answer costs the
+        # connection, not the answer.
+        if self._owed is not None:
+            del self._fragments[self._owed :]
+        if self._fragments and answer.sink is not None and self._head_waiter is None and not answer.is_complete:
+            answer.deliver(self._fragments, is_last=False)
+        elif answer.is_complete and answer.status:
+            self._deliver(answer)
+        self._fragments.clear()
+
+    def _finish(self, answer: Answer) -> None:
+        self._parser = self._answer = None
+        assert self._transport is not None
+        is_reusable = (
+            self._fault is None
+            and answer.framing != "close"
+            and not self._is_head_request
+            and self._may_keep
+            and self._transport.get_write_buffer_size() == 0
+        )
+        if is_reusable:
+            self.resume_reading()
+            self.on_idle(self)
+        else:
+            self._drop()
+
+    def _break(self, error: ProxyError) -> None:
+        answer, self._answer = self._answer, None
+        waiter, self._head_waiter = self._head_waiter, None
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_exception(error)
+        elif answer is not None and not answer.is_complete:
+            answer.fail(error)
+        self._drop()
+
+    def _drop(self) -> None:
+        self._parser = None
+        if not self.is_closed:
+            self.is_closed = True
+            self._peek = None
+            if self._transport is not None:
+                # Not a graceful close: nothing is left to say, and the vendor stops billing when it sees the end.
+                self._transport.abort()
+            self.on_closed(self)

@@ -1,0 +1,133 @@
+"""Kept connections to upstreams, and the making of new ones.
+
+A connection is lent for one exchange. It comes back by itself when its answer is complete and clean, and is closed in
+every other case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohappyeyeballs
+
+from proxy.errors import UpstreamUnreachableError
+from proxy.upstream.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.clocks import Clocks
+    from proxy.exchange import Origin
+    from proxy.upstream.addresses import Address
+    from proxy.upstream.tls import TlsContexts
+
+# Below the 60 s after which common servers close a silent connection: we close first, and seldom race with them.
+KEEP_S = 50.0
+# Per origin and worker. More than that are closed as they come back; the bound is on descriptors, not on streams.
+MAX_KEPT = 256
+# RFC 8305 §8: the recommended delay between attempts over several addresses.
+ATTEMPT_DELAY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What two exchanges must share to share a connection: the origin, and whom we trust to be it."""
+
+    origin: Origin
+    ca_file: str | None
+
+
+class Pool:
+    """Lends connections. One a worker; closed by whoever built it.
+
+    Kept ones are used last in, first out, so that few stay warm and the rest run out after `KEEP_S`.
+    """
+
+    def __init__(self, clocks: Clocks, tls: TlsContexts) -> None:
+        self._clocks = clocks
+        self._tls = tls
+        self._kept: dict[Key, list[Connection]] = {}
+        self._open: set[Connection] = set()
+
+    def take(self, key: Key, upstream: str) -> Connection | None:
+        """A kept connection that is usable now, or None. Does not wait."""
+        kept = self._kept.get(key)
+        while kept:
+            connection = kept.pop()
+            if connection.is_usable():
+                connection.upstream = upstream
+                return connection
+            connection.abort()
+        return None
+
+    async def dial(self, key: Key, upstream: str, addresses: Sequence[Address]) -> Connection:
+        """Make a new connection to one of `addresses`, which stand for `key.origin` and are not looked up again.
+
+        Several are tried in parallel, a little apart (RFC 8305). Cancelling closes whatever was begun.
+
+        Raises:
+            UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
+        """
+        origin = key.origin
+        connection = Connection(upstream=upstream, key=key, on_idle=self._keep, on_closed=self._forget)
+        loop = asyncio.get_running_loop()
+        try:
+            sock = await aiohappyeyeballs.start_connection(
+                [address.info for address in addresses], happy_eyeballs_delay=ATTEMPT_DELAY_S, loop=loop
+            )
+            # The socket is closed by the loop when the handshake fails or is cancelled.
+            await loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=self._tls.get(key.ca_file) if origin.scheme == "https" else None,
+                server_hostname=origin.host if origin.scheme == "https" else None,
+            )
+        except OSError as exc:
+            raise UpstreamUnreachableError from exc
+        self._open.add(connection)
+        return connection
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many connections are open, by upstream and state (`active`, `idle`)."""
+        counts: dict[tuple[str, str], int] = {}
+        idle = {connection for kept in self._kept.values() for connection in kept}
+        for connection in self._open:
+            label = (connection.upstream, "idle" if connection in idle else "active")
+            counts[label] = counts.get(label, 0) + 1
+        return counts
+
+    def check(self, now_s: float) -> None:
+        """Close what was kept too long; asked by the clocks while anything is kept."""
+        for key, kept in list(self._kept.items()):
+            while kept and now_s - kept[0].idle_since_s >= KEEP_S:
+                kept[0].abort()
+            if not kept:
+                del self._kept[key]
+        if not self._kept:
+            self._clocks.forget(self)
+
+    def close(self) -> None:
+        """Close every connection, lent ones included."""
+        for connection in list(self._open):
+            connection.abort()
+        self._kept.clear()
+        self._clocks.forget(self)
+
+    def _keep(self, connection: Connection) -> None:
+        assert isinstance(connection.key, Key)
+        kept = self._kept.setdefault(connection.key, [])
+        if len(kept) >= MAX_KEPT:
+            connection.abort()
+            return
+        connection.idle_since_s = self._clocks.now()
+        kept.append(connection)
+        self._clocks.watch(self)
+
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        assert isinstance(connection.key, Key)
+        kept = self._kept.get(connection.key)
+        if kept is not None and connection in kept:
+            kept.remove(connection)

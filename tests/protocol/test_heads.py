@@ -1,0 +1,111 @@
+"""Heads of messages: what a request may look like, and how both kinds are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.errors import InvalidRequestError
+from proxy.protocol.heads import check_request, origin_form, render_request, render_response
+
+HOST = (b"Host", b"a.example")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ((), ("none", None)),
+        (((b"Content-Length", b"0"),), ("none", None)),
+        (((b"content-LENGTH", b"12"),), ("length", 12)),
+        (((b"Transfer-Encoding", b"Chunked"),), ("chunked", None)),
+    ],
+)
+def test_check_request_framing(fields: tuple[tuple[bytes, bytes], ...], expected: tuple[str, int | None]) -> None:
+    """A plain framing is understood."""
+    assert check_request((1, 1), (HOST, *fields)) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"+5", b"-1", b"5_0", b"0x5", b"5, 5", b"", b"5 5", "\u0665".encode(), b"9" * 5000, b"1e3"],
+)
+def test_check_request_length_malformed(value: bytes) -> None:
+    """A length that is not a plain number of sane size is refused."""
+    with pytest.raises(InvalidRequestError):
+        check_request((1, 1), (HOST, (b"Content-Length", value)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, gzip", b"chunked\x0b", b"chunked, chunked", b""],
+)
+def test_check_request_transfer_coding_unknown(value: bytes) -> None:
+    """Any transfer coding but one `chunked` is refused."""
+    with pytest.raises(InvalidRequestError):
+        check_request((1, 1), (HOST, (b"Transfer-Encoding", value)))
+
+
+@pytest.mark.parametrize(
+    ("version", "fields"),
+    [
+        ((1, 1), (HOST, (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked"))),
+        ((1, 1), (HOST, (b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"5"))),
+        ((1, 1), (HOST, (b"Content-Length", b"5"), (b"Content-Length", b"5"))),
+        ((1, 0), (HOST, (b"Transfer-Encoding", b"chunked"))),
+        ((2, 0), (HOST,)),
+        ((0, 9), ()),
+        ((1, 2), (HOST,)),
+        ((1, 1), ()),
+        ((1, 1), (HOST, HOST)),
+        ((1, 1), ((b"Host", b""),)),
+        ((1, 1), ((b"Host", b"a:99999"),)),
+        ((1, 1), ((b"Host", b"a@b"),)),
+        ((1, 1), ((b"Host", b"[::1"),)),
+        ((1, 1), ((b"Host", b"a/b"),)),
+        ((1, 1), ((b"Host", b"a b"),)),
+        ((1, 1), ((b"Host", b"x/health?"),)),
+    ],
+)
+def test_check_request_refused(version: tuple[int, int], fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Whatever two servers could read differently is refused."""
+    with pytest.raises(InvalidRequestError):
+        check_request(version, fields)
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.b:80", b"127.0.0.1:8080", b"[::1]:443", b"[fe80::1]"])
+def test_check_request_host(host: bytes) -> None:
+    """Names, addresses and ports are hosts."""
+    assert check_request((1, 1), ((b"hOsT", host),)) == ("none", None)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/a", (b"/a", None)),
+        (b"/a?", (b"/a", b"")),
+        (b"/a%2F:b?x=?y", (b"/a%2F:b", b"x=?y")),
+        (b"http://other.example:81/a?b", (b"/a", b"b")),
+        (b"HTTPS://other.example?b", (b"/", b"b")),
+    ],
+)
+def test_origin_form(target: bytes, expected: tuple[bytes, bytes | None]) -> None:
+    """A target is split where it must be, and its bytes stay; an absolute one loses its origin."""
+    assert origin_form(target) == expected
+
+
+@pytest.mark.parametrize("target", [b"*", b"a:80", b"", b"/a#b", b"http://", b"ftp://a/b", b"//"[:0]])
+def test_origin_form_malformed(target: bytes) -> None:
+    """Other forms are refused."""
+    with pytest.raises(InvalidRequestError):
+        origin_form(target)
+
+
+def test_render_request() -> None:
+    """Host comes first, the length last."""
+    head = render_request("POST", b"/v1/a:b?c=d", b"h:1", [(b"A", b"1"), (b"a", b"2")], 5)
+    assert head == b"POST /v1/a:b?c=d HTTP/1.1\r\nHost: h:1\r\nA: 1\r\na: 2\r\nContent-Length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(("status", "line"), [(200, b"HTTP/1.1 200 OK"), (529, b"HTTP/1.1 529 ")])
+def test_render_response(status: int, line: bytes) -> None:
+    """An unregistered status has no phrase; the fields stand as given."""
+    assert render_response(status, [(b"A", b"\xff")]) == line + b"\r\nA: \xff\r\n\r\n"
