@@ -118,6 +118,8 @@ def serve(config: Path | None, listen: Address | None, workers: int | None) -> N
     def load() -> Settings:
         return config_file.load(path, os.environ, overrides)
 
+    # Judged here first: a faulty file is told before anything of the server is even imported.
+    _load(config, overrides)
     from proxy import server  # noqa: PLC0415 - only this command needs it
 
     try:
@@ -172,7 +174,8 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
     if not user.strip():
         _fail("--user must not be empty.")
     if plan is not None and plan not in settings.plans:
-        _fail(f"No plan of that name in the file; there are: {', '.join(settings.plans)}.")
+        known = ", ".join(settings.plans)
+        click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
     now = int(time.time())
     scopes = scope if scope is not None else " ".join(issuer.required_scopes)
     claims: dict[str, object] = {"iss": issuer.issuer, "aud": issuer.audience[0], "iat": now, "exp": now + int(ttl)}

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.exchange import Rate
-    from proxy.settings import JwtIssuer, PlanSettings, Settings, UpstreamSettings
+    from proxy.settings import Auth, JwtIssuer, PlanSettings, Settings, UpstreamSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _DEFAULT_PATHS = {
@@ -83,7 +83,12 @@ def _rate(rate: Rate) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "off" if value is None else f"{value:g}s"
+    """The duration as it would stand in the file, in its largest whole unit."""
+    if value is None:
+        return "off"
+    units = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+    size, unit = next(((size, unit) for size, unit in units if value and value % size == 0), (1, "s"))
+    return f"{value / size:g}{unit}"
 
 
 def _plan(plan: PlanSettings) -> str:
@@ -105,14 +110,7 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "paths", default_paths if upstream.allow_paths is None else ", ".join(upstream.allow_paths) or "none"
     if upstream.headers:
         yield "headers", ", ".join(upstream.headers)
-    clocks = upstream.timeouts
-    durations = {
-        "connect": clocks.connect_s,
-        "first_byte": clocks.first_byte_s,
-        "idle": clocks.idle_s,
-        "total": clocks.total_s,
-    }
-    yield "timeouts", ", ".join(f"{name} {_seconds(value)}" for name, value in durations.items())
+    yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
     if upstream.heartbeat_s is not None:
         yield "heartbeat", _seconds(upstream.heartbeat_s)
 
@@ -120,27 +118,27 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
 def _warnings(settings: Settings) -> Iterator[str]:
     if settings.auth is None:
         yield "auth: none: everybody who reaches the proxy spends your vendors' keys"
-    elif settings.auth.query_token:
-        yield "auth.query_token: tokens in URLs end up in browsers' histories and others' logs"
-    for issuer in settings.auth.jwt if settings.auth else ():
-        if "//id.example.com/" in (issuer.jwks_url or issuer.issuer):
-            yield f"auth.jwt: {issuer.issuer} is the example; nobody can come in through it"
+    else:
+        yield from _auth_warnings(settings.auth)
     if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
         yield "admin_listen: reachable from other machines, and it asks for no credential"
-    if "default" in settings.plans and not settings.plans["default"].requests:
+    if not settings.plans["default"].requests:
         yield "plans.default: has no rate; every user without a plan may send any number of requests"
-    yield from _upstream_warnings(settings)
     if settings.cors.origins == ("*",):
         yield "cors.origins: every web page may use a token that it has"
-
-
-def _upstream_warnings(settings: Settings) -> Iterator[str]:
+    models: dict[str, str] = {}
     for name, upstream in settings.upstreams.items():
         url = urlsplit(upstream.url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK and upstream.key_source != "none":
             yield f"upstreams.{name}: its key and every prompt travel unencrypted (http://)"
-        for other, earlier in settings.upstreams.items():
-            if other == name:
-                break
-            for glob in set(upstream.models) & set(earlier.models):
-                yield f"upstreams.{name}.models: {glob!r} is also {other}'s, which comes first"
+        for glob in upstream.models:
+            if (first := models.setdefault(glob, name)) != name:
+                yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
+
+
+def _auth_warnings(auth: Auth) -> Iterator[str]:
+    if auth.query_token:
+        yield "auth.query_token: tokens in URLs end up in browsers' histories and others' logs"
+    for issuer in auth.jwt:
+        if issuer.jwks_url is not None and urlsplit(issuer.jwks_url).hostname == "id.example.com":
+            yield f"auth.jwt: {issuer.issuer} is the example; nobody can come in through it"

@@ -159,7 +159,7 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        if isinstance(value, str) and value.strip() and len(value.encode()) < needed:
+        if isinstance(value, str) and value.strip() and len(value.encode(errors="replace")) < needed:
             yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:

@@ -56,7 +56,7 @@ def read_flag(value: object) -> bool:
     """
     if isinstance(value, bool):
         return value
-    if value in {"true", "false"}:  # from a variable
+    if value in ("true", "false"):  # from a variable
         return value == "true"
     lowered = value.lower() if isinstance(value, str) else None
     truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
@@ -88,6 +88,8 @@ def read_secret(value: object) -> SecretStr:
         raise Wrong("must be text")
     if not value.strip():
         raise Wrong("must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
+        raise Wrong("must be UTF-8 text")
     return SecretStr(value)
 
 

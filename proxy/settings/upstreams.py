@@ -166,5 +166,5 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("api_keys",), Wrong("must not be empty")
     if isinstance(keys, list | tuple):
         for index, key in enumerate(keys):
-            if key in {"client", "none"}:
+            if key in ("client", "none"):
                 yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")
