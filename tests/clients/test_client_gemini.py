@@ -22,9 +22,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def client_of(
-    bench: Bench, base: str = "/gemini", *, key: str | None = None, headers: Mapping[str, str] | None = None
+    bench: Bench,
+    base: str = "/gemini",
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    version: str | None = None,
 ) -> genai.Client:
-    options = types.HttpOptions(base_url=bench.url(base), headers=dict(headers or {}))
+    options = types.HttpOptions(base_url=bench.url(base), headers=dict(headers or {}), api_version=version)
     return genai.Client(api_key=bench.token if key is None else key, http_options=options)
 
 
@@ -53,7 +58,8 @@ async def test_client_gemini_blocking(bench: Bench) -> None:
     """The blocking client streams, counts tokens and lists models."""
 
     def use() -> tuple[list[types.GenerateContentResponse], int | None, list[str | None]]:
-        with client_of(bench) as client:
+        # The mock's model list under /v1 is OpenAI's.
+        with client_of(bench, version="v1beta") as client:
             chunks = list(client.models.generate_content_stream(model="mock-thinking", contents="say something"))
             tokens = client.models.count_tokens(model="mock-1", contents="hi there").total_tokens
             return chunks, tokens, [model.name for model in client.models.list()]
@@ -81,7 +87,7 @@ async def test_client_gemini_over_limit(bench: Bench) -> None:
     async with client_of(bench, key=bench.over_limit).aio as client:
         assert (await client.models.generate_content(model="mock-1", contents="hi")).text == DEFAULT_TEXT
         with pytest.raises(errors.ClientError) as raised:
-            await client.models.generate_content_stream(model="mock-1", contents="hi")
+            _ = [chunk async for chunk in await client.models.generate_content_stream(model="mock-1", contents="hi")]
 
     assert (raised.value.code, raised.value.status) == (429, "RESOURCE_EXHAUSTED")
     assert bench.vendor.stats.requests == 1

@@ -32,7 +32,7 @@ async def test_client_httpx_sse_stream(bench: Bench) -> None:
     ):
         data = [event.data async for event in source.aiter_sse()]
 
-    assert source.response.headers["content-type"] == "text/event-stream"
+    assert source.response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert text_of(data) == DEFAULT_TEXT
     assert data[-1] == "[DONE]"
     await bench.check_keys("authorization", "Bearer vendor-key-canary-7c1f")
