@@ -17,7 +17,6 @@ from proxy.errors import (
     DrainingError,
     InvalidRequestError,
     MissingTokenError,
-    PathNotAllowedError,
     ProxyError,
     RequestTimeoutError,
     UnknownUpstreamError,
@@ -253,7 +252,7 @@ class Pipeline:
             destination = rules.router.by_head(head)
             exchange.dialect = destination.dialect_name
             exchange.upstream = None if destination.upstream is None else destination.upstream.name
-        except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
+        except (UnknownUpstreamError, InvalidRequestError) as error:
             fault = error
         dialect = DIALECTS[exchange.dialect]
         token = find_credential(head, gemini=dialect.query_credential, query_token=rules.query_token)
@@ -270,6 +269,7 @@ class Pipeline:
         if fault is not None:
             raise fault
         assert destination is not None
+        rules.router.check_head(destination, head)
         if principal is not None:
             rules.router.check_plan(destination, principal)
         if length is not None and length > rules.max_body_bytes:

@@ -105,7 +105,7 @@ class Router:
 
         Raises:
             NotFoundError, MethodNotAllowedError: nothing here, or not with this method.
-            UnknownUpstreamError, PathNotAllowedError, InvalidRequestError: to be told to authenticated callers only.
+            UnknownUpstreamError, InvalidRequestError: to be told to authenticated callers only.
         """
         path = head.path
         if path == FRONT:
@@ -113,20 +113,28 @@ class Router:
             return self._front(head)
         if path in SHORT_PATHS:
             self._demand_post(head)
-            self._refuse_unsupported(head)
             return Destination("short", None, path, head.query)
         match = _SEGMENTS.fullmatch(path)
         if match is None or path.startswith(FRONT + b"/"):
             raise NotFoundError
         if head.method not in METHODS:
             raise MethodNotAllowedError(", ".join(METHODS))
-        self._refuse_unsupported(head)
         upstream = self._upstreams.get(match[1].decode())
         if upstream is None:
             raise UnknownUpstreamError
-        if not is_allowed(match[2], upstream.allow_paths):
-            raise PathNotAllowedError
         return Destination("direct", upstream, match[2], head.query)
+
+    def check_head(self, destination: Destination, head: RequestHead) -> None:
+        """Refuse early what the head asks and nobody gets; apart from `by_head` so that the dialect is known by then.
+
+        Raises:
+            InvalidRequestError: a loop, a malformed query, what this release does not do.
+            PathNotAllowedError: the path is not on the upstream's list.
+        """
+        _refuse_unsupported(head)
+        upstream, path = destination.upstream, destination.path
+        if upstream is not None and path is not None and not is_allowed(path, upstream.allow_paths):
+            raise PathNotAllowedError
 
     def check_plan(self, destination: Destination, principal: Principal) -> None:
         """Refuse early what the head decided and the plan forbids.
@@ -186,7 +194,6 @@ class Router:
         return _route(upstream, head.method, _with_query(target, query), to_upstream(head.fields, added), body)
 
     def _front(self, head: RequestHead) -> Destination:
-        self._refuse_unsupported(head)
         members = _members(head.query)
         named = [value for name, value in members if name == b"upstream"]
         if not named:
@@ -205,15 +212,6 @@ class Router:
     def _demand_post(self, head: RequestHead) -> None:
         if head.method != "POST":
             raise MethodNotAllowedError("POST")
-
-    def _refuse_unsupported(self, head: RequestHead) -> None:
-        if is_loop(head.fields):
-            raise InvalidRequestError("The request has been through this proxy already.")
-        if head.query is not None:
-            if not is_query(head.query):
-                raise InvalidRequestError("The query is malformed.")
-            if any(name == b"events" and value == b"typed" for name, value in _members(head.query)):
-                raise InvalidRequestError("Typed events are not part of this release.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")
@@ -286,6 +284,16 @@ def _route(
         ca_file=upstream.ca_file,
         is_pinned=target is not None,
     )
+
+
+def _refuse_unsupported(head: RequestHead) -> None:
+    if is_loop(head.fields):
+        raise InvalidRequestError("The request has been through this proxy already.")
+    if head.query is not None:
+        if not is_query(head.query):
+            raise InvalidRequestError("The query is malformed.")
+        if any(name == b"events" and value == b"typed" for name, value in _members(head.query)):
+            raise InvalidRequestError("Typed events are not part of this release.")
 
 
 def _check_plan(name: str, principal: Principal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -13,9 +13,11 @@ from tests.conftest import VENDOR_KEY, token
 from tests.peers import STREAM_HEAD, WAIT_S, Upstream, chunk, only, secret_free
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable
 
     from tests.conftest import Running
+
+T = TypeVar("T")
 
 # Upstreams `torn_*` lead to the scripted vendor, which breaks off where the test says; the others to the mock.
 _CONFIG = """
@@ -48,6 +50,12 @@ def torn(after: int) -> dict[str, str]:
     return {"X-Mock-Fault": "truncate", "X-Mock-Fault-After": str(after)}
 
 
+async def collect(stream: AsyncIterable[T], into: list[T]) -> None:
+    """Gather what a stream gives; where it raises, what came before is there."""
+    async for item in stream:
+        into.append(item)  # noqa: PERF401  a comprehension would lose what came before the error
+
+
 @dataclass(frozen=True)
 class Bench:
     """The proxy, the mock behind it, and what every client's test asks of both."""
@@ -67,9 +75,15 @@ class Bench:
         await self.proxy.idle()
         assert self.vendor.requests
         for received in self.vendor.requests:
-            credentials = [(name.lower(), content) for name, content in received.headers if VENDOR_KEY.encode() in content]
+            credentials = [
+                (name.lower(), content) for name, content in received.headers if VENDOR_KEY.encode() in content
+            ]
             assert credentials == [(field.encode(), value.encode())]
-            whole = received.target.encode() + b"\0".join(part for pair in received.headers for part in pair) + received.body
+            whole = (
+                received.target.encode()
+                + b"\0".join(part for pair in received.headers for part in pair)
+                + received.body
+            )
             assert secret_free(whole, self.token, self.token.rpartition(".")[2])
         assert secret_free(self.proxy.log_bytes(), self.token, VENDOR_KEY)
 
@@ -83,13 +97,8 @@ class Bench:
         assert self.proxy.leases_held == 0
 
     async def ending(self) -> str:
-        """How the only exchange ended, or the last of several."""
-        await self.proxy.idle()
-        async with asyncio.timeout(WAIT_S):
-            while not (lines := [line for line in self.proxy.lines() if line["event"] == "exchange.settled"]):
-                # The log's own thread writes to a file; there is no event to wait for.
-                await asyncio.sleep(0.005)
-        return str(lines[-1]["ending"])
+        """How the only exchange ended."""
+        return str(only(await self.proxy.settled(), "exchange.settled")["ending"])
 
     async def tear(self, half: bytes) -> None:
         """Be the vendor of a `torn_*` upstream: begin a stream with these bytes, and leave."""

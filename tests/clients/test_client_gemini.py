@@ -118,8 +118,8 @@ async def test_client_gemini_break_inside_an_event(bench: Bench) -> None:
     """A vendor that leaves inside an event is an error to the client, never an end."""
     async with client_of(bench, "/torn_gemini").aio as client:
         tearing = asyncio.create_task(bench.tear(b'data: {"candidates":[{"content":{"pa'))
-        # This client passes its transport's error on as it is, and which transport that is depends on what is installed.
-        with pytest.raises(Exception, match="(?i)payload is not completed|incomplete chunked read"):
+        # This client passes its transport's error on as it is, and and which that is depends on what is installed.
+        with pytest.raises(Exception, match=r"(?i)payload is not completed|incomplete chunked read"):
             _ = [chunk async for chunk in await client.models.generate_content_stream(model="mock-1", contents="hi")]
         await tearing
 

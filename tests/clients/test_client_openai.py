@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
-from tests.clients.conftest import ENDLESS, Bench, torn
+from tests.clients.conftest import ENDLESS, Bench, collect, torn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,10 +149,9 @@ async def test_client_openai_break_between_responses_events(bench: Bench) -> Non
     """Responses has an error event of its own, and the client hands it out as one."""
     async with client_of(bench, headers=torn(6)) as client:
         stream = await client.responses.create(model="mock-1", input="hi", stream=True)
-        events = []
+        events: list[Any] = []
         with pytest.raises(openai.APIConnectionError):
-            async for event in stream:
-                events.append(event)  # noqa: PERF401  the events before the error are wanted
+            await collect(stream, events)
 
     assert events[-1].type == "error"
     assert events[-1].code == "upstream_unreachable"
@@ -198,9 +197,11 @@ async def test_client_openai_blocking_leaves(bench: Bench) -> None:
     """So does a blocking client."""
 
     def use() -> None:
-        with blocking_client_of(bench, headers=ENDLESS) as client:
-            with client.chat.completions.create(model="mock-1", messages=MESSAGES, stream=True) as stream:
-                next(iter(stream))
+        with (
+            blocking_client_of(bench, headers=ENDLESS) as client,
+            client.chat.completions.create(model="mock-1", messages=MESSAGES, stream=True) as stream,
+        ):
+            next(iter(stream))
 
     await asyncio.to_thread(use)
     await bench.check_cancelled()

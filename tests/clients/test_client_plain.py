@@ -8,10 +8,10 @@ import shutil
 
 import httpx
 import pytest
-from httpx_sse import aconnect_sse
+from httpx_sse import ServerSentEvent, aconnect_sse
 
 from proxy.mock.reply import DEFAULT_TEXT
-from tests.clients.conftest import ENDLESS, Bench, torn
+from tests.clients.conftest import ENDLESS, Bench, collect, torn
 from tests.peers import WAIT_S
 
 BODY = {"model": "mock-1", "stream": True, "messages": [{"role": "user", "content": "say something"}]}
@@ -40,16 +40,17 @@ async def test_client_httpx_sse_stream(bench: Bench) -> None:
 
 async def test_client_httpx_sse_break(bench: Bench) -> None:
     """A torn stream raises, after one event that says why; no end is invented."""
-    data: list[str] = []
+    events: list[ServerSentEvent] = []
     headers = {"Authorization": f"Bearer {bench.token}", **torn(2)}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        aconnect_sse(client, "POST", bench.url("/forward-sse"), json=BODY, headers=headers) as source,
+    ):
         with pytest.raises(httpx.RemoteProtocolError):
-            async with aconnect_sse(client, "POST", bench.url("/forward-sse"), json=BODY, headers=headers) as source:
-                async for event in source.aiter_sse():
-                    data.append(event.data)  # noqa: PERF401  the events before the error are wanted
+            await collect(source.aiter_sse(), events)
 
-    assert json.loads(data[-1])["error"]["code"] == "upstream_unreachable"
-    assert "[DONE]" not in data
+    assert json.loads(events[-1].data)["error"]["code"] == "upstream_unreachable"
+    assert "[DONE]" not in [event.data for event in events]
 
 
 async def test_client_httpx_sse_leaves(bench: Bench) -> None:
@@ -71,7 +72,7 @@ async def curl(bench: Bench, *arguments: str, path: str = "/forward-sse") -> asy
 
 @needs_curl
 async def test_client_curl_stream(bench: Bench) -> None:
-    """curl's default Content-Type is a form's; the body inside is JSON and is read as such, and arrives unchanged."""
+    """The default Content-Type of curl is a form's; the JSON inside is read as such, and arrives unchanged."""
     process = await curl(bench, "-H", f"Authorization: Bearer {bench.token}")
     async with asyncio.timeout(WAIT_S):
         output, _ = await process.communicate()
@@ -87,7 +88,7 @@ async def test_client_curl_stream(bench: Bench) -> None:
 @needs_curl
 @pytest.mark.parametrize(("after", "last"), [(2, b"upstream_unreachable"), (100, b"[DONE]")])
 async def test_client_curl_break(bench: Bench, after: int, last: bytes) -> None:
-    """curl says 18, "partial file", of a torn stream, and 0 of a whole one."""
+    """Exit 18 is curl's word for a torn stream ("partial file"), 0 for a whole one."""
     fields = {"Authorization": f"Bearer {bench.token}", **torn(after)}
     process = await curl(bench, *(part for name, value in fields.items() for part in ("-H", f"{name}: {value}")))
     async with asyncio.timeout(WAIT_S):
