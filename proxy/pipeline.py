@@ -227,7 +227,8 @@ class Pipeline:
         assert request is not None
         message = request._message  # noqa: SLF001 - as above
 
-        # Accept.
+        # Accept. A page may read the refusal of its malformed head, too.
+        call.origin = cors.request_origin(message.raw_headers)
         exchange.path = message.path.partition("?")[0].encode("utf-8", "surrogateescape").decode("latin-1")
         head, framing, length = accept(
             message.method,
@@ -236,7 +237,6 @@ class Pipeline:
             message.raw_headers,
         )
         call.head = head
-        call.origin = cors.request_origin(head.fields)
         call.has_body = framing != "none"
         exchange.path = head.path.decode("latin-1")
         if cors.is_preflight(head.method, head.fields):
