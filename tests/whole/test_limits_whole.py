@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import SECRET, token
+from tests.conftest import CONFIG, token
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, request
 
 if TYPE_CHECKING:
@@ -213,10 +213,9 @@ async def test_limits_an_upstreams_error_is_charged(limited: Running, upstream: 
 
 async def test_limits_users_do_not_share(start: Callable[..., Any], upstream: Upstream) -> None:
     """Each pair of issuer and user has limits of its own: two issuers may both know an alice."""
-    proxy = await start(
-        "plans: {default: {requests: [1/1d]}}\n",
-        config=_two_issuers(),
-    )
+    entry = next(line for line in CONFIG.splitlines(keepends=True) if "issuer: tests" in line)
+    config = CONFIG.replace(entry, entry + entry.replace("issuer: tests", "issuer: second"))
+    proxy = await start("plans: {default: {requests: [1/1d]}}\n", config=config)
     client = await proxy.client()
     everybody = [token(), token("bob"), token("Alice"), token(iss="second"), token("tests")]
     first = [(await ask(client, upstream, credential)).status for credential in everybody]
@@ -224,14 +223,6 @@ async def test_limits_users_do_not_share(start: Callable[..., Any], upstream: Up
 
     assert first == [200] * len(everybody)
     assert second == [429] * len(everybody)
-
-
-def _two_issuers() -> str:
-    from tests.conftest import CONFIG  # noqa: PLC0415  beside its only use
-
-    entry = next(line for line in CONFIG.splitlines(keepends=True) if "issuer: tests" in line)
-    assert SECRET
-    return CONFIG.replace(entry, entry + entry.replace("issuer: tests", "issuer: second"))
 
 
 async def test_limits_tokens_of_one_user_share(limited: Running, upstream: Upstream) -> None:
@@ -301,11 +292,12 @@ async def test_limits_too_many_streams_costs_no_rate(limited: Running, upstream:
     await begin(limited, upstream, token(plan="pair"))
     await begin(limited, upstream, token(plan="pair"))
     client = await limited.client()
-    remaining = {
-        (await ask(client, upstream, token(plan="pair"))).get("x-ratelimit-limit-requests") for _ in range(3)
-    }
+    for _ in range(3):
+        answer = await ask(client, upstream, token(plan="pair"))
+        assert answer.status == 429
+        # The two that run may have been paid back by time; three more would show.
+        assert int(answer.get("x-ratelimit-remaining-requests") or "") >= 998
 
-    assert remaining == {"1000"}
     assert limited.leases_held == 2
 
 
@@ -323,9 +315,7 @@ async def test_limits_refused_before_the_body(limited: Running, upstream: Upstre
     client = await limited.client()
     await ask(client, upstream, token(plan="one"))
     client = await limited.client()
-    head = request(
-        token=token(plan="one"), fields=(("Content-Length", "1000000"), ("Expect", "100-continue"))
-    )
+    head = request(token=token(plan="one"), fields=(("Content-Length", "1000000"), ("Expect", "100-continue")))
     client.write(head)
 
     answer = await client.read_message()
