@@ -183,7 +183,7 @@ class Router:
             if upstream.path is None:
                 raise NotFoundError("This upstream has no default path.")
             path = upstream.path.encode()
-        if not is_allowed(path.partition(b"?")[0], upstream.allow_paths):
+        if not is_allowed(path, upstream.allow_paths):
             raise PathNotAllowedError
         dialect = DIALECTS[upstream.dialect]
         query = strip_query(destination.query, gemini=dialect.query_credential)

@@ -340,6 +340,30 @@ async def test_routes_refuse_in_the_dialect(routes: Running, upstream: Upstream,
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "dashscope", "gemini", "other"])
+async def test_routes_refuse_in_the_dialect_of_the_name(routes: Running, upstream: Upstream, name: str) -> None:
+    """A name in the query or in a field says the dialect as well as a path does."""
+    for data in (
+        request(f"/forward-sse?upstream={name}", {}),
+        request("/forward-sse", {}, fields=(("X-Upstream", name),)),
+    ):
+        answer = await refused(routes, upstream, data)
+        assert (answer.status, code_of(answer, name)) == (401, "missing_token")
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [("/v1/messages", "gpt-4"), ("/v1/responses", "claude-9"), ("/v1/chat/completions", "claude-9")],
+)
+async def test_routes_short_path_is_not_the_models(
+    routes: Running, upstream: Upstream, path: str, model: str
+) -> None:
+    """A short path that the model's upstream does not have is refused, not sent there."""
+    answer = await refused(routes, upstream, request(path, {"model": model}, token=token()))
+
+    assert (answer.status, code_of(answer)) == (403, "path_not_allowed")
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "dashscope", "gemini", "other"])
 async def test_routes_fail_in_the_dialect(start: Callable[..., Any], upstream: Upstream, name: str) -> None:
     """So is an upstream that cannot be reached."""
     proxy = await start(config=CONFIG)
