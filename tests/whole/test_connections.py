@@ -51,7 +51,7 @@ async def kept(proxy: Running, upstream: Upstream, answer: bytes = OK) -> Peer:
 async def test_kept_connection_that_spoke_or_ended(
     proxy: Running, upstream: Upstream, act: str, *, hurry: bool
 ) -> None:
-    """A kept connection on which anything came unasked is dropped; the next user gets their own answer on a fresh one."""
+    """A kept connection on which anything came unasked is dropped: the next user gets their own answer."""
     vendor = await kept(proxy, upstream)
     if act in {"speaks", "whispers"}:
         vendor.write(STOLEN if act == "speaks" else b"\r\n")
