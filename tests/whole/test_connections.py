@@ -51,7 +51,7 @@ async def kept(proxy: Running, upstream: Upstream, answer: bytes = OK) -> Peer:
 async def test_kept_connection_that_spoke_or_ended(
     proxy: Running, upstream: Upstream, act: str, *, hurry: bool
 ) -> None:
-    """A kept connection on which anything came unasked is dropped; the next user gets their own answer on a fresh one."""
+    """A kept connection on which anything came unasked is dropped; the next user gets a fresh one."""
     vendor = await kept(proxy, upstream)
     if act in {"speaks", "whispers"}:
         vendor.write(STOLEN if act == "speaks" else b"\r\n")
@@ -176,7 +176,7 @@ async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: 
 
 
 async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -> None:
-    """However much is pipelined behind a stream, the proxy stops reading it."""
+    """However much is pipelined behind a stream, the proxy stops reading it, and still sees the client leave."""
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     flood = request("/healthz", method="GET") * 1000
     client.writer.transport.set_write_buffer_limits(high=0)
@@ -193,6 +193,34 @@ async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -
     assert len(connection._messages) <= 100
     vendor.write(chunk(event("two")))
     await client.read_until(event("two") + b"\r\n")
+
+    client.reset()
+
+    await vendor.closed()
+    await check_settled(proxy, "client_closed")
+
+
+async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Upstream) -> None:
+    """A client's end is seen though it stands behind more requests than the proxy reads ahead."""
+    client, vendor, _ = await begin(proxy, upstream, first=event("one"))
+    await client.send(request("/healthz", method="GET") * 1000)
+    connection = next(iter(proxy.app.public_listener.open))
+    await passes(lambda: connection.transport is not None and not connection.transport.is_reading())
+
+    client.close()
+
+    await vendor.closed()
+    await check_settled(proxy, "client_closed")
+
+
+async def test_pipelined_flood_is_answered(proxy: Running) -> None:
+    """Thousands of requests sent at once are all answered, a few at a time."""
+    client = await proxy.client()
+    count = 3000
+    sending = asyncio.create_task(client.send(request("/healthz", method="GET") * count))
+    for _ in range(count):
+        assert (await client.read_message()).status == 200
+    await sending
 
 
 async def test_head_has_no_body(proxy: Running, upstream: Upstream) -> None:
