@@ -211,7 +211,7 @@ def _client_clocks(settings: Settings) -> ClientClocks:
 
 def _tick(settings: Settings) -> float:
     clients = settings.client_timeouts
-    durations = [clients.header_s, clients.body_s, clients.keep_alive_s, clients.write_s]
+    durations: list[float | None] = [clients.header_s, clients.body_s, clients.keep_alive_s, clients.write_s]
     for upstream in settings.upstreams.values():
         clocks = upstream.timeouts
         durations += [clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s, upstream.heartbeat_s]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from proxy.settings import Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "demo.yaml"
+# As a model would: fast enough not to bore, slow enough to be seen streaming.
+_PACE_MS = 80
 _TOKEN_TTL_S = 24 * 3600
 
 _BANNER = """
@@ -55,7 +57,7 @@ def run(host: str, port: int) -> int:
 
 async def _demo(host: str, port: int, redactor: Redactor) -> int:
     secret = secrets.token_urlsafe(32)
-    async with MockVendor(host="127.0.0.1", port=0) as vendor:
+    async with MockVendor(host="127.0.0.1", port=0, interval_ms=_PACE_MS) as vendor:
         mock = f"http://127.0.0.1:{vendor.port}"
 
         def settings() -> Settings:

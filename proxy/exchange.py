@@ -29,7 +29,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `quota` requests in any `window_s` seconds."""
+    """`quota` requests at once, and `quota` more for each `window_s` seconds that pass."""
 
     quota: int
     window_s: float

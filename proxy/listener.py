@@ -37,7 +37,6 @@ HIGH_WATER_BYTES = 64 * 1024
 LINGER_S = 2.0
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
-_NEVER_S = 10.0**8
 # What the system may hold unsent for a client beyond what is on its way (Linux, TCP_NOTSENT_LOWAT). Otherwise it takes
 # megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
 # would look stuck to the write clock.
@@ -125,8 +124,8 @@ class ClientConnection(RequestHandler):
         super().__init__(
             listener,
             loop=loop,
-            # Never: ours, in `check`, knows of heads too.
-            keepalive_timeout=_NEVER_S,
+            # Ours, in `check`, knows of heads too; see `_process_keepalive`.
+            keepalive_timeout=0,
             tcp_keepalive=False,
             logger=logging.getLogger("proxy.listener"),
             access_log=cast("Any", None),
@@ -199,6 +198,8 @@ class ClientConnection(RequestHandler):
     def eof_received(self) -> None:
         """A client that closes its sending half has left, as for aiohttp; what runs for it ends at once."""
         if self._request_in_progress and self.transport is not None:
+            if self.relay is not None:
+                self.relay.finish(Ending.CLIENT_CLOSED)
             # Not a close, which would first wait for the client to take what is buffered.
             self.transport.abort()
 
@@ -290,6 +291,9 @@ class ClientConnection(RequestHandler):
         self._overhead += size
         if self._overhead > _MAX_OVERHEAD_BYTES:
             self._break_off(body)
+
+    def _process_keepalive(self) -> None:
+        """Do nothing: aiohttp's keep-alive timer, which fires once after the first answer."""
 
     def _break_off(self, body: StreamReader) -> None:
         """Nothing more of `body` can be read: whoever reads it is told, now or when its turn comes."""

@@ -30,6 +30,7 @@ BATCH_S = 0.02
 MIN_SECRET_LENGTH = 6
 REDACTED = b"[redacted]"
 
+
 class LineWriter:
     """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends."""
 
@@ -172,7 +173,7 @@ def configure(
 
 
 def log_failure(id_: str) -> None:
-    """Log the exception being handled as a defect of ours: where it was raised, never its text, which may repeat a request."""
+    """Log the exception being handled as a defect of ours: where it was, never its text, which may repeat a request."""
     kind, _, trace = sys.exc_info()
     frames: list[str] = []
     while trace is not None:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from proxy.phases.relay import Framing
     from proxy.phases.resolve import Destination, Router
     from proxy.protocol.cors import CorsPolicy
-    from proxy.protocol.heads import Framing as RequestFraming
+    from proxy.protocol.heads import Framing as BodyFraming
     from proxy.upstream.addresses import Address
     from proxy.upstream.connection import Answer
     from proxy.upstream.pool import Pool
@@ -108,7 +108,7 @@ class _Call:
     task: asyncio.Task[object] | None
     is_last: bool
     is_old: bool = False
-    head: RequestHead | None = None
+    is_accepted: bool = False
     origin: bytes | None = None
     admission: Admission | None = None
     standing: Standing | None = None
@@ -182,7 +182,9 @@ class Pipeline:
         self._calls.add(call)
         self._is_idle.clear()
         try:
-            return await self._serve(call)
+            # What the phases before the relay needed is let go before it begins: streams are held by the thousand.
+            relay = await self._begin(call)
+            return relay if isinstance(relay, Settled) else await self._relay(call, relay)
         except ProxyError as error:
             return self._refuse(call, error)
         except asyncio.CancelledError:
@@ -190,8 +192,7 @@ class Pipeline:
                 exchange.ending = exchange.ending or Ending.CLIENT_CLOSED
                 raise
             return self._interrupted(call, exchange.interrupted_as)
-        except Exception:
-            # Ours to mend: the client is told that, the log where it was, neither what was being handled.
+        except Exception:  # noqa: BLE001 - a defect of ours: the client is told that, the log where, neither what of
             log_failure(exchange.id)
             return self._refuse(call, ProxyError())
         finally:
@@ -203,7 +204,7 @@ class Pipeline:
             settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
-        """Refuse what never became a request: it could not be parsed, or did not arrive in time. None of it is repeated."""
+        """Refuse what never became a request, unreadable or too late; none of it is repeated."""
         exchange = Exchange(exchange_id(()), self._clocks.now())
         settled = self._refuse(_Call(self.rules, None, client, exchange, None, is_last=True), error)
         settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
@@ -230,140 +231,160 @@ class Pipeline:
             is_head_request=message.method == "HEAD",
         )
 
-    async def _serve(self, call: _Call) -> Settled:
-        rules, request, exchange = call.rules, call.request, call.exchange
-        assert request is not None
-        message = request._message  # noqa: SLF001 - as above
-
-        # Accept.
-        # The log learns the path only now: where a target should be may stand anything, a credential even.
-        head, framing, length = _accept(message)
-        call.head = head
-        call.origin = cors.request_origin(head.fields)
-        call.has_body = framing != "none"
-        exchange.path = head.path.decode("latin-1")
+    async def _begin(self, call: _Call) -> Relay | Settled:
+        """Walk the phases up to the answer's head; what they raise is the refusal."""
+        exchange = call.exchange
+        head, framing, length = self._accept(call)
         if cors.is_preflight(head.method, head.fields):
-            return self._preflight(call)
+            return self._preflight(call, head)
         if self.is_draining:
             raise DrainingError
-        expects_continue = _expects_continue(head)
 
-        # Authenticate. Which upstreams exist is nobody's business who has not.
+        destination, principal = await self._identify(call, head)
+        if length is not None and length > call.rules.max_body_bytes:
+            raise BodyTooLargeError
+        if principal is not None:
+            await self._limit(call, principal)
+
+        route = await self._receive(call, head, destination, principal, framing, length)
+        exchange.upstream = route.upstream
+        exchange.dialect = route.dialect
+
+        total_s = route.timeouts.total_s
+        deadline_s = None if total_s is None else self._clocks.now() + total_s
+        answer = await connect(
+            route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
+        )
+        return self._answer(call, route, answer, deadline_s)
+
+    def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
+        assert call.request is not None
+        message = call.request._message  # noqa: SLF001 - as above
+        # A page may read the refusal of its malformed head, too.
+        call.origin = cors.request_origin(message.raw_headers)
+        # The log learns the path only now: where a target should be may stand anything, a credential even.
+        head, framing, length = _accept(message)
+        call.is_accepted = True
+        call.has_body = framing != "none"
+        call.exchange.path = head.path.decode("latin-1")
+        return head, framing, length
+
+    async def _identify(self, call: _Call, head: RequestHead) -> tuple[Destination, Principal | None]:
+        """Who asks, and what the head says about where to; no principal where an envelope's passcode may still say.
+
+        Which upstreams and paths exist is told only to those who have authenticated.
+        """
+        rules, exchange = call.rules, call.exchange
+        exchange.dialect = rules.router.dialect_name(head)
         fault: ProxyError | None = None
         destination: Destination | None = None
         try:
             destination = rules.router.by_head(head)
-            exchange.dialect = destination.dialect_name
-            exchange.upstream = None if destination.upstream is None else destination.upstream.name
         except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
             fault = error
-        dialect = DIALECTS[exchange.dialect]
-        token = find_credential(head, gemini=dialect.query_credential, query_token=rules.query_token)
+        token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
         if token is not None:
             _hide(exchange, token)
         principal = await _authenticate(rules, token)
-        is_passcode_due = principal is None
-        if is_passcode_due and not (
+        if principal is None and not (
             rules.envelope_passcode and destination is not None and destination.may_be_envelope
         ):
             raise MissingTokenError
-        if principal is not None:
-            exchange.principal = principal
+        exchange.principal = principal
         if fault is not None:
             raise fault
         assert destination is not None
+        if destination.upstream is not None:
+            exchange.upstream = destination.upstream.name
         if principal is not None:
             rules.router.check_plan(destination, principal)
-        if length is not None and length > rules.max_body_bytes:
-            raise BodyTooLargeError
+        return destination, principal
 
-        # Limit, before the body where who asks is known.
-        if principal is not None:
-            await self._limit(call, principal)
-
-        # Receive.
+    async def _receive(
+        self,
+        call: _Call,
+        head: RequestHead,
+        destination: Destination,
+        principal: Principal | None,
+        framing: BodyFraming,
+        length: int | None,
+    ) -> Route:
+        """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
+        rules, transport = call.rules, call.client.transport
+        assert call.request is not None
         # RFC 9110 §15.2: no interim answer to HTTP/1.0.
-        if expects_continue and framing != "none" and not call.is_old and call.client.transport is not None:
-            call.client.transport.write(_CONTINUE)
-        body = await receive(
-            cast("BodyReader", request.content),
-            framing,
-            length,
-            max_bytes=rules.max_body_bytes,
-            timeout_s=rules.body_timeout_s,
-            clocks=self._clocks,
-        )
-        if principal is None:
-            assert rules.authenticator is not None
-            principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
-            exchange.principal = principal
-            await self._limit(call, principal)
-
-        # Resolve.
+        if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
+            transport.write(_CONTINUE)
         try:
-            route = rules.router.by_body(destination, head, body, principal)
+            body = await receive(
+                cast("BodyReader", call.request.content),
+                framing,
+                length,
+                max_bytes=rules.max_body_bytes,
+                timeout_s=rules.body_timeout_s,
+                clocks=self._clocks,
+            )
+            if principal is None:
+                assert rules.authenticator is not None
+                principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+                call.exchange.principal = principal
+                await self._limit(call, principal)
+            return rules.router.by_body(destination, head, body, principal)
         except ProxyError:
-            # Our own judgement of the body: nothing was forwarded, so nothing is charged.
-            assert call.admission is not None
-            call.admission.refund()
-            call.standing = None
+            if call.admission is not None:
+                call.admission.refund()
+                call.standing = None
             raise
-        exchange.upstream = route.upstream
-        exchange.dialect = route.dialect
-
-        # Connect.
-        total_s = route.timeouts.total_s
-        deadline_s = None if total_s is None else self._clocks.now() + total_s
-        answer = await connect(
-            route, pool=self._pool, resolve=rules.resolve, clocks=self._clocks, deadline_s=deadline_s
-        )
-
-        # Relay.
-        return await self._relay(call, route, answer, deadline_s)
 
     async def _limit(self, call: _Call, principal: Principal) -> None:
         call.admission = await call.rules.store.admit(principal)
         call.standing = call.admission.standing
 
-    async def _relay(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Settled:
-        rules, exchange, client = call.rules, call.exchange, call.client
-        transport = client.transport
+    def _answer(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+        """Write the answer's head and give the relay that its body will take."""
+        exchange, transport = call.exchange, call.client.transport
         if transport is None or transport.is_closing():
             answer.abort()
             exchange.ending = Ending.CLIENT_CLOSED
             return Settled(keep_alive=False)
         framing = _client_framing(answer, call)
         fields = to_client(answer.fields)
-        content_type = single(fields, b"content-type")
-        fields += self._own_fields(call)
-        fields += _STREAM_FIELDS
+        is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
         if single(fields, b"date") is None:
             fields.append((b"Date", date()))
-        if framing == "chunked":
+        fields += self._own_fields(call)
+        fields += _STREAM_FIELDS
+        if framing in {"none", "length"}:
+            if answer.length is not None and answer.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: none on 204
+                fields.append((b"Content-Length", b"%d" % answer.length))
+        elif framing == "chunked":
             fields.append((b"Transfer-Encoding", b"chunked"))
-        elif answer.length is not None and answer.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: none on 204
-            fields.append((b"Content-Length", b"%d" % answer.length))
-        is_watched = is_event_stream(content_type) and single(fields, b"content-encoding") is None
-        dialect = DIALECTS[route.dialect]
-        relay = Relay(
+        answer.fields = []
+        dialect, target = DIALECTS[route.dialect], route.target
+        exchange.status = answer.status
+        transport.write(render_response(answer.status, fields))
+        return Relay(
             answer,
             transport,
             framing=framing,
             observer=EventStreamObserver() if is_watched else None,
-            error_event=lambda code, message: dialect.error_event(code, message, route.target),
+            error_event=lambda code, message: dialect.error_event(code, message, target),
             now_s=self._clocks.now(),
             idle_s=route.timeouts.idle_s,
-            write_s=rules.write_timeout_s,
+            write_s=call.rules.write_timeout_s,
             deadline_s=deadline_s,
             heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
         )
-        exchange.status = answer.status
-        transport.write(render_response(answer.status, fields))
+
+    async def _relay(self, call: _Call, relay: Relay) -> Settled:
+        """Let the stream run, and wait for its end."""
+        exchange, client = call.exchange, call.client
+        upstream = exchange.upstream or ""
         client.relay = relay
-        self._metrics.stream_began(route.upstream)
+        self._metrics.stream_began(upstream)
         self._clocks.watch(relay)
         try:
-            answer.attach(relay)
+            relay.start()
             ending = await relay.done
         except asyncio.CancelledError:
             relay.finish(Ending.CLIENT_CLOSED)
@@ -373,31 +394,30 @@ class Pipeline:
         finally:
             client.relay = None
             self._clocks.forget(relay)
-            self._metrics.stream_ended(route.upstream)
+            self._metrics.stream_ended(upstream)
             exchange.bytes = relay.bytes
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        if ending is Ending.COMPLETE and answer.status >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+        is_whole = ending is Ending.COMPLETE
+        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        is_whole = ending in {Ending.COMPLETE, Ending.UPSTREAM_ERROR}
-        return Settled(keep_alive=is_whole and framing != "close" and not call.is_last)
+        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
 
-    def _preflight(self, call: _Call) -> Settled:
-        assert call.head is not None
+    def _preflight(self, call: _Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
             call.origin,
-            single(call.head.fields, b"access-control-request-method") or b"",
-            single(call.head.fields, b"access-control-request-headers"),
+            single(head.fields, b"access-control-request-method") or b"",
+            single(head.fields, b"access-control-request-headers"),
         )
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, fields, b"")
 
     def _refuse(self, call: _Call, error: ProxyError) -> Settled:
         exchange = call.exchange
-        if call.head is not None:
+        if call.is_accepted and call.request is not None:
             # Refused before the credential was found, perhaps because there are several.
-            for name, value in call.head.fields:
+            for name, value in call.request._message.raw_headers:  # noqa: SLF001 - as above
                 if name.lower() in CREDENTIALS:
                     _hide(exchange, value.decode("latin-1").rpartition(" ")[2])
         exchange.code = error.code
@@ -405,7 +425,7 @@ class Pipeline:
         if isinstance(error, RequestTimeoutError):
             call.client.discard_rest(linger=False)
         answer = refusal(error, DIALECTS[exchange.dialect])
-        must_close = call.head is None or call.is_body_arriving or isinstance(error, DrainingError)
+        must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
         fields = answer.fields + tuple(self._own_fields(call))
         return self._write(call, answer.status, fields, answer.body, must_close=must_close)
 
@@ -420,7 +440,9 @@ class Pipeline:
         fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
         principal = call.exchange.principal
         if principal is not None:
-            fields += rate_limit_fields(call.rules.store.standing(principal) if call.standing is None else call.standing)
+            fields += rate_limit_fields(
+                call.rules.store.standing(principal) if call.standing is None else call.standing
+            )
         fields += call.rules.cors.answer_fields(call.origin)
         return fields
 
@@ -441,7 +463,7 @@ class Pipeline:
         return settled
 
 
-def _accept(message: RawRequestMessage) -> tuple[RequestHead, RequestFraming, int | None]:
+def _accept(message: RawRequestMessage) -> tuple[RequestHead, BodyFraming, int | None]:
     return accept(
         message.method,
         message.path.encode("utf-8", "surrogateescape"),

@@ -9,7 +9,8 @@ from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
-from proxy.auth.keysets import KeySource, RemoteKeySet, StaticKeySet
+from proxy.auth.keysets import KeySource, StaticKeySet
+from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.phases.resolve import EnvelopeRules, Router
@@ -107,9 +108,7 @@ def secrets_of(settings: Settings) -> Iterator[str]:
                 yield issuer.secret.get_secret_value()
 
 
-def _issuer(
-    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]
-) -> Issuer:
+def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:
     keys: KeySource
     if issuer.secret is not None:
         keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)

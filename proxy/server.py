@@ -24,12 +24,12 @@ EXIT_OK, EXIT_FAILED = 0, 1
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (Linux), else asyncio's own."""
+    """A loop of uvloop's where it is installed (Linux), else asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415 - absent on macOS
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()  # type: ignore[no-any-return]  # uvloop ships no type for it
+    return uvloop.new_event_loop()
 
 
 def run(load: Callable[[], Settings]) -> int:

@@ -104,8 +104,8 @@ class Running:
         """The lines of that many exchanges, once they are written."""
         await self.idle()
         async with asyncio.timeout(WAIT_S):
-            while len(lines := [line for line in self.lines() if line["event"] == "exchange.settled"]) < count:
-                # The log's own thread writes to a file; there is no event to wait for.
+            # The log's own thread writes to a file; there is no event to wait for.
+            while len(lines := [line for line in self.lines() if line["event"] == "exchange.settled"]) < count:  # noqa: ASYNC110 - as said
                 await asyncio.sleep(0.005)
         assert len(lines) == count, lines
         return lines

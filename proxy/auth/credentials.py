@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 # Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
 MAX_CREDENTIAL_BYTES: Final = 8192
 
-_KEY_FIELDS: Final = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
+_FIELDS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 # Visible ASCII: wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no
 # control character, no comma splitting.
 _CREDENTIAL: Final = re.compile(rb"[!-~]+")
 _OWS: Final = b" \t"
+_AFTER_SCHEME: Final = frozenset({b"", b" ", b"\t"})
 
 
 def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> str | None:
@@ -43,6 +44,8 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
     authorizations = 0
     for name, value in head.fields:
         lower_name = name.lower()
+        if lower_name not in _FIELDS:
+            continue
         if lower_name == b"authorization":
             authorizations += 1
             if authorizations > 1:
@@ -50,11 +53,10 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
             bearer = _bearer(value.strip(_OWS))
             if bearer is not None:
                 found.add(bearer)
-        elif lower_name in _KEY_FIELDS:
-            key = value.strip(_OWS)
-            if key:
-                found.add(_checked(key))
-    found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
+        elif key := value.strip(_OWS):
+            found.add(_checked(key))
+    if head.query:
+        found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
     if len(found) > 1:
         raise InvalidRequestError("There are two different credentials.")
     return found.pop().decode("ascii") if found else None
@@ -77,11 +79,10 @@ def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
 
 def _bearer(value: bytes) -> bytes | None:
     """The token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
-    scheme = re.split(rb"[ \t]", value[:16], maxsplit=1)[0]
-    if scheme.lower() != b"bearer":
+    if value[:6].lower() != b"bearer" or value[6:7] not in _AFTER_SCHEME:
         return None
     # RFC 6750 §2.1: exactly one space; what else stands there is part of the token, and refused as such.
-    return _checked(value[len(b"bearer") + 1 :] if value[6:7] == b" " else b"")
+    return _checked(value[7:] if value[6:7] == b" " else b"")
 
 
 def _checked(credential: bytes) -> bytes:
@@ -90,9 +91,7 @@ def _checked(credential: bytes) -> bytes:
     return credential
 
 
-def _query_credentials(query: bytes | None, *, gemini: bool, query_token: bool) -> Iterator[bytes]:
-    if not query:
-        return
+def _query_credentials(query: bytes, *, gemini: bool, query_token: bool) -> Iterator[bytes]:
     names = _credential_names(gemini=gemini)
     access_tokens = 0
     for member in query.split(b"&"):

@@ -82,10 +82,18 @@ async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_
         KeyFetchError: No network, a status other than 200 (a redirect too), too large, not JSON, or a discovery
             document that is another issuer's or points elsewhere than to an allowed URL.
     """
-    url = source.start_url()
-    document = await _fetch_json(session, url, max_bytes=max_bytes)
+    document = await _fetch_json(session, source.start_url(), max_bytes=max_bytes)
     if source.url is not None:
         return document
+    return await _fetch_json(session, discovered_url(document, source), max_bytes=max_bytes)
+
+
+def discovered_url(document: object, source: JwksSource) -> URL:
+    """Where a discovery document says that its issuer's keys are. Pure.
+
+    Raises:
+        KeyFetchError: The document is another issuer's, or points elsewhere than to an allowed URL.
+    """
     if not isinstance(document, dict) or document.get("issuer") != source.issuer:
         # OpenID Connect Discovery §4.3: MUST be exactly the same, or any issuer could speak for another.
         raise KeyFetchError("the discovery document is not this issuer's")
@@ -96,10 +104,10 @@ async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_
         jwks_url = checked_url(jwks_uri)
     except ValueError:
         raise KeyFetchError("the jwks_uri is not an allowed URL") from None
-    if url.scheme == "https" and jwks_url.scheme != "https":
+    if source.start_url().scheme == "https" and jwks_url.scheme != "https":
         # A remote document must not send us to a plain port of this machine.
         raise KeyFetchError("the jwks_uri is not an https URL")
-    return await _fetch_json(session, jwks_url, max_bytes=max_bytes)
+    return jwks_url
 
 
 async def _fetch_json(session: aiohttp.ClientSession, url: URL, *, max_bytes: int) -> object:
@@ -113,8 +121,6 @@ async def _fetch_json(session: aiohttp.ClientSession, url: URL, *, max_bytes: in
                 body += piece
                 if len(body) > max_bytes:
                     raise KeyFetchError(f"larger than {max_bytes} bytes")
-    except TimeoutError:
-        raise  # the caller's clock; some of aiohttp's own errors are OSError and ClientError too
     except (aiohttp.ClientError, OSError) as error:
         raise KeyFetchError(type(error).__name__) from error
     try:

@@ -1,4 +1,4 @@
-"""The configuration file to `Settings`: YAML, variables, secrets in files, overrides; every fault at once, with its line.
+"""The configuration file to `Settings`: YAML, variables, secrets in files, overrides; every fault, with its line.
 
 The file is read once; what cannot be had (a variable, a secret) is told once and never guessed at. No text of a fault
 holds a value that may be secret. `proxy.settings` says what the values mean.
@@ -6,9 +6,8 @@ holds a value that may be secret. `proxy.settings` says what the values mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -19,6 +18,9 @@ from proxy.config_file.marked_yaml import Unknowable
 from proxy.config_file.schema import json_schema
 from proxy.config_file.substitution import Substitution, variables_in
 from proxy.settings import FAULT, UNKNOWN_KEY, Settings, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "json_schema", "load", "path_of"]
 

@@ -1,14 +1,13 @@
-"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, read by pydantic-settings; and the command line's options.
+"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, through pydantic-settings; the command line's options.
 
-A variable's name cannot show everything that a key's can: it is matched to a key of the file without regard to case, `_`
-standing for `-` too. Lists and mappings are given as JSON.
+A variable's name cannot show everything that a key's can: it is matched to a key of the file without regard to
+case, `_` standing for `-` too. Lists and mappings are given as JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -16,11 +15,16 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from proxy.config_file.faults import Fault, Location, Place, Places
 from proxy.settings import UNKNOWN_KEY, Settings, closest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
 PREFIX = "FORWARD_SSE_"
 CONFIG_VARIABLE = "FORWARD_SSE_CONFIG"
 _DELIMITER = "__"
 # Kubernetes sets these in every pod beside a Service whose name begins with `forward-sse`: they are not meant for us.
-_SERVICE_LINK = re.compile(r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII)
+_SERVICE_LINK = re.compile(
+    r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII
+)
 _SERVICE_LINK_PORT = re.compile(r"FORWARD_SSE_(\w+_)?PORT", re.ASCII)
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
@@ -52,7 +56,7 @@ def _overridable() -> type[_Variables]:
     value: Any = str | list[Any]
     for _ in range(6):
         value = dict[str, value] | list[Any] | str
-    fields: dict[str, Any] = {key: (value | None, None) for key in Settings.yaml_keys()}
+    fields: dict[str, Any] = dict.fromkeys(Settings.yaml_keys(), (value | None, None))
     return create_model("Overridable", __base__=_Variables, **fields)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from proxy.settings import Wrong
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxy.settings import Wrong
 
 Location = tuple[str | int, ...]
 Places = dict[Location, "Place"]
@@ -46,7 +49,9 @@ class ConfigurationError(Exception):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(
-            sorted(set(faults), key=lambda fault: (not fault.place.line, fault.place.line, str(fault.place), str(fault)))
+            sorted(
+                set(faults), key=lambda fault: (not fault.place.line, fault.place.line, str(fault.place), str(fault))
+            )
         )
         super().__init__("\n".join(map(str, self.faults)))
 

@@ -24,6 +24,7 @@ MAX_FILE_BYTES = 1 << 20
 _MAX_DEPTH = 32
 
 _NULL, _BOOL, _INT, _TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "str"))
+_MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 # 18 digits: far beyond any number that is meant here, far below where int() becomes slow.
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 
@@ -47,21 +48,29 @@ class Document:
     faults: list[Fault] = field(default_factory=list)
 
 
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """YAML, but not for a configuration."""
+
+    def __init__(self, message: str, mark: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line: int = mark.line + 1
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; nothing is ever constructed from a tag."""
 
     # A class of its own resolvers: SafeLoader's know YAML 1.1's surprises.
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc] # the stubs call it an instance's
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases, and nesting that only an attack or a slip has."""
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call] # untyped in the stubs
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not used here: write it out", problem_mark=event.start_mark)
+            raise _Refused("aliases are not used here: write it out", event.start_mark)
         if self.depth >= _MAX_DEPTH:
-            problem = f"is nested more than {_MAX_DEPTH} deep"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise _Refused(f"is nested more than {_MAX_DEPTH} deep", event.start_mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -107,6 +116,8 @@ def parse(content: bytes, name: str) -> Document:
             root = loader.get_single_node()
         finally:
             loader.dispose()
+    except _Refused as exc:
+        raise ConfigurationError([Fault(Place(name, exc.line), "", exc.message)]) from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         message = f"is not YAML: {exc.problem or exc.context}"
@@ -125,26 +136,9 @@ def parse(content: bytes, name: str) -> Document:
 
 def _value(node: yaml.Node, location: Location, name: str, document: Document) -> Any:
     """The plain value of a node; its and its keys' lines and faults go into the document."""
-
-    def fault(at: yaml.Node, where: Location, message: str) -> Unknowable:
-        document.faults.append(Fault(Place(name, at.start_mark.line + 1), dotted(where), message))
-        return UNKNOWABLE
-
-    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-        values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TEXT:
-                fault(key_node, location, "has a key that is not text: put it in quotes")
-                continue
-            key: str = key_node.value
-            where = (*location, key)
-            if key in values:
-                fault(key_node, where, f"is given twice, first on line {document.places[where].line}")
-                continue
-            document.places[where] = Place(name, key_node.start_mark.line + 1)
-            values[key] = _value(value_node, where, name, document)
-        return values
-    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+    if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING:
+        return _mapping(node, location, name, document)
+    if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
         items = []
         for index, item in enumerate(node.value):
             document.places[(*location, index)] = Place(name, item.start_mark.line + 1)
@@ -156,6 +150,25 @@ def _value(node: yaml.Node, location: Location, name: str, document: Document) -
         return node.value == "true"
     if node.tag == _INT and _DECIMAL.match(node.value):
         return int(node.value)
-    if node.tag == _NULL:
-        return fault(node, location, "has no value: give one, or leave the key out")
-    return fault(node, location, "has a tag; tags are not used here")
+    message = "has no value: give one, or leave the key out" if node.tag == _NULL else "has a tag; none is used here"
+    document.faults.append(Fault(Place(name, node.start_mark.line + 1), dotted(location), message))
+    return UNKNOWABLE
+
+
+def _mapping(node: yaml.MappingNode, location: Location, name: str, document: Document) -> dict[str, Any]:
+    """The mapping's values by key; of a key given twice, the first."""
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = Place(name, key_node.start_mark.line + 1)
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TEXT:
+            message = "has a key that is not text: put it in quotes"
+            document.faults.append(Fault(place, dotted(location), message))
+            continue
+        where = (*location, key_node.value)
+        if key_node.value in values:
+            message = f"is given twice, first on line {document.places[where].line}"
+            document.faults.append(Fault(place, dotted(where), message))
+            continue
+        document.places[where] = place
+        values[key_node.value] = _value(value_node, where, name, document)
+    return values

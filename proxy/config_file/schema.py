@@ -45,7 +45,9 @@ def _for_file(node: Any, *, is_names: bool = False) -> Any:
         kept["anyOf"] = options
     is_scalar = kept.get("type") in _SCALARS or "enum" in kept or "const" in kept
     shape = {
-        key: value if key in {"default", "examples", "propertyNames"} else _for_file(value, is_names=key in {"properties", "$defs"})
+        key: value
+        if key in {"default", "examples", "propertyNames"}
+        else _for_file(value, is_names=key in {"properties", "$defs"})
         for key, value in kept.items()
     }
     is_free_text = shape.get("type") == "string" and not shape.keys() & {"pattern", "enum", "const"}

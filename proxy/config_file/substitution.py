@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.config_file.faults import Fault, Location, Places, fault_at
 from proxy.config_file.marked_yaml import UNKNOWABLE
 from proxy.settings import Wrong, closest
 
-_VARIABLE = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|(?P<bad>\$\{)")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_VARIABLE = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|(?P<bad>\$\{)"
+)
 _FILE_PREFIX = "file:"
 _MAX_SECRET_BYTES = 65_536
 # Where a value may be `file:/path`; `*` is any key or index.
@@ -128,4 +132,6 @@ class Substitution:
 
 
 def _fits(location: Location, pattern: tuple[str, ...]) -> bool:
-    return len(location) == len(pattern) and all(want in {"*", got} for got, want in zip(location, pattern, strict=True))
+    return len(location) == len(pattern) and all(
+        want in {"*", got} for got, want in zip(location, pattern, strict=True)
+    )

@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
 import orjson
 
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.protocol.sse import encode_event
 
-# Anthropic's words for kinds of errors (docs, "Errors").
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    502: "api_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.errors import ProxyError
+
+# Anthropic's words for kinds of errors, by status (its API reference, "Errors"). Their 529 is our 503.
+_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        408: "timeout_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    }
+)
+_SERVER_ERROR: Final = 500
+
+
+class Anthropic(Dialect):
+    """`{"type": "error", "error": {…}}`; in a stream the event must be *named* `error`: the SDKs skip nameless ones."""
+
+    name = "anthropic"
+    default_path = "/v1/messages"
+    # No `/v1/messages/batches`, no `/v1/files`: what is there belongs to everybody who shares the vendor's key.
+    generation_paths = ("/v1/messages", "/v1/messages/count_tokens", "/messages", "/messages/count_tokens")
+    model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
+    credential_name = b"x-api-key"
+    credential_prefix = b""
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """`error.type` is Anthropic's word, the contract's stands beside it in `code`."""
+        return _error(error.status, error.code, error.message)
+
+    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
+        """The answer's body once more, under the name `error`."""
+        return encode_event(_error(broken_stream_status(code), code, message), b"error")
 
 
 def _error(status: int, code: str, message: str) -> bytes:
-    kind = _TYPES.get(status, "invalid_request_error")
+    kind = _TYPES.get(status, "api_error" if status >= _SERVER_ERROR else "invalid_request_error")
     return orjson.dumps({"type": "error", "error": {"type": kind, "message": message, "code": code}})
-
-
-def _event(code: str, message: str, path: bytes) -> bytes:  # noqa: ARG001 - the same everywhere
-    return encode_event(_error(502, code, message), b"error")
-
-
-ANTHROPIC = Dialect(
-    name="anthropic",
-    default_path="/v1/messages",
-    default_allow_paths=("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/*"),
-    credential_name=b"x-api-key",
-    credential_prefix=b"",
-    words_error=_error,
-    words_event=_event,
-)

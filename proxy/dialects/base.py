@@ -1,50 +1,107 @@
-"""What every dialect has to say for itself."""
+"""What one vendor's API has of its own: where it is, where its credential goes, how it words an error.
+
+Everything here is a value or a pure function of values. Which upstream speaks which dialect is the configuration's
+business; what becomes of a stream is the relay's.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from proxy.protocol.paths import canonical_path, matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Container, Mapping, Sequence
 
     from proxy.errors import Field, ProxyError
 
+# The status that an answer would have had, had the stream not begun before the failure was known. What is not named
+# here is an upstream that broke off.
+_BROKEN_STREAM_STATUS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "upstream_timeout": 504,
+        "timeout_idle": 504,
+        "timeout_total": 504,
+        "draining": 503,
+        "drained": 503,
+    }
+)
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How one vendor's API is spoken: where it is, where its credential goes, how it words an error.
 
-    `words_error(status, code, message)` gives an answer's JSON; `words_event(code, message, path)` the event for a stream
-    that broke, None where the dialect has none. `query_credential` says whether `?key=` carries one.
+class Dialect(ABC):
+    """How one vendor's API is spoken. Stateless: there is one instance a dialect, `DIALECTS` has them.
+
+    `default_path` is where `POST /forward-sse` goes, below the upstream's url; None where it has to be configured.
     """
 
-    name: str
-    default_path: str | None
-    default_allow_paths: tuple[str, ...]
-    credential_name: bytes
-    credential_prefix: bytes
-    words_error: Callable[[int, str, str], bytes]
-    words_event: Callable[[str, str, bytes], bytes | None]
-    heartbeat_allowed: bool = True
-    query_credential: bool = False
-    stream_field: Field | None = None
+    name: ClassVar[str]
+    default_path: ClassVar[str | None] = None
+    # Globs of what generates, by POST, and of what lists models, by GET. The same paths with other methods are left out
+    # on purpose: they list, show and delete what *other* users of the vendor's key have stored.
+    generation_paths: ClassVar[tuple[str, ...]] = ()
+    model_paths: ClassVar[tuple[str, ...]] = ()
+    # The field that carries the vendor's credential, and what stands before it there.
+    credential_name: ClassVar[bytes] = b"Authorization"
+    credential_prefix: ClassVar[bytes] = b"Bearer "
+    # Whether `?key=` carries a credential.
+    query_credential: ClassVar[bool] = False
+    heartbeat_allowed: ClassVar[bool] = True
+
+    @property
+    def default_allow_paths(self) -> tuple[str, ...]:
+        """What may be asked for, below the upstream's url, where the operator does not say."""
+        return self.generation_paths + self.model_paths
 
     def credential_field(self, key: str) -> Field:
         """The field that carries the vendor's key."""
         return self.credential_name, self.credential_prefix + key.encode()
 
-    def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:
-        """What `POST /forward-sse` adds on the default path: the vendor's own word for "as a stream", where absent."""
-        field = self.stream_field
-        if field is None or path.decode("latin-1") != self.default_path or field[0].lower() in names:
-            return ()
-        return (field,)
+    def client_credential_field(self, value: bytes) -> Field:
+        """The field that carries the credential of an `X-Upstream-Authorization`.
 
+        Verbatim where the vendor takes it from `Authorization`: the scheme is the client's to choose. Elsewhere the
+        scheme goes, because those fields have none.
+        """
+        if not self.credential_prefix and value[:7].lower() == b"bearer ":
+            value = value[7:].strip(b" \t")
+        return self.credential_name, value
+
+    def allows(self, method: str, path: bytes, patterns: Sequence[str]) -> bool:
+        """Whether one of the `patterns` lets this path pass with this method.
+
+        A pattern that is one of the dialect's own stands for the methods it is meant for; any other for every method,
+        `/v1/*` for example. So who narrows the defaults does not widen what may be done with them.
+        """
+        canonical = canonical_path(path)
+        if canonical is None:
+            return False
+        return any(matches(canonical, pattern) and self._is_method_of(pattern, method) for pattern in patterns)
+
+    def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:  # noqa: ARG002 - most need none
+        """What `POST /forward-sse` adds to a request for `path`, in which the lower-case `names` are already."""
+        return ()
+
+    @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:
         """The JSON body of an answer that is ours."""
-        return self.words_error(error.status, error.code, error.message)
 
+    @abstractmethod
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
-        """The event that says why a running stream broke off."""
-        return self.words_event(code, message, path)
+        """The event that says why a running stream broke off, or None where the dialect has no word for it.
+
+        Written at an event boundary only, with LF alone, with no id and no retry time: a client's parser must not take
+        anything from it but the error. `path` is that of the request, with or without its query.
+        """
+
+    def _is_method_of(self, pattern: str, method: str) -> bool:
+        is_generation, is_model_list = pattern in self.generation_paths, pattern in self.model_paths
+        if not (is_generation or is_model_list):
+            return True
+        return (is_generation and method == "POST") or (is_model_list and method in {"GET", "HEAD"})
+
+
+def broken_stream_status(code: str) -> int:
+    """The status that stands for a failure after the first byte, in the dialects that repeat it in an event."""
+    return _BROKEN_STREAM_STATUS.get(code, 502)

@@ -1,54 +1,63 @@
-"""Gemini's dialect: generateContent and its stream; errors as google.rpc.Status."""
+"""Gemini's dialect: generateContent and its stream; errors as `google.rpc.Status`."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
 import orjson
 
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.protocol.sse import encode_event
 
-# google.rpc.Code by HTTP status (google/rpc/code.proto).
-_STATUSES = {
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.errors import ProxyError
+
+# google.rpc.Code's names by HTTP status (google/rpc/code.proto); other 4xx are INVALID_ARGUMENT.
+_STATUSES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        401: "UNAUTHENTICATED",
+        403: "PERMISSION_DENIED",
+        404: "NOT_FOUND",
+        405: "UNIMPLEMENTED",
+        408: "DEADLINE_EXCEEDED",
+        429: "RESOURCE_EXHAUSTED",
+        500: "INTERNAL",
+        502: "UNAVAILABLE",
+        503: "UNAVAILABLE",
+        504: "DEADLINE_EXCEEDED",
+    }
+)
+
+
+class Gemini(Dialect):
+    """The model stands in the path, before a raw colon; the Python SDK calls `/v1`, the others `/v1beta`."""
+
+    name = "gemini"
+    generation_paths = tuple(
+        f"{version}/models/*:{verb}"
+        for version in ("/v1", "/v1beta", "")
+        for verb in ("generateContent", "streamGenerateContent", "countTokens")
+    )
+    model_paths = ("/v1/models", "/v1/models/*", "/v1beta/models", "/v1beta/models/*", "/models", "/models/*")
+    credential_name = b"x-goog-api-key"
+    credential_prefix = b""
+    query_credential = True
+    # google-genai's Python client dies on any comment.
+    heartbeat_allowed = False
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """`code` is the HTTP status here; the contract's word is the reason of an `ErrorInfo`."""
+        return _error(error.status, error.code, error.message)
+
+    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
+        """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
+        return encode_event(_error(broken_stream_status(code), code, message))
 
 
 def _error(status: int, code: str, message: str) -> bytes:
-    return orjson.dumps(
-        {
-            "error": {
-                "code": status,
-                "message": message,
-                "status": _STATUSES.get(status, "INVALID_ARGUMENT"),
-                "details": [
-                    {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "forward-sse"}
-                ],
-            }
-        }
-    )
-
-
-def _event(code: str, message: str, path: bytes) -> bytes:  # noqa: ARG001 - the same everywhere
-    return encode_event(_error(502, code, message))
-
-
-GEMINI = Dialect(
-    name="gemini",
-    default_path=None,
-    default_allow_paths=("/v1/models", "/v1/models/*", "/v1beta/models", "/v1beta/models/*"),
-    credential_name=b"x-goog-api-key",
-    credential_prefix=b"",
-    words_error=_error,
-    words_event=_event,
-    # google-genai's Python client dies on any comment.
-    heartbeat_allowed=False,
-    query_credential=True,
-)
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "forward-sse"}
+    name = _STATUSES.get(status, "INVALID_ARGUMENT")
+    return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": [info]}})

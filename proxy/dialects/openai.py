@@ -1,50 +1,61 @@
-"""OpenAI's dialect: chat completions and responses; also what "compatible modes" speak."""
+"""OpenAI's dialect: chat completions and responses; what "compatible modes" speak."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
 import orjson
 
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.protocol.sse import encode_event
 
-# OpenAI's words for kinds of errors (platform docs, "Error codes").
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    502: "server_error",
-    503: "server_error",
-    504: "server_error",
-}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.errors import ProxyError
+
+# `error.type`; the statuses that are not here are the client's (`invalid_request_error`) or ours (`server_error`).
+_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+)
+_SERVER_ERROR: Final = 500
 
 
-def error(status: int, code: str, message: str) -> bytes:
-    """An error as OpenAI's API answers it."""
-    kind = _TYPES.get(status, "invalid_request_error")
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
+class OpenAI(Dialect):
+    """`{"error": {…}}`, before a stream and in it; the Responses API has an error event of its own."""
 
-
-def event(code: str, message: str, path: bytes) -> bytes:
-    """An error in a stream: Responses has an event of its own, flat; chat has data with an `error` member."""
-    if path.partition(b"?")[0].endswith(b"/responses"):
-        data = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
-        return encode_event(orjson.dumps(data), b"error")
-    return encode_event(error(502, code, message))
-
-
-OPENAI = Dialect(
-    name="openai",
-    default_path="/v1/chat/completions",
-    default_allow_paths=(
+    name = "openai"
+    default_path = "/v1/chat/completions"
+    # With `/v1` and without: the operator's url may end in it, as the SDKs' base URLs do. No `/v1/responses/*`: those
+    # are the stored answers of everybody who shares the vendor's key.
+    generation_paths = (
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
-        "/v1/models",
-        "/v1/models/*",
-    ),
-    credential_name=b"Authorization",
-    credential_prefix=b"Bearer ",
-    words_error=error,
-    words_event=event,
-)
+        "/chat/completions",
+        "/completions",
+        "/responses",
+    )
+    model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """`type` is a kind, `code` the contract's word."""
+        return error_json(error.status, error.code, error.message)
+
+    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
+        """Data with an `error` member: the SDKs raise on it, whatever the event's name.
+
+        The Responses API's `error` event is flat, and its readers want a `sequence_number`. It is 0, because nobody
+        here has counted the events that passed.
+        """
+        if path.partition(b"?")[0].endswith(b"/responses"):
+            flat = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
+            return encode_event(orjson.dumps(flat), b"error")
+        return encode_event(error_json(broken_stream_status(code), code, message))
+
+
+def error_json(status: int, code: str, message: str) -> bytes:
+    """An error as OpenAI's API words it."""
+    kind = _TYPES.get(status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})

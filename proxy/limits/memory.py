@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
     from proxy.exchange import Plan, Principal, Rate
 
-# Microseconds, rounded to the nearest: fine enough for any rate, and coarse enough that `now + retry_after_s` computed
-# in floats lands on the very tick that was promised (a float of seconds resolves 0.5 µs up to some 136 years).
+# Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
+# to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
 TICKS_PER_S = 1_000_000
+
+# How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
+# may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
+_MAX_LOOKED_AT = 256
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -237,13 +241,15 @@ class MemoryStore:
         heappush(self._queue, (account.paid_at(), account.key))
 
     def _drop_paid(self, now: int) -> None:
-        """Drop every account that is equal to none.
+        """Drop accounts that are equal to none, looking at some of those that are due.
 
-        An account whose turn comes too early was used since it was queued, so the work is at most in proportion to
-        the requests admitted, and an account is looked at once a call.
+        An account whose turn comes too early was used since it was queued, and is queued again: so the work is in
+        proportion to the requests admitted, and each call makes progress.
         """
         queue = self._queue
-        while queue and queue[0][0] <= now:
+        for _ in range(_MAX_LOOKED_AT):
+            if not queue or queue[0][0] > now:
+                break
             account = self._accounts[heappop(queue)[1]]
             account.is_queued = False
             if account.live:

@@ -50,10 +50,8 @@ async def connect(
     """Send the request to its upstream and wait for the answer's head.
 
     A kept connection is used where one is fit; a pinned target always gets a new one, to an address that was checked.
-    Whatever goes wrong, cancellation included, the connection is closed at once.
-
-    Args:
-        deadline_s: When `total` runs out, in the loop's time.
+    Whatever goes wrong, cancellation included, the connection is closed at once. `deadline_s` is when `total` runs
+    out, in the loop's time.
 
     Raises:
         UpstreamUnreachableError: no connection, or it was lost before the answer's head.

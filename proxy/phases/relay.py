@@ -11,11 +11,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from proxy.errors import ProxyError
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
 
 if TYPE_CHECKING:
+    from proxy.errors import ProxyError
     from proxy.protocol.sse import EventStreamObserver
     from proxy.upstream.connection import Answer
 
@@ -56,7 +56,6 @@ class Relay:
         "_beat_s",
         "_deadline_s",
         "_error_event",
-        "_framing",
         "_heartbeat_s",
         "_idle_s",
         "_is_chunked",
@@ -71,6 +70,7 @@ class Relay:
         "done",
         "ending",
         "first_byte_s",
+        "framing",
     )
 
     def __init__(
@@ -89,7 +89,7 @@ class Relay:
     ) -> None:
         self._answer = answer
         self._transport = transport
-        self._framing = framing
+        self.framing = framing
         self._is_chunked = framing == "chunked"
         self._observer = observer
         self._error_event = error_event
@@ -107,6 +107,10 @@ class Relay:
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
         self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Take the body: what has arrived of it now, the rest as it comes."""
+        self._answer.attach(self)
 
     # The upstream's side: `Sink`.
 
@@ -195,7 +199,7 @@ class Relay:
         if words is None or self._paused or self._transport.is_closing():
             self._transport.abort()
             return
-        if self._framing == "close":
+        if self.framing == "close":
             # An orderly end would look like the body's.
             _reset_on_close(self._transport)
             self._transport.abort()

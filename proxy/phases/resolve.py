@@ -1,17 +1,17 @@
 """Resolve: which upstream a request is for, and the exact bytes that go there.
 
-What the head decides is decided before the body is read (`by_head`), the rest after (`by_body`). The path that is matched
-against the rules is the path that is sent, byte for byte.
+What the head decides is decided before the body is read (`by_head`), the rest after (`by_body`). The path that is
+matched against the rules is the path that is sent, byte for byte. Nothing here waits.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.auth.credentials import strip_query
 from proxy.dialects import DIALECTS
@@ -26,28 +26,40 @@ from proxy.errors import (
     UpstreamNotAllowedError,
 )
 from proxy.exchange import Route, Timeouts
-from proxy.protocol.envelope import Envelope, parse_envelope, read_json_object
-from proxy.protocol.fields import CREDENTIALS, is_loop, single, to_upstream
-from proxy.protocol.paths import Target, TargetPattern, is_allowed, is_query, parse_target
+from proxy.protocol.envelope import Envelope, find_envelope, parse_envelope, read_json_object
+from proxy.protocol.fields import CREDENTIALS, fold, is_loop, to_upstream, values
+from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from proxy.dialects import Dialect
     from proxy.errors import Field
     from proxy.exchange import Principal, RequestHead, Upstream
+    from proxy.protocol.paths import Target, TargetPattern
 
-FRONT = b"/forward-sse"
-# The three paths that stock SDKs of two vendors call; the upstream is chosen by the body's `model`.
-SHORT_PATHS = frozenset({b"/v1/chat/completions", b"/v1/responses", b"/v1/messages"})
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
-_SEGMENTS = re.compile(rb"/([a-z0-9][a-z0-9_-]{0,62})(/.*)")
-# The label of logs and metrics for targets that belong to no upstream.
-ENVELOPE = "envelope"
-
+_FRONT: Final = b"/forward-sse"
+# The paths that stock SDKs of two vendors call below a bare base URL, and whose SDKs they are.
+_SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", b"/v1/messages": "anthropic"}
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+# The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
+ENVELOPE: Final = "envelope"
+_ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
+_JSON: Final[Field] = (b"Content-Type", b"application/json")
 # Those of an envelope's fields that are for its target; the others of the kind are for proxies.
-_TARGET_CREDENTIALS = CREDENTIALS - {b"proxy-authorization", b"x-upstream-authorization"}
+_TARGET_CREDENTIALS: Final = CREDENTIALS - {b"proxy-authorization", b"x-upstream-authorization"}
+# Longer names are no models of anybody's, and globs are not to be tried on them.
+_MAX_MODEL: Final = 512
+# Shorter strings are no secrets, and occur in values by chance.
+_MIN_CREDENTIAL: Final = 8
 
-Kind = Literal["front", "short", "direct"]
+
+class Kind(StrEnum):
+    """Which of the proxy's doors a request came through."""
+
+    FRONT = "front"
+    SHORT = "short"
+    DIRECT = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +67,27 @@ class EnvelopeRules:
     """Which targets an envelope may name, in the file's order, and the clocks of those without an upstream."""
 
     targets: tuple[tuple[TargetPattern, str | None], ...]
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """What the head says about where a request goes; `upstream` is None where only the body can tell.
 
-    `path` is below the upstream's base, None where the upstream's own default applies.
+    `path` is below the upstream's url, None where the upstream's own default applies. `query` is what is left of it
+    without the proxy's own parameters; credentials are still in it.
     """
 
     kind: Kind
-    upstream: Upstream | None
-    path: bytes | None
-    query: bytes | None
-
-    @property
-    def dialect_name(self) -> str:
-        """The dialect that refusals are worded in."""
-        if self.upstream is not None:
-            return self.upstream.dialect
-        return "anthropic" if self.path == b"/v1/messages" else "openai"
+    dialect_name: str
+    upstream: Upstream | None = None
+    path: bytes | None = None
+    query: bytes | None = None
 
     @property
     def may_be_envelope(self) -> bool:
         """Whether the body may turn out to be an envelope."""
-        return self.kind == "front"
+        return self.kind is Kind.FRONT
 
 
 class Router:
@@ -89,44 +96,61 @@ class Router:
     def __init__(
         self, *, upstreams: Mapping[str, Upstream], default_upstream: str | None, envelope: EnvelopeRules | None
     ) -> None:
-        self._upstreams = upstreams
+        self._upstreams = {name.encode(): upstream for name, upstream in upstreams.items()}
         self._default = None if default_upstream is None else upstreams[default_upstream]
         self._envelope = envelope
-        # Vendors' model names are case-sensitive, so the globs are.
+        # In the file's order. Vendors' model names are case-sensitive, so the globs are.
         self._models = [
             (re.compile(translate(glob)), upstream) for upstream in upstreams.values() for glob in upstream.models
         ]
-        self._keys: dict[str, Iterator[str]] = {
-            name: itertools.cycle(upstream.keys) for name, upstream in upstreams.items() if upstream.keys
+        # What is added for each key of an upstream, in turn.
+        self._own: dict[str, Iterator[tuple[Field, ...]]] = {
+            name: itertools.cycle(
+                [_added(upstream, DIALECTS[upstream.dialect].credential_field(key)) for key in upstream.keys]
+            )
+            for name, upstream in upstreams.items()
         }
 
+    def dialect_name(self, head: RequestHead) -> str:
+        """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
+        if head.path == _FRONT:
+            named = self._named(head)
+            upstream = self._upstreams.get(named[0]) if len(named) == 1 else None
+        else:
+            upstream = self._upstreams.get(head.path[1:].partition(b"/")[0])
+        return _SHORT.get(head.path, "openai") if upstream is None else upstream.dialect
+
     def by_head(self, head: RequestHead) -> Destination:
-        """What the head decides.
+        """Decide what the head decides.
 
         Raises:
-            NotFoundError, MethodNotAllowedError: nothing here, or not with this method.
-            UnknownUpstreamError, PathNotAllowedError, InvalidRequestError: to be told to authenticated callers only.
+            NotFoundError, MethodNotAllowedError: nothing is served here, or not with this method.
+            UnknownUpstreamError, PathNotAllowedError: no such upstream, or not this of it.
+            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events.
         """
         path = head.path
-        if path == FRONT:
-            self._demand_post(head)
-            return self._front(head)
-        if path in SHORT_PATHS:
-            self._demand_post(head)
-            self._refuse_unsupported(head)
-            return Destination("short", None, path, head.query)
-        match = _SEGMENTS.fullmatch(path)
-        if match is None or path.startswith(FRONT + b"/"):
+        if path == _FRONT or path in _SHORT:
+            if head.method != "POST":
+                raise MethodNotAllowedError("POST")
+        elif path.startswith((_FRONT + b"/", b"//")) or path.count(b"/") < 2:  # noqa: PLR2004 - /{upstream}/{path}
             raise NotFoundError
-        if head.method not in METHODS:
-            raise MethodNotAllowedError(", ".join(METHODS))
-        self._refuse_unsupported(head)
-        upstream = self._upstreams.get(match[1].decode())
+        elif head.method not in _METHODS:
+            raise MethodNotAllowedError(", ".join(_METHODS))
+        members = query_members(head.query)
+        self._refuse_unsupported(head, members)
+        name = self.dialect_name(head)
+        if path == _FRONT:
+            return Destination(
+                Kind.FRONT, name, self._front_upstream(head), None, without_member(head.query, b"upstream")
+            )
+        if path in _SHORT:
+            return Destination(Kind.SHORT, name, None, path, head.query)
+        first, _, rest = path[1:].partition(b"/")
+        upstream = self._upstreams.get(first)
         if upstream is None:
             raise UnknownUpstreamError
-        if not is_allowed(match[2], upstream.allow_paths):
-            raise PathNotAllowedError
-        return Destination("direct", upstream, match[2], head.query)
+        _check_path(upstream, head.method, b"/" + rest)
+        return Destination(Kind.DIRECT, name, upstream, b"/" + rest, head.query)
 
     def check_plan(self, destination: Destination, principal: Principal) -> None:
         """Refuse early what the head decided and the plan forbids.
@@ -142,136 +166,150 @@ class Router:
 
         Raises:
             MissingTokenError: the body is not an envelope with a passcode.
+            InvalidRequestError: it is an ambiguous one.
         """
-        try:
-            passcode = read_json_object(body).get("passcode")
-        except InvalidRequestError as exc:
-            raise MissingTokenError from exc
+        members = find_envelope(body)
+        passcode = None if members is None else members.get("passcode")
         if not isinstance(passcode, str) or not passcode:
             raise MissingTokenError
         return passcode
 
     def by_body(self, destination: Destination, head: RequestHead, body: bytes, principal: Principal) -> Route:
-        """Decide the rest, and make the route.
+        """Decide the rest, and make the route. The body is read only where something hangs on it.
 
         Raises:
-            InvalidRequestError: the body cannot be read where routing needs it.
+            InvalidRequestError: the body cannot be read where routing needs it, or is no valid envelope.
             UnknownUpstreamError, UpstreamNotAllowedError, PathNotAllowedError, TargetNotAllowedError: as they say.
         """
         upstream = destination.upstream
-        if destination.kind == "front":
-            members = _object(body) if upstream is not None else read_json_object(body)
-            if members is not None and "targetUrl" in members:
-                return self._enveloped(head, parse_envelope(body, members), principal)
-            if upstream is None:
-                assert members is not None
-                upstream = self._by_model(members)
-        elif upstream is None:
-            upstream = self._by_model(read_json_object(body))
+        members: dict[str, Any] | None = None
+        if upstream is None:
+            members = read_json_object(body)
+        elif destination.kind is Kind.FRONT:
+            members = find_envelope(body)
+        if destination.kind is Kind.FRONT and members is not None and "targetUrl" in members:
+            return self._by_envelope(head, members, principal)
+        if upstream is None:
+            assert members is not None
+            upstream = self._by_model(members)
         _check_plan(upstream.name, principal)
-        path = destination.path
-        is_default = path is None
-        if path is None:
-            if upstream.path is None:
-                raise NotFoundError("This upstream has no default path.")
-            path = upstream.path.encode()
-        if not is_allowed(path.partition(b"?")[0], upstream.allow_paths):
-            raise PathNotAllowedError
         dialect = DIALECTS[upstream.dialect]
+        path = destination.path
+        if path is None:
+            default = upstream.path or dialect.default_path
+            if default is None:
+                raise PathNotAllowedError("This upstream has no default path: ask for one below its name.")
+            path = default.encode()
+        if destination.kind is not Kind.DIRECT:  # else `by_head` has checked it
+            _check_path(upstream, head.method, path)
+        added = self._added(upstream, dialect, head)
+        if destination.kind is Kind.FRONT:
+            names = {fold(name) for name, _ in itertools.chain(head.fields, added)}
+            added = (*dialect.extra_fields(path, names), *added)
         query = strip_query(destination.query, gemini=dialect.query_credential)
-        added = self._added(upstream, head)
-        if is_default:
-            added += dialect.extra_fields(path, {name.lower() for name, _ in head.fields})
-        target = upstream.base_path.encode() + path
-        return _route(upstream, head.method, _with_query(target, query), to_upstream(head.fields, added), body)
+        line = with_query(upstream.base_path.encode() + path, query)
+        return _route(upstream, dialect, head.method, line, to_upstream(head.fields, added), body)
 
-    def _front(self, head: RequestHead) -> Destination:
-        self._refuse_unsupported(head)
-        members = _members(head.query)
-        named = [value for name, value in members if name == b"upstream"]
-        if not named:
-            value = single(head.fields, b"x-upstream")
-            named = [] if value is None else [value]
+    def _named(self, head: RequestHead) -> list[bytes]:
+        """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
+        named = [value for name, value in query_members(head.query) if name == b"upstream"]
+        return named or values(head.fields, b"x-upstream")
+
+    def _front_upstream(self, head: RequestHead) -> Upstream | None:
+        named = self._named(head)
         if len(named) > 1:
             raise InvalidRequestError("More than one upstream is named.")
-        upstream = None
-        if named:
-            upstream = self._upstreams.get(named[0].decode("latin-1"))
-            if upstream is None:
-                raise UnknownUpstreamError
-        rest = _without(head.query, {b"upstream", b"events"})
-        return Destination("front", upstream, None, rest)
+        if not named:
+            return None
+        upstream = self._upstreams.get(named[0])
+        if upstream is None:
+            raise UnknownUpstreamError
+        return upstream
 
-    def _demand_post(self, head: RequestHead) -> None:
-        if head.method != "POST":
-            raise MethodNotAllowedError("POST")
-
-    def _refuse_unsupported(self, head: RequestHead) -> None:
+    def _refuse_unsupported(self, head: RequestHead, members: Sequence[tuple[bytes, bytes]]) -> None:
         if is_loop(head.fields):
-            raise InvalidRequestError("The request has been through this proxy already.")
-        if head.query is not None:
-            if not is_query(head.query):
-                raise InvalidRequestError("The query is malformed.")
-            if any(name == b"events" and value == b"typed" for name, value in _members(head.query)):
-                raise InvalidRequestError("Typed events are not part of this release.")
+            raise InvalidRequestError("The request has been through this proxy before.")
+        if head.query is not None and not is_query(head.query):
+            raise InvalidRequestError("The query is malformed.")
+        # Below an upstream's name any other `events` is the vendor's parameter; at our own door it is ours.
+        for name, value in members:
+            if name == b"events" and (value == b"typed" or head.path == _FRONT):
+                raise InvalidRequestError("Typed events (the parameter `events`) are not part of this release.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")
-        if isinstance(model, str):
+        if model is not None and (not isinstance(model, str) or len(model) > _MAX_MODEL):
+            raise InvalidRequestError("model must be the name of a model.")
+        if model is not None:
             for glob, upstream in self._models:
-                if glob.fullmatch(model):
+                if glob.match(model):
                     return upstream
         if self._default is None:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default
 
-    def _added(self, upstream: Upstream, head: RequestHead) -> tuple[Field, ...]:
-        """Our own fields: the vendor's key, and what the operator adds."""
-        dialect = DIALECTS[upstream.dialect]
+    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> tuple[Field, ...]:
+        """What is ours to add: the vendor's credential and the operator's headers."""
+        if upstream.key_source == "own":
+            return next(self._own[upstream.name])
         if upstream.key_source == "none":
             return upstream.headers
-        if upstream.key_source == "own":
-            return (dialect.credential_field(next(self._keys[upstream.name])), *upstream.headers)
-        value = single(head.fields, b"x-upstream-authorization")
-        if not value:
-            raise InvalidRequestError("This upstream needs the vendor's key in X-Upstream-Authorization.")
-        if dialect.credential_prefix:
-            return ((b"Authorization", value), *upstream.headers)
-        key = value[7:] if value[:7].lower() == b"bearer " else value
-        return ((dialect.credential_name, key), *upstream.headers)
+        given = values(head.fields, b"x-upstream-authorization")
+        if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
+            raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
+        return _added(upstream, dialect.client_credential_field(given[0]))
 
-    def _enveloped(self, head: RequestHead, envelope: Envelope, principal: Principal) -> Route:
-        rules = self._envelope
-        target = parse_target(envelope.target_url)
-        matched = None if rules is None else next((entry for entry in rules.targets if entry[0].matches(target)), None)
-        if rules is None or matched is None or (target.query is not None and not is_query(target.query)):
+    def _by_envelope(self, head: RequestHead, members: dict[str, Any], principal: Principal) -> Route:
+        if self._envelope is None:
             raise TargetNotAllowedError
-        accept: Field = (b"Accept", b"text/event-stream")
+        envelope = parse_envelope(members)
+        target = parse_target(envelope.target_url)
+        if target.query is not None and not is_query(target.query):
+            raise InvalidRequestError("targetUrl is malformed.")
         if is_loop(envelope.fields):
-            raise InvalidRequestError("The request has been through this proxy already.")
-        line = _with_query(target.path, target.query)
-        if matched[1] is not None:
-            upstream = self._upstreams[matched[1]]
-            _check_plan(upstream.name, principal)
-            fields = to_upstream(envelope.fields, (accept, *self._added(upstream, head)))
-            return _route(upstream, envelope.method, line, fields, envelope.body, target=target)
-        # The envelope's own credential is for this target, and goes to it alone.
-        own = tuple(field for field in envelope.fields if field[0].lower() in _TARGET_CREDENTIALS)
+            raise InvalidRequestError("The request has been through this proxy before.")
+        entry = next((entry for entry in self._envelope.targets if entry[0].matches(target)), None)
+        if entry is None:
+            raise TargetNotAllowedError
+        name = entry[1]
+        _check_plan(ENVELOPE if name is None else name, principal)
+        plain: tuple[Field, ...] = (_ACCEPT,)
+        if envelope.has_json_body and not values(envelope.fields, b"content-type"):
+            plain = (_ACCEPT, _JSON)
+        if name is not None:
+            # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
+            upstream = self._upstreams[name.encode()]
+            dialect = DIALECTS[upstream.dialect]
+            added = (*plain, *self._added(upstream, dialect, head))
+            query = strip_query(target.query, gemini=dialect.query_credential)
+            fields = to_upstream(envelope.fields, added)
+            line = with_query(target.path, query)
+            return _route(upstream, dialect, envelope.method, line, fields, envelope.body, target=target)
+        if any(_is_own_credential(value, head, envelope) for _, value in envelope.fields):
+            raise InvalidRequestError("The envelope's header repeats the credential that is meant for the proxy.")
+        own = tuple(own_field for own_field in envelope.fields if fold(own_field[0]) in _TARGET_CREDENTIALS)
         return Route(
             upstream=ENVELOPE,
             dialect="raw",
             origin=target.origin,
             method=envelope.method,
-            target=line,
-            fields=tuple(to_upstream(envelope.fields, (accept, *own))),
+            target=with_query(target.path, target.query),
+            fields=tuple(to_upstream(envelope.fields, (*plain, *own))),
             body=envelope.body,
-            timeouts=rules.timeouts,
+            timeouts=self._envelope.timeouts,
             is_pinned=True,
         )
 
 
 def _route(
-    upstream: Upstream, method: str, line: bytes, fields: Sequence[Field], body: bytes, *, target: Target | None = None
+    upstream: Upstream,
+    dialect: Dialect,
+    method: str,
+    line: bytes,
+    fields: Iterable[Field],
+    body: bytes,
+    *,
+    target: Target | None = None,
 ) -> Route:
     return Route(
         upstream=upstream.name,
@@ -282,7 +320,7 @@ def _route(
         fields=tuple(fields),
         body=body,
         timeouts=upstream.timeouts,
-        heartbeat_s=upstream.heartbeat_s,
+        heartbeat_s=upstream.heartbeat_s if dialect.heartbeat_allowed else None,
         ca_file=upstream.ca_file,
         is_pinned=target is not None,
     )
@@ -294,27 +332,27 @@ def _check_plan(name: str, principal: Principal) -> None:
         raise UpstreamNotAllowedError
 
 
-def _object(body: bytes) -> dict[str, Any] | None:
-    """The body as an object where it is one; where the upstream is named it need not be."""
-    try:
-        return read_json_object(body)
-    except InvalidRequestError:
-        return None
+def _check_path(upstream: Upstream, method: str, path: bytes) -> None:
+    dialect = DIALECTS[upstream.dialect]
+    patterns = upstream.allow_paths
+    if not patterns:
+        # The path that the operator chose is allowed by having been chosen.
+        patterns = dialect.default_allow_paths + (() if upstream.path is None else (upstream.path,))
+    if not dialect.allows(method, path, patterns):
+        raise PathNotAllowedError
 
 
-def _with_query(path: bytes, query: bytes | None) -> bytes:
-    return path if query is None else path + b"?" + query
+def _added(upstream: Upstream, credential: Field) -> tuple[Field, ...]:
+    """The credential and the operator's headers, which win where both have a name."""
+    if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
+        return upstream.headers
+    return (credential, *upstream.headers)
 
 
-def _members(query: bytes | None) -> list[tuple[bytes, bytes]]:
-    if not query:
-        return []
-    pairs = (member.partition(b"=") for member in query.split(b"&"))
-    return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
-
-
-def _without(query: bytes | None, names: set[bytes]) -> bytes | None:
-    if not query:
-        return None
-    rest = [member for member in query.split(b"&") if unquote_to_bytes(member.partition(b"=")[0]) not in names]
-    return b"&".join(rest) or None
+def _is_own_credential(value: bytes, head: RequestHead, envelope: Envelope | None = None) -> bool:
+    """Whether a value that is about to leave holds what the caller may have authenticated with."""
+    own = [given.strip().rpartition(b" ")[2] for name, given in head.fields if fold(name) in _TARGET_CREDENTIALS]
+    own += [given for name, given in query_members(head.query) if name in {b"access_token", b"key"}]
+    if envelope is not None and envelope.passcode is not None:
+        own.append(envelope.passcode.encode())
+    return any(len(secret) >= _MIN_CREDENTIAL and secret in value for secret in own)

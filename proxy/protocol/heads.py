@@ -34,7 +34,9 @@ _MAX_PORT = 65535
 Framing = Literal["none", "length", "chunked"]
 
 
-def render_request(method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None) -> bytes:
+def render_request(
+    method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None
+) -> bytes:
     """The head of a request: Host first (RFC 9110 §7.2), the length last, where there is a body."""
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, host)]
     lines += [b"%b: %b\r\n" % field for field in fields]

@@ -1,16 +1,16 @@
 """Paths and target URLs: what may be asked for, judged on the very bytes that are sent.
 
-Pure. A path is decoded once to be matched; whatever could be read differently by another server (dot segments, encoded
-separators, doubled slashes) matches nothing.
+Pure. A path is decoded once, to be matched; whatever another server could read as another path (dot segments, encoded
+separators, empty segments, a second layer of encoding) has no canonical form and matches nothing. What is sent is the
+path as it came, never the decoded one and never a repaired one.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
@@ -19,53 +19,109 @@ from proxy.exchange import Origin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A path in the characters of RFC 3986 §3.3, percent-encodings well formed.
-_PATH = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,=:@/-]|%[0-9A-Fa-f]{2})*")
-_QUERY = re.compile(rb"(?:[\x21\x22\x24-\x7e]|%[0-9A-Fa-f]{2})*")
-# What an encoding may not hide, after one decoding: separators, a second encoding, controls, what servers cut at.
-_HIDDEN = re.compile(rb"[\x00-\x20\x7f-\xff/\\%?#;]")
-_DOT_SEGMENTS = frozenset({b".", b".."})
+# RFC 3986 §3.3, percent-encodings well formed; without `;`, at which some servers cut a segment short.
+_PATH: Final = re.compile(rb"(?:/(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*)+")
+# What an encoding may not hide: separators, a second encoding, controls, non-ASCII, what servers cut at.
+_HIDDEN: Final = re.compile(rb"[\x00-\x1f\x7f-\xff/\\%?#;]")
+# A segment of dots, and of the spaces that some file systems drop after them.
+_DOTS: Final = re.compile(rb"[. ]+")
+# Visible ASCII but `#`. Wider than RFC 3986 §3.4, because browsers leave `|`, `"` and the like as they are.
+_QUERY: Final = re.compile(rb'[!"$-~]*')
 
-_URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?:#.*)?", re.ASCII)
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
-_MAX_URL = 8192
-_MAX_PORT = 65535
-_MAX_HOST = 253
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEME: Final = re.compile(r"(https?)://", re.IGNORECASE | re.ASCII)
+# Controls, spaces, and every line or paragraph end that some reader knows.
+_NO_URL: Final = re.compile(
+    "[\x00-\x20\x7f-\xa0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ud800-\udfff]"
+)
+_ENCODED_CONTROL: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])")
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_MAX_PORT: Final = 65535
+# RFC 1035 §2.3.4, as text without the last dot.
+_MAX_HOST: Final = 253
+# Longer ones are no URLs of vendors; servers refuse request lines beyond 8 KiB.
+MAX_TARGET_URL: Final = 8000
+
+
+def split_target(raw: bytes) -> tuple[bytes, bytes | None]:
+    """Split a request target in origin form into path and query, as they came.
+
+    Raises:
+        InvalidRequestError: another form, a fragment, or a byte that would end the request line (RFC 9112 §3.2).
+    """
+    path, mark, query = raw.partition(b"?")
+    if not path.startswith(b"/") or not (is_query(path) and is_query(query)):
+        raise InvalidRequestError("The request target is malformed.")
+    return path, query if mark else None
+
+
+def is_query(query: bytes) -> bool:
+    """Whether a query can stand in a request line: visible ASCII, no fragment."""
+    return _QUERY.fullmatch(query) is not None
+
+
+def query_members(query: bytes | None) -> list[tuple[bytes, bytes]]:
+    """The decoded names and values: `%75pstream` is `upstream` to whoever reads the query behind us."""
+    if not query:
+        return []
+    pairs = (member.partition(b"=") for member in query.split(b"&"))
+    return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
+
+
+def without_member(query: bytes | None, name: bytes) -> bytes | None:
+    """The query without the members of that name; the other bytes stay, in order. None where nothing is left."""
+    if not query:
+        return None
+    kept = (member for member in query.split(b"&") if unquote_to_bytes(member.partition(b"=")[0]) != name)
+    return b"&".join(kept) or None
+
+
+def with_query(path: bytes, query: bytes | None) -> bytes:
+    """Path and query as one request target."""
+    return path if query is None else path + b"?" + query
 
 
 def is_allowed(path: bytes, patterns: Sequence[str]) -> bool:
     """Whether a raw path matches one of the globs, in which `*` stands for any characters, slashes included."""
-    decoded = canonical(path)
-    return decoded is not None and any(_glob(pattern).fullmatch(decoded) for pattern in patterns)
+    canonical = canonical_path(path)
+    return canonical is not None and any(matches(canonical, pattern) for pattern in patterns)
 
 
-def canonical(path: bytes) -> bytes | None:
-    """The path with its harmless percent-encodings decoded, or None where another server might read another path."""
+def canonical_path(path: bytes) -> str | None:
+    """The path with its harmless encodings decoded, or None where another server might read another path.
+
+    Case is kept: `/V1` is not `/v1`. A single slash at the end is part of the path.
+    """
     if _PATH.fullmatch(path) is None or b"//" in path:
         return None
+    if b"%" not in path and b"/." not in path:
+        return path.decode("ascii")
     segments: list[bytes] = []
     for segment in path.split(b"/"):
-        decoded = segment
-        if b"%" in segment:
-            decoded = unquote_to_bytes(segment)
-            if _HIDDEN.search(decoded):
-                return None
-        if decoded in _DOT_SEGMENTS:
+        decoded = unquote_to_bytes(segment)
+        if (decoded != segment and _HIDDEN.search(decoded)) or _DOTS.fullmatch(decoded):
             return None
         segments.append(decoded)
-    return b"/".join(segments)
+    return b"/".join(segments).decode("ascii")
 
 
-@lru_cache(maxsize=1024)  # patterns come from configuration, not from clients
-def _glob(pattern: str) -> re.Pattern[bytes]:
-    return re.compile(b".*".join(re.escape(part.encode()) for part in pattern.split("*")))
-
-
-def is_query(query: bytes) -> bool:
-    """Whether a query can be written into a request line."""
-    return _QUERY.fullmatch(query) is not None
+def matches(text: str, pattern: str) -> bool:
+    """Whether `text` is what the glob says, `*` being any characters; in linear time, unlike a regex of many `.*`."""
+    if "*" not in pattern:
+        return text == pattern
+    head, *middle, tail = pattern.split("*")
+    if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
+        return False
+    start, end = len(head), len(text) - len(tail)
+    # The leftmost place of each part leaves the most room for those after it.
+    for part in middle:
+        found = text.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,71 +134,44 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Parse a target strictly: nothing is repaired, because what repairs it elsewhere may repair it differently.
+    """Parse a target strictly: nothing is repaired, because who repairs it elsewhere may do it differently.
+
+    Lower-cased are the scheme and the host, one dot after the host is dropped (for SNI and `Host` too), an empty path
+    becomes `/`, a fragment is dropped; the rest is as it came. Where the host is an address, it is in its one plain
+    notation: the many others (WHATWG URL §3.5) are refused, not converted. So are names beyond ASCII.
 
     Raises:
-        InvalidRequestError: not a URL at all, or one with characters that no URL has.
-        TargetNotAllowedError: a scheme, user information or a host notation that is never allowed.
+        InvalidRequestError: characters that no URL has, or a length that none needs.
+        TargetNotAllowedError: a scheme, user information, host, port or path that no entry can allow.
     """
-    if len(url) > _MAX_URL or not url.isascii() or any(character <= " " or character in '\\\x7f"<>^`{|}' for character in url):
-        raise InvalidRequestError("targetUrl is malformed.")
-    match = _URL.fullmatch(url)
-    if match is None:
+    if len(url) > MAX_TARGET_URL:
+        raise InvalidRequestError("targetUrl is too long.")
+    if _NO_URL.search(url):
+        raise InvalidRequestError("targetUrl holds characters that no URL has.")
+    scheme_match = _SCHEME.match(url)
+    if scheme_match is None:
         raise TargetNotAllowedError
-    scheme = match["scheme"]
-    host, port = _split_authority(match["authority"], scheme)
-    path = (match["path"] or "/").encode()
-    query = None if match["query"] is None else match["query"].encode()
-    if canonical(path) is None:
+    scheme = scheme_match[1].lower()
+    rest = url[scheme_match.end() :].partition("#")[0]
+    hierarchy, mark, query = rest.partition("?")
+    authority, slash, path = hierarchy.partition("/")
+    if "\\" in rest or _ENCODED_CONTROL.search(hierarchy):
+        raise InvalidRequestError("targetUrl holds characters that no URL has.")
+    host, port = _split_authority(authority, scheme)
+    if not rest.isascii():
+        raise InvalidRequestError("targetUrl holds characters that no URL has.")
+    raw_path = (slash + path).encode() or b"/"
+    if canonical_path(raw_path) is None:
         raise TargetNotAllowedError
-    return Target(Origin(scheme, host, port), path, query)
-
-
-def _split_authority(authority: str, scheme: str) -> tuple[str, int]:
-    if "@" in authority or "%" in authority:
-        raise TargetNotAllowedError
-    if authority.startswith("["):
-        literal, bracket, rest = authority[1:].partition("]")
-        host = _ipv6(literal) if bracket else ""
-    else:
-        host, colon, port = authority.partition(":")
-        rest = colon + port
-        host = _name_or_ipv4(host.lower())
-    if not rest:
-        return host, _DEFAULT_PORTS[scheme]
-    if not rest.startswith(":") or _PORT.fullmatch(rest[1:]) is None or int(rest[1:]) > _MAX_PORT:
-        raise TargetNotAllowedError
-    return host, int(rest[1:])
-
-
-def _ipv6(literal: str) -> str:
-    try:
-        return str(IPv6Address(literal))
-    except ValueError as exc:
-        raise TargetNotAllowedError from exc
-
-
-def _name_or_ipv4(host: str) -> str:
-    # One trailing dot is the same name (RFC 1034 §3.1), for the comparison and for SNI.
-    host = host.removesuffix(".")
-    labels = host.split(".")
-    if not host or len(host) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
-        raise TargetNotAllowedError
-    # WHATWG URL §3.5: a host whose last label is a number is an IPv4 address, in whatever notation; only the plain
-    # dotted one is taken here.
-    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
-        try:
-            return str(ip_address(host))
-        except ValueError as exc:
-            raise TargetNotAllowedError from exc
-    return host
+    return Target(Origin(scheme, host, port), raw_path, query.encode() if mark else None)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetPattern:
-    """One entry of `envelope.targets`: scheme and port exact, the path a glob.
+    """One entry of `envelope.targets`: scheme, host and port exact, the path a glob.
 
-    The host is exact, or `*.example.com`, which stands for one or more labels before it and not for `example.com`.
+    `*.example.com` stands for exactly one label before it, as in certificates (RFC 9525 §6.3): neither
+    `example.com` nor `a.b.example.com`. The path is `/` where the pattern has none.
     """
 
     scheme: str
@@ -152,26 +181,81 @@ class TargetPattern:
 
     @classmethod
     def parse(cls, text: str) -> TargetPattern:
-        """Read a pattern as the configuration writes it.
+        """Read a pattern as the configuration writes it; once, at start.
 
         Raises:
-            ValueError: not a pattern.
+            ValueError: no target could ever match it, or every host would.
         """
-        match = re.fullmatch(r"(https?)://([^/?#]+)(/[^?#]*)?", text, re.ASCII)
+        match = re.fullmatch(r"(https?://)(\*\.)?([^?#]+)", text)
         if match is None:
-            raise ValueError("not a URL pattern")
-        wildcard = "*." if match[2].startswith("*.") else ""
+            raise ValueError("must be http(s)://host[:port]/path, without a query or a fragment")
+        wildcard = match[2] or ""
         try:
-            host, port = _split_authority(match[2].removeprefix(wildcard), match[1])
-        except TargetNotAllowedError as exc:
-            raise ValueError("not a host") from exc
-        return cls(match[1], wildcard + host, port, match[3] or "/")
+            target = parse_target(match[1] + match[3])
+        except (InvalidRequestError, TargetNotAllowedError) as exc:
+            raise ValueError("must be an exact host with a plain path, in which `*` matches anything") from exc
+        origin = target.origin
+        if wildcard and ("." not in origin.host or _is_literal(origin.host)):
+            raise ValueError("`*.` stands before a domain, not before a top-level domain or an address")
+        path = canonical_path(target.path)
+        assert path is not None
+        return cls(origin.scheme, wildcard + origin.host, origin.port, path)
 
     def matches(self, target: Target) -> bool:
         """Whether the target is one of these."""
         origin = target.origin
-        if (origin.scheme, origin.port) != (self.scheme, self.port) or not is_allowed(target.path, (self.path,)):
+        if (origin.scheme, origin.port) != (self.scheme, self.port):
             return False
+        host = origin.host
         if self.host.startswith("*."):
-            return origin.host.endswith(self.host[1:]) and len(origin.host) > len(self.host) - 1
-        return origin.host == self.host
+            label, _, domain = host.partition(".")
+            if not label or domain != self.host[2:]:
+                return False
+        elif host != self.host:
+            return False
+        return is_allowed(target.path, (self.path,))
+
+
+def _split_authority(authority: str, scheme: str) -> tuple[str, int]:
+    # User information is where `https://allowed@evil` begins; nothing here needs it.
+    if "@" in authority or "%" in authority or not authority.isascii():
+        raise TargetNotAllowedError
+    if authority.startswith("["):
+        literal, bracket, rest = authority[1:].partition("]")
+        host = _ipv6(literal) if bracket else ""
+    else:
+        name, colon, port = authority.partition(":")
+        rest = colon + port
+        host = _name_or_ipv4(name.lower())
+    if not host or (rest and not rest.startswith(":")):
+        raise TargetNotAllowedError
+    if not rest:
+        return host, _DEFAULT_PORTS[scheme]
+    if _PORT.fullmatch(rest, 1) is None or int(rest[1:]) > _MAX_PORT:
+        raise TargetNotAllowedError
+    return host, int(rest[1:])
+
+
+def _ipv6(literal: str) -> str:
+    try:
+        return str(IPv6Address(literal))
+    except AddressValueError as exc:
+        raise TargetNotAllowedError from exc
+
+
+def _name_or_ipv4(host: str) -> str:
+    host = host.removesuffix(".")
+    labels = host.split(".")
+    if len(host) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
+        raise TargetNotAllowedError
+    # WHATWG URL §3.5: a host whose last label is a number is an address, in whatever notation.
+    if _NUMBER.fullmatch(labels[-1]):
+        try:
+            return str(IPv4Address(host))
+        except AddressValueError as exc:
+            raise TargetNotAllowedError from exc
+    return host
+
+
+def _is_literal(host: str) -> bool:
+    return ":" in host or _NUMBER.fullmatch(host.rpartition(".")[2]) is not None

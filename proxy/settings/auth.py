@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, closest, sequence
+from proxy.settings.model import Contradiction, Model, closest, sequence, written
 from proxy.settings.scalars import Flag, KeySetUrl, Secret, Text, at_most, read_key_set_url, read_text
 from proxy.settings.units import Wrong
 
@@ -99,9 +99,7 @@ Sha256 = Annotated[
     str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
 ]
 # RFC 7519 §4.1.4: "usually no more than a few minutes"; more would keep expired tokens alive.
-Leeway = Annotated[
-    float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})
-]
+Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
     BeforeValidator(_one_or_many),
@@ -124,7 +122,9 @@ class JwtIssuer(Model):
     user_claim: Text = Field("sub", description="The claim that names the user.")
     plan_claim: Text = Field("plan", description="The claim that names the plan; absent or unknown means `default`.")
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field("30s", alias="leeway", description="Clock difference that is forgiven, at most 5m.")
+    leeway_s: Leeway = Field(
+        written("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
+    )
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:
@@ -159,7 +159,7 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        if isinstance(value, str) and value.strip() and len(value.encode()) < needed:
+        if isinstance(value, str) and value.strip() and len(value.encode(errors="replace")) < needed:
             yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:

@@ -1,7 +1,7 @@
-"""The base of every model of the file: strict, frozen, and it reports all of its faults instead of the first.
+"""The base of every model of the file: strict, frozen, telling all of its faults instead of the first.
 
-pydantic stops at a model's own checks as soon as one of its fields is wrong. Here a model's checks look at what stood in
-the file (`contradictions`), so they run beside the fields' checks and one run of `check` shows everything.
+pydantic stops at a model's own checks as soon as one of its fields is wrong. Here a model's checks look at what stood
+in the file (`contradictions`), so they run beside the fields' checks and one run of `check` shows everything.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ Contradiction = tuple[Location, Wrong]
 FAULT = "fault"
 UNKNOWN_KEY = "unknown key"
 _NOT_IN_THIS_RELEASE = "is not part of this release"
+
+
+def written(text: str) -> Any:
+    """A default as it would stand in the file: read like any other value, and shown so in the schema."""
+    return text
 
 
 def closest(word: object, options: Iterable[str]) -> str | None:

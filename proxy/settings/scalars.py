@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
@@ -13,6 +12,9 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 from proxy.exchange import Rate
 from proxy.settings import units
 from proxy.settings.units import Address, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
@@ -54,7 +56,7 @@ def read_flag(value: object) -> bool:
     """
     if isinstance(value, bool):
         return value
-    if value in {"true", "false"}:  # from a variable
+    if value in ("true", "false"):  # from a variable
         return value == "true"
     lowered = value.lower() if isinstance(value, str) else None
     truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
@@ -86,6 +88,8 @@ def read_secret(value: object) -> SecretStr:
         raise Wrong("must be text")
     if not value.strip():
         raise Wrong("must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
+        raise Wrong("must be UTF-8 text")
     return SecretStr(value)
 
 

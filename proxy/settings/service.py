@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence
+from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -32,6 +31,9 @@ from proxy.settings.scalars import (
 )
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _REDIS = re.compile(r"(rediss?://[^\s/]+(/\d+)?|unix:///\S+)", re.ASCII)
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
@@ -80,10 +82,16 @@ Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"
 class ClientTimeouts(Model):
     """The clocks towards the client; none of them can be off, because each bounds what a stranger can hold."""
 
-    header_s: PositiveDuration = Field("10s", alias="header", description="Until a request's head is complete.")
-    body_s: PositiveDuration = Field("30s", alias="body", description="The longest silence within a request's body.")
-    keep_alive_s: PositiveDuration = Field("75s", alias="keep_alive", description="An unused connection's life.")
-    write_s: PositiveDuration = Field("30s", alias="write", description="How long a client may read nothing.")
+    header_s: PositiveDuration = Field(
+        written("10s"), alias="header", description="Until a request's head is complete."
+    )
+    body_s: PositiveDuration = Field(
+        written("30s"), alias="body", description="The longest silence within a request's body."
+    )
+    keep_alive_s: PositiveDuration = Field(
+        written("75s"), alias="keep_alive", description="An unused connection's life."
+    )
+    write_s: PositiveDuration = Field(written("30s"), alias="write", description="How long a client may read nothing.")
 
 
 class PlanSettings(Model):
@@ -128,7 +136,7 @@ class Cors(Model):
 
     origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
-    max_age_s: Duration = Field("10m", alias="max_age", description="How long browsers remember a preflight.")
+    max_age_s: Duration = Field(written("10m"), alias="max_age", description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -154,17 +162,17 @@ DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_
 class Settings(Model):
     """Everything that the file says, in seconds and bytes. Made by `proxy.config_file.load`."""
 
-    listen: ListenAddress = Field("0.0.0.0:8080", description="Where clients come in.")
+    listen: ListenAddress = Field(written("0.0.0.0:8080"), description="Where clients come in.")
     admin_listen: AdminAddress = Field(
-        "127.0.0.1:9090", description="Where /metrics and /admin/* are; `off` to have none."
+        written("127.0.0.1:9090"), description="Where /metrics and /admin/* are; `off` to have none."
     )
     workers: Workers = Field(1, description="Processes; only 1 in this release.")
-    max_body_bytes: Size = Field("32MiB", alias="max_body", description="The largest request body.")
+    max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
     drain_timeout_s: Duration = Field(
-        "60s", alias="drain_timeout", description="How long running streams go on after SIGTERM."
+        written("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
         description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
@@ -175,7 +183,9 @@ class Settings(Model):
     limits: Limits = Field(default_factory=Limits, description="Where usage is counted.")
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
     heartbeat_s: Clock = Field(
-        "off", alias="heartbeat", description="Silence after which `: ping` is sent at an event boundary; never gemini."
+        written("off"),
+        alias="heartbeat",
+        description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
     upstreams: dict[str, UpstreamSettings] = Field(
         description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
@@ -188,7 +198,7 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
-        """Give every upstream the clocks and the heartbeat that it does not set, and make sure of the plan `default`."""
+        """Give every upstream the clocks and the heartbeat that it does not set; make sure of the plan `default`."""
         self.plans.setdefault("default", DEFAULT_PLAN)
         for name, upstream in self.upstreams.items():
             own = upstream.timeouts.model_fields_set
@@ -201,33 +211,43 @@ class Settings(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Every name that is used is defined, and a key stays with its origin."""
-        upstreams, plans = mapping(data.get("upstreams")), {"default": None, **mapping(data.get("plans"))}
+        """Every name is one, every name that is used is defined, and a key stays with its origin."""
         yield from _listener_faults(data)
-        if "upstreams" in data and not upstreams and isinstance(data["upstreams"], Mapping):
-            yield ("upstreams",), Wrong("must have at least one upstream")
-        for name in upstreams:
-            if re.fullmatch(UPSTREAM_NAME, name) is None:
-                words = "is not an upstream's name: up to 63 of a-z, 0-9, _ and -, a letter or digit first"
-                yield ("upstreams", name), Wrong(words)
-            elif name in RESERVED_NAMES:
-                yield ("upstreams", name), Wrong("is a path of the proxy's own; choose another name")
-        for name in plans:
-            if not name.strip() or not name.isprintable():
-                yield ("plans", name), Wrong("is not a plan's name")
-        for plan, entry in plans.items():
-            for index, name in enumerate(sequence(mapping(entry).get("upstreams"))):
-                yield from _unknown(("plans", plan, "upstreams", index), name, upstreams, "an upstream")
-        for index, entry in enumerate(sequence(mapping(data.get("auth")).get("api_keys"))):
-            plan = mapping(entry).get("plan", "default")
-            yield from _unknown(("auth", "api_keys", index, "plan"), plan, plans, "a plan")
-        if "default_upstream" in data:
-            yield from _unknown(("default_upstream",), data["default_upstream"], upstreams, "an upstream")
-        for index, entry in enumerate(sequence(mapping(data.get("envelope")).get("targets"))):
-            yield from _target_faults(("envelope", "targets", index), mapping(entry), upstreams)
+        yield from _name_faults(data)
+        yield from _reference_faults(data)
 
 
-def _unknown(where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str) -> Iterator[Contradiction]:
+def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """What upstreams and plans cannot be called; and that there are upstreams."""
+    if data.get("upstreams") == {}:
+        yield ("upstreams",), Wrong("must have at least one upstream")
+    for name in mapping(data.get("upstreams")):
+        if re.fullmatch(UPSTREAM_NAME, name) is None:
+            words = "is not an upstream's name: up to 63 of a-z, 0-9, _ and -, a letter or digit first"
+            yield ("upstreams", name), Wrong(words)
+        elif name in RESERVED_NAMES:
+            yield ("upstreams", name), Wrong("is a path of the proxy's own; choose another name")
+    for name in mapping(data.get("plans")):
+        if not name.strip() or not name.isprintable():
+            yield ("plans", name), Wrong("is not a plan's name")
+
+
+def _reference_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Names of upstreams and plans that nobody defined."""
+    upstreams, plans = mapping(data.get("upstreams")), {"default": None, **mapping(data.get("plans"))}
+    for plan, settings in plans.items():
+        for index, upstream in enumerate(sequence(mapping(settings).get("upstreams"))):
+            yield from _unknown(("plans", plan, "upstreams", index), upstream, upstreams, "an upstream")
+    for index, key in enumerate(sequence(mapping(data.get("auth")).get("api_keys"))):
+        yield from _unknown(("auth", "api_keys", index, "plan"), mapping(key).get("plan"), plans, "a plan")
+    yield from _unknown(("default_upstream",), data.get("default_upstream"), upstreams, "an upstream")
+    for index, target in enumerate(sequence(mapping(data.get("envelope")).get("targets"))):
+        yield from _target_faults(("envelope", "targets", index), mapping(target), upstreams)
+
+
+def _unknown(
+    where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str
+) -> Iterator[Contradiction]:
     if isinstance(name, str) and name.strip() and name not in known:
         yield where, Wrong(f"names {what} that nobody defined", suggestion=closest(name, known))
 
@@ -254,7 +274,8 @@ def _listener_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         return  # the field tells it
     if admin is None or public.port != admin.port or public.port == 0:
         return
-    if _canonical(public.host) == _canonical(admin.host) or _WILDCARDS & {_canonical(public.host), _canonical(admin.host)}:
+    hosts = {_canonical(public.host), _canonical(admin.host)}
+    if len(hosts) == 1 or hosts & _WILDCARDS:
         where = "admin_listen" if "admin_listen" in data else "listen"
         yield (where,), Wrong("listen and admin_listen must not be the same address")
 

@@ -116,6 +116,8 @@ def read_clock(value: object) -> float | None:
     """
     if value == "off":
         return None
+    if value is False or value in ("no", "none", "never", "Off", "OFF"):
+        raise Wrong("is not a duration such as 10s, or off", suggestion="off")
     seconds = read_duration(value)
     if seconds <= 0:
         raise Wrong("must be more than 0", suggestion="off")

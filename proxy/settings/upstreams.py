@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping, not_in_this_release
+from proxy.settings.model import Contradiction, Model, mapping, not_in_this_release, written
 from proxy.settings.scalars import BaseUrl, Clock, Text, UrlPath, VendorKey, read_text
 from proxy.settings.units import Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 # First segments of the proxy's own paths: `ANY /{upstream}/{path}` must not shadow them.
@@ -23,8 +25,23 @@ _MAX_HEADERS = 64
 # The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and it asks for no encoding because it
 # passes bytes on unread; a second value would split what it and the upstream understand.
 _RESERVED_FIELDS = frozenset(
-    """accept-encoding connection content-length expect host http2-settings keep-alive proxy-authenticate
-    proxy-authorization proxy-connection te trailer transfer-encoding upgrade via""".split()
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    }
 )
 
 
@@ -50,10 +67,12 @@ CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": 
 class UpstreamTimeouts(Model):
     """The clocks of an exchange towards an upstream; `off` stops one."""
 
-    connect_s: Clock = Field("5s", alias="connect", description="Until the connection stands, TLS included.")
-    first_byte_s: Clock = Field("60s", alias="first_byte", description="Until the answer's head is complete.")
-    idle_s: Clock = Field("120s", alias="idle", description="The longest silence after that; every byte restarts it.")
-    total_s: Clock = Field("off", alias="total", description="The whole exchange.")
+    connect_s: Clock = Field(written("5s"), alias="connect", description="Until the connection stands, TLS included.")
+    first_byte_s: Clock = Field(written("60s"), alias="first_byte", description="Until the answer's head is complete.")
+    idle_s: Clock = Field(
+        written("120s"), alias="idle", description="The longest silence after that; every byte restarts it."
+    )
+    total_s: Clock = Field(written("off"), alias="total", description="The whole exchange.")
 
 
 class UpstreamSettings(Model):
@@ -82,7 +101,9 @@ class UpstreamSettings(Model):
         default_factory=UpstreamTimeouts, description="Clocks that differ from the top-level `timeouts`."
     )
     heartbeat_s: Clock = Field(
-        "off", alias="heartbeat", description="Silence after which `: ping` is sent; default: the top-level one."
+        written("off"),
+        alias="heartbeat",
+        description="Silence after which `: ping` is sent; default: the top-level one.",
     )
     ca_file: CaFile | None = Field(None, description="A PEM file that replaces the system's trusted authorities.")
     events: Literal["raw"] = Field("raw", description="How events are passed on; only `raw` in this release.")
@@ -106,17 +127,7 @@ class UpstreamSettings(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """A way to the vendor that is complete, and nothing that its dialect has no place for."""
         dialect = data.get("dialect")
-        if "api_key" in data and "api_keys" in data:
-            yield ("api_keys",), Wrong("give api_key or api_keys, not both")
-        elif "api_key" not in data and "api_keys" not in data:
-            yield ("api_key",), Wrong("is required; `api_key: none` says that the upstream needs none")
-        keys = data.get("api_keys")
-        if keys in ([], ()):
-            yield ("api_keys",), Wrong("must not be empty")
-        if isinstance(keys, list | tuple):
-            for index, key in enumerate(keys):
-                if key in {"client", "none"}:
-                    yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")
+        yield from _key_faults(data)
         if dialect == "raw" and "path" not in data:
             yield ("path",), Wrong("is required: the dialect raw has no path of its own")
         if dialect == "gemini" and data.get("heartbeat", "off") != "off":
@@ -142,3 +153,18 @@ def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
         elif lowered in seen:
             yield ("headers", name), Wrong("is the same header as another one here")
         seen.add(lowered)
+
+
+def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Keys given once, in one way; an upstream without a key says so."""
+    if "api_key" in data and "api_keys" in data:
+        yield ("api_keys",), Wrong("give api_key or api_keys, not both")
+    elif "api_key" not in data and "api_keys" not in data:
+        yield ("api_key",), Wrong("is required; `api_key: none` says that the upstream needs none")
+    keys = data.get("api_keys")
+    if keys in ([], ()):
+        yield ("api_keys",), Wrong("must not be empty")
+    if isinstance(keys, list | tuple):
+        for index, key in enumerate(keys):
+            if key in ("client", "none"):
+                yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")

@@ -1,38 +1,85 @@
-"""From names to addresses: looked up once, checked where a client chose the name, and then dialled as they are."""
+"""From names to addresses: looked up once, checked where a client chose the name, and then dialled as they are.
+
+Nothing is looked up a second time between the check and the connection, so a name that changes in between (DNS
+rebinding) changes nothing. Which targets are checked is the caller's business.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.errors import TargetNotAllowedError, UpstreamUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-TTL_S = 30.0
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+TTL_S: Final = 30.0
 # A resolver that fails does not take known upstreams away.
-STALE_S = 300.0
-MAX_NAMES = 1000
+STALE_S: Final = 300.0
+MAX_NAMES: Final = 1000
+# Each look-up waits in one of the loop's few threads. Where a pattern of targets lets clients choose names, those whose
+# servers never answer must not queue without end before everybody else's.
+MAX_LOOK_UPS: Final = 64
+# More than any vendor has; the attempts over them are bounded by the connect clock only.
+MAX_ADDRESSES: Final = 16
 
-_IpAddress = IPv4Address | IPv6Address
-_IpNetwork = IPv4Network | IPv6Network
-# RFC 6052 §2.1 and RFC 8215: addresses that a translator turns into IPv4 ones, private ones included.
-_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# What is not for the public (IANA's special-purpose registries, as of RFC 9637), spelled out because the verdicts of
+# `ipaddress` differ between Python's patch releases.
+_NOT_GLOBAL_V4: Final = tuple(
+    IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # also the metadata service of one cloud, 100.100.100.200
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # a cloud's platform service at a public address, answering from within only
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+# RFC 4291 §2.4: everything global is in here, so that the rest (loopback, link-local, unique local, multicast,
+# IPv4-compatible, RFC 8215's local NAT64) need not be named.
+_GLOBAL_V6: Final = IPv6Network("2000::/3")
+_NOT_GLOBAL_V6: Final = tuple(
+    IPv6Network(block)
+    for block in (
+        "2001::/23",  # IETF protocol assignments, Teredo among them
+        "2001:db8::/32",
+        "2002::/16",  # 6to4: an IPv4 address of the sender's choice
+        "3fff::/20",
+    )
+)
+# RFC 6052 §2.1: on networks with IPv6 only, every IPv4 host looks like this.
+_NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a name, as `getaddrinfo` gives it."""
+    """One address of a name. `info` is what `getaddrinfo` gave: family, type, protocol, name, socket address."""
 
     info: tuple[Any, ...]
 
     @property
-    def ip(self) -> _IpAddress:
+    def ip(self) -> IpAddress:
         """The address itself; a scope is not part of it."""
         return ip_address(str(self.info[4][0]).partition("%")[0])
 
@@ -42,117 +89,180 @@ class Address:
         return int(self.info[4][1])
 
 
+async def resolve(host: str, port: int) -> tuple[Address, ...]:
+    """Ask the system's resolver, in a thread, for the addresses of a host; at most `MAX_ADDRESSES`, in its order.
+
+    Bounded in time by the system's configuration alone: put a clock around it. Cancelling gives up the answer; the
+    thread goes on until it has it.
+
+    Raises:
+        UpstreamUnreachableError: there are none, or nobody knows.
+    """
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a label that IDNA cannot encode
+        raise UpstreamUnreachableError from exc
+    unique = {info[4]: Address(tuple(info)) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}}
+    if not unique:
+        raise UpstreamUnreachableError
+    return tuple(unique.values())[:MAX_ADDRESSES]
+
+
 class Resolver:
-    """Looks names up with the system's resolver, in its thread, and remembers the answers for a short while.
+    """Remembers what was looked up for a short while. One a worker, closed by whoever built it.
 
     Concurrent look-ups of one name are one look-up; a request that is cancelled while it waits does not cancel it for
-    the others. At most `MAX_NAMES` are remembered, the least recently used going first.
+    the others. At most `MAX_NAMES` names are remembered, the least recently used going first, and at most
+    `MAX_LOOK_UPS` are looked up at a time. A failure is not remembered.
+
+    Args:
+        clock: Gives monotonic seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        look_up: Callable[[str, int], Awaitable[tuple[Address, ...]]] = resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look_up = look_up
+        self._clock = clock
         self._found: OrderedDict[tuple[str, int], tuple[float, tuple[Address, ...]]] = OrderedDict()
-        self._looking: dict[tuple[str, int], asyncio.Task[tuple[Address, ...]]] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[tuple[Address, ...] | UpstreamUnreachableError]] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        """The addresses of a host, in the system's order of preference.
+        """The addresses of a host: remembered for `TTL_S`, and for `STALE_S` while looking them up fails.
 
         Raises:
-            UpstreamUnreachableError: there are none, or nobody knows.
+            UpstreamUnreachableError: there are none, nobody knows, or too many other names are being looked up.
         """
         key = (host, port)
-        now_s = asyncio.get_running_loop().time()
         known = self._found.get(key)
-        if known is not None and now_s - known[0] < TTL_S:
+        if known is not None:
             self._found.move_to_end(key)
-            return known[1]
-        task = self._looking.get(key)
-        if task is None:
-            task = asyncio.create_task(self._look_up(host, port))
-            self._looking[key] = task
-            task.add_done_callback(lambda done: self._finish(key, done))
-        try:
-            return await asyncio.shield(task)
-        except OSError as exc:
-            if known is not None and now_s - known[0] < STALE_S:
+            if self._clock() - known[0] < TTL_S:
                 return known[1]
-            raise UpstreamUnreachableError from exc
+        task = self._tasks.get(key)
+        if task is None:
+            if len(self._tasks) >= MAX_LOOK_UPS:
+                return self._stale(key, UpstreamUnreachableError())
+            task = asyncio.get_running_loop().create_task(self._run(key))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        await asyncio.wait([task])  # not a plain await: that would cancel the look-up with the waiter
+        if task.cancelled():
+            raise UpstreamUnreachableError
+        found = task.result()
+        if isinstance(found, UpstreamUnreachableError):
+            return self._stale(key, found)
+        return found
 
     async def close(self) -> None:
-        """Stop waiting for look-ups that are under way."""
-        tasks = list(self._looking.values())
+        """Give up the look-ups that are under way; whoever waits for one is told that it failed."""
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _look_up(self, host: str, port: int) -> tuple[Address, ...]:
-        loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = tuple(Address(tuple(info)) for info in infos)
-        self._found[host, port] = (loop.time(), addresses)
-        self._found.move_to_end((host, port))
+    async def _run(self, key: tuple[str, int]) -> tuple[Address, ...] | UpstreamUnreachableError:
+        # A failure is a value: with nobody left to wait, an exception would be reported as never retrieved.
+        try:
+            found = await self._look_up(*key)
+        except UpstreamUnreachableError as error:
+            return error
+        self._found[key] = (self._clock(), found)
+        self._found.move_to_end(key)
         while len(self._found) > MAX_NAMES:
             self._found.popitem(last=False)
-        return addresses
+        return found
 
-    def _finish(self, key: tuple[str, int], task: asyncio.Task[tuple[Address, ...]]) -> None:
-        self._looking.pop(key, None)
-        if not task.cancelled():
-            # Whoever waits has it too; asked for here so that one nobody waits for is not reported.
-            task.exception()
+    def _stale(self, key: tuple[str, int], error: UpstreamUnreachableError) -> tuple[Address, ...]:
+        known = self._found.get(key)
+        if known is None or self._clock() - known[0] >= STALE_S:
+            # A new one: several waiters raising one object would share, and grow, its traceback.
+            raise UpstreamUnreachableError from error
+        return known[1]
 
 
 def check_addresses(
-    addresses: Iterable[Address], *, allow_private: Sequence[_IpNetwork], own: Iterable[tuple[str, int]]
+    addresses: Iterable[Address], *, allow_private: Sequence[IpNetwork] = (), own: Iterable[tuple[str, int]] = ()
 ) -> None:
     """Refuse a client's target unless every one of its addresses may be dialled.
 
-    One bad address among good ones is enough: who controls the name controls the order.
+    One bad address among good ones is enough: who controls the name controls the order. Addresses that are no
+    single host's (unspecified, multicast, broadcast) are refused whatever `allow_private` says, the blocks that are not
+    global and may be dialled all the same. `own` are the hosts and ports on which this proxy listens, as bound.
 
     Raises:
-        TargetNotAllowedError: an address that is neither global nor in `allow_private`, or one of our own listeners.
+        TargetNotAllowedError: one that may not, or none at all; one message for all, without the address.
     """
-    own = tuple(own)
-    for address in addresses:
-        ip = _unwrapped(address.ip)
-        if not (_is_global(ip) or any(ip in network for network in allow_private)):
-            raise TargetNotAllowedError
-        if _is_own_listener(ip, address.port, own):
+    checked = tuple(addresses)
+    listeners = tuple(own)
+    if not checked:
+        raise TargetNotAllowedError
+    for address in checked:
+        ip = unwrap(address.ip)
+        is_listed = any(ip in network or address.ip in network for network in allow_private) and _is_unicast(ip)
+        if not (is_global(ip) or is_listed) or is_own_listener(address, address.port, listeners):
             raise TargetNotAllowedError
 
 
-def _unwrapped(ip: _IpAddress) -> _IpAddress:
-    # An IPv4 address in IPv6 clothes is judged as what it is.
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
+def unwrap(ip: IpAddress) -> IpAddress:
+    """The IPv4 address that an IPv6 one stands for where the kernel or the network translates it, else `ip` itself."""
+    if isinstance(ip, IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return ip.ipv4_mapped
+        if ip in _NAT64:
+            return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip
 
 
-def _is_global(ip: _IpAddress) -> bool:
-    if not ip.is_global or ip.is_multicast or ip.is_reserved:
-        return False
-    if isinstance(ip, IPv6Address):
-        # 6to4, Teredo and NAT64 lead to an IPv4 address of the sender's choice.
-        return ip.sixtofour is None and ip.teredo is None and not any(ip in network for network in _TRANSLATED)
-    return True
+def is_global(ip: IpAddress) -> bool:
+    """Whether an address is a public host's; by IANA's registries, and strict where tunnels hide another address."""
+    ip = unwrap(ip)
+    if isinstance(ip, IPv4Address):
+        return not any(ip in network for network in _NOT_GLOBAL_V4)
+    return ip in _GLOBAL_V6 and not any(ip in network for network in _NOT_GLOBAL_V6)
 
 
-def _is_own_listener(ip: _IpAddress, port: int, own: Iterable[tuple[str, int]]) -> bool:
-    for host, own_port in own:
+def is_own_listener(address: Address, port: int, listeners: Iterable[tuple[str, int]]) -> bool:
+    """Whether a connection to that address and port would end at one of this proxy's own listeners.
+
+    A listener on all addresses (or on a name) is at every address of this machine. Addresses that somebody in front
+    translates to ours cannot be seen from here: such a loop is found by its Via field.
+    """
+    ip = unwrap(address.ip)
+    for host, own_port in listeners:
         if port != own_port:
             continue
-        listening = _unwrapped(ip_address(host.partition("%")[0]))
-        if listening == ip or (listening.is_unspecified and _is_local(ip)):
+        try:
+            listening = unwrap(ip_address(host.partition("%")[0]))
+        except ValueError:
+            listening = None
+        # Connecting to 0.0.0.0 or :: reaches this machine's loopback.
+        if listening == ip or ip.is_unspecified:
+            return True
+        if (listening is None or listening.is_unspecified) and _is_of_this_machine(address, ip):
             return True
     return False
 
 
-def _is_local(ip: _IpAddress) -> bool:
-    """Whether the address is this machine's: only then can it be bound."""
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind((str(ip), 0))
-        except OSError:
-            return False
+def _is_unicast(ip: IpAddress) -> bool:
+    return not (ip.is_unspecified or ip.is_multicast or ip == IPv4Address("255.255.255.255"))
+
+
+def _is_of_this_machine(address: Address, ip: IpAddress) -> bool:
+    """Whether a socket can be bound to the address, which only the machine that has it can do. Sends nothing."""
+    if ip.is_loopback:
+        return True
+    family, sockaddr = address.info[0], (address.info[4][0], 0, *address.info[4][2:])
+    if isinstance(ip, IPv4Address):
+        family, sockaddr = socket.AF_INET, (str(ip), 0)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(sockaddr)
+    except OSError as exc:
+        # Any other failure says nothing about whose it is; then it is not dialled.
+        return exc.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
     return True

@@ -125,8 +125,8 @@ class Connection(asyncio.BufferedProtocol):
         "_may_keep",
         "_overhead",
         "_owed",
-        "_paused",
         "_parser",
+        "_paused",
         "_peek",
         "_transport",
         "idle_since_s",
@@ -345,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._fault is not None:
             return
         answer.status = status
-        answer.fields = self._fields
+        answer.fields, self._fields = self._fields, []
         if self._is_head_request or status in {204, 304}:
             answer.framing = "none"
         elif is_chunked:

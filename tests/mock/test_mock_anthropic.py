@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.mock.mock_wire import BEARER, PROMPT, ask, vendor_of_tests
 
 from proxy.mock.anthropic import SIGNATURE
 from proxy.mock.reply import THOUGHT_TEXT
+from tests.mock.mock_wire import BEARER, PROMPT, ask, vendor_of_tests
 
 MESSAGES = "/v1/messages"
 KEY = {"x-api-key": "mock-key", "anthropic-version": "2023-06-01"}

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.mock.mock_wire import BEARER, ask, vendor_of_tests
 
 from proxy.mock.reply import IMAGE_URL, THOUGHT_TEXT
+from tests.mock.mock_wire import BEARER, ask, vendor_of_tests
 
 TEXT = "/api/v1/services/aigc/text-generation/generation"
 MULTIMODAL = "/api/v1/services/aigc/multimodal-generation/generation"

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.mock.mock_wire import ask, vendor_of_tests
 
 from proxy.mock.reply import IMAGE_BASE64, THOUGHT_TEXT
+from tests.mock.mock_wire import ask, vendor_of_tests
 
 KEY = {"x-goog-api-key": "mock-key"}
 BODY = {"contents": [{"role": "user", "parts": [{"text": "say something"}]}]}

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.mock.mock_wire import BEARER, CHAT, CREATED, PROMPT, ask, vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_TEXT, IMAGE_URL, THOUGHT_TEXT
+from tests.mock.mock_wire import BEARER, CHAT, CREATED, PROMPT, ask, vendor_of_tests
 
 COMPATIBLE = "/compatible-mode" + CHAT
 STREAM = {**PROMPT, "stream": True}

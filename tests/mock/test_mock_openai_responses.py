@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.mock.mock_wire import ask, vendor_of_tests
 
 from proxy.mock.reply import IMAGE_BASE64, THOUGHT_TEXT
+from tests.mock.mock_wire import ask, vendor_of_tests
 
 RESPONSES = "/v1/responses"
 STREAM = {"model": "mock-1", "input": "say something", "stream": True}

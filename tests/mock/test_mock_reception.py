@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from tests.mock.mock_wire import BEARER, CHAT, PROMPT, ask, connected, parse, request, vendor_of_tests
 
 GENERATION = "/api/v1/services/aigc/text-generation/generation"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
-from tests.mock.mock_wire import vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
+from tests.mock.mock_wire import vendor_of_tests
 
 if TYPE_CHECKING:
     from anthropic.types import MessageParam

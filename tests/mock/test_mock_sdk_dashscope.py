@@ -8,9 +8,9 @@ from typing import Any
 
 import dashscope
 import pytest
-from tests.mock.mock_wire import vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, IMAGE_URL, THOUGHT_TEXT
+from tests.mock.mock_wire import vendor_of_tests
 
 MESSAGES = [{"role": "user", "content": "say something"}]
 

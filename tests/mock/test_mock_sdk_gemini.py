@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from google import genai
 from google.genai import errors, types
-from tests.mock.mock_wire import vendor_of_tests
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
+from tests.mock.mock_wire import vendor_of_tests
 
 if TYPE_CHECKING:
     from proxy.mock.server import MockVendor

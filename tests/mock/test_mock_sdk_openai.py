@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-from tests.mock.mock_wire import vendor_of_tests
 from openai import AsyncOpenAI
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT, THOUGHT_TEXT
+from tests.mock.mock_wire import vendor_of_tests
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam

@@ -5,11 +5,22 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.mock.mock_wire import BEARER, CHAT, PROMPT, TIMEOUT_S, ask, connected, dechunk, parse, request, vendor_of_tests
 
 from proxy.mock.answer import Answer
 from proxy.mock.controls import Controls
 from proxy.mock.sender import GARBAGE, Sender
+from tests.mock.mock_wire import (
+    BEARER,
+    CHAT,
+    PROMPT,
+    TIMEOUT_S,
+    ask,
+    connected,
+    dechunk,
+    parse,
+    request,
+    vendor_of_tests,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

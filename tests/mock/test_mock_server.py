@@ -10,9 +10,9 @@ import sys
 from contextlib import AsyncExitStack
 
 import pytest
-from tests.mock.mock_wire import CHAT, PROMPT, TIMEOUT_S, ask, connected, request, vendor_of_tests
 
 from proxy.mock.server import MockVendor, Stats
+from tests.mock.mock_wire import CHAT, PROMPT, TIMEOUT_S, ask, connected, request, vendor_of_tests
 
 STREAM = {**PROMPT, "stream": True}
 

@@ -35,7 +35,8 @@ def test_check_request_length_malformed(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, gzip", b"chunked\x0b", b"chunked, chunked", b""]
+    "value",
+    [b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, gzip", b"chunked\x0b", b"chunked, chunked", b""],
 )
 def test_check_request_transfer_coding_unknown(value: bytes) -> None:
     """Any transfer coding but one `chunked` is refused."""
@@ -91,7 +92,9 @@ def test_origin_form(target: bytes, expected: tuple[bytes, bytes | None]) -> Non
     assert origin_form(target) == expected
 
 
-@pytest.mark.parametrize("target", [b"*", b"a:80", b"", b"/a#b", b"http://", b"ftp://a/b", b"http://a@b/c", b"http://a#b"])
+@pytest.mark.parametrize(
+    "target", [b"*", b"a:80", b"", b"/a#b", b"http://", b"ftp://a/b", b"http://a@b/c", b"http://a#b"]
+)
 def test_origin_form_malformed(target: bytes) -> None:
     """Other forms are refused."""
     with pytest.raises(InvalidRequestError):

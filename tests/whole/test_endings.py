@@ -168,8 +168,8 @@ async def test_upstream_error_passes_with_status_fields_and_body(proxy: Running,
     vendor, _ = await upstream.take()
     body = b'{"error":{"message":"slow down","code":"rate_limit"}}'
     vendor.write(
-        b"HTTP/1.1 429 Whatever\r\nContent-Type: application/json\r\nRetry-After: 7\r\nx-ratelimit-limit-requests: 3\r\n"
-        b"Set-Cookie: a=b\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        b"HTTP/1.1 429 Whatever\r\nContent-Type: application/json\r\nRetry-After: 7\r\n"
+        b"x-ratelimit-limit-requests: 3\r\nSet-Cookie: a=b\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
 
     answer = await client.read_message()
@@ -251,7 +251,7 @@ TIMEOUTS = "timeouts: {connect: 1s, first_byte: 150ms, idle: 150ms, total: TOTAL
 
 async def test_timeout_first_byte_is_a_504(start: Callable[..., Any], upstream: Upstream) -> None:
     """An upstream that trickles its head, or sends interim answers, does not hold the clock up."""
-    proxy = await start(TIMEOUTS.replace("TOTAL", "\"off\""))
+    proxy = await start(TIMEOUTS.replace("TOTAL", '"off"'))
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
     vendor, _ = await upstream.take()
@@ -267,7 +267,7 @@ async def test_timeout_first_byte_is_a_504(start: Callable[..., Any], upstream: 
 
 async def test_timeout_idle_breaks_the_stream(start: Callable[..., Any], upstream: Upstream) -> None:
     """A silence after the head ends the stream: an event says which clock, the last chunk is missing."""
-    proxy = await start(TIMEOUTS.replace("TOTAL", "\"off\""))
+    proxy = await start(TIMEOUTS.replace("TOTAL", '"off"'))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
 
     rest = await client.read_to_end()
@@ -311,7 +311,7 @@ async def test_timeout_write_frees_what_a_stuck_client_holds(start: Callable[...
 
 async def check_ending_of_stuck(proxy: Running) -> dict[str, Any]:
     async with asyncio.timeout(20):
-        while not proxy.app.pipeline.live():
+        while not proxy.app.pipeline.live():  # noqa: ASYNC110 - the exchange begins in this very loop
             await asyncio.sleep(0)
         return only(await proxy.settled(), "exchange.settled")
 

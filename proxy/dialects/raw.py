@@ -1,0 +1,25 @@
+"""The dialect of upstreams of which nothing is known but where they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.dialects.base import Dialect
+from proxy.dialects.openai import error_json
+
+if TYPE_CHECKING:
+    from proxy.errors import ProxyError
+
+
+class Raw(Dialect):
+    """Anything that is streamed: only the configured path is called, and nothing is put into its streams."""
+
+    name = "raw"
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """Worded as OpenAI does, which most clients can read."""
+        return error_json(error.status, error.code, error.message)
+
+    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - whatever they are
+        """None: an aborted body is the only sign that every format has."""
+        return None

@@ -1,0 +1,189 @@
+"""Where credentials are found in a request, and how they leave the query."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.auth.credentials import MAX_CREDENTIAL_BYTES, find_credential, strip_query
+from proxy.errors import InvalidRequestError, InvalidTokenError
+from proxy.exchange import RequestHead
+
+LONGEST = b"t" * MAX_CREDENTIAL_BYTES
+
+
+def head(*fields: tuple[bytes, bytes], query: bytes | None = None) -> RequestHead:
+    return RequestHead("POST", b"/forward-sse", query, fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Authorization", b"Bearer tok")],
+        [(b"authorization", b"bearer tok")],
+        [(b"AUTHORIZATION", b" BEARER tok\t")],
+        [(b"x-api-key", b"tok")],
+        [(b"X-Api-Key", b"tok")],
+        [(b"api-key", b"tok")],
+        [(b"x-goog-api-key", b"tok")],
+        [(b"Authorization", b"Bearer tok"), (b"x-api-key", b"tok")],
+        [(b"x-api-key", b"tok"), (b"x-api-key", b"tok")],
+        [(b"Authorization", b"Basic dTpw"), (b"x-api-key", b"tok")],
+        [(b"Authorization", b"Bearer tok"), (b"x-api-key", b"")],
+    ],
+)
+def test_credential_in_each_place(fields: list[tuple[bytes, bytes]]) -> None:
+    """Each SDK's header carries the credential, whatever its case, and agreeing ones are one."""
+    assert find_credential(head(*fields), gemini=False, query_token=False) == "tok"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [(b"Authorization", b"Basic dTpw")],
+        [(b"Authorization", b"Bearertok")],
+        [(b"Authorization", b"")],
+        [(b"x-api-key", b"")],
+        [(b"x_api_key", b"tok")],
+        [(b"Proxy-Authorization", b"Bearer tok")],
+        [(b"Cookie", b"access_token=tok")],
+    ],
+)
+def test_credential_absent(fields: list[tuple[bytes, bytes]]) -> None:
+    """Another scheme, an empty key field and look-alike names carry no credential."""
+    assert find_credential(head(*fields), gemini=False, query_token=True) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer  tok",
+        b"Bearer\ttok",
+        b"Bearer tok\x0b",
+        b"Bearer a b",
+        b"Bearer a\tb",
+        b"Bearer t\xc3\xb6k",
+        b"Bearer t\x00k",
+        b"Bearer t\x7fk",
+        b"Bearer t" + LONGEST,
+    ],
+)
+def test_bearer_malformed(value: bytes) -> None:
+    """What cannot be a token after `Bearer` is an invalid token, not a missing one and not a crash."""
+    with pytest.raises(InvalidTokenError):
+        find_credential(head((b"Authorization", value)), gemini=False, query_token=False)
+
+
+def test_credential_of_the_longest_length() -> None:
+    """A credential of exactly 8 KiB is looked at."""
+    assert find_credential(head((b"api-key", LONGEST)), gemini=False, query_token=False) == LONGEST.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "query"),
+    [
+        ([(b"Authorization", b"Bearer a"), (b"Authorization", b"Bearer b")], None),
+        ([(b"Authorization", b"Bearer a"), (b"authorization", b"Bearer a")], None),
+        ([(b"Authorization", b"Basic a"), (b"Authorization", b"Bearer a")], None),
+        ([(b"Authorization", b"Bearer a"), (b"x-api-key", b"b")], None),
+        ([(b"x-api-key", b"a"), (b"x-api-key", b"b")], None),
+        ([(b"x-api-key", b"a"), (b"api-key", b"b")], None),
+        ([(b"Authorization", b"Bearer a")], b"access_token=b"),
+        ([], b"access_token=a&access_token=a"),
+        ([], b"access_token=a&key=b"),
+    ],
+)
+def test_credentials_that_disagree(fields: list[tuple[bytes, bytes]], query: bytes | None) -> None:
+    """Two different credentials, or a place that may be used once used twice, are a bad request; none is picked."""
+    with pytest.raises(InvalidRequestError):
+        find_credential(head(*fields, query=query), gemini=True, query_token=True)
+
+
+@pytest.mark.parametrize(
+    "query", [b"access_token=tok", b"access%5Ftoken=tok", b"a=1&%61ccess_token=tok", b"access_token", b"access_token="]
+)
+def test_query_token_not_allowed(query: bytes) -> None:
+    """Without `query_token`, an access token in the query is a bad request in every spelling, also beside a header."""
+    with pytest.raises(InvalidRequestError):
+        find_credential(head((b"x-api-key", b"tok"), query=query), gemini=False, query_token=False)
+
+
+def test_query_token_allowed() -> None:
+    """With `query_token`, the percent-decoded `access_token` is the credential."""
+    assert find_credential(head(query=b"a=1&access%5Ftoken=t%6Fk"), gemini=False, query_token=True) == "tok"
+
+
+@pytest.mark.parametrize("value", [b"", b"%00", b"a%20b", b"%C3%B6", b"%74" * (MAX_CREDENTIAL_BYTES + 1)])
+def test_query_token_malformed(value: bytes) -> None:
+    """What decodes to no token is an invalid token."""
+    with pytest.raises(InvalidTokenError):
+        find_credential(head(query=b"access_token=" + value), gemini=False, query_token=True)
+
+
+def test_query_key_by_dialect() -> None:
+    """`?key=` is a credential for gemini alone."""
+    assert find_credential(head(query=b"alt=sse&%6Bey=tok"), gemini=True, query_token=False) == "tok"
+    assert find_credential(head(query=b"alt=sse&key=tok"), gemini=False, query_token=False) is None
+    assert find_credential(head(query=b"key=&alt=sse"), gemini=True, query_token=False) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "gemini", "expected"),
+    [
+        (None, True, None),
+        (b"", True, b""),
+        (b"access_token=t", False, None),
+        (b"&access_token=t", False, None),
+        (b"a=%7e&access%5ftoken=t&b=+&&c", False, b"a=%7e&b=+&&c"),
+        (b"access_token", False, None),
+        (b"key=t&alt=sse", True, b"alt=sse"),
+        (b"%6bey=t&alt=sse&KEY=1", True, b"alt=sse&KEY=1"),
+        (b"key=t&alt=sse", False, b"key=t&alt=sse"),
+        (b"my_access_token=1&x=access_token", False, b"my_access_token=1&x=access_token"),
+    ],
+)
+def test_strip_query(query: bytes | None, gemini: bool, expected: bytes | None) -> None:
+    """The members that carry a credential go, every other byte stays."""
+    assert strip_query(query, gemini=gemini) == expected
+
+
+@given(st.text(alphabet="aks%256F_cetonkyKEY=&;+ ", max_size=60), st.booleans())
+def test_strip_query_leaves_no_credential(text: str, gemini: bool) -> None:
+    """However it is spelled, what another parser reads from the stripped query has no credential; others stay."""
+    before = parse_qsl(text, keep_blank_values=True, separator="&")
+    names = {"access_token", "key"} if gemini else {"access_token"}
+
+    stripped = strip_query(text.encode(), gemini=gemini) or b""
+
+    after = parse_qsl(stripped.decode(), keep_blank_values=True, separator="&")
+    assert after == [member for member in before if member[0] not in names]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"Authorization", b"x-api-key", b"API-KEY", b"x-goog-api-key", b"Host"]),
+            st.one_of(st.binary(max_size=40), st.binary(max_size=20).map(lambda value: b"Bearer " + value)),
+        ),
+        max_size=4,
+    ),
+    st.none() | st.binary(max_size=40) | st.binary(max_size=20).map(lambda value: b"access_token=" + value),
+    st.booleans(),
+    st.booleans(),
+)
+def test_credential_of_arbitrary_bytes(
+    fields: list[tuple[bytes, bytes]], query: bytes | None, gemini: bool, query_token: bool
+) -> None:
+    """Whatever bytes come, the result is visible ASCII, nothing, or a refusal of ours."""
+    try:
+        found = find_credential(head(*fields, query=query), gemini=gemini, query_token=query_token)
+    except (InvalidRequestError, InvalidTokenError):
+        found = None
+    assert found is None or (found.isascii() and found.isprintable() and " " not in found and found)
+    strip_query(query, gemini=gemini)
