@@ -279,7 +279,7 @@ class ClientConnection(RequestHandler):
             return
         self._is_broken = True
         body = self._arriving
-        if body is not None and not body.is_eof():
+        if body is not None and not body.is_eof() and self._waiter is None:
             self._messages.pop()
             self._break_off(body)
 

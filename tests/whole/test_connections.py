@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +72,24 @@ async def test_kept_connection_that_spoke_or_ended(
     await vendor.closed()
     await proxy.idle()
     assert proxy.app.pool.counts() == {("main", "idle"): 1}
+
+
+@pytest.mark.parametrize("act", ["speaks", "ends"])
+async def test_kept_connection_is_looked_at_in_the_last_moment(proxy: Running, upstream: Upstream, act: str) -> None:
+    """What the loop has not read yet counts too: the system is asked when a connection is about to be used."""
+    vendor = await kept(proxy, upstream)
+    (connection,) = proxy.app.pool._open
+    assert connection.is_usable()
+
+    # Past the loop, and without a turn of it, so that only the system knows.
+    sock = vendor.writer.get_extra_info("socket")
+    if act == "speaks":
+        os.write(sock.fileno(), b"x")
+    else:
+        with socket.socket(fileno=os.dup(sock.fileno())) as copy:
+            copy.shutdown(socket.SHUT_WR)
+
+    assert not connection.is_usable()
 
 
 @pytest.mark.parametrize("extra", [STOLEN, b"x", b"0\r\n\r\n"], ids=repr)
