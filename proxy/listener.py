@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
@@ -186,25 +187,13 @@ class ClientConnection(RequestHandler):
                 self._expect(self._listener.client_clocks.header_s)
         count = len(self._messages)
         super().data_received(data)
-        body = self._arriving
+        if self.transport is not None and not self.transport.is_reading():
+            # It sent more than is held for it. Its leaving is behind that, and is looked for by `check`.
+            self._listener.clocks.watch(self)
         if len(self._messages) > count:
-            message, payload = self._messages[-1]
-            if not isinstance(message, _ErrInfo):
-                self._arriving = payload
-                self._arrived = self._overhead = 0
-                return
-            self._is_broken = True
-            if body is not None and not body.is_eof():
-                self._messages.pop()
-                self._break_off(body)
-        elif body is not None and not body.is_eof():
-            if body.total_bytes != self._arrived:
-                self._arrived = body.total_bytes
-                self._overhead = 0
-            else:
-                self._overhead += len(data)
-                if self._overhead > _MAX_OVERHEAD_BYTES:
-                    self._break_off(body)
+            self._look_at(*self._messages[-1])
+        elif self._arriving is not None and not self._arriving.is_eof():
+            self._bound_overhead(self._arriving, len(data))
 
     def eof_received(self) -> None:
         """A client that closes its sending half has left, as for aiohttp; what runs for it ends at once."""
@@ -227,15 +216,24 @@ class ClientConnection(RequestHandler):
             self.relay.resume()
 
     def check(self, now_s: float) -> None:
-        """Asked by the clocks while no request is being served."""
+        """Asked by the clocks while no request is being served, and while nothing more is read from the client."""
         transport = self._socket_transport
-        if transport is None or self._deadline_s is None or now_s < self._deadline_s:
+        if transport is None:
+            return
+        if not transport.is_closing() and not transport.is_reading():
+            if _has_left(transport.get_extra_info("socket")):
+                transport.abort()
+                return
+        elif self._deadline_s is None:
+            self._listener.clocks.forget(self)
+        if self._deadline_s is None or now_s < self._deadline_s:
             return
         unsent = transport.get_write_buffer_size()
         if not transport.is_closing() and unsent < self._unsent:
             # Slow, but it takes what it is sent.
             self._unsent = unsent
-            self._expect(self._listener.client_clocks.write_s if unsent else self._listener.client_clocks.keep_alive_s)
+            clocks = self._listener.client_clocks
+            self._expect(clocks.write_s if unsent else clocks.keep_alive_s)
             return
         if transport.is_closing() or unsent:
             transport.abort()
@@ -254,7 +252,8 @@ class ClientConnection(RequestHandler):
     async def _handle_request(
         self, request: BaseRequest, start_time: float | None, request_handler: Any
     ) -> tuple[web.StreamResponse, bool]:
-        self._listener.clocks.forget(self)
+        if self.transport is None or self.transport.is_reading():
+            self._listener.clocks.forget(self)
         self._deadline_s = None
         self._has_begun = False
         result = await super()._handle_request(request, start_time, request_handler)
@@ -271,6 +270,27 @@ class ClientConnection(RequestHandler):
             clocks = self._listener.client_clocks
             self._expect(clocks.write_s if self._unsent else clocks.keep_alive_s)
         return result
+
+    def _look_at(self, message: object, payload: StreamReader) -> None:
+        """Remember the body of a request that was just parsed, or tell the last one that the parser gave up."""
+        if not isinstance(message, _ErrInfo):
+            self._arriving = payload
+            self._arrived = self._overhead = 0
+            return
+        self._is_broken = True
+        body = self._arriving
+        if body is not None and not body.is_eof() and self._waiter is None:
+            self._messages.pop()
+            self._break_off(body)
+
+    def _bound_overhead(self, body: StreamReader, size: int) -> None:
+        if body.total_bytes != self._arrived:
+            self._arrived = body.total_bytes
+            self._overhead = 0
+            return
+        self._overhead += size
+        if self._overhead > _MAX_OVERHEAD_BYTES:
+            self._break_off(body)
 
     def _process_keepalive(self) -> None:
         """Do nothing: aiohttp's keep-alive timer, which fires once after the first answer."""
@@ -335,6 +355,16 @@ def _notice_vanishing(sock: socket.socket | None) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _has_left(sock: socket.socket | None) -> bool:
+    """Whether the client has closed or reset, told by the system though what it sent before is still unread."""
+    if sock is None:
+        return False
+    poll = select.poll()
+    # Linux; elsewhere only a reset is seen.
+    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 def _hold_little(sock: socket.socket | None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +53,7 @@ async def kept(proxy: Running, upstream: Upstream, answer: bytes = OK) -> Peer:
 async def test_kept_connection_that_spoke_or_ended(
     proxy: Running, upstream: Upstream, act: str, *, hurry: bool
 ) -> None:
-    """A kept connection on which anything came unasked is dropped: the next user gets their own answer."""
+    """A kept connection on which anything came unasked is dropped; the next user gets a fresh one."""
     vendor = await kept(proxy, upstream)
     if act in {"speaks", "whispers"}:
         vendor.write(STOLEN if act == "speaks" else b"\r\n")
@@ -70,6 +72,24 @@ async def test_kept_connection_that_spoke_or_ended(
     await vendor.closed()
     await proxy.idle()
     assert proxy.app.pool.counts() == {("main", "idle"): 1}
+
+
+@pytest.mark.parametrize("act", ["speaks", "ends"])
+async def test_kept_connection_is_looked_at_in_the_last_moment(proxy: Running, upstream: Upstream, act: str) -> None:
+    """What the loop has not read yet counts too: the system is asked when a connection is about to be used."""
+    vendor = await kept(proxy, upstream)
+    (connection,) = proxy.app.pool._open
+    assert connection.is_usable()
+
+    # Past the loop, and without a turn of it, so that only the system knows.
+    sock = vendor.writer.get_extra_info("socket")
+    if act == "speaks":
+        os.write(sock.fileno(), b"x")
+    else:
+        with socket.socket(fileno=os.dup(sock.fileno())) as copy:
+            copy.shutdown(socket.SHUT_WR)
+
+    assert not connection.is_usable()
 
 
 @pytest.mark.parametrize("extra", [STOLEN, b"x", b"0\r\n\r\n"], ids=repr)
@@ -176,7 +196,7 @@ async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: 
 
 
 async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -> None:
-    """However much is pipelined behind a stream, the proxy stops reading it."""
+    """However much is pipelined behind a stream, the proxy stops reading it, and still sees the client leave."""
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     flood = request("/healthz", method="GET") * 1000
     client.writer.transport.set_write_buffer_limits(high=0)
@@ -193,6 +213,34 @@ async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -
     assert len(connection._messages) <= 100
     vendor.write(chunk(event("two")))
     await client.read_until(event("two") + b"\r\n")
+
+    client.reset()
+
+    await vendor.closed()
+    await check_settled(proxy, "client_closed")
+
+
+async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Upstream) -> None:
+    """A client's end is seen though it stands behind more requests than the proxy reads ahead."""
+    client, vendor, _ = await begin(proxy, upstream, first=event("one"))
+    await client.send(request("/healthz", method="GET") * 1000)
+    connection = next(iter(proxy.app.public_listener.open))
+    await passes(lambda: connection.transport is not None and not connection.transport.is_reading())
+
+    client.close()
+
+    await vendor.closed()
+    await check_settled(proxy, "client_closed")
+
+
+async def test_pipelined_flood_is_answered(proxy: Running) -> None:
+    """Thousands of requests sent at once are all answered, a few at a time."""
+    client = await proxy.client()
+    count = 3000
+    sending = asyncio.create_task(client.send(request("/healthz", method="GET") * count))
+    for _ in range(count):
+        assert (await client.read_message()).status == 200
+    await sending
 
 
 async def test_head_has_no_body(proxy: Running, upstream: Upstream) -> None:
