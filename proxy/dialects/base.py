@@ -38,8 +38,8 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     default_path: ClassVar[str | None] = None
-    # Globs of what generates, by POST, and of what lists models, by GET. The same paths with other methods are left out
-    # on purpose: they list, show and delete what *other* users of the vendor's key have stored.
+    # Globs of what generates and of what lists models. What would list or delete what *other* users of the vendor's key
+    # have stored there (GET of a generation path, DELETE of either) is left out on purpose; see `allows`.
     generation_paths: ClassVar[tuple[str, ...]] = ()
     model_paths: ClassVar[tuple[str, ...]] = ()
     # The field that carries the vendor's credential, and what stands before it there.
@@ -71,13 +71,13 @@ class Dialect(ABC):
     def allows(self, method: str, path: bytes, patterns: Sequence[str]) -> bool:
         """Whether one of the `patterns` lets this path pass with this method.
 
-        A pattern that is one of the dialect's own stands for the methods it is meant for; any other for every method,
-        `/v1/*` for example. So who narrows the defaults does not widen what may be done with them.
+        A pattern that is one of the dialect's own leaves out what lists or deletes others' data; any other stands for
+        every method, `/v1/*` for example. So who narrows the defaults does not widen what may be done with them.
         """
         canonical = canonical_path(path)
         if canonical is None:
             return False
-        return any(matches(canonical, pattern) and self._is_method_of(pattern, method) for pattern in patterns)
+        return any(matches(canonical, pattern) and self._is_meant(pattern, method, canonical) for pattern in patterns)
 
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:  # noqa: ARG002 - most need none
         """What `POST /forward-sse` adds to a request for `path`, in which the lower-case `names` are already."""
@@ -95,11 +95,14 @@ class Dialect(ABC):
         anything from it but the error. `path` is that of the request, with or without its query.
         """
 
-    def _is_method_of(self, pattern: str, method: str) -> bool:
+    def _is_meant(self, pattern: str, method: str, path: str) -> bool:
         is_generation, is_model_list = pattern in self.generation_paths, pattern in self.model_paths
         if not (is_generation or is_model_list):
             return True
-        return (is_generation and method == "POST") or (is_model_list and method in {"GET", "HEAD"})
+        if method in {"GET", "HEAD"}:
+            return is_model_list
+        # A colon is a verb (`models/x:predict`): those that are meant stand among the generation paths.
+        return method != "DELETE" and (is_generation or ":" not in path)
 
 
 def broken_stream_status(code: str) -> int:

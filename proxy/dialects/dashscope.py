@@ -22,6 +22,7 @@ class DashScope(Dialect):
     name = "dashscope"
     default_path = "/api/v1/services/aigc/text-generation/generation"
     generation_paths = ("/api/v1/services/aigc/*", "/api/v1/apps/*", "/services/aigc/*", "/apps/*")
+    model_paths = ("/api/v1/models", "/api/v1/models/*")
 
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:
         """The vendor's word for "as a stream", where `POST /forward-sse` goes to the default path without it.

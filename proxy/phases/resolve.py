@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _FRONT: Final = b"/forward-sse"
 # The paths that stock SDKs of two vendors call below a bare base URL, and whose SDKs they are.
 _SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", b"/v1/messages": "anthropic"}
-_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
 ENVELOPE: Final = "envelope"
 _ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
@@ -179,6 +179,7 @@ class Router:
 
         Raises:
             InvalidRequestError: the body cannot be read where routing needs it, or is no valid envelope.
+            NotFoundError: the upstream has no default path, and none was asked for.
             UnknownUpstreamError, UpstreamNotAllowedError, PathNotAllowedError, TargetNotAllowedError: as they say.
         """
         upstream = destination.upstream
@@ -198,7 +199,7 @@ class Router:
         if path is None:
             default = upstream.path or dialect.default_path
             if default is None:
-                raise PathNotAllowedError("This upstream has no default path: ask for one below its name.")
+                raise NotFoundError("This upstream has no default path: ask for one below its name.")
             path = default.encode()
         if destination.kind is not Kind.DIRECT:  # else `by_head` has checked it
             _check_path(upstream, head.method, path)
