@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -15,11 +15,9 @@ from proxy.phases.answer import Settled, write_answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp.web import BaseRequest
-
     from proxy.clocks import Clocks
-    from proxy.listener import ClientConnection
     from proxy.metrics import Metrics
+    from proxy.phases.accept import ClientConnection, Incoming
     from proxy.pipeline import Pipeline
 
 _JSON = b"application/json"
@@ -54,26 +52,24 @@ class Admin:
         self._health = health
         self._clocks = clocks
 
-    async def handle(self, request: BaseRequest) -> Settled:
+    async def handle(self, request: Incoming) -> Settled:
         """Answer one request; bodies are not read."""
-        client = cast("ClientConnection", request.protocol)
-        message = request._message  # noqa: SLF001 - the raw target; the public property re-quotes it
-        path = message.path.partition("?")[0]
-        is_last = message.should_close or not request.content.is_eof()
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        is_last = request.is_last or not request.content.is_eof()
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
-            status, content_type, body = self._reply(message.method, path)
+            status, content_type, body = self._reply(request.method, path)
             extra = ((b"Content-Type", content_type),) if body else ()
         except ProxyError as error:
             answer = refusal(error, DIALECTS["openai"])
             status, extra, body = answer.status, answer.fields, answer.body
         return write_answer(
-            client.transport,
+            request.client.transport,
             status,
             extra,
             body,
             keep_alive=not is_last,
-            is_head_request=message.method == "HEAD",
+            is_head_request=request.method == "HEAD",
         )
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:

@@ -142,7 +142,7 @@ class App:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PARTING_S):
                     await listener.empty()
-            await listener.shutdown(0)
+            listener.cut()
         self.pool.close()
         self.clocks.close()
         await self._resolver.close()

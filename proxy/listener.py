@@ -1,6 +1,6 @@
 """The server's side of a client's connection: aiohttp's, with what it lacks for the open internet.
 
-aiohttp parses requests, keeps connections and runs one handler at a time on each. Added here: a clock for the request's
+aiohttp parses requests and keeps their connections. Here are: one task a connection, a clock for the request's
 head and one for the answer that nobody takes, the end of a client that half-closes, quiet and JSON answers to what
 cannot be parsed, and the relay's back pressure.
 """
@@ -8,6 +8,7 @@ cannot be parsed, and the relay's back pressure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import select
 import socket
@@ -15,21 +16,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
 from proxy.exchange import Ending
+from proxy.logs import log_failure
+from proxy.phases.accept import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp.streams import StreamReader
-    from aiohttp.web import BaseRequest
 
     from proxy.clocks import Clocks
     from proxy.errors import ProxyError
+    from proxy.phases.accept import ClientConnection as AnyConnection
+    from proxy.phases.accept import Relay
     from proxy.phases.answer import Settled
-    from proxy.phases.relay import Relay
 
 # Above this much unsent the upstream is paused; with one read of the upstream (64 KiB) it stays below 256 KiB.
 HIGH_WATER_BYTES = 64 * 1024
@@ -63,14 +66,15 @@ class Listener(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[BaseRequest], Awaitable[Settled]],
-        refuse_head: Callable[[ClientConnection, ProxyError], Settled],
+        handle: Callable[[Incoming], Awaitable[Settled]],
+        refuse_head: Callable[[AnyConnection, ProxyError], Settled],
         *,
         clocks: Clocks,
         client_clocks: ClientClocks,
     ) -> None:
-        # aiohttp asks of a result only what `Settled` has.
-        super().__init__(cast("Any", handler), handler_cancellation=True)
+        # aiohttp's own handler is never called: connections call `handle`.
+        super().__init__(cast("Any", handle), handler_cancellation=True)
+        self.handle = handle
         self.refuse_head = refuse_head
         self.clocks = clocks
         self.client_clocks = client_clocks
@@ -85,6 +89,11 @@ class Listener(web.Server):
         """Close every connection once what was written to it has left."""
         for connection in list(self.open):
             connection.force_close()
+
+    def cut(self) -> None:
+        """Close every connection that is left, whatever waits in it."""
+        for connection in list(self.open):
+            connection.cut()
 
     async def empty(self) -> None:
         """Wait until no connection is left."""
@@ -243,33 +252,103 @@ class ClientConnection(RequestHandler):
             self._listener.refuse_head(self, RequestTimeoutError())
         self.force_close()
 
+    def cut(self) -> None:
+        """Close at once."""
+        if self._socket_transport is not None:
+            self._socket_transport.abort()
+
     def discard_rest(self, *, linger: bool) -> None:
         """The answer just written is the last: end our sending half, and read away for a moment what still comes."""
         self._is_last = True
         if not linger:
             self._lingering_time = 0.0
 
-    async def _handle_request(
-        self, request: BaseRequest, start_time: float | None, request_handler: Any
-    ) -> tuple[web.StreamResponse, bool]:
+    async def start(self) -> None:
+        """Serve the connection's requests one after another, all in this task.
+
+        aiohttp's own makes a task for each request, and keeps the parsed head while it is served; streams are held by
+        the thousand, and neither is needed.
+        """
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if not await self._serve_next() or self._close:
+                break
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _serve_next(self) -> bool:
+        """Serve the request that came first, and say whether another may follow."""
+        request = self._take()
         if self.transport is None or self.transport.is_reading():
             self._listener.clocks.forget(self)
         self._deadline_s = None
         self._has_begun = False
-        result = await super()._handle_request(request, start_time, request_handler)
+        self._request_in_progress = True
+        try:
+            if request is None:
+                settled = self._listener.refuse_head(self, InvalidRequestError())
+            else:
+                settled = await self._listener.handle(request)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:  # noqa: BLE001 - what the pipeline did not catch it cannot answer either
+            log_failure("")
+            self.force_close()
+            return False
+        finally:
+            self._request_in_progress = False
+        await self._part(None if request is None else request.content)
+        if self._upgraded and not self._messages and self._parser is not None:
+            # It asked for another protocol and did not get it: what follows is a request like any other.
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+            tail, self._message_tail = self._message_tail, b""
+            if tail:
+                self.data_received(tail)
+        return settled.keep_alive
+
+    def _take(self) -> Incoming | None:
+        """The request that came first, None where the parser failed; lets the parser go on."""
+        message, payload = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        if isinstance(message, _ErrInfo):
+            return None
+        return Incoming.of(message, payload, self)
+
+    async def _part(self, body: StreamReader | None) -> None:
+        """After an answer: let the client take it, and read away what is left of its request."""
         transport = self.transport
-        if transport is not None:
-            if self._is_last and transport.can_write_eof():
-                transport.write_eof()
-            self._unsent = transport.get_write_buffer_size()
-            if self._paused:
-                # The next request has to wait: who asks and asks but takes no answer would fill the memory with them.
-                self._expect(self._listener.client_clocks.write_s)
+        if transport is None:
+            return
+        if self._is_last and transport.can_write_eof():
+            transport.write_eof()
+        clocks = self._listener.client_clocks
+        self._unsent = transport.get_write_buffer_size()
+        if self._paused:
+            # The next request has to wait: who asks and asks but takes no answer would fill the memory with them.
+            self._expect(clocks.write_s)
+            with contextlib.suppress(ConnectionError):
                 await self._drain_helper()
-                self._unsent = transport.get_write_buffer_size()
-            clocks = self._listener.client_clocks
-            self._expect(clocks.write_s if self._unsent else clocks.keep_alive_s)
-        return result
+            self._unsent = transport.get_write_buffer_size()
+        self._expect(clocks.write_s if self._unsent else clocks.keep_alive_s)
+        if body is not None and not body.is_eof():
+            with contextlib.suppress(TimeoutError, InvalidRequestError, RequestPayloadError):
+                async with asyncio.timeout(self._lingering_time):
+                    while not body.is_eof():
+                        await body.readany()
+            if not body.is_eof():
+                self.close()
 
     def _look_at(self, message: object, payload: StreamReader) -> None:
         """Remember the body of a request that was just parsed, or tell the last one that the parser gave up."""
@@ -304,24 +383,6 @@ class ClientConnection(RequestHandler):
             body.feed_eof()
         else:
             body.set_exception(InvalidRequestError())
-
-    def _make_error_handler(self, err_info: Any) -> Any:  # noqa: ARG002 - its text repeats what the client sent
-        async def refuse(request: BaseRequest) -> Settled:  # noqa: ARG001 - a placeholder of aiohttp's
-            return self._listener.refuse_head(self, InvalidRequestError())
-
-        return refuse
-
-    def handle_error(
-        self,
-        request: BaseRequest,  # noqa: ARG002 - nothing of it is repeated
-        status: int = 500,  # noqa: ARG002 - as above
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - as above
-    ) -> web.StreamResponse:
-        """What the pipeline did not catch cannot be answered by it either: the connection is closed."""
-        self.log_exception("unhandled", exc_info=exc)
-        self.force_close()
-        return web.Response(status=500)
 
     def _expect(self, within_s: float | None) -> None:
         if within_s is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
 from proxy.dialects import DIALECTS
@@ -29,7 +29,7 @@ from proxy.errors import (
 from proxy.exchange import Ending, Exchange
 from proxy.limits.fields import rate_limit_fields
 from proxy.logs import log_failure
-from proxy.phases.accept import accept, exchange_id
+from proxy.phases.accept import Incoming, accept, exchange_id
 from proxy.phases.answer import Settled, date, write_answer
 from proxy.phases.connect import connect
 from proxy.phases.receive import receive
@@ -43,16 +43,13 @@ from proxy.protocol.sse import EventStreamObserver, is_event_stream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.web import BaseRequest
-
     from proxy.auth.authenticator import Authenticator
     from proxy.clocks import Clocks
     from proxy.errors import Field
     from proxy.exchange import Principal, RequestHead, Route
     from proxy.limits.store import Admission, Standing, Store
     from proxy.metrics import Metrics
-    from proxy.phases.receive import BodyReader
+    from proxy.phases.accept import ClientConnection
     from proxy.phases.relay import Framing
     from proxy.phases.resolve import Destination, Router
     from proxy.protocol.cors import CorsPolicy
@@ -65,19 +62,8 @@ _STREAM_FIELDS: tuple[Field, ...] = (
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 )
-_HEALTH_PATHS = ("/healthz", "/readyz")
+_HEALTH_PATHS = (b"/healthz", b"/readyz")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class ClientConnection(Protocol):
-    """What the pipeline needs of the server's connection to a client."""
-
-    transport: asyncio.Transport | None
-    relay: Relay | None
-
-    def discard_rest(self, *, linger: bool) -> None:
-        """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +88,7 @@ class _Call:
     """One request on its way; what the phases have found so far."""
 
     rules: Rules
-    request: BaseRequest | None
+    request: Incoming | None
     client: ClientConnection
     exchange: Exchange
     task: asyncio.Task[object] | None
@@ -121,7 +107,7 @@ class _Call:
 
     def interrupt(self, ending: Ending) -> None:
         """End it from outside: a drain that is over, or somebody who stops it."""
-        if self.client.relay is not None and self.client.relay.ending is None:
+        if self.client.relay is not None:
             self.client.relay.finish(ending)
         elif self.exchange.interrupted_as is None and self.exchange.ending is None:
             self.exchange.interrupted_as = ending
@@ -163,22 +149,19 @@ class Pipeline:
             call.interrupt(ending)
         return len(calls)
 
-    async def handle(self, request: BaseRequest) -> Settled:
+    async def handle(self, request: Incoming) -> Settled:
         """Serve one request, from its head to its settlement.
 
         Cancelling it is the client leaving: the upstream's connection is closed before this returns.
         """
-        if request._message.path.startswith(_HEALTH_PATHS):  # noqa: SLF001 - as below
+        if request.target.startswith(_HEALTH_PATHS):
             settled = self._health(request)
             if settled is not None:
                 return settled
-        message = request._message  # noqa: SLF001 - the raw head, which the public properties decode and re-quote
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        exchange = Exchange(exchange_id(message.raw_headers), self._clocks.now(), message.method)
-        client = cast("ClientConnection", request.protocol)
-        call = _Call(
-            self.rules, request, client, exchange, task, message.should_close, is_old=message.version.minor == 0
-        )
+        exchange = Exchange(exchange_id(request.fields), self._clocks.now(), request.method)
+        is_old = request.version == (1, 0)
+        call = _Call(self.rules, request, request.client, exchange, task, request.is_last, is_old=is_old)
         self._calls.add(call)
         self._is_idle.clear()
         try:
@@ -210,25 +193,24 @@ class Pipeline:
         settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
         return settled
 
-    def _health(self, request: BaseRequest) -> Settled | None:
-        message = request._message  # noqa: SLF001 - as above
-        reply = self.health(message.path.partition("?")[0])
-        if reply is None or message.method not in {"GET", "HEAD"}:
+    def _health(self, request: Incoming) -> Settled | None:
+        reply = self.health(request.target.partition(b"?")[0].decode("latin-1"))
+        if reply is None or request.method not in {"GET", "HEAD"}:
             return None
         try:
-            _accept(message)
+            accept(request.method, request.target, request.version, request.fields)
         except InvalidRequestError:
             # Refused, and logged, on the way of all requests.
             return None
         status, content_type, body = reply
-        origin = cors.request_origin(message.raw_headers)
+        origin = cors.request_origin(request.fields)
         return write_answer(
-            cast("ClientConnection", request.protocol).transport,
+            request.client.transport,
             status,
             ((b"Content-Type", content_type), *self.rules.cors.answer_fields(origin)),
             body,
-            keep_alive=not message.should_close and request.content.is_eof(),
-            is_head_request=message.method == "HEAD",
+            keep_alive=not request.is_last and request.content.is_eof(),
+            is_head_request=request.method == "HEAD",
         )
 
     async def _begin(self, call: _Call) -> Relay | Settled:
@@ -259,11 +241,11 @@ class Pipeline:
 
     def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
         assert call.request is not None
-        message = call.request._message  # noqa: SLF001 - as above
+        request = call.request
         # A page may read the refusal of its malformed head, too.
-        call.origin = cors.request_origin(message.raw_headers)
+        call.origin = cors.request_origin(request.fields)
         # The log learns the path only now: where a target should be may stand anything, a credential even.
-        head, framing, length = _accept(message)
+        head, framing, length = accept(request.method, request.target, request.version, request.fields)
         call.is_accepted = True
         call.has_body = framing != "none"
         call.exchange.path = head.path.decode("latin-1")
@@ -317,7 +299,7 @@ class Pipeline:
             transport.write(_CONTINUE)
         try:
             body = await receive(
-                cast("BodyReader", call.request.content),
+                call.request.content,
                 framing,
                 length,
                 max_bytes=rules.max_body_bytes,
@@ -379,6 +361,8 @@ class Pipeline:
     async def _relay(self, call: _Call, relay: Relay) -> Settled:
         """Let the stream run, and wait for its end."""
         exchange, client = call.exchange, call.client
+        assert call.request is not None
+        call.request.fields = ()
         upstream = exchange.upstream or ""
         client.relay = relay
         self._metrics.stream_began(upstream)
@@ -417,7 +401,7 @@ class Pipeline:
         exchange = call.exchange
         if call.is_accepted and call.request is not None:
             # Refused before the credential was found, perhaps because there are several.
-            for name, value in call.request._message.raw_headers:  # noqa: SLF001 - as above
+            for name, value in call.request.fields:
                 if name.lower() in CREDENTIALS:
                     _hide(exchange, value.decode("latin-1").rpartition(" ")[2])
         exchange.code = error.code
@@ -461,15 +445,6 @@ class Pipeline:
         if must_close:
             call.client.discard_rest(linger=call.is_body_arriving)
         return settled
-
-
-def _accept(message: RawRequestMessage) -> tuple[RequestHead, BodyFraming, int | None]:
-    return accept(
-        message.method,
-        message.path.encode("utf-8", "surrogateescape"),
-        (message.version.major, message.version.minor),
-        message.raw_headers,
-    )
 
 
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:

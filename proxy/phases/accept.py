@@ -4,16 +4,87 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import InvalidRequestError
-from proxy.exchange import RequestHead
+from proxy.exchange import Ending, RequestHead
 from proxy.protocol.heads import Framing, check_request, origin_form
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
+    from aiohttp import StreamReader
+    from aiohttp.http_parser import RawRequestMessage
+
     from proxy.errors import Field
+
+
+class Relay(Protocol):
+    """What the server's connection needs of a running answer."""
+
+    ending: Ending | None
+    bytes: int
+
+    @property
+    def events(self) -> int:
+        """How many events have passed."""
+        ...
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+        ...
+
+    def resume(self) -> None:
+        """It does again."""
+        ...
+
+    def finish(self, ending: Ending) -> None:
+        """End it before its end."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Incoming:
+    """A request as the server's parser leaves it: the head raw, the body still to be read.
+
+    `is_last` says that the client wants no further answer on this connection. `fields` is emptied once a stream runs,
+    because streams are held by the thousand.
+    """
+
+    method: str
+    target: bytes
+    version: tuple[int, int]
+    fields: tuple[Field, ...]
+    is_last: bool
+    content: StreamReader
+    client: ClientConnection
+
+    @classmethod
+    def of(cls, message: RawRequestMessage, content: StreamReader, client: ClientConnection) -> Incoming:
+        """What is kept of aiohttp's own message."""
+        return cls(
+            message.method,
+            message.path.encode("utf-8", "surrogateescape"),
+            (message.version.major, message.version.minor),
+            message.raw_headers,
+            message.should_close,
+            content,
+            client,
+        )
+
+
+class ClientConnection(Protocol):
+    """What the phases need of the server's connection to a client."""
+
+    transport: asyncio.Transport | None
+    relay: Relay | None
+
+    def discard_rest(self, *, linger: bool) -> None:
+        """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""
+        ...
+
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHOD = re.compile(r"[A-Z]{1,16}")

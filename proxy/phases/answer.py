@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
-    from aiohttp.web import BaseRequest
-
     from proxy.errors import Field
 
 _NO_CONTENT = 204
@@ -21,18 +19,9 @@ _NO_CONTENT = 204
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the server is told of an answer that was already written: only whether another request may follow.
-
-    The server asks three things of a handler's result, and these are they.
-    """
+    """What the server is told of an answer that was written: whether another request may follow."""
 
     keep_alive: bool
-
-    async def prepare(self, request: BaseRequest) -> None:
-        """The head was written with the body."""
-
-    async def write_eof(self) -> None:
-        """So was the body."""
 
 
 def date() -> bytes:
