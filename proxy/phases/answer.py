@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from proxy.protocol.heads import render_response
@@ -25,8 +27,13 @@ class Settled:
 
 
 def date() -> bytes:
-    """The value of `Date` (RFC 9110 §6.6.1)."""
-    return formatdate(usegmt=True).encode()
+    """The value of `Date` (RFC 9110 §6.6.1), worded once a second."""
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(now_s: int) -> bytes:
+    return formatdate(now_s, usegmt=True).encode()
 
 
 def write_answer(
