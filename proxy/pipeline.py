@@ -16,7 +16,9 @@ from proxy.errors import (
     BodyTooLargeError,
     DrainingError,
     InvalidRequestError,
+    MethodNotAllowedError,
     MissingTokenError,
+    NotFoundError,
     PathNotAllowedError,
     ProxyError,
     RequestTimeoutError,
@@ -63,6 +65,8 @@ _STREAM_FIELDS: tuple[Field, ...] = (
     (b"X-Accel-Buffering", b"no"),
 )
 _HEALTH_PATHS = (b"/healthz", b"/readyz")
+# Below it, a stream by its id.
+_STREAMS = b"/forward-sse/streams/"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -219,6 +223,8 @@ class Pipeline:
         head, framing, length = self._accept(call)
         if cors.is_preflight(head.method, head.fields):
             return self._preflight(call, head)
+        if head.path.startswith(_STREAMS):
+            return await self._stop(call, head)
         if self.is_draining:
             raise DrainingError
 
@@ -281,6 +287,33 @@ class Pipeline:
         if principal is not None:
             rules.router.check_plan(destination, principal)
         return destination, principal
+
+    async def _stop(self, call: _Call, head: RequestHead) -> Settled:
+        """End a running stream for the user whose it is; to anybody else it does not exist."""
+        if head.method != "DELETE":
+            raise MethodNotAllowedError("DELETE")
+        token = find_credential(head, gemini=False, query_token=call.rules.query_token)
+        if token is not None:
+            _hide(call.exchange, token)
+        principal = await _authenticate(call.rules, token)
+        if principal is None:
+            raise MissingTokenError
+        call.exchange.principal = principal
+        id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
+        own = [
+            other
+            for other in self._calls
+            if other is not call
+            and other.exchange.id == id_
+            and other.exchange.principal is not None
+            and (other.exchange.principal.issuer, other.exchange.principal.user) == (principal.issuer, principal.user)
+        ]
+        if not own:
+            raise NotFoundError("No such stream of yours is running.")
+        for other in own:
+            other.interrupt(Ending.STOPPED)
+        call.exchange.ending = Ending.COMPLETE
+        return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
 
     async def _receive(
         self,

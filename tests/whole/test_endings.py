@@ -370,3 +370,26 @@ async def test_refused_is_logged_with_its_code(proxy: Running, upstream: Upstrea
     assert refusal.get("www-authenticate") == 'Bearer realm="forward-sse"'
     await check_ending(proxy, "refused", status=401, code="missing_token", user=None)
     assert upstream.is_untouched
+
+
+async def test_stopped_by_its_own_user(proxy: Running, upstream: Upstream) -> None:
+    """A user stops their own stream by its id, and nobody else's; it ends visibly, and frees its lease."""
+    client, vendor, head = await begin(proxy, upstream, first=event("one"))
+    other = await proxy.client()
+    path = f"/forward-sse/streams/{head.get('x-forward-sse-id')}"
+    other.write(request(path, method="DELETE"))
+    assert (await other.read_message()).status == 401
+    other.write(request(path, method="DELETE", token=token("mallory")))
+    assert (await other.read_message()).get("x-forward-sse-code") == "not_found"
+    other.write(request(path, method="GET", token=token()))
+    assert (await other.read_message()).get("allow") == "DELETE"
+
+    other.write(request(path, method="DELETE", token=token()))
+    assert (await other.read_message()).status == 204
+    rest = await client.read_to_end()
+
+    assert not rest.endswith(LAST)
+    await vendor.closed()
+    lines = await proxy.settled(5)
+    assert [line["ending"] for line in lines if line["method"] == "POST"] == ["stopped"]
+    assert proxy.leases_held == 0
