@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.auth.authenticator import Authenticator
+    from proxy.call import Rules
     from proxy.exchange import Route
     from proxy.logs import Redactor
-    from proxy.pipeline import Rules
     from proxy.settings import Address as ListenAddress
     from proxy.settings import Settings
     from proxy.upstream.addresses import Address

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import select
-import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -22,6 +20,7 @@ from proxy.errors import InvalidRequestError, RequestTimeoutError
 from proxy.exchange import Ending
 from proxy.logs import log_failure
 from proxy.phases.accept import Incoming
+from proxy.sockets import has_left, hold_little, notice_vanishing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
 HIGH_WATER_BYTES = 64 * 1024
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S = 2.0
-# A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
-_VANISHED_S = 60
-# What the system may hold unsent for a client beyond what is on its way (Linux, TCP_NOTSENT_LOWAT). Otherwise it takes
-# megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
-# would look stuck to the write clock.
-_NOTSENT_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
 # What may come between two bytes of a body: chunk sizes, extensions, trailers. The parser does not bound extensions.
@@ -133,7 +126,7 @@ class ClientConnection(RequestHandler):
         super().__init__(
             listener,
             loop=loop,
-            # Ours, in `check`, knows of heads too; see `_process_keepalive`.
+            # None of aiohttp's: ours, in `check`, knows of heads too.
             keepalive_timeout=0,
             tcp_keepalive=False,
             logger=logging.getLogger("proxy.listener"),
@@ -165,8 +158,8 @@ class ClientConnection(RequestHandler):
         self._socket_transport = cast("asyncio.Transport", transport)
         self._socket_transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         sock = transport.get_extra_info("socket")
-        _notice_vanishing(sock)
-        _hold_little(sock)
+        notice_vanishing(sock)
+        hold_little(sock)
         self._expect(self._listener.client_clocks.header_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -230,7 +223,7 @@ class ClientConnection(RequestHandler):
         if transport is None:
             return
         if not transport.is_closing() and not transport.is_reading():
-            if _has_left(transport.get_extra_info("socket")):
+            if has_left(transport.get_extra_info("socket")):
                 transport.abort()
                 return
         elif self._deadline_s is None:
@@ -371,9 +364,6 @@ class ClientConnection(RequestHandler):
         if self._overhead > _MAX_OVERHEAD_BYTES:
             self._break_off(body)
 
-    def _process_keepalive(self) -> None:
-        """Do nothing: aiohttp's keep-alive timer, which fires once after the first answer."""
-
     def _break_off(self, body: StreamReader) -> None:
         """Nothing more of `body` can be read: whoever reads it is told, now or when its turn comes."""
         self._is_broken = True
@@ -401,34 +391,3 @@ def assert_compiled_parser() -> None:
     """
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
         raise RuntimeError("aiohttp's compiled HTTP parser is required; unset AIOHTTP_NO_EXTENSIONS")
-
-
-def _notice_vanishing(sock: socket.socket | None) -> None:
-    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", _VANISHED_S // 2),
-        ("TCP_KEEPINTVL", _VANISHED_S // 6),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", _VANISHED_S * 1000),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _has_left(sock: socket.socket | None) -> bool:
-    """Whether the client has closed or reset, told by the system though what it sent before is still unread."""
-    if sock is None:
-        return False
-    poll = select.poll()
-    # Linux; elsewhere only a reset is seen.
-    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
-    return bool(poll.poll(0))
-
-
-def _hold_little(sock: socket.socket | None) -> None:
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if sock is not None and option is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-        sock.setsockopt(socket.IPPROTO_TCP, option, _NOTSENT_BYTES)

@@ -7,10 +7,10 @@ early as what has arrived allows: nothing is read, charged or forwarded for some
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
+from proxy.call import Call, Rules
 from proxy.dialects import DIALECTS
 from proxy.errors import (
     BodyTooLargeError,
@@ -43,21 +43,17 @@ from proxy.protocol.heads import render_response
 from proxy.protocol.sse import EventStreamObserver, is_event_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from proxy.auth.authenticator import Authenticator
     from proxy.clocks import Clocks
     from proxy.errors import Field
     from proxy.exchange import Principal, RequestHead, Route
-    from proxy.limits.store import Admission, Standing, Store
     from proxy.metrics import Metrics
     from proxy.phases.accept import ClientConnection
     from proxy.phases.relay import Framing
-    from proxy.phases.resolve import Destination, Router
-    from proxy.protocol.cors import CorsPolicy
+    from proxy.phases.resolve import Destination
     from proxy.protocol.heads import Framing as BodyFraming
-    from proxy.upstream.addresses import Address
-    from proxy.upstream.connection import Answer
+    from proxy.upstream.answer import Answer
     from proxy.upstream.pool import Pool
 
 _STREAM_FIELDS: tuple[Field, ...] = (
@@ -70,55 +66,6 @@ _STREAMS = b"/forward-sse/streams/"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
-
-    authenticator: Authenticator | None
-    anonymous: Principal
-    query_token: bool
-    envelope_passcode: bool
-    store: Store
-    router: Router
-    cors: CorsPolicy
-    resolve: Callable[[Route], Awaitable[Sequence[Address]]]
-    max_body_bytes: int
-    body_timeout_s: float | None
-    write_timeout_s: float | None
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One request on its way; what the phases have found so far."""
-
-    rules: Rules
-    request: Incoming | None
-    client: ClientConnection
-    exchange: Exchange
-    task: asyncio.Task[object] | None
-    is_last: bool
-    is_old: bool = False
-    is_accepted: bool = False
-    origin: bytes | None = None
-    admission: Admission | None = None
-    standing: Standing | None = None
-    has_body: bool = False
-
-    @property
-    def is_body_arriving(self) -> bool:
-        """Whether more of the body may come: then this answer is the connection's last."""
-        return self.has_body and self.request is not None and not self.request.content.is_eof()
-
-    def interrupt(self, ending: Ending) -> None:
-        """End it from outside: a drain that is over, or somebody who stops it."""
-        if self.client.relay is not None:
-            self.client.relay.finish(ending)
-        elif self.exchange.interrupted_as is None and self.exchange.ending is None:
-            self.exchange.interrupted_as = ending
-            if self.task is not None:
-                self.task.cancel()
-
-
 class Pipeline:
     """Serves requests by the rules of the moment. One a worker."""
 
@@ -129,7 +76,7 @@ class Pipeline:
         self._pool = pool
         self._clocks = clocks
         self._metrics = metrics
-        self._calls: set[_Call] = set()
+        self._calls: set[Call] = set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -165,7 +112,7 @@ class Pipeline:
         task = cast("asyncio.Task[object]", asyncio.current_task())
         exchange = Exchange(exchange_id(request.fields), self._clocks.now(), request.method)
         is_old = request.version == (1, 0)
-        call = _Call(self.rules, request, request.client, exchange, task, request.is_last, is_old=is_old)
+        call = Call(self.rules, request, request.client, exchange, task, request.is_last, is_old=is_old)
         self._calls.add(call)
         self._is_idle.clear()
         try:
@@ -193,7 +140,7 @@ class Pipeline:
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
         """Refuse what never became a request, unreadable or too late; none of it is repeated."""
         exchange = Exchange(exchange_id(()), self._clocks.now())
-        settled = self._refuse(_Call(self.rules, None, client, exchange, None, is_last=True), error)
+        settled = self._refuse(Call(self.rules, None, client, exchange, None, is_last=True), error)
         settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
         return settled
 
@@ -217,7 +164,7 @@ class Pipeline:
             is_head_request=request.method == "HEAD",
         )
 
-    async def _begin(self, call: _Call) -> Relay | Settled:
+    async def _begin(self, call: Call) -> Relay | Settled:
         """Walk the phases up to the answer's head; what they raise is the refusal."""
         exchange = call.exchange
         head, framing, length = self._accept(call)
@@ -245,7 +192,7 @@ class Pipeline:
         )
         return self._answer(call, route, answer, deadline_s)
 
-    def _accept(self, call: _Call) -> tuple[RequestHead, BodyFraming, int | None]:
+    def _accept(self, call: Call) -> tuple[RequestHead, BodyFraming, int | None]:
         assert call.request is not None
         request = call.request
         # A page may read the refusal of its malformed head, too.
@@ -257,7 +204,7 @@ class Pipeline:
         call.exchange.path = head.path.decode("latin-1")
         return head, framing, length
 
-    async def _identify(self, call: _Call, head: RequestHead) -> tuple[Destination, Principal | None]:
+    async def _identify(self, call: Call, head: RequestHead) -> tuple[Destination, Principal | None]:
         """Who asks, and what the head says about where to; no principal where an envelope's passcode may still say.
 
         Which upstreams and paths exist is told only to those who have authenticated.
@@ -288,7 +235,7 @@ class Pipeline:
             rules.router.check_plan(destination, principal)
         return destination, principal
 
-    async def _stop(self, call: _Call, head: RequestHead) -> Settled:
+    async def _stop(self, call: Call, head: RequestHead) -> Settled:
         """End a running stream for the user whose it is; to anybody else it does not exist."""
         if head.method != "DELETE":
             raise MethodNotAllowedError("DELETE")
@@ -317,7 +264,7 @@ class Pipeline:
 
     async def _receive(
         self,
-        call: _Call,
+        call: Call,
         head: RequestHead,
         destination: Destination,
         principal: Principal | None,
@@ -351,11 +298,11 @@ class Pipeline:
                 call.standing = None
             raise
 
-    async def _limit(self, call: _Call, principal: Principal) -> None:
+    async def _limit(self, call: Call, principal: Principal) -> None:
         call.admission = await call.rules.store.admit(principal)
         call.standing = call.admission.standing
 
-    def _answer(self, call: _Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+    def _answer(self, call: Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
         """Write the answer's head and give the relay that its body will take."""
         exchange, transport = call.exchange, call.client.transport
         if transport is None or transport.is_closing():
@@ -391,7 +338,7 @@ class Pipeline:
             heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
         )
 
-    async def _relay(self, call: _Call, relay: Relay) -> Settled:
+    async def _relay(self, call: Call, relay: Relay) -> Settled:
         """Let the stream run, and wait for its end."""
         exchange, client = call.exchange, call.client
         assert call.request is not None
@@ -421,7 +368,7 @@ class Pipeline:
         exchange.ending = ending
         return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
 
-    def _preflight(self, call: _Call, head: RequestHead) -> Settled:
+    def _preflight(self, call: Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
             call.origin,
             single(head.fields, b"access-control-request-method") or b"",
@@ -430,7 +377,7 @@ class Pipeline:
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, fields, b"")
 
-    def _refuse(self, call: _Call, error: ProxyError) -> Settled:
+    def _refuse(self, call: Call, error: ProxyError) -> Settled:
         exchange = call.exchange
         if call.is_accepted and call.request is not None:
             # Refused before the credential was found, perhaps because there are several.
@@ -446,14 +393,14 @@ class Pipeline:
         fields = answer.fields + tuple(self._own_fields(call))
         return self._write(call, answer.status, fields, answer.body, must_close=must_close)
 
-    def _interrupted(self, call: _Call, ending: Ending) -> Settled:
+    def _interrupted(self, call: Call, ending: Ending) -> Settled:
         settled = self._refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
         if ending is not Ending.DRAINED and call.client.transport is not None:
             call.client.transport.abort()
         call.exchange.ending = ending
         return settled
 
-    def _own_fields(self, call: _Call) -> list[Field]:
+    def _own_fields(self, call: Call) -> list[Field]:
         fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
         principal = call.exchange.principal
         if principal is not None:
@@ -464,7 +411,7 @@ class Pipeline:
         return fields
 
     def _write(
-        self, call: _Call, status: int, fields: Sequence[Field], body: bytes, *, must_close: bool = False
+        self, call: Call, status: int, fields: Sequence[Field], body: bytes, *, must_close: bool = False
     ) -> Settled:
         call.exchange.status = status
         settled = write_answer(
@@ -507,7 +454,7 @@ def _expects_continue(head: RequestHead) -> bool:
     return True
 
 
-def _client_framing(answer: Answer, call: _Call) -> Framing:
+def _client_framing(answer: Answer, call: Call) -> Framing:
     if answer.framing in {"none", "length"}:
         return "none" if answer.framing == "none" else "length"
     return "close" if call.is_old else "chunked"

@@ -11,10 +11,10 @@ from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.keysets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
+from proxy.call import Rules
 from proxy.dialects import DIALECTS
 from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.phases.resolve import EnvelopeRules, Router
-from proxy.pipeline import Rules
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern
 

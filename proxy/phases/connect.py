@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.clocks import Clocks
     from proxy.exchange import Route
     from proxy.upstream.addresses import Address
-    from proxy.upstream.connection import Answer
+    from proxy.upstream.answer import Answer
     from proxy.upstream.pool import Pool
 
 

@@ -17,7 +17,7 @@ from proxy.protocol.sse import PING
 if TYPE_CHECKING:
     from proxy.errors import ProxyError
     from proxy.protocol.sse import EventStreamObserver
-    from proxy.upstream.connection import Answer
+    from proxy.upstream.answer import Answer
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]

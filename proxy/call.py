@@ -1,0 +1,67 @@
+"""What the phases of one request share: the rules it began with, and what has been found so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from proxy.auth.authenticator import Authenticator
+    from proxy.exchange import Ending, Exchange, Principal, Route
+    from proxy.limits.store import Admission, Standing, Store
+    from proxy.phases.accept import ClientConnection, Incoming
+    from proxy.phases.resolve import Router
+    from proxy.protocol.cors import CorsPolicy
+    from proxy.upstream.addresses import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
+
+    authenticator: Authenticator | None
+    anonymous: Principal
+    query_token: bool
+    envelope_passcode: bool
+    store: Store
+    router: Router
+    cors: CorsPolicy
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]]
+    max_body_bytes: int
+    body_timeout_s: float | None
+    write_timeout_s: float | None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way; what the phases have found so far."""
+
+    rules: Rules
+    request: Incoming | None
+    client: ClientConnection
+    exchange: Exchange
+    task: asyncio.Task[object] | None
+    is_last: bool
+    is_old: bool = False
+    is_accepted: bool = False
+    origin: bytes | None = None
+    admission: Admission | None = None
+    standing: Standing | None = None
+    has_body: bool = False
+
+    @property
+    def is_body_arriving(self) -> bool:
+        """Whether more of the body may come: then this answer is the connection's last."""
+        return self.has_body and self.request is not None and not self.request.content.is_eof()
+
+    def interrupt(self, ending: Ending) -> None:
+        """End it from outside: a drain that is over, or somebody who stops it."""
+        if self.client.relay is not None:
+            self.client.relay.finish(ending)
+        elif self.exchange.interrupted_as is None and self.exchange.ending is None:
+            self.exchange.interrupted_as = ending
+            if self.task is not None:
+                self.task.cancel()

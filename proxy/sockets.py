@@ -1,0 +1,46 @@
+"""What is asked of the system about a client's socket; each does nothing where the system has no such thing."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+# A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
+_VANISHED_S = 60
+# What the system may hold unsent for a client beyond what is on its way (Linux, TCP_NOTSENT_LOWAT). Otherwise it takes
+# megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
+# would look stuck to the write clock.
+_NOTSENT_BYTES = 64 * 1024
+
+
+def notice_vanishing(sock: socket.socket | None) -> None:
+    """Have the system look for a peer that is gone without having said so."""
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _VANISHED_S // 2),
+        ("TCP_KEEPINTVL", _VANISHED_S // 6),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _VANISHED_S * 1000),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def has_left(sock: socket.socket | None) -> bool:
+    """Whether the client has closed or reset, told by the system though what it sent before is still unread."""
+    if sock is None:
+        return False
+    poll = select.poll()
+    # Linux; elsewhere only a reset is seen.
+    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
+
+
+def hold_little(sock: socket.socket | None) -> None:
+    """Have the system take little more than is on its way."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, option, _NOTSENT_BYTES)

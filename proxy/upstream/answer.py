@@ -1,0 +1,101 @@
+"""An upstream's answer, between the connection that it comes from and the sink that takes its body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from proxy.errors import Field, ProxyError
+
+Framing = Literal["none", "length", "chunked", "close"]
+
+
+class Source(Protocol):
+    """What an answer needs of its connection."""
+
+    def pause_reading(self) -> None:
+        """Stop reading."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
+class Sink(Protocol):
+    """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
+
+    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+        """Take the body bytes of one read, in order; the list is the connection's and is reused."""
+        ...
+
+    def failed(self, error: ProxyError) -> None:
+        """The body ended before its end; nothing follows."""
+        ...
+
+
+class Answer:
+    """An upstream's answer: its head, and its body while it arrives.
+
+    Until a sink is attached at most one read is held, and the upstream is not read.
+    """
+
+    __slots__ = ("_connection", "_fragments", "failure", "fields", "framing", "is_complete", "length", "sink", "status")
+
+    def __init__(self, connection: Source) -> None:
+        self._connection: Source | None = connection
+        self._fragments: list[bytes] = []
+        self.status = 0
+        self.fields: list[Field] = []
+        self.framing: Framing = "none"
+        self.length: int | None = None
+        self.is_complete = False
+        self.failure: ProxyError | None = None
+        self.sink: Sink | None = None
+
+    def attach(self, sink: Sink) -> None:
+        """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
+        fragments, self._fragments = self._fragments, []
+        self.sink = sink
+        if fragments or self.is_complete:
+            sink.body(fragments, is_last=self.is_complete)
+        if self.failure is not None:
+            sink.failed(self.failure)
+        elif not self.is_complete and self._connection is not None:
+            self._connection.resume_reading()
+
+    def pause(self) -> None:
+        """Stop reading the upstream, because the client does not keep up."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def abort(self) -> None:
+        """Close the upstream's connection at once, unless the answer is complete and it has gone back to the pool."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def deliver(self, fragments: list[bytes], *, is_last: bool) -> None:
+        """Called by the connection: body bytes of one read."""
+        self.is_complete = is_last
+        if is_last:
+            self._connection = None
+        if self.sink is not None:
+            self.sink.body(fragments, is_last=is_last)
+        else:
+            self._fragments += fragments
+
+    def fail(self, error: ProxyError) -> None:
+        """Called by the connection: it broke before the body's end."""
+        self._connection = None
+        self.failure = error
+        if self.sink is not None:
+            self.sink.failed(error)
