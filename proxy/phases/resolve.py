@@ -232,10 +232,9 @@ class Router:
             raise InvalidRequestError("The request has been through this proxy before.")
         if head.query is not None and not is_query(head.query):
             raise InvalidRequestError("The query is malformed.")
-        # Below an upstream's name any other `events` is the vendor's parameter; at our own door it is ours.
-        for name, value in members:
-            if name == b"events" and (value == b"typed" or head.path == _FRONT):
-                raise InvalidRequestError("Typed events (the parameter `events`) are not part of this release.")
+        # Any other value of `events` is the vendor's own parameter.
+        if (b"events", b"typed") in members:
+            raise InvalidRequestError("Typed events (`events=typed`) are not part of this release.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")

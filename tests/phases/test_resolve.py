@@ -213,7 +213,7 @@ def test_route_keeps_the_upstreams_settings() -> None:
         ("POST /tongyi//v1/x", PathNotAllowedError),
         ("POST /agent/other", PathNotAllowedError),
         ("POST /forward-sse?events=typed", InvalidRequestError),
-        ("POST /forward-sse?%65vents=raw", InvalidRequestError),
+        ("POST /forward-sse?%65vents=t%79ped", InvalidRequestError),
         ("POST /v1/messages?events=typed", InvalidRequestError),
         ("POST /openai/v1/chat/completions?events=typed", InvalidRequestError),
         ("POST /openai/v1/chat/completions?a#b", InvalidRequestError),
@@ -245,7 +245,8 @@ def test_by_head_allow(line: str, allow: str) -> None:
 
 
 def test_by_head_other_events_parameter() -> None:
-    """Below an upstream's name `events` with another value is the vendor's own parameter."""
+    """`events` with another value is the vendor's own parameter, wherever it is asked for."""
+    assert route("POST /forward-sse?upstream=openai&events=7").target == b"/v1/chat/completions?events=7"
     assert route("GET /openai/v1/models?events=all").target == b"/v1/models?events=all"
 
 
