@@ -67,14 +67,12 @@ class App:
         loop = asyncio.get_running_loop()
         self.metrics = Metrics()
         self.clocks = Clocks(loop, tick_s=_tick(settings))
-        self._tls = TlsContexts()
-        self.pool = Pool(self.clocks, self._tls)
+        self.pool = Pool(self.clocks, _trust(settings))
         self.metrics.watch_connections(self.pool.counts)
         self.store = MemoryStore()
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
-        self._check_authorities(settings)
         rules = self._rules(settings, None)
         if rules.authenticator is not None:
             await rules.authenticator.open()
@@ -103,13 +101,14 @@ class App:
         Raises:
             OSError: an authority file cannot be read; nothing has changed.
         """
-        self._check_authorities(settings)
+        tls = _trust(settings)
         old = self.pipeline.rules
         rules = self._rules(settings, old.authenticator)
         if rules.authenticator is not None:
             await rules.authenticator.open()
         self._redactor.learn(secrets_of(settings))
         self.pipeline.rules = rules
+        self.pool.tls = tls
         self._listener.client_clocks = self._admin_listener.client_clocks = _client_clocks(settings)
         self.clocks.sharpen(_tick(settings))
         ignored = [key for key in _FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
@@ -181,14 +180,6 @@ class App:
         host, port = server.sockets[0].getsockname()[:2]
         return host, port
 
-    def _check_authorities(self, settings: Settings) -> None:
-        for name, upstream in settings.upstreams.items():
-            if upstream.ca_file is not None:
-                try:
-                    self._tls.get(str(upstream.ca_file))
-                except (OSError, ssl.SSLError) as exc:
-                    raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
-
     def _problems(self) -> dict[str, list[str]]:
         reasons: list[str] = []
         limping: list[str] = []
@@ -202,6 +193,18 @@ class App:
         if problem is not None:
             reasons.append(f"limits: {problem}")
         return {"reasons": reasons, "limping": limping}
+
+
+def _trust(settings: Settings) -> TlsContexts:
+    """The TLS contexts of all upstreams, read now: a file that cannot be used is found at once, a new one taken."""
+    tls = TlsContexts()
+    for name, upstream in settings.upstreams.items():
+        if upstream.url.startswith("https:"):
+            try:
+                tls.get(None if upstream.ca_file is None else str(upstream.ca_file))
+            except (OSError, ssl.SSLError) as exc:
+                raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
+    return tls
 
 
 def _client_clocks(settings: Settings) -> ClientClocks:

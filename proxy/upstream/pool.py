@@ -42,12 +42,13 @@ class Key:
 class Pool:
     """Lends connections. One a worker; closed by whoever built it.
 
-    Kept ones are used last in, first out, so that few stay warm and the rest run out after `KEEP_S`.
+    Kept ones are used last in, first out, so that few stay warm and the rest run out after `KEEP_S`. `tls` may be
+    replaced; connections that stand keep theirs.
     """
 
     def __init__(self, clocks: Clocks, tls: TlsContexts) -> None:
         self._clocks = clocks
-        self._tls = tls
+        self.tls = tls
         self._kept: dict[Key, list[Connection]] = {}
         self._open: set[Connection] = set()
 
@@ -81,12 +82,14 @@ class Pool:
             await loop.create_connection(
                 lambda: connection,
                 sock=sock,
-                ssl=self._tls.get(key.ca_file) if origin.scheme == "https" else None,
+                ssl=self.tls.get(key.ca_file) if origin.scheme == "https" else None,
                 server_hostname=origin.host if origin.scheme == "https" else None,
             )
         except OSError as exc:
             raise UpstreamUnreachableError from exc
-        self._open.add(connection)
+        # It may have been lost again already, and told so.
+        if not connection.is_closed:
+            self._open.add(connection)
         return connection
 
     def counts(self) -> dict[tuple[str, str], int]:
