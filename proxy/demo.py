@@ -20,7 +20,11 @@ from proxy.server import new_event_loop, serve
 if TYPE_CHECKING:
     from proxy.settings import Settings
 
-CONFIG = Path(__file__).resolve().parent.parent / "config" / "demo.yaml"
+# In a checkout, and where an installation puts it.
+_CONFIGS = (
+    Path(__file__).resolve().parent.parent / "config" / "demo.yaml",
+    Path(sys.prefix) / "share" / "forward-sse" / "demo.yaml",
+)
 # As a model would: fast enough not to bore, slow enough to be seen streaming.
 _PACE_MS = 80
 _TOKEN_TTL_S = 24 * 3600
@@ -57,12 +61,13 @@ def run(host: str, port: int) -> int:
 
 async def _demo(host: str, port: int, redactor: Redactor) -> int:
     secret = secrets.token_urlsafe(32)
+    config = next((path for path in _CONFIGS if path.exists()), _CONFIGS[0])
     async with MockVendor(host="127.0.0.1", port=0, interval_ms=_PACE_MS) as vendor:
         mock = f"http://127.0.0.1:{vendor.port}"
 
         def settings() -> Settings:
             environ = {**os.environ, "DEMO_SECRET": secret, "DEMO_MOCK_URL": mock}
-            return load(CONFIG, environ, overrides={"listen": f"{host}:{port}"})
+            return load(config, environ, overrides={"listen": f"{host}:{port}"})
 
         now_s = int(time.time())
         claims = {"iss": "demo", "aud": "llm", "sub": "you", "iat": now_s, "exp": now_s + _TOKEN_TTL_S}

@@ -87,6 +87,10 @@ class Pool:
             )
         except OSError as exc:
             raise UpstreamUnreachableError from exc
+        except asyncio.CancelledError:
+            # The loop closes a half-made transport in an orderly way, which for TLS may take the peer's answer.
+            connection.abort()
+            raise
         # It may have been lost again already, and told so.
         if not connection.is_closed:
             self._open.add(connection)
