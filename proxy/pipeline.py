@@ -324,10 +324,10 @@ class Pipeline:
         answer.fields = []
         dialect, target = DIALECTS[route.dialect], route.target
         exchange.status = answer.status
-        transport.write(render_response(answer.status, fields))
         return Relay(
             answer,
             transport,
+            render_response(answer.status, fields),
             framing=framing,
             observer=EventStreamObserver() if is_watched else None,
             error_event=lambda code, message: dialect.error_event(code, message, target),
