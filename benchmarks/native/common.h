@@ -102,11 +102,11 @@ static inline void send_at_once(int fd) {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 }
 
-/* ---- command line: `--name value` and `--flag`, every name known, every number whole ---- */
+/* ---- command line: `--name value` and `--flag`, every name known; SECONDS may have decimals and are kept in ns ---- */
 
 struct option {
     const char *name;
-    enum { NUMBER, TEXT, FLAG, LIST } kind;
+    enum { NUMBER, SECONDS, TEXT, FLAG, LIST } kind;
     void *target;
     uint64_t least, most;
 };
@@ -134,6 +134,11 @@ static inline void parse_options(int argc, char **argv, const struct option *opt
             struct list *list = option->target;
             if (list->count == sizeof list->items / sizeof *list->items) die(2, "too many %s", option->name);
             list->items[list->count++] = value;
+        } else if (option->kind == SECONDS) {
+            char *end;
+            double seconds = strtod(value, &end);
+            if (*end || end == value || !(seconds >= 0 && seconds <= 1e6)) die(2, "%s: %s is not a number of seconds", option->name, value);
+            *(uint64_t *)option->target = (uint64_t)(seconds * (double)SECOND_NS);
         } else {
             char *end;
             errno = 0;

@@ -256,7 +256,8 @@ static void answer_closes(struct connection *connection) {
     char *json = allocate(NULL, close_count * 48 + 16), *end = json;
     *end++ = '[';
     for (size_t i = 0; i < close_count; i++) {
-        end = put(end, LITERAL(",[") - (i == 0));
+        if (i) *end++ = ',';
+        *end++ = '[';
         end = put_number(end, closes[i].id);
         *end++ = ',';
         end = put_number(end, closes[i].ns);
