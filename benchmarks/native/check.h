@@ -5,7 +5,7 @@
 #ifndef CHECK_H
 #define CHECK_H
 
-#include "common.h"
+#include "events.h"
 
 static const char EVENT_MISSING[] = "event missing", EVENTS_REORDERED[] = "events reordered",
                   EVENT_DUPLICATED[] = "event duplicated", EVENT_SURPLUS[] = "more events than asked",

@@ -1,4 +1,4 @@
-/* What both halves of the harness share: clock, descriptors, signals, options, histogram, and the text of an event.
+/* What both halves of the harness share: clock, descriptors, signals, options, histogram.
  *
  * Each program is one translation unit, so everything here is `static inline` and there is nothing to link. */
 #ifndef COMMON_H
@@ -26,20 +26,6 @@
 #include <unistd.h>
 
 #define LITERAL(text) (text), sizeof(text) - 1
-
-/* An event is EVENT_HEAD, the marker `@<seq>,<ns>@`, padding up to the size asked for, EVENT_TAIL. The padding's letter
- * and the marker's bracket occur nowhere else in the answer, so that a reader finds both without parsing JSON. */
-#define PADDING '~'
-#define EVENT_HEAD                                                                                        \
-    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":0,"                \
-    "\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\""
-#define EVENT_TAIL "\"},\"finish_reason\":null}]}\n\n"
-#define STOP_EVENT                                                                                        \
-    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":0,"                \
-    "\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n"
-#define DONE_EVENT "data: [DONE]\n\n"
-#define MAX_EVENT_SIZE 49152
-
 #define SECOND_NS 1000000000ull
 
 static inline uint64_t now_ns(void) {
@@ -102,7 +88,7 @@ static inline void send_at_once(int fd) {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 }
 
-/* ---- command line: `--name value` and `--flag`, every name known; SECONDS may have decimals and are kept in ns ---- */
+/* ---- command line: `--name value` and `--flag`, every name known; SECONDS may have decimals, kept in ns ---- */
 
 struct option {
     const char *name;
@@ -137,7 +123,8 @@ static inline void parse_options(int argc, char **argv, const struct option *opt
         } else if (option->kind == SECONDS) {
             char *end;
             double seconds = strtod(value, &end);
-            if (*end || end == value || !(seconds >= 0 && seconds <= 1e6)) die(2, "%s: %s is not a number of seconds", option->name, value);
+            if (*end || end == value || !(seconds >= 0 && seconds <= 1e6))
+                die(2, "%s: %s is not a number of seconds", option->name, value);
             *(uint64_t *)option->target = (uint64_t)(seconds * (double)SECOND_NS);
         } else {
             char *end;
@@ -163,7 +150,8 @@ struct histogram {
 static inline void record(struct histogram *histogram, uint64_t value) {
     unsigned shift = value < SUB_BUCKETS ? 0 : 63 - SUB_BUCKET_BITS - (unsigned)__builtin_clzll(value);
     /* Below SUB_BUCKETS a value is its own bucket; above, the leading one is implied by the power of two. */
-    size_t bucket = value < SUB_BUCKETS ? value : (shift + 1) * SUB_BUCKETS + ((value >> shift) & (SUB_BUCKETS - 1));
+    size_t bucket = (shift + 1) * SUB_BUCKETS + ((value >> shift) & (SUB_BUCKETS - 1));
+    if (value < SUB_BUCKETS) bucket = value;
     histogram->buckets[bucket]++;
     histogram->count++;
     if (value > histogram->max) histogram->max = value;
@@ -183,21 +171,6 @@ static inline uint64_t percentile(const struct histogram *histogram, double shar
         return middle < histogram->max ? middle : histogram->max;
     }
     return 0;
-}
-
-/* ---- text without printf, for what happens once an event ---- */
-
-static inline char *put_number(char *to, uint64_t number) {
-    char digits[20];
-    unsigned count = 0;
-    do digits[count++] = (char)('0' + number % 10);
-    while (number /= 10);
-    while (count) *to++ = digits[--count];
-    return to;
-}
-
-static inline char *put(char *to, const char *text, size_t len) {
-    return (char *)memcpy(to, text, len) + len;
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* An incremental reader of one HTTP/1 message, request or answer, for any split of its bytes.
  *
- * It is strict where a proxy could be wrong (line ends, lengths, chunk framing, two framings at once) and indifferent to
- * everything else: any fields, in any order and spelling, are fine. No I/O here. */
+ * It is strict where a proxy could be wrong (line ends, lengths, chunk framing, two framings at once) and indifferent
+ * to everything else: any fields, in any order and spelling, are fine. No I/O here. */
 #ifndef HTTP_H
 #define HTTP_H
 

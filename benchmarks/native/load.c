@@ -13,25 +13,22 @@
  * One thread, epoll, one receive an event: at any load that a proxy survives this side is idle most of the time. */
 #include "common.h"
 
-#include <arpa/inet.h>
-
 #include "check.h"
 #include "http.h"
+#include "load_options.h"
+#include "results.h"
 #include "timers.h"
 
 enum {
-    HEAD_READ = 1024,     /* a slow reader takes little beyond the head */
-    RETRY_MS = 10,        /* after a connection failed: no busy loop against a proxy that is down */
+    HEAD_READ = 1024, /* a slow reader takes little beyond the head */
+    RETRY_MS = 10,    /* after a connection failed: no busy loop against a proxy that is down */
     TICK_MS = 200,
-    MAX_REASONS = 64,
-    HELD_EVENTS = 1000000000,
+    BATCH = 64,
 };
-
-enum mode { REQUEST, STREAMS, CANCEL, SLOW };
 
 struct stream {
     enum { IDLE, CONNECTING, ASKED, STALLED } state;
-    int fd; /* -1: not connected */
+    int fd;       /* -1: not connected */
     bool running; /* its first event has come */
     uint64_t id, asked_ns, first_ns, last_ns;
     struct message answer;
@@ -40,63 +37,13 @@ struct stream {
     size_t rest_len;
 };
 
-static struct {
-    const char *host, *path, *mode, *model;
-    struct list headers;
-    uint64_t port, connections, requests, events, interval_us, size, first_us, ramp_ms, repeat, hold_ns, leave_ms;
-    uint64_t stall_ns, rcvbuf, seed, first_id, silence_ns, per_source;
-    bool progress, exact;
-} options = {.host = "127.0.0.1", .path = "/v1/chat/completions", .mode = "request", .model = "bench", .connections = 1,
-             .requests = 1, .events = 1, .repeat = 1, .leave_ms = 1000, .stall_ns = SECOND_NS, .rcvbuf = 8192,
-             .seed = 1, .first_id = 1, .silence_ns = 60 * SECOND_NS, .per_source = 25000};
-
-static const struct option OPTIONS[] = {
-    {"--host", TEXT, &options.host, 0, 0},
-    {"--port", NUMBER, &options.port, 1, 65535},
-    {"--path", TEXT, &options.path, 0, 0},
-    {"--header", LIST, &options.headers, 0, 0},
-    {"--model", TEXT, &options.model, 0, 0},
-    {"--mode", TEXT, &options.mode, 0, 0},
-    {"--connections", NUMBER, &options.connections, 1, 200000},
-    {"--requests", NUMBER, &options.requests, 1, 1000000000},
-    {"--events", NUMBER, &options.events, 0, HELD_EVENTS},
-    {"--interval-us", NUMBER, &options.interval_us, 0, 1000000000},
-    {"--size", NUMBER, &options.size, 0, MAX_EVENT_SIZE},
-    {"--first-us", NUMBER, &options.first_us, 0, 1000000000},
-    {"--ramp-ms", NUMBER, &options.ramp_ms, 0, 1000000},
-    {"--repeat", NUMBER, &options.repeat, 1, 1000000},
-    {"--hold-s", SECONDS, &options.hold_ns, 0, 0},
-    {"--leave-ms", NUMBER, &options.leave_ms, 0, 1000000},
-    {"--stall-s", SECONDS, &options.stall_ns, 0, 0},
-    {"--rcvbuf", NUMBER, &options.rcvbuf, 1024, 1 << 24},
-    {"--seed", NUMBER, &options.seed, 0, UINT64_MAX},
-    {"--first-id", NUMBER, &options.first_id, 0, 1000000000},
-    {"--silence-s", SECONDS, &options.silence_ns, 0, 0},
-    {"--per-source", NUMBER, &options.per_source, 1, 60000},
-    {"--progress", FLAG, &options.progress, 0, 0},
-    {"--expect-exact", FLAG, &options.exact, 0, 0},
-};
-
-static enum mode mode;
 static int epoll_fd;
-static struct sockaddr_in peer;
 static struct stream *streams;
-static struct timers timers;                   /* a stream's: when it begins, or when it leaves */
-static uint32_t tick, hold_end, stall_end;     /* owners of the run's own timers, and the first tags after the streams */
+static struct timers timers;               /* a stream's: when it begins, or when it leaves */
+static uint32_t tick, hold_end, stall_end; /* owners of the run's own timers; the first two also tag its descriptors */
 static uint64_t hash_wanted, random_state;
-static uint64_t begun, complete, failed, running, stalled, total_events, total_bytes, began_ns, ended_ns, held_since_ns;
+static uint64_t begun, running, stalled, held_since_ns;
 static bool over, interrupted;
-static struct histogram delay_ns, first_byte_ns, request_ns;
-static struct {
-    char reason[96];
-    uint64_t count;
-} failures[MAX_REASONS];
-static struct {
-    uint64_t id, ns;
-} *leaves;
-static uint64_t leave_count;
-static char request_head[65536];
-static size_t request_head_len;
 static char scratch[262144];
 
 static void begin(struct stream *stream);
@@ -114,16 +61,6 @@ static uint64_t random_below(uint64_t bound) {
 }
 
 /* ---- how a stream ends ---- */
-
-static void count_failure(const char *reason) {
-    size_t at = 0;
-    while (at < MAX_REASONS - 1 && failures[at].count && strcmp(failures[at].reason, reason)) at++;
-    /* More kinds than there is room for share the last place; the sum stays right. */
-    if (!failures[at].count)
-        snprintf(failures[at].reason, sizeof failures[at].reason, "%s", at < MAX_REASONS - 1 ? reason : "other");
-    failures[at].count++;
-    failed++;
-}
 
 static void disconnect(struct stream *stream) {
     if (stream->fd >= 0) close(stream->fd);
@@ -182,8 +119,8 @@ static void fail(struct stream *stream, const char *format, const char *detail) 
 
 /* The connection ended under a stream. */
 static void cut(struct stream *stream, const char *how) {
-    fail(stream, stream->answer.at == START_LINE || stream->answer.at == FIELDS ? "%s before the head"
-                                                                               : "%s before the end", how);
+    bool in_head = stream->answer.at == START_LINE || stream->answer.at == FIELDS;
+    fail(stream, in_head ? "%s before the head" : "%s before the end", how);
 }
 
 static void leave(struct stream *stream) {
@@ -192,7 +129,7 @@ static void leave(struct stream *stream) {
         setsockopt(stream->fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
     leaves[leave_count].id = stream->id;
     leaves[leave_count++].ns = now_ns();
-    /* close() alone would reset a connection that has unread bytes. */
+    /* close() alone would reset a connection that has unread bytes: the FIN has to be out before it. */
     if (!by_reset) shutdown(stream->fd, SHUT_WR);
     settle(stream, stream->check.fault, false);
 }
@@ -216,8 +153,9 @@ static bool send_rest(struct stream *stream, const char *data, size_t len) {
 static void ask(struct stream *stream) {
     char body[512];
     int body_len = snprintf(body, sizeof body,
-                            "{\"model\":\"%.100s\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"bench id=%" PRIu64
-                            " events=%" PRIu64 " interval_us=%" PRIu64 " size=%" PRIu64 " first_us=%" PRIu64 ";\"}]}",
+                            "{\"model\":\"%.100s\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":"
+                            "\"bench id=%" PRIu64 " events=%" PRIu64 " interval_us=%" PRIu64 " size=%" PRIu64
+                            " first_us=%" PRIu64 ";\"}]}",
                             options.model, stream->id, options.events, options.interval_us, options.size,
                             options.first_us);
     char *text = scratch, *end = put(text, request_head, request_head_len);
@@ -226,7 +164,6 @@ static void ask(struct stream *stream) {
 
     stream->state = ASKED;
     stream->first_ns = 0;
-    message_begin(&stream->answer, true);
     check_begin(&stream->check, options.events, options.size, options.exact);
     stream->asked_ns = stream->last_ns = stream->check.asked_ns;
     if (!send_rest(stream, text, (size_t)(end - text))) return;
@@ -245,8 +182,8 @@ static void dial(struct stream *stream) {
     if (mode == SLOW) setsockopt(stream->fd, SOL_SOCKET, SO_RCVBUF, &(int){(int)options.rcvbuf}, sizeof(int));
     if (options.connections > options.per_source) {
         /* One address has about 28,000 ports to speak from; loopback has 16 million addresses. */
-        struct sockaddr_in source = {.sin_family = AF_INET,
-                                     .sin_addr.s_addr = htonl((uint32_t)(INADDR_LOOPBACK + 1 + index_of(stream) / options.per_source))};
+        uint32_t address = INADDR_LOOPBACK + 1 + index_of(stream) / (uint32_t)options.per_source;
+        struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(address)};
         setsockopt(stream->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
         if (bind(stream->fd, (struct sockaddr *)&source, sizeof source)) die(1, "bind: %s", strerror(errno));
     }
@@ -260,6 +197,7 @@ static void begin(struct stream *stream) {
     if (!began_ns) began_ns = now_ns();
     stream->id = options.first_id + begun++;
     stream->check.right = stream->check.length = stream->first_ns = 0;
+    message_begin(&stream->answer, true);
     if (stream->fd < 0)
         dial(stream);
     else
@@ -406,7 +344,7 @@ static void run_timers(void) {
 }
 
 static void run(int signals) {
-    struct epoll_event events[512];
+    struct epoll_event events[BATCH];
     watch(epoll_fd, EPOLL_CTL_ADD, signals, EPOLLIN, tick);
     for (uint32_t i = 0; i < options.connections; i++) {
         streams[i].fd = -1;
@@ -417,7 +355,7 @@ static void run(int signals) {
         run_timers();
         if (over) break;
         timers_arm(&timers);
-        int count = epoll_wait(epoll_fd, events, 512, -1);
+        int count = epoll_wait(epoll_fd, events, BATCH, -1);
         for (int i = 0; i < count; i++) {
             if (events[i].data.u32 < options.connections)
                 handle(&streams[events[i].data.u32], events[i].events);
@@ -430,66 +368,7 @@ static void run(int signals) {
     if (options.progress) show_progress();
 }
 
-static void print_percentiles(const char *name, const struct histogram *histogram, bool with_max) {
-    printf(",\"%s\":{", name);
-    if (!histogram->count) {
-        printf("\"p50\":null,\"p99\":null%s}", with_max ? ",\"max\":null" : "");
-        return;
-    }
-    printf("\"p50\":%.1f,\"p99\":%.1f", (double)percentile(histogram, 0.5) / 1e3,
-           (double)percentile(histogram, 0.99) / 1e3);
-    if (with_max) printf(",\"max\":%.1f", (double)histogram->max / 1e3);
-    putchar('}');
-}
-
-static void report(void) {
-    printf("{\"requests\":%" PRIu64 ",\"complete\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"failures\":{", complete + failed,
-           complete, failed);
-    for (size_t i = 0; i < MAX_REASONS && failures[i].count; i++)
-        printf("%s\"%s\":%" PRIu64, i ? "," : "", failures[i].reason, failures[i].count);
-    printf("},\"events\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"wall_s\":%.6f", total_events, total_bytes,
-           (double)(ended_ns - began_ns) / 1e9);
-    print_percentiles("delay_us", &delay_ns, true);
-    print_percentiles("ttfb_us", &first_byte_ns, false);
-    print_percentiles("request_us", &request_ns, false);
-    if (mode == CANCEL) {
-        printf(",\"leaves\":[");
-        for (uint64_t i = 0; i < leave_count; i++)
-            printf("%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", leaves[i].id, leaves[i].ns);
-        putchar(']');
-    }
-    printf("}\n");
-}
-
-static void prepare(int argc, char **argv) {
-    static const char *const modes[] = {"request", "streams", "cancel", "slow"};
-    parse_options(argc, argv, OPTIONS, sizeof OPTIONS / sizeof *OPTIONS);
-    while (mode <= SLOW && strcmp(options.mode, modes[mode])) mode++;
-    if (mode > SLOW) die(2, "--mode is one of request, streams, cancel, slow");
-    if (!options.port) die(2, "--port is missing");
-    if (options.hold_ns && mode != STREAMS) die(2, "--hold-s goes with --mode streams");
-    if (options.repeat > 1 && (mode != STREAMS || options.hold_ns)) die(2, "--repeat goes with --mode streams, not held");
-    if (mode == STREAMS || mode == SLOW) options.requests = options.connections * options.repeat;
-    if (options.hold_ns) options.events = HELD_EVENTS;
-    if (options.connections > options.requests) options.connections = options.requests;
-
-    peer = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)options.port)};
-    const char *host = strcmp(options.host, "localhost") ? options.host : "127.0.0.1";
-    if (inet_pton(AF_INET, host, &peer.sin_addr) != 1) die(2, "--host: %s is not an IPv4 address", options.host);
-    uint64_t limit = raise_descriptor_limit();
-    if (options.connections + 16 > limit)
-        die(1, "%" PRIu64 " connections need as many descriptors, and the hard limit is %" PRIu64 " (ulimit -Hn)",
-            options.connections, limit);
-
-    int len = snprintf(request_head, sizeof request_head,
-                       "POST %s HTTP/1.1\r\nHost: %s:%" PRIu64
-                       "\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n",
-                       options.path, options.host, options.port);
-    for (size_t i = 0; i < options.headers.count && (size_t)len < sizeof request_head; i++)
-        len += snprintf(request_head + len, sizeof request_head - (size_t)len, "%s\r\n", options.headers.items[i]);
-    if ((size_t)len + sizeof "Content-Length: " > sizeof request_head) die(2, "the request's head is too long");
-    request_head_len = (size_t)(put(request_head + len, LITERAL("Content-Length: ")) - request_head);
-
+static void prepare(void) {
     random_state = options.seed;
     if (options.exact) hash_wanted = check_hash_wanted(options.events);
     streams = allocate_zeroed(options.connections, sizeof *streams);
@@ -500,11 +379,12 @@ static void prepare(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    prepare(argc, argv);
+    read_options(argc, argv);
+    prepare();
     int signals = open_signals();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     timers_open(&timers, stall_end + 1, epoll_fd, hold_end);
     run(signals);
-    report();
+    print_results(mode == CANCEL);
     return interrupted ? 1 : 0;
 }

@@ -9,6 +9,8 @@
  * One thread, epoll, one timerfd. It must never be what limits a run: an event is one small write, made from a prepared
  * text and one clock reading. How late its timers fire is part of /bench/stats, so that a run can prove it. */
 #include "common.h"
+
+#include "events.h"
 #include "http.h"
 #include "timers.h"
 
@@ -20,8 +22,9 @@ enum {
     MAX_CONNECTIONS = 65536,
     MAX_BODY = 1 << 20,
     MAX_CLOSES = 1 << 20,
-    KEPT_BODY = 4096,        /* a larger body buffer is given back between requests */
-    WRITE_BUDGET = 16384,    /* how much of an unpaced answer is written, and so may wait, at a time */
+    BATCH = 64,           /* the timers are looked at again after that many sockets */
+    KEPT_BODY = 4096,     /* a larger body buffer is given back between requests */
+    WRITE_BUDGET = 16384, /* how much of an unpaced answer is written, and so may wait, at a time */
     LISTENER = MAX_CONNECTIONS,
     TIMERS,
     SIGNALS,
@@ -79,7 +82,7 @@ static void end_connection(struct connection *connection) {
     free(connection);
 }
 
-/* False when the connection is gone. What the socket does not take waits, and nothing more is made until it has left. */
+/* False when the connection is gone. What the socket does not take waits; nothing more is made until it has left. */
 static bool write_out(struct connection *connection, const char *data, size_t len) {
     ssize_t taken = send(connection->fd, data, len, MSG_NOSIGNAL);
     if (taken < 0 && errno != EAGAIN) {
@@ -96,40 +99,6 @@ static bool write_out(struct connection *connection, const char *data, size_t le
 }
 
 /* ---- the stream ---- */
-
-static char *put_chunk_head(char *to, size_t len) {
-    static const char digits[] = "0123456789abcdef";
-    int shift = 0;
-    while (len >> shift >> 4) shift += 4;
-    for (; shift >= 0; shift -= 4) *to++ = digits[len >> shift & 15];
-    return put(to, LITERAL("\r\n"));
-}
-
-static char *put_event(char *to, struct connection *connection) {
-    char marker[48], *end = marker;
-    *end++ = '@';
-    end = put_number(end, connection->sent++);
-    *end++ = ',';
-    end = put_number(end, now_ns());
-    *end++ = '@';
-    size_t marker_len = (size_t)(end - marker);
-    size_t padding = connection->size > marker_len ? connection->size - marker_len : 0;
-    if (connection->chunked)
-        to = put_chunk_head(to, sizeof EVENT_HEAD - 1 + marker_len + padding + sizeof EVENT_TAIL - 1);
-    to = put(to, LITERAL(EVENT_HEAD));
-    to = put(to, marker, marker_len);
-    to = (char *)memset(to, PADDING, padding) + padding;
-    to = put(to, LITERAL(EVENT_TAIL));
-    return connection->chunked ? put(to, LITERAL("\r\n")) : to;
-}
-
-static char *put_end(char *to, bool chunked) {
-    if (chunked) to = put_chunk_head(to, sizeof STOP_EVENT - 1);
-    to = put(to, LITERAL(STOP_EVENT));
-    if (chunked) to = put_chunk_head(put(to, LITERAL("\r\n")), sizeof DONE_EVENT - 1);
-    to = put(to, LITERAL(DONE_EVENT));
-    return chunked ? put(to, LITERAL("\r\n0\r\n\r\n")) : to;
-}
 
 /* When the second event is due: half to one and a half intervals on, at the stream's own place in the interval, so that
  * the streams of a run are spread evenly however their requests came (multiples of the golden ratio are). */
@@ -174,7 +143,7 @@ static void write_events(struct connection *connection) {
         connection->due_ns += connection->interval_ns;
     }
     while (connection->sent < connection->events) {
-        end = put_event(end, connection);
+        end = put_event(end, connection->sent++, connection->size, connection->chunked);
         if (connection->interval_ns || end - scratch >= WRITE_BUDGET) break;
     }
     if (connection->sent == connection->events) {
@@ -196,7 +165,7 @@ static void flush_pending(struct connection *connection) {
     if (connection->pending_len) return;
     free(connection->pending);
     connection->pending = NULL;
-    /* A stream that its reader held up goes on from here: a burst to catch up would look like the upstream's own lag. */
+    /* A stream that its reader held up goes on from here: catching up would look like the upstream's own lag. */
     if (connection->due_ns < now_ns()) connection->due_ns = now_ns();
     after_write(connection);
 }
@@ -288,9 +257,8 @@ static void serve(struct connection *connection) {
     if (is_post && ends_with(target, "/chat/completions")) {
         const char *body = connection->body ? connection->body : "";
         const char *controls = strstr(body, "bench id=");
-        bool streams = strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true");
         requests++;
-        if (streams)
+        if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true"))
             begin_stream(connection, controls ? controls + strlen("bench ") : "");
         else
             answer(connection, "200 OK", LITERAL(completion));
@@ -331,8 +299,7 @@ static void receive(struct connection *connection) {
         return;
     }
     bool is_answering = connection->streaming || connection->pending;
-    size_t taken =
-        is_answering ? 0 : message_feed(&connection->request, data, (size_t)got, keep_body, connection);
+    size_t taken = is_answering ? 0 : message_feed(&connection->request, data, (size_t)got, keep_body, connection);
     if (connection->request.fault || taken < (size_t)got) {
         /* No proxy sends a second request before the first is answered; one that does would measure something else. */
         fprintf(stderr, "upstream: refused a request: %s\n",
@@ -376,8 +343,7 @@ static void run_timers(void) {
     uint32_t fd;
     while (timers_take(&timers, now, &fd)) {
         struct connection *connection = connections[fd];
-        uint64_t began = now_ns();
-        record(&lag_ns, began - connection->due_ns);
+        record(&lag_ns, now_ns() - connection->due_ns);
         write_events(connection);
     }
 }
@@ -409,10 +375,10 @@ int main(int argc, char **argv) {
     fflush(stdout);
 
     for (;;) {
-        struct epoll_event events[512];
+        struct epoll_event events[BATCH];
         run_timers();
         timers_arm(&timers);
-        int count = epoll_wait(epoll_fd, events, 512, -1);
+        int count = epoll_wait(epoll_fd, events, BATCH, -1);
         for (int i = 0; i < count; i++) {
             uint32_t tag = events[i].data.u32;
             if (tag == SIGNALS) return 0;
