@@ -144,6 +144,13 @@ class TooManyStreamsError(ProxyError):
     status, code, blame, message = 429, "too_many_streams", "client", "Too many concurrent streams for your plan."
 
 
+class TooManyTicketsError(ProxyError):
+    """The user has as many tickets open as one may have (429); `retry_after_s` is when the oldest lapses."""
+
+    status, code, blame = 429, "rate_limit_exceeded", "client"
+    message = "Too many of your tickets are open; use one, or wait until one lapses."
+
+
 class UpstreamUnreachableError(ProxyError):
     """No connection to the upstream, or it was lost before an answer began (502)."""
 
