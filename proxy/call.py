@@ -51,6 +51,8 @@ class Call:
     admission: Admission | None = None
     standing: Standing | None = None
     has_body: bool = False
+    # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
+    is_in_band: bool = False
 
     @property
     def is_body_arriving(self) -> bool:

@@ -7,6 +7,7 @@ early as what has arrived allows: nothing is read, charged or forwarded for some
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
@@ -27,9 +28,11 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
     refusal,
+    retry_after,
 )
 from proxy.exchange import Ending, Exchange
 from proxy.limits.fields import rate_limit_fields
+from proxy.limits.store import Spent
 from proxy.logs import log_failure
 from proxy.phases.accept import Incoming, accept, exchange_id
 from proxy.phases.answer import Settled, date, write_answer
@@ -37,13 +40,16 @@ from proxy.phases.connect import connect
 from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
+from proxy.phases.ticket import FRONT, TICKETS, Makers, has_ticket, make_ticket, ticket_in, use_ticket
 from proxy.protocol import cors
 from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
-from proxy.protocol.sse import EventStreamObserver, is_event_stream
+from proxy.protocol.in_band import end_event
+from proxy.protocol.sse import EventStreamObserver, encode_event, is_event_stream
+from proxy.ticket_relay import TicketRelay, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from proxy.clocks import Clocks
     from proxy.errors import Field
@@ -60,6 +66,9 @@ _STREAM_FIELDS: tuple[Field, ...] = (
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 )
+_EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")
+# RFC 9110 §15: the error classes.
+_FIRST_ERROR = 400
 _HEALTH_PATHS = (b"/healthz", b"/readyz")
 # Below it, a stream by its id.
 _STREAMS = b"/forward-sse/streams/"
@@ -77,6 +86,7 @@ class Pipeline:
         self._clocks = clocks
         self._metrics = metrics
         self._calls: set[Call] = set()
+        self._makers = Makers()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -172,16 +182,22 @@ class Pipeline:
             return self._preflight(call, head)
         if head.path.startswith(_STREAMS):
             return await self._stop(call, head)
-        if self.is_draining:
+        if head.method == "GET" and head.path == FRONT and has_ticket(head.query):
+            taken = await self._use_ticket(call, head)
+            if isinstance(taken, Settled):
+                return taken
+            route = taken
+        elif self.is_draining:
             raise DrainingError
-
-        destination, principal = await self._identify(call, head)
-        if length is not None and length > call.rules.max_body_bytes:
-            raise BodyTooLargeError
-        if principal is not None:
-            await self._limit(call, principal)
-
-        route = await self._receive(call, head, destination, principal, framing, length)
+        elif head.path == TICKETS:
+            return await self._make_ticket(call, head, framing, length)
+        else:
+            destination, principal = await self._identify(call, head)
+            if length is not None and length > call.rules.max_body_bytes:
+                raise BodyTooLargeError
+            if principal is not None:
+                await self._limit(call, principal)
+            route = await self._receive(call, head, destination, principal, framing, length)
         exchange.upstream = route.upstream
         exchange.dialect = route.dialect
 
@@ -190,6 +206,8 @@ class Pipeline:
         answer = await connect(
             route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
+        if call.is_in_band:
+            return self._answer_in_band(call, route, answer, deadline_s)
         return self._answer(call, route, answer, deadline_s)
 
     def _accept(self, call: Call) -> tuple[RequestHead, BodyFraming, int | None]:
@@ -272,30 +290,78 @@ class Pipeline:
         length: int | None,
     ) -> Route:
         """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
+        try:
+            body = await self._read(call, head, framing, length)
+            if principal is None:
+                principal = _by_passcode(call, body)
+                await self._limit(call, principal)
+            return call.rules.router.by_body(destination, head, body, principal)
+        except ProxyError:
+            _give_back(call)
+            raise
+
+    def _read(
+        self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None
+    ) -> Coroutine[None, None, bytes]:
+        # Not a coroutine of its own: every request of every stream comes through here.
         rules, transport = call.rules, call.client.transport
         assert call.request is not None
         # RFC 9110 §15.2: no interim answer to HTTP/1.0.
         if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
             transport.write(_CONTINUE)
-        try:
-            body = await receive(
-                call.request.content,
-                framing,
-                length,
-                max_bytes=rules.max_body_bytes,
-                timeout_s=rules.body_timeout_s,
-                clocks=self._clocks,
-            )
+        return receive(
+            call.request.content,
+            framing,
+            length,
+            max_bytes=rules.max_body_bytes,
+            timeout_s=rules.body_timeout_s,
+            clocks=self._clocks,
+        )
+
+    async def _make_ticket(self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None) -> Settled:
+        """Set the request aside for the `EventSource` that will ask for it; what can be refused is refused now."""
+        if head.method != "POST":
+            raise MethodNotAllowedError("POST")
+        asked = replace(head, path=FRONT)
+        destination, principal = await self._identify(call, asked)
+        rules, exchange = call.rules, call.exchange
+        if length is not None and length > rules.max_body_bytes:
+            raise BodyTooLargeError
+        with self._makers.one_more(principal):
+            body = await self._read(call, head, framing, length)
             if principal is None:
-                assert rules.authenticator is not None
-                principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
-                call.exchange.principal = principal
-                await self._limit(call, principal)
-            return rules.router.by_body(destination, head, body, principal)
+                principal = _by_passcode(call, body)
+            route = rules.router.rehearsal().by_body(destination, asked, body, principal)
+            exchange.upstream, exchange.dialect = route.upstream, route.dialect
+            made = await make_ticket(rules.store, asked, body, principal)
+        exchange.ending = Ending.COMPLETE
+        return self._write(call, 201, ((b"Content-Type", b"application/json"), *self._own_fields(call)), made)
+
+    async def _use_ticket(self, call: Call, head: RequestHead) -> Route | Settled:
+        """Walk a request that was set aside through the phases up to its route, as if it came now; but once only."""
+        ticket = ticket_in(head)
+        _hide(call.exchange, ticket.text)
+        call.is_in_band = True
+        if self.is_draining:
+            raise DrainingError
+        try:
+            taken = await use_ticket(call.rules.store, ticket, head)
+        except NotFoundError:
+            call.is_in_band = False
+            raise
+        if isinstance(taken, Spent):
+            # Browsers come back after every end; 204 tells them to stay away.
+            call.exchange.ending = Ending.COMPLETE
+            return self._write(call, 204, self._own_fields(call), b"")
+        asked, body = taken
+        destination, principal = await self._identify(call, asked)
+        if principal is None:
+            principal = _by_passcode(call, body)
+        await self._limit(call, principal)
+        try:
+            return call.rules.router.by_body(destination, asked, body, principal)
         except ProxyError:
-            if call.admission is not None:
-                call.admission.refund()
-                call.standing = None
+            _give_back(call)
             raise
 
     async def _limit(self, call: Call, principal: Principal) -> None:
@@ -338,6 +404,37 @@ class Pipeline:
             heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
         )
 
+    def _answer_in_band(self, call: Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+        """Begin a ticket's answer: 200 and an event stream, whatever the upstream's is."""
+        exchange, transport = call.exchange, call.client.transport
+        if transport is None or transport.is_closing():
+            answer.abort()
+            exchange.ending = Ending.CLIENT_CLOSED
+            return Settled(keep_alive=False)
+        fields, is_stream = readable(answer)
+        if single(fields, b"date") is None:
+            fields.append((b"Date", date()))
+        fields += self._own_fields(call)
+        fields += _STREAM_FIELDS
+        if not call.is_old:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        exchange.status = 200
+        transport.write(render_response(200, fields))
+        return TicketRelay(
+            answer,
+            transport,
+            framing="close" if call.is_old else "chunked",
+            status=answer.status,
+            is_event_stream=is_stream,
+            shape=DIALECTS[route.dialect],
+            id_=exchange.id,
+            now_s=self._clocks.now(),
+            idle_s=route.timeouts.idle_s,
+            write_s=call.rules.write_timeout_s,
+            deadline_s=deadline_s,
+            heartbeat_s=route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
+        )
+
     async def _relay(self, call: Call, relay: Relay) -> Settled:
         """Let the stream run, and wait for its end."""
         exchange, client = call.exchange, call.client
@@ -362,11 +459,10 @@ class Pipeline:
             exchange.bytes = relay.bytes
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        is_whole = ending is Ending.COMPLETE
-        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+        if ending is Ending.COMPLETE and (exchange.status or 0) >= _FIRST_ERROR:
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
+        return Settled(keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last)
 
     def _preflight(self, call: Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
@@ -388,10 +484,24 @@ class Pipeline:
         exchange.ending = _ending_of(error)
         if isinstance(error, RequestTimeoutError):
             call.client.discard_rest(linger=False)
+        if call.is_in_band:
+            return self._refuse_in_band(call, error)
         answer = refusal(error, DIALECTS[exchange.dialect])
         must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
         fields = answer.fields + tuple(self._own_fields(call))
         return self._write(call, answer.status, fields, answer.body, must_close=must_close)
+
+    def _refuse_in_band(self, call: Call, error: ProxyError) -> Settled:
+        exchange = call.exchange
+        ending = exchange.interrupted_as or exchange.ending
+        assert ending is not None
+        said = encode_event(DIALECTS[exchange.dialect].error_body(error)) + end_event(
+            exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error)
+        )
+        fields = (_EVENT_STREAM, (b"X-Forward-Sse-Code", error.code.encode()), *self._own_fields(call))
+        return self._write(
+            call, 200, fields, said, must_close=call.is_body_arriving or isinstance(error, DrainingError)
+        )
 
     def _interrupted(self, call: Call, ending: Ending) -> Settled:
         settled = self._refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
@@ -433,6 +543,22 @@ async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
     if token is None:
         return None
     return rules.authenticator.recall(token) or await rules.authenticator.authenticate(token)
+
+
+def _by_passcode(call: Call, body: bytes) -> Principal:
+    """Who asks, where only an envelope says it."""
+    rules = call.rules
+    assert rules.authenticator is not None
+    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+    call.exchange.principal = principal
+    return principal
+
+
+def _give_back(call: Call) -> None:
+    """Our own judgement of a request charges nothing."""
+    if call.admission is not None:
+        call.admission.refund()
+        call.standing = None
 
 
 def _hide(exchange: Exchange, token: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
@@ -110,6 +111,12 @@ class Router:
             )
             for name, upstream in upstreams.items()
         }
+
+    def rehearsal(self) -> Router:
+        """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        router = copy(self)
+        router._own = dict.fromkeys(self._own, itertools.repeat(()))  # noqa: SLF001 - its own kind
+        return router
 
     def dialect_name(self, head: RequestHead) -> str:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""

@@ -50,6 +50,11 @@ class EventStreamObserver:
         self._has_data = False  # whether one of those was a `data` field
         self._after_cr = False
 
+    @property
+    def in_line(self) -> bool:
+        """Whether a line is under way, that is, begun and not ended."""
+        return bool(self._head)
+
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the stream."""
         if self.at_boundary and self._is_opened:

@@ -217,7 +217,8 @@ async def test_routes_path_not_allowed(routes: Running, upstream: Upstream, path
     ("method", "path", "allow"),
     [
         ("GET", "/forward-sse", "POST"),
-        ("GET", "/forward-sse?ticket=made-up", "POST"),
+        ("GET", "/forward-sse?upstream=openai", "POST"),
+        ("GET", "/forward-sse/tickets", "POST"),
         ("PUT", "/forward-sse?upstream=openai", "POST"),
         ("DELETE", "/forward-sse", "POST"),
         ("GET", "/v1/chat/completions", "POST"),
