@@ -7,6 +7,7 @@ early as what has arrived allows: nothing is read, charged or forwarded for some
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
@@ -37,6 +38,7 @@ from proxy.phases.connect import connect
 from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
+from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
 from proxy.protocol import cors
 from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
@@ -309,8 +311,9 @@ class Pipeline:
             answer.abort()
             exchange.ending = Ending.CLIENT_CLOSED
             return Settled(keep_alive=False)
-        framing = _client_framing(answer, call)
-        fields = to_client(answer.fields)
+        translator = begin_translation(route, answer)
+        framing = _client_framing(answer, call, is_translated=translator is not None)
+        fields = to_client(answer.fields) if translator is None else translated_fields(answer.fields)
         is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
         if single(fields, b"date") is None:
             fields.append((b"Date", date()))
@@ -325,7 +328,8 @@ class Pipeline:
         dialect, target = DIALECTS[route.dialect], route.target
         exchange.status = answer.status
         transport.write(render_response(answer.status, fields))
-        return Relay(
+        relay = Relay if translator is None else partial(TypedRelay, translator)
+        return relay(
             answer,
             transport,
             framing=framing,
@@ -362,11 +366,10 @@ class Pipeline:
             exchange.bytes = relay.bytes
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        is_whole = ending is Ending.COMPLETE
-        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+        if ending is Ending.COMPLETE and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
+        return Settled(keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last)
 
     def _preflight(self, call: Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
@@ -454,9 +457,11 @@ def _expects_continue(head: RequestHead) -> bool:
     return True
 
 
-def _client_framing(answer: Answer, call: Call) -> Framing:
-    if answer.framing in {"none", "length"}:
-        return "none" if answer.framing == "none" else "length"
+def _client_framing(answer: Answer, call: Call, *, is_translated: bool) -> Framing:
+    if answer.framing == "none":
+        return "none"
+    if answer.framing == "length" and not is_translated:
+        return "length"
     return "close" if call.is_old else "chunked"
 
 

@@ -34,7 +34,7 @@ class ErrorEvent(Protocol):
 
 
 # What the error event says, where an end has one (contract §6: codes).
-_BROKEN = {
+BROKEN = {
     Ending.UPSTREAM_CLOSED: ("upstream_unreachable", "The upstream closed the stream before its end."),
     Ending.TIMEOUT_IDLE: ("upstream_timeout", "The upstream fell silent (clock: idle)."),
     Ending.TIMEOUT_TOTAL: ("upstream_timeout", "The stream took too long (clock: total)."),
@@ -195,7 +195,7 @@ class Relay:
             return
         self._end(ending)
         self._answer.abort()
-        words = _BROKEN.get(ending)
+        words = BROKEN.get(ending)
         if words is None or self._paused or self._transport.is_closing():
             self._transport.abort()
             return
@@ -209,6 +209,11 @@ class Relay:
             if event is not None:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
         self._transport.close()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the client has been given a body that ends as it should."""
+        return self.ending is Ending.COMPLETE
 
     @property
     def events(self) -> int:
