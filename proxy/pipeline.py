@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
@@ -41,6 +42,7 @@ from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
 from proxy.phases.ticket import FRONT, TICKETS, Makers, has_ticket, make_ticket, ticket_in, use_ticket
+from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
 from proxy.protocol import cors
 from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
@@ -375,8 +377,9 @@ class Pipeline:
             answer.abort()
             exchange.ending = Ending.CLIENT_CLOSED
             return Settled(keep_alive=False)
-        framing = _client_framing(answer, call)
-        fields = to_client(answer.fields)
+        translator = begin_translation(route, answer)
+        framing = _client_framing(answer, call, is_translated=translator is not None)
+        fields = to_client(answer.fields) if translator is None else translated_fields(answer.fields)
         is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
         if single(fields, b"date") is None:
             fields.append((b"Date", date()))
@@ -390,7 +393,8 @@ class Pipeline:
         answer.fields = []
         dialect, target = DIALECTS[route.dialect], route.target
         exchange.status = answer.status
-        return Relay(
+        relay = Relay if translator is None else partial(TypedRelay, translator)
+        return relay(
             answer,
             transport,
             render_response(answer.status, fields),
@@ -580,9 +584,11 @@ def _expects_continue(head: RequestHead) -> bool:
     return True
 
 
-def _client_framing(answer: Answer, call: Call) -> Framing:
-    if answer.framing in {"none", "length"}:
-        return "none" if answer.framing == "none" else "length"
+def _client_framing(answer: Answer, call: Call, *, is_translated: bool) -> Framing:
+    if answer.framing == "none":
+        return "none"
+    if answer.framing == "length" and not is_translated:
+        return "length"
     return "close" if call.is_old else "chunked"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -157,6 +158,8 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         ),
         heartbeat_s=upstream.heartbeat_s,
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
+        is_typed=upstream.events == "typed",
+        typed_names=MappingProxyType(dict(upstream.typed_names)),
     )
 
 

@@ -29,6 +29,7 @@ from proxy.settings.scalars import (
     read_flag,
     read_text,
 )
+from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
@@ -187,6 +188,9 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    typed_names: TypedNames = Field(
+        default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
+    )
     upstreams: dict[str, UpstreamSettings] = Field(
         description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
     )
@@ -198,12 +202,14 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
-        """Give every upstream the clocks and the heartbeat that it does not set; make sure of the plan `default`."""
+        """Give every upstream the clocks, heartbeat and names that it does not set; make sure of the plan `default`."""
         self.plans.setdefault("default", DEFAULT_PLAN)
         for name, upstream in self.upstreams.items():
             own = upstream.timeouts.model_fields_set
             clocks = {clock: value for clock, value in upstream.timeouts if clock in own}
             changes: dict[str, object] = {"timeouts": self.timeouts.model_copy(update=clocks)}
+            names = {kind: name for kind, name in upstream.typed_names if kind in upstream.typed_names.model_fields_set}
+            changes["typed_names"] = self.typed_names.model_copy(update=names)
             if "heartbeat_s" not in upstream.model_fields_set:
                 changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
             self.upstreams[name] = upstream.model_copy(update=changes)
@@ -215,6 +221,7 @@ class Settings(Model):
         yield from _listener_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from name_faults(data)
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
