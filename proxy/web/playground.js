@@ -244,7 +244,7 @@
   }
 
   function ended(run, isInsideBlock) {
-    const summary = `${countOf(run)} in ${view.duration(performance.now() - run.started)}`;
+    const summary = `${countWords(run.count ?? 0)} in ${view.duration(performance.now() - run.started)}`;
     if (run.failure) {
       failed(run, "The vendor reported an error in the middle");
     } else if (isInsideBlock || !run.isDone) {
@@ -302,7 +302,7 @@
 
   /** Stopped by the person, or broken by the network; before the answer or in it. */
   function broken(run, error) {
-    const events = run.count ? ` after ${countOf(run)}` : "";
+    const events = run.count ? ` after ${countWords(run.count ?? 0)}` : "";
     if (run.controller.signal.aborted) {
       view.state("stopped", "Stopped");
       view.notice({ tone: "calm", title: `Stopped by you${events}`, text: "The vendor’s request was cancelled the moment you did." });
@@ -354,15 +354,6 @@
   function stopCountdown() {
     clearInterval(countdown);
     countdown = 0;
-  }
-
-  function countOf(run) {
-    return run.count === 1 ? "1 event" : `${view.format(run.count ?? 0)} events`;
-  }
-
-  function reasonWords(reason) {
-    if (!reason || /^(stop|end_turn|completed|STOP)$/.test(reason)) return "";
-    return /length|max_tokens/i.test(reason) ? "the model reached its length limit" : `ended by ${reason}`;
   }
 
   // ---- the person ------------------------------------------------------------------------------------------------

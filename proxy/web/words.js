@@ -1,9 +1,10 @@
 "use strict";
 
 /**
- * What went wrong, in words for the person in front of the page: `{title, text, quote, action, waitSeconds}`.
+ * What an answer means, in words for the person in front of the page: refusals, limits, ends.
  *
- * `action` is `token` (another one is needed), `again` (the same request may work) or absent (it would not).
+ * A refusal is `{title, text, quote, action, facts, waitSeconds}`; its `action` is `token` (another one is needed),
+ * `again` (the same request may work) or absent (it would not).
  */
 
 // By the proxy's own code. What the vendor refuses has none and is worded by its status.
@@ -100,6 +101,16 @@ function limitsIn(headers) {
     }
   }
   return limits;
+}
+
+function countWords(count) {
+  return count === 1 ? "1 event" : `${count.toLocaleString("en")} events`;
+}
+
+/** Why the model ended, where that was not because it had said everything. */
+function reasonWords(reason) {
+  if (!reason || /^(stop|end_turn|completed)$/i.test(reason)) return "";
+  return /length|max_tokens/i.test(reason) ? "the model reached its length limit" : `ended by ${reason}`;
 }
 
 /** A time to wait, rounded up to what a person plans with. */
