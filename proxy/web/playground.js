@@ -42,7 +42,9 @@
     }
     if (number !== connections) return;
     if (!response.ok) {
-      const { title, text } = explainRefusal(response, told);
+      const { title, text, action } = explainRefusal(response, told);
+      // A token that was refused is worth nothing; one that could not be checked may be.
+      if (action === "token") tokens.keep("");
       disconnected(`${title}. ${text}`);
       return;
     }
@@ -55,7 +57,6 @@
   }
 
   function disconnected(problem) {
-    tokens.keep("");
     element("who").textContent = "";
     enable(false);
     showTokenForm(problem);
@@ -372,10 +373,11 @@
     void send();
   });
   document.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
     if (event.key === "Escape" && running !== null) {
       event.preventDefault();
       stop();
-    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (!element("ask").contains(event.target)) return;
       event.preventDefault();
       void send();

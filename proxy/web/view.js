@@ -169,7 +169,7 @@ const view = (() => {
     const shown = Math.min(BINS, Math.ceil((numbers.time_ms ?? 0) / bins.width_ms));
     for (let index = 0; index < BINS; index += 1) {
       const count = bins.counts[index];
-      const tall = count > 0 ? Math.max(4, (height - 2) * (count / peak)) : 2;
+      const tall = count > 0 ? Math.max(4, (height - 2) * Math.sqrt(count / peak)) : 2;
       context.fillStyle = count > 0 ? style.color : style.borderTopColor;
       context.globalAlpha = index < shown || count > 0 ? 1 : 0.45;
       context.fillRect(index * step + step * 0.2, height - tall, Math.max(1, step * 0.6), tall);

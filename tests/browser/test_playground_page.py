@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from proxy.mock.reply import DEFAULT_TEXT, THOUGHT_TEXT
 from tests.conftest import token
-from tests.peers import LAST, STREAM_HEAD, chunk, event
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -455,6 +458,41 @@ upstreams: {{{{only: {{{{url: "{stand.vendor.url}", dialect: anthropic, api_key:
     await reach(tab.page, "complete")
     assert await text_of(tab.page, "text") == DEFAULT_TEXT
     assert tab.errors == []
+
+
+async def test_page_of_the_demo(open_page: OpenPage) -> None:
+    """The demo's link, opened as printed, leads to a page that streams; its token is in no line of the log."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", "demo", "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        printed = b""
+        async with asyncio.timeout(WAIT_S * 2):
+            while b"Ctrl-C here" not in printed:
+                printed += await process.stdout.readline()
+        link = re.search(rb"http://\S+/playground#token=(\S+)", printed)
+        assert link is not None
+
+        tab = await open_page(link[0].decode())
+        await tab.page.locator("#send:enabled").wait_for()
+        names = await tab.page.locator("#upstream option").all_text_contents()
+        await tab.page.click("#send")
+        await reach(tab.page, "complete")
+
+        assert names == ["openai", "tongyi", "tongyi-compatible", "anthropic", "gemini"]
+        assert await text_of(tab.page, "text") == DEFAULT_TEXT
+        assert tab.errors == []
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(WAIT_S * 2):
+            rest = await process.stdout.read()
+            assert await process.wait() == 0
+        assert b"exchange.settled" in rest
+        assert link[1] not in rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 READER = """(text) => {
