@@ -23,6 +23,7 @@ from proxy.rules import build_authenticator, build_rules, secrets_of
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
+from proxy.web.page import Page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ class App:
         """Build everything and listen.
 
         Raises:
-            OSError: an address cannot be listened on, or an authority file cannot be read.
+            OSError: an address cannot be listened on, or an authority file or the playground's cannot be read.
         """
         assert_compiled_parser()
         settings = self._settings
@@ -73,6 +74,8 @@ class App:
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
+        # Both at start: a reload may turn the playground on, or authentication off.
+        self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
         rules = self._rules(settings, None)
         if rules.authenticator is not None:
             await rules.authenticator.open()
@@ -166,7 +169,8 @@ class App:
                 check_addresses(addresses, allow_private=allow_private, own=self._own_listeners)
             return addresses
 
-        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve)
+        page = self._open_page if settings.auth is None else self._guarded_page
+        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
 
     def _keys_refreshed(self, issuer: str, outcome: str) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)

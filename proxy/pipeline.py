@@ -49,6 +49,7 @@ from proxy.protocol.heads import render_response
 from proxy.protocol.in_band import end_event
 from proxy.protocol.sse import EventStreamObserver, encode_event, is_event_stream
 from proxy.ticket_relay import TicketRelay, readable
+from proxy.web import playground
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -71,7 +72,8 @@ _STREAM_FIELDS: tuple[Field, ...] = (
 _EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §15: the error classes.
 _FIRST_ERROR = 400
-_HEALTH_PATHS = (b"/healthz", b"/readyz")
+# What is no exchange: health, and the playground's page.
+_ASIDE = (b"/healthz", b"/readyz", b"/playground")
 # Below it, a stream by its id.
 _STREAMS = b"/forward-sse/streams/"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -117,8 +119,10 @@ class Pipeline:
 
         Cancelling it is the client leaving: the upstream's connection is closed before this returns.
         """
-        if request.target.startswith(_HEALTH_PATHS):
+        if request.target.startswith(_ASIDE):
             settled = self._health(request)
+            if settled is None and self.rules.playground is not None:
+                settled = self.rules.playground.serve(request)
             if settled is not None:
                 return settled
         task = cast("asyncio.Task[object]", asyncio.current_task())
@@ -191,6 +195,8 @@ class Pipeline:
             route = taken
         elif self.is_draining:
             raise DrainingError
+        elif head.path in playground.PATHS:
+            return await self._playground(call, head)
         elif head.path == TICKETS:
             return await self._make_ticket(call, head, framing, length)
         else:
@@ -259,13 +265,7 @@ class Pipeline:
         """End a running stream for the user whose it is; to anybody else it does not exist."""
         if head.method != "DELETE":
             raise MethodNotAllowedError("DELETE")
-        token = find_credential(head, gemini=False, query_token=call.rules.query_token)
-        if token is not None:
-            _hide(call.exchange, token)
-        principal = await _authenticate(call.rules, token)
-        if principal is None:
-            raise MissingTokenError
-        call.exchange.principal = principal
+        principal = await self._authenticated(call, head)
         id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
         own = [
             other
@@ -281,6 +281,28 @@ class Pipeline:
             other.interrupt(Ending.STOPPED)
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
+
+    async def _playground(self, call: Call, head: RequestHead) -> Settled:
+        """Tell a user of the playground which upstreams are theirs; its page was served aside. Charges nothing."""
+        if call.rules.playground is None:
+            raise NotFoundError
+        if head.path != playground.UPSTREAMS or head.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowedError("GET, HEAD")
+        body = call.rules.playground.upstreams(await self._authenticated(call, head))
+        call.exchange.ending = Ending.COMPLETE
+        fields = [(b"Content-Type", b"application/json"), *self._own_fields(call)]
+        return self._write(call, 200, fields, body, must_close=call.is_body_arriving)
+
+    async def _authenticated(self, call: Call, head: RequestHead) -> Principal:
+        """Who asks, where nothing but the head can say so."""
+        token = find_credential(head, gemini=False, query_token=call.rules.query_token)
+        if token is not None:
+            _hide(call.exchange, token)
+        principal = await _authenticate(call.rules, token)
+        if principal is None:
+            raise MissingTokenError
+        call.exchange.principal = principal
+        return principal
 
     async def _receive(
         self,
@@ -423,10 +445,10 @@ class Pipeline:
         if not call.is_old:
             fields.append((b"Transfer-Encoding", b"chunked"))
         exchange.status = 200
-        transport.write(render_response(200, fields))
         return TicketRelay(
             answer,
             transport,
+            render_response(200, fields),
             framing="close" if call.is_old else "chunked",
             status=answer.status,
             is_event_stream=is_stream,

@@ -71,12 +71,15 @@ class TicketRelay(Relay):
         id_: The exchange's.
     """
 
+    joins_head = False
+
     __slots__ = ("_has_ended_body", "_id", "_lines", "_shape", "_status", "_watch")
 
     def __init__(
         self,
         answer: Answer,
         transport: asyncio.Transport,
+        head: bytes,
         *,
         framing: Framing,
         status: int,
@@ -93,6 +96,7 @@ class TicketRelay(Relay):
         super().__init__(
             answer,
             transport,
+            head,
             framing=framing,
             observer=self._watch,
             error_event=lambda _code, _message: None,
@@ -113,13 +117,13 @@ class TicketRelay(Relay):
         """True for an upstream's error, too."""
         return self._has_ended_body
 
-    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Write one read's worth; after the last, the event that ends the stream."""
         if self.ending is not None:
             return
         if self._lines is not None:
-            fragments = [self._lines.feed(b"".join(fragments)) + (self._lines.end() if is_last else b"")]
-        super().body(fragments, is_last=False)
+            data = self._lines.feed(data) + (self._lines.end() if is_last else b"")
+        super().body(data)
         if is_last:
             ending = Ending.COMPLETE if self._status < _FIRST_ERROR else Ending.UPSTREAM_ERROR
             self._part(end_event(self._id, ending, self._status))

@@ -446,7 +446,6 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"limits": {"store": "redis://h:6379/0"}}, ("limits", "store"), "not part of this release"),
         ({"limits": {"store": "unix:///run/redis.sock"}}, ("limits", "store"), "not part of this release"),
         ({"limits": {"store": "disk"}}, ("limits", "store"), "must be memory"),
-        ({"playground": True}, ("playground",), "not part of this release"),
         ({"playground": "yes"}, ("playground",), "true or false"),
         ({"client_timeouts": {"header": "off"}}, ("client_timeouts", "header"), "duration"),
         ({"timeouts": {"idle": "0s"}}, ("timeouts", "idle"), "more than 0"),

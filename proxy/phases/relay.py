@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
@@ -74,6 +74,9 @@ class Relay:
         "framing",
     )
 
+    # Whether the first write of body takes the head along.
+    joins_head: ClassVar[bool] = True
+
     def __init__(
         self,
         answer: Answer,
@@ -113,7 +116,7 @@ class Relay:
 
     def start(self) -> None:
         """Write the head, and take the body: what has arrived of it now, in the same write, the rest as it comes."""
-        if not self._answer.has_body_waiting:
+        if not (self.joins_head and self._answer.has_body_waiting):
             self._transport.write(self._head)
             self._head = b""
         self._answer.attach(self)

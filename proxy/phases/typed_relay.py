@@ -80,6 +80,8 @@ class TypedRelay(Relay):
     client's connection can be used again. Only a client that has left, or does not read, is left without.
     """
 
+    joins_head = False
+
     __slots__ = ("_has_ended_body", "_has_written", "_ping_s", "_silent_since_s", "_translator")
 
     def __init__(
@@ -87,6 +89,7 @@ class TypedRelay(Relay):
         translator: Translator,
         answer: Answer,
         transport: asyncio.Transport,
+        head: bytes,
         *,
         framing: Framing,
         observer: EventStreamObserver | None,  # noqa: ARG002 - nothing of the upstream's passes
@@ -100,6 +103,7 @@ class TypedRelay(Relay):
         super().__init__(
             answer,
             transport,
+            head,
             framing=framing,
             observer=None,
             error_event=error_event,
@@ -125,13 +129,13 @@ class TypedRelay(Relay):
         """How many typed events the client was given."""
         return self._translator.events
 
-    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Write what one read's worth of body says; the stream ends with it, or with the vendor's word for an error."""
         if self.ending is not None:
             return
         translator = self._translator
         self._touched = True
-        given = translator.feed(fragments[0] if len(fragments) == 1 else b"".join(fragments))
+        given = translator.feed(data)
         if translator.last == "Error":
             # Told by the vendor, or nonsense: what may follow is of no use, and costs money.
             self._end(Ending.UPSTREAM_ERROR)

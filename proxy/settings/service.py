@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence, written
+from proxy.settings.model import Contradiction, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -26,7 +26,6 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
-    read_flag,
     read_text,
 )
 from proxy.settings.typed import TypedNames, name_faults
@@ -64,12 +63,6 @@ def _read_store(value: object) -> str:
     raise Wrong("must be memory, or redis://…, rediss://…, unix:///…", suggestion=closest(text, ["memory"]))
 
 
-def _read_playground(value: object) -> bool:
-    if read_flag(value):
-        raise not_in_this_release("the playground")
-    return False
-
-
 AdminAddress = Annotated[
     Address | None,
     PlainValidator(_read_admin_listen),
@@ -77,7 +70,6 @@ AdminAddress = Annotated[
 ]
 Workers = Annotated[int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "const": 1})]
 Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
-Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"const": False})]
 
 
 class ClientTimeouts(Model):
@@ -198,7 +190,7 @@ class Settings(Model):
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
     cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
-    playground: Playground = Field(default=False, description="The trial page; not part of this release.")
+    playground: Flag = Field(default=False, description="The trial page at /playground.")
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
