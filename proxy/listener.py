@@ -219,6 +219,11 @@ class ClientConnection(RequestHandler):
         if self.relay is not None:
             self.relay.resume()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT002 - aiohttp's signature
+        """Read on, if reading was paused: aiohttp asks for it after every piece of a body, and would parse nothing."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def check(self, now_s: float) -> None:
         """Asked by the clocks while no request is being served, and while nothing more is read from the client."""
         transport = self._socket_transport

@@ -7,6 +7,7 @@ early as what has arrived allows: nothing is read, charged or forwarded for some
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -35,7 +36,7 @@ from proxy.exchange import Ending, Exchange
 from proxy.limits.fields import rate_limit_fields
 from proxy.limits.store import Spent
 from proxy.logs import log_failure
-from proxy.phases.accept import Incoming, accept, exchange_id
+from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, date, write_answer
 from proxy.phases.connect import connect
 from proxy.phases.receive import receive
@@ -91,6 +92,7 @@ class Pipeline:
         self._metrics = metrics
         self._calls: set[Call] = set()
         self._makers = Makers()
+        self._ids = Ids()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -126,7 +128,7 @@ class Pipeline:
             if settled is not None:
                 return settled
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        exchange = Exchange(exchange_id(request.fields), self._clocks.now(), request.method)
+        exchange = Exchange(self._ids.of(request.index), self._clocks.now(), request.method)
         is_old = request.version == (1, 0)
         call = Call(self.rules, request, request.client, exchange, task, request.is_last, is_old=is_old)
         self._calls.add(call)
@@ -155,7 +157,7 @@ class Pipeline:
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
         """Refuse what never became a request, unreadable or too late; none of it is repeated."""
-        exchange = Exchange(exchange_id(()), self._clocks.now())
+        exchange = Exchange(self._ids.new(), self._clocks.now())
         settled = self._refuse(Call(self.rules, None, client, exchange, None, is_last=True), error)
         settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
         return settled
@@ -165,12 +167,12 @@ class Pipeline:
         if reply is None or request.method not in {"GET", "HEAD"}:
             return None
         try:
-            accept(request.method, request.target, request.version, request.fields)
+            accept(request.method, request.target, request.version, request.fields, request.index)
         except InvalidRequestError:
             # Refused, and logged, on the way of all requests.
             return None
         status, content_type, body = reply
-        origin = cors.request_origin(request.fields)
+        origin = cors.request_origin(request.index)
         return write_answer(
             request.client.transport,
             status,
@@ -184,7 +186,7 @@ class Pipeline:
         """Walk the phases up to the answer's head; what they raise is the refusal."""
         exchange = call.exchange
         head, framing, length = self._accept(call)
-        if cors.is_preflight(head.method, head.fields):
+        if cors.is_preflight(head.method, head.index):
             return self._preflight(call, head)
         if head.path.startswith(_STREAMS):
             return await self._stop(call, head)
@@ -222,9 +224,9 @@ class Pipeline:
         assert call.request is not None
         request = call.request
         # A page may read the refusal of its malformed head, too.
-        call.origin = cors.request_origin(request.fields)
+        call.origin = cors.request_origin(request.index)
         # The log learns the path only now: where a target should be may stand anything, a credential even.
-        head, framing, length = accept(request.method, request.target, request.version, request.fields)
+        head, framing, length = accept(request.method, request.target, request.version, request.fields, request.index)
         call.is_accepted = True
         call.has_body = framing != "none"
         call.exchange.path = head.path.decode("latin-1")
@@ -240,7 +242,7 @@ class Pipeline:
         fault: ProxyError | None = None
         destination: Destination | None = None
         try:
-            destination = rules.router.by_head(head)
+            destination = rules.router.by_head(head, exchange.dialect)
         except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
             fault = error
         token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
@@ -493,8 +495,8 @@ class Pipeline:
     def _preflight(self, call: Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
             call.origin,
-            single(head.fields, b"access-control-request-method") or b"",
-            single(head.fields, b"access-control-request-headers"),
+            head.index.single(b"access-control-request-method") or b"",
+            head.index.single(b"access-control-request-headers"),
         )
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, fields, b"")
@@ -594,11 +596,11 @@ def _hide(exchange: Exchange, token: str) -> None:
     if token in exchange.path:
         exchange.path = exchange.path.replace(token, "[redacted]")
     if token in exchange.id:
-        exchange.id = exchange_id(())
+        exchange.id = os.urandom(12).hex()
 
 
 def _expects_continue(head: RequestHead) -> bool:
-    expect = single(head.fields, b"expect")
+    expect = head.index.single(b"expect")
     if expect is None:
         return False
     if expect.lower() != b"100-continue":

@@ -12,7 +12,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.auth.credentials import strip_query
 from proxy.dialects import DIALECTS
@@ -26,13 +27,13 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.exchange import Route, Timeouts
+from proxy.exchange import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import Envelope, find_envelope, parse_envelope, read_json_object
-from proxy.protocol.fields import CREDENTIALS, fold, is_loop, to_upstream, values
+from proxy.protocol.fields import CREDENTIALS, fold, is_loop, single, to_upstream
 from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from proxy.dialects import Dialect
     from proxy.errors import Field
@@ -74,8 +75,7 @@ class EnvelopeRules:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """What the head says about where a request goes; `upstream` is None where only the body can tell.
 
     `path` is below the upstream's url, None where the upstream's own default applies. `query` is what is left of it
@@ -95,6 +95,37 @@ class Destination:
         return self.kind is Kind.FRONT
 
 
+class _Added(NamedTuple):
+    """The fields that are ours to add to a request, and their folded names."""
+
+    fields: tuple[Field, ...]
+    names: frozenset[bytes]
+
+    @classmethod
+    def of(cls, fields: tuple[Field, ...]) -> _Added:
+        return cls(fields, frozenset(fold(name) for name, _ in fields))
+
+    def under(self, fields: tuple[Field, ...]) -> _Added:
+        """These, with others before them."""
+        return _Added.of((*fields, *self.fields)) if fields else self
+
+    def __repr__(self) -> str:
+        """A credential is among them."""
+        return "_Added()"
+
+
+class _Either:
+    """The names of two."""
+
+    __slots__ = ("_both",)
+
+    def __init__(self, *both: Container[bytes]) -> None:
+        self._both = both
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in names for names in self._both)
+
+
 class Router:
     """The routes of one configuration. Keeps no state but whose turn it is among an upstream's keys."""
 
@@ -109,7 +140,7 @@ class Router:
             (re.compile(translate(glob)), upstream) for upstream in upstreams.values() for glob in upstream.models
         ]
         # What is added for each key of an upstream, in turn.
-        self._own: dict[str, Iterator[tuple[Field, ...]]] = {
+        self._own: dict[str, Iterator[_Added]] = {
             name: itertools.cycle(
                 [_added(upstream, DIALECTS[upstream.dialect].credential_field(key)) for key in upstream.keys]
             )
@@ -119,7 +150,7 @@ class Router:
     def rehearsal(self) -> Router:
         """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
         router = copy(self)
-        router._own = dict.fromkeys(self._own, itertools.repeat(()))  # noqa: SLF001 - its own kind
+        router._own = dict.fromkeys(self._own, itertools.repeat(_Added.of(())))  # noqa: SLF001 - its own kind
         return router
 
     def dialect_name(self, head: RequestHead) -> str:
@@ -131,8 +162,8 @@ class Router:
             upstream = self._upstreams.get(head.path[1:].partition(b"/")[0])
         return _SHORT.get(head.path, "openai") if upstream is None else upstream.dialect
 
-    def by_head(self, head: RequestHead) -> Destination:
-        """Decide what the head decides.
+    def by_head(self, head: RequestHead, dialect_name: str | None = None) -> Destination:
+        """Decide what the head decides; `dialect_name` is what the method of that name gave, where it was asked.
 
         Raises:
             NotFoundError, MethodNotAllowedError: nothing is served here, or not with this method.
@@ -147,12 +178,17 @@ class Router:
             raise NotFoundError
         elif head.method not in _METHODS:
             raise MethodNotAllowedError(", ".join(_METHODS))
-        self._refuse_unsupported(head)
-        name = self.dialect_name(head)
-        query, is_typed = head.query, _TYPED in query_members(head.query)
-        if is_typed:
-            # Any other value of `events` is the vendor's own parameter.
-            query = without_member(query, *_TYPED)
+        if is_loop(head.index):
+            raise InvalidRequestError("The request has been through this proxy before.")
+        name = self.dialect_name(head) if dialect_name is None else dialect_name
+        query, is_typed = head.query, False
+        if query is not None:
+            if not is_query(query):
+                raise InvalidRequestError("The query is malformed.")
+            is_typed = _TYPED in query_members(query)
+            if is_typed:
+                # Any other value of `events` is the vendor's own parameter.
+                query = without_member(query, *_TYPED)
         if path == _FRONT:
             upstream = self._front_upstream(head)
             _check_typed(upstream, is_typed=is_typed)
@@ -220,18 +256,20 @@ class Router:
             _check_path(upstream, head.method, path)
         added = self._added(upstream, dialect, head)
         if destination.kind is Kind.FRONT:
-            names = {fold(name) for name, _ in itertools.chain(head.fields, added)}
-            added = (*dialect.extra_fields(path, names), *added)
+            added = added.under(dialect.extra_fields(path, _Either(head.index, added.names)))
         query = strip_query(destination.query, gemini=dialect.query_credential)
         line = with_query(upstream.base_path.encode() + path, query)
-        fields = to_upstream(head.fields, added)
+        fields = to_upstream(head.fields, added.fields, added.names)
         typed_names = _typed_names(upstream, destination)
         return _route(upstream, dialect, head.method, line, fields, body, typed_names=typed_names)
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
-        named = [value for name, value in query_members(head.query) if name == b"upstream"]
-        return named or values(head.fields, b"x-upstream")
+        if head.query is not None:
+            named = [value for name, value in query_members(head.query) if name == b"upstream"]
+            if named:
+                return named
+        return [value.strip(b" \t") for value in head.index.values(b"x-upstream")]
 
     def _front_upstream(self, head: RequestHead) -> Upstream | None:
         named = self._named(head)
@@ -243,12 +281,6 @@ class Router:
         if upstream is None:
             raise UnknownUpstreamError
         return upstream
-
-    def _refuse_unsupported(self, head: RequestHead) -> None:
-        if is_loop(head.fields):
-            raise InvalidRequestError("The request has been through this proxy before.")
-        if head.query is not None and not is_query(head.query):
-            raise InvalidRequestError("The query is malformed.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")
@@ -262,13 +294,13 @@ class Router:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default
 
-    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> tuple[Field, ...]:
+    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> _Added:
         """What is ours to add: the vendor's credential and the operator's headers."""
         if upstream.key_source == "own":
             return next(self._own[upstream.name])
         if upstream.key_source == "none":
-            return upstream.headers
-        given = values(head.fields, b"x-upstream-authorization")
+            return _Added.of(upstream.headers)
+        given = [value.strip(b" \t") for value in head.index.values(b"x-upstream-authorization")]
         if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(upstream, dialect.client_credential_field(given[0]))
@@ -282,7 +314,7 @@ class Router:
         target = parse_target(envelope.target_url)
         if target.query is not None and not is_query(target.query):
             raise InvalidRequestError("targetUrl is malformed.")
-        if is_loop(envelope.fields):
+        if is_loop(FieldIndex(envelope.fields)):
             raise InvalidRequestError("The request has been through this proxy before.")
         entry = next((entry for entry in self._envelope.targets if entry[0].matches(target)), None)
         if entry is None:
@@ -290,15 +322,15 @@ class Router:
         name = entry[1]
         _check_plan(ENVELOPE if name is None else name, principal)
         plain: tuple[Field, ...] = (_ACCEPT,)
-        if envelope.has_json_body and not values(envelope.fields, b"content-type"):
+        if envelope.has_json_body and single(envelope.fields, b"content-type") is None:
             plain = (_ACCEPT, _JSON)
         if name is not None:
             # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
             upstream = self._upstreams[name.encode()]
             dialect = DIALECTS[upstream.dialect]
-            added = (*plain, *self._added(upstream, dialect, head))
+            added = self._added(upstream, dialect, head).under(plain)
             query = strip_query(target.query, gemini=dialect.query_credential)
-            fields = to_upstream(envelope.fields, added)
+            fields = to_upstream(envelope.fields, added.fields, added.names)
             line = with_query(target.path, query)
             typed_names = _typed_names(upstream, destination)
             return _route(
@@ -327,7 +359,7 @@ def _route(
     dialect: Dialect,
     method: str,
     line: bytes,
-    fields: Iterable[Field],
+    fields: Sequence[Field],
     body: bytes,
     *,
     target: Target | None = None,
@@ -372,15 +404,21 @@ def _check_path(upstream: Upstream, method: str, path: bytes) -> None:
     if not patterns:
         # The path that the operator chose is allowed by having been chosen.
         patterns = dialect.default_allow_paths + (() if upstream.path is None else (upstream.path,))
-    if not dialect.allows(method, path, patterns):
+    if not _allows(upstream.dialect, method, path, patterns):
         raise PathNotAllowedError
 
 
-def _added(upstream: Upstream, credential: Field) -> tuple[Field, ...]:
+@lru_cache(maxsize=1024)
+def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ...]) -> bool:
+    # Most requests ask for one of a few paths.
+    return DIALECTS[dialect_name].allows(method, path, patterns)
+
+
+def _added(upstream: Upstream, credential: Field) -> _Added:
     """The credential and the operator's headers, which win where both have a name."""
     if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
-        return upstream.headers
-    return (credential, *upstream.headers)
+        return _Added.of(upstream.headers)
+    return _Added.of((credential, *upstream.headers))
 
 
 def _is_own_credential(value: bytes, head: RequestHead, envelope: Envelope | None = None) -> bool:

@@ -18,7 +18,7 @@ from proxy.protocol.sse import PING, is_event_stream
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from proxy.errors import Field
     from proxy.exchange import Route
@@ -67,7 +67,7 @@ def begin_translation(route: Route, answer: Answer) -> Translator | None:
     return Translator(reader, route.typed_names)
 
 
-def translated_fields(fields: Iterable[Field]) -> list[Field]:
+def translated_fields(fields: Sequence[Field]) -> list[Field]:
     """An upstream's fields as the client of a translation gets them."""
     return [_CONTENT_TYPE, *(field for field in to_client(fields) if fold(field[0]) not in _OF_THE_BODY)]
 

@@ -56,7 +56,7 @@ class Playground:
         if request.target.partition(b"?")[0] not in _PAGES or request.method not in {"GET", "HEAD"}:
             return None
         try:
-            accept(request.method, request.target, request.version, request.fields)
+            accept(request.method, request.target, request.version, request.fields, request.index)
         except InvalidRequestError:
             return None
         page = self._page
@@ -68,7 +68,7 @@ class Playground:
         return write_answer(
             request.client.transport,
             304 if is_known else 200,
-            (*page.fields, *self._policy.answer_fields(cors.request_origin(request.fields))),
+            (*page.fields, *self._policy.answer_fields(cors.request_origin(request.index))),
             b"" if is_known else page.body,
             keep_alive=not request.is_last and request.content.is_eof(),
             is_head_request=request.method == "HEAD",
