@@ -43,7 +43,7 @@ from proxy.protocol.heads import render_response
 from proxy.protocol.sse import EventStreamObserver, is_event_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from proxy.clocks import Clocks
     from proxy.errors import Field
@@ -73,6 +73,8 @@ class Pipeline:
         self.rules = rules
         self.is_draining = False
         self.health: Callable[[str], tuple[int, bytes, bytes] | None] = lambda _path: None
+        # Asked where a user's stream is not here; given where there are other workers.
+        self.stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
         self._pool = pool
         self._clocks = clocks
         self._metrics = metrics
@@ -99,6 +101,20 @@ class Pipeline:
         for call in calls:
             call.interrupt(ending)
         return len(calls)
+
+    def stop_own(self, id_: str, issuer: str, user: str, *, asking: Call | None = None) -> int:
+        """End a user's running exchanges of that id, but for the one that asks, and say how many there were."""
+        own = [
+            call
+            for call in self._calls
+            if call is not asking
+            and call.exchange.id == id_
+            and call.exchange.principal is not None
+            and (call.exchange.principal.issuer, call.exchange.principal.user) == (issuer, user)
+        ]
+        for call in own:
+            call.interrupt(Ending.STOPPED)
+        return len(own)
 
     async def handle(self, request: Incoming) -> Settled:
         """Serve one request, from its head to its settlement.
@@ -247,18 +263,11 @@ class Pipeline:
             raise MissingTokenError
         call.exchange.principal = principal
         id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
-        own = [
-            other
-            for other in self._calls
-            if other is not call
-            and other.exchange.id == id_
-            and other.exchange.principal is not None
-            and (other.exchange.principal.issuer, other.exchange.principal.user) == (principal.issuer, principal.user)
-        ]
-        if not own:
+        is_found = self.stop_own(id_, principal.issuer, principal.user, asking=call) > 0
+        if self.stop_elsewhere is not None:
+            is_found |= await self.stop_elsewhere(id_, principal.issuer, principal.user)
+        if not is_found:
             raise NotFoundError("No such stream of yours is running.")
-        for other in own:
-            other.interrupt(Ending.STOPPED)
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
 
