@@ -26,14 +26,19 @@ class Signals:
         self.reload = asyncio.Event()
 
     def listen(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGHUP."""
+        """Take over SIGTERM, SIGINT and SIGHUP; and SIGUSR2, which would kill a process that has no arbiter."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        loop.add_signal_handler(signal.SIGUSR2, _refuse_upgrade)
 
     def _stop(self) -> None:
         (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def _refuse_upgrade() -> None:
+    structlog.get_logger().error("upgrade.refused", reason="one worker has no arbiter that could hand over")
 
 
 async def drain(signals: Signals, app: App) -> None:

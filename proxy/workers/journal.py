@@ -10,12 +10,11 @@ import contextlib
 import fcntl
 import os
 import select
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import structlog
-
-from proxy.logs import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +78,16 @@ class Journal:
         """Log what is not as it should be."""
         structlog.get_logger().warning("arbiter.reported", message=_text(message, args))
 
-    def error(self, message: str, *args: object, **_kwargs: object) -> None:
-        """Log what went wrong."""
-        structlog.get_logger().error("arbiter.reported", message=_text(message, args))
-        if _kwargs.get("exc_info"):
-            log_failure("")
+    def error(self, message: str, *args: object, exc_info: bool = False, **_kwargs: object) -> None:
+        """Log what went wrong; of an exception only what kind and where."""
+        fields: dict[str, object] = {}
+        kind, _, trace = sys.exc_info()
+        if exc_info and kind is not None and trace is not None:
+            while trace.tb_next is not None:
+                trace = trace.tb_next
+            place = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+            fields = {"error": kind.__name__, "at": f"{place}:{trace.tb_lineno}"}
+        structlog.get_logger().error("arbiter.reported", message=_text(message, args), **fields)
 
     critical = error
 
