@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S = 1.0
+# After the listener closed: time for the requests of who came in last.
+_ARRIVING_S = 1.0
 # Read once, at start; a reload that changes one of them says so and leaves it.
 FIXED_KEYS = ("listen", "admin_listen", "workers", "log")
 
@@ -154,17 +156,45 @@ class App:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
         self.pipeline.is_draining = True
         for server in self._public:
-            server.close()
+            await self._stop_listening(server)
         timeout_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         structlog.get_logger().info("drain.started", streams=len(self.pipeline.live()), timeout_s=timeout_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                await self._serve_the_last()
                 await self.pipeline.idle()
         ended = self.pipeline.interrupt(Ending.DRAINED)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PARTING_S):
                 await self.pipeline.idle()
         structlog.get_logger().info("drain.finished", streams_ended=ended)
+
+    async def _stop_listening(self, server: asyncio.Server) -> None:
+        """Close a listener, but take in first who waits there: to its client such a connection stands already."""
+        listening = [sock.dup() for sock in server.sockets]
+        server.close()
+        arrived: list[socket.socket] = []
+        for listened in listening:
+            with listened:
+                listened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                # Nobody any more, or no descriptor for anybody.
+                with contextlib.suppress(OSError):
+                    while len(arrived) < BACKLOG:
+                        arrived.append(listened.accept()[0])
+        try:
+            while arrived:
+                with contextlib.suppress(OSError):
+                    await asyncio.get_running_loop().connect_accepted_socket(self._listener, arrived.pop())
+        finally:
+            for sock in arrived:
+                sock.close()
+
+    async def _serve_the_last(self) -> None:
+        """Give the requests of those that came in last the time to arrive; bounded, for some never send any."""
+        until_s = self.clocks.now() + _ARRIVING_S
+        # Asked, not told: this is once in a worker's life, and telling would cost every answer.
+        while self._listener.is_owed and self.clocks.now() < until_s:  # noqa: ASYNC110 - as said
+            await asyncio.sleep(_ARRIVING_S / 20)
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""

@@ -88,6 +88,11 @@ class Listener(web.Server):
         for connection in list(self.open):
             connection.cut()
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether a client came in that has had no answer yet, and whose request may be on its way."""
+        return any(not connection.has_answered for connection in self.open)
+
     async def empty(self) -> None:
         """Wait until no connection is left."""
         while self.open:
@@ -119,6 +124,7 @@ class ClientConnection(RequestHandler):
         "_overhead",
         "_socket_transport",
         "_unsent",
+        "has_answered",
         "relay",
     )
 
@@ -138,6 +144,7 @@ class ClientConnection(RequestHandler):
             auto_decompress=False,
         )
         self.relay: Relay | None = None
+        self.has_answered = False
         self._listener = listener
         self._socket_transport: asyncio.Transport | None = None
         self._has_begun = False
@@ -298,6 +305,7 @@ class ClientConnection(RequestHandler):
             return False
         finally:
             self._request_in_progress = False
+            self.has_answered = True
         await self._part(None if request is None else request.content)
         if self._upgraded and not self._messages and self._parser is not None:
             # It asked for another protocol and did not get it: what follows is a request like any other.

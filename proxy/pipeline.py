@@ -188,7 +188,8 @@ class Pipeline:
             return self._preflight(call, head)
         if head.path.startswith(_STREAMS):
             return await self._stop(call, head)
-        if self.is_draining:
+        # Who came in before the listener closed is served: it could not know, and a balancer cannot try elsewhere.
+        if self.is_draining and call.client.has_answered:
             raise DrainingError
 
         destination, principal = await self._identify(call, head)
