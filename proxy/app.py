@@ -193,7 +193,9 @@ class App:
         """Give the requests of those that came in last the time to arrive; bounded, for some never send any."""
         until_s = self.clocks.now() + _ARRIVING_S
         # Asked, not told: this is once in a worker's life, and telling would cost every answer.
-        while self._listener.is_owed and self.clocks.now() < until_s:  # noqa: ASYNC110 - as said
+        while self.clocks.now() < until_s and not all(  # noqa: ASYNC110 - as said
+            client.has_answered for client in self._listener.open
+        ):
             await asyncio.sleep(_ARRIVING_S / 20)
 
     async def close(self) -> None:

@@ -88,11 +88,6 @@ class Listener(web.Server):
         for connection in list(self.open):
             connection.cut()
 
-    @property
-    def is_owed(self) -> bool:
-        """Whether a client came in that has had no answer yet, and whose request may be on its way."""
-        return any(not connection.has_answered for connection in self.open)
-
     async def empty(self) -> None:
         """Wait until no connection is left."""
         while self.open:

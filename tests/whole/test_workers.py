@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -512,6 +513,43 @@ async def test_workers_one_that_is_stuck_delays_nobody(tmp_path: Path, upstream:
     assert readiness.status == 200
     assert readiness.json["limping"] == ["workers: 1 did not answer"]
     assert set(streams.values()) == set(held) - {stuck}
+
+
+async def test_workers_one_that_is_stuck_for_long_is_replaced(tmp_path: Path, upstream: Upstream) -> None:
+    """Without a sign of life a worker is killed in the end; that its signals do not even reach it does not save it."""
+    (tmp_path / "proxy.impatient").touch()
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        stuck = min(held)
+        os.kill(served.pids[stuck], signal.SIGSTOP)
+        line = await served.line("worker.stuck")
+        ended = await served.line("worker.ended")
+        assert await served.worker_up() == stuck
+        others = [await stream.goes_on() for name, stream in held.items() if name != stuck]
+
+    assert line["worker"] == stuck
+    assert (ended["worker"], ended["exit_code"]) == (stuck, -signal.SIGKILL)
+    assert others == [True] * (WORKERS - 1)
+
+
+async def test_workers_tell_the_service_manager(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager such as systemd learns when the service is ready, and its process id, after an upgrade too."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with several(tmp_path, upstream) as served:
+            first = manager.recv(4096)
+            served.signal(signal.SIGUSR2)
+            after = await served.line("server.started")
+            async with asyncio.timeout(WAIT_S):
+                await served.process.wait()
+            second = manager.recv(4096)
+
+    assert first == b"READY=1\nMAINPID=%d" % served.process.pid
+    assert second == b"READY=1\nMAINPID=%d" % after["pid"]
 
 
 async def test_workers_leave_when_their_arbiter_is_gone(tmp_path: Path, upstream: Upstream) -> None:
