@@ -56,6 +56,8 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         self._rein, self._orders = socket.socketpair()
         self._rein.settimeout(0)
         service.reins.add(self._rein)
+        # Counted from here, so that one that hangs before its first sign of life is noticed too.
+        self.notify()
         self._signals: Signals
 
     def order(self, settings: Settings) -> bool:
