@@ -26,6 +26,7 @@ from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 from proxy.view import OneWorker
+from proxy.web.page import Page
 from proxy.workers.whole import AllWorkers
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class App:
         """Build everything and listen.
 
         Raises:
-            OSError: an address cannot be listened on, or an authority file cannot be read.
+            OSError: an address cannot be listened on, or an authority file or the playground's cannot be read.
         """
         assert_compiled_parser()
         settings = self._settings
@@ -96,6 +97,8 @@ class App:
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
+        # Both at start: a reload may turn the playground on, or authentication off.
+        self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
         rules = self._rules(settings, None)
         if rules.authenticator is not None:
             await rules.authenticator.open()
@@ -234,7 +237,8 @@ class App:
                 check_addresses(addresses, allow_private=allow_private, own=self._own_listeners)
             return addresses
 
-        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve)
+        page = self._open_page if settings.auth is None else self._guarded_page
+        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
 
     def _keys_refreshed(self, issuer: str, outcome: str) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What typed events are called in `t` (contract §9) where the operator does not say.
+TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
+)
 
 
 class Ending(StrEnum):
@@ -92,7 +101,8 @@ class Upstream:
 
     `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
-    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream.
+    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    means that its streams become typed events unasked, `typed_names` what those are called.
     """
 
     name: str
@@ -108,6 +118,8 @@ class Upstream:
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None
     ca_file: str | None = None
+    is_typed: bool = False
+    typed_names: Mapping[str, str] = field(default_factory=lambda: TYPED_NAMES, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,7 @@ class Route:
 
     `upstream` is the label of logs and metrics. `fields` are complete but for Host and Content-Length.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
+    `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     """
 
     upstream: str
@@ -142,6 +155,7 @@ class Route:
     heartbeat_s: float | None = None
     ca_file: str | None = None
     is_pinned: bool = False
+    typed_names: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 @dataclass(slots=True, eq=False)

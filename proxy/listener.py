@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from proxy.phases.accept import Relay
     from proxy.phases.answer import Settled
 
-# Above this much unsent the upstream is paused; with one read of the upstream (64 KiB) it stays below 256 KiB.
-HIGH_WATER_BYTES = 64 * 1024
+# Above this much unsent the upstream is paused. One read of the upstream is up to 256,000 bytes, over TLS 256 KiB: only
+# with nothing else waiting do they stay within the promised 256 KiB. uvloop then writes at once, too, not in the next
+# turn of its loop.
+HIGH_WATER_BYTES = 0
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S = 2.0
 _MAX_LINE_BYTES = 8190

@@ -114,6 +114,11 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
     if upstream.heartbeat_s is not None:
         yield "heartbeat", _seconds(upstream.heartbeat_s)
+    if upstream.events == "typed":
+        yield "events", "typed"
+    renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
+    if renamed:
+        yield "typed as", ", ".join(renamed)
 
 
 def _warnings(settings: Settings) -> Iterator[str]:

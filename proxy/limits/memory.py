@@ -1,7 +1,7 @@
 """The limits store of a single process: exact, in memory, nothing to wait for.
 
 Responsible for the state of every user (the TAT of each rate, the live leases) and for its bound. The arithmetic is
-`gcra`'s. Several processes would each count alone; they need a shared store.
+`gcra`'s, tickets are kept by `tickets`. Several processes would each count alone; they need a shared store.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
 from proxy.limits import gcra
 from proxy.limits.store import STREAM_RETRY_AFTER_S, RateStanding, Standing
+from proxy.limits.tickets import TicketShelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proxy.exchange import Plan, Principal, Rate
+    from proxy.limits.store import Spent
 
 # Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
 # to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
@@ -129,6 +131,7 @@ class MemoryStore:
         # account's turn comes, so an admission does not have to touch the heap.
         self._queue: list[tuple[int, tuple[str, str]]] = []
         self._leases_held = 0
+        self._tickets = TicketShelf(now)
 
     async def open(self) -> None:
         """Nothing to get ready."""
@@ -196,6 +199,14 @@ class MemoryStore:
         if account.plan is not principal.plan:
             account.adopt(principal.plan, now)
         return _standing(account.meters, [meter.tat for meter in account.meters], now)
+
+    async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
+        """Keep a sealed request; see `store.Store.put_ticket`."""
+        self._tickets.put(name, sealed, ttl_s, (owner.issuer, owner.user))
+
+    async def take_ticket(self, name: str) -> bytes | Spent | None:
+        """Give it to the first who asks; see `store.Store.take_ticket`."""
+        return self._tickets.take(name)
 
     def refund(self, admission: _Admission) -> None:
         """Take what is left of a live admission's charge out of its meters; `Admission.refund` is the public way.

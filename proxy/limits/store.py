@@ -1,19 +1,37 @@
 """What a limits store promises, whatever keeps the numbers: admission, leases, and how a user stands.
 
 A request is admitted when every rate of its user's plan and the plan's bound on concurrent streams have room; it then
-is charged to all of the rates and holds one lease. Values and promises only; the stores stand beside this module.
+is charged to all of the rates and holds one lease. A store also keeps tickets, because it is what workers share. Values
+and promises only; the stores stand beside this module.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from proxy.exchange import Principal
 
 # A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
 STREAM_RETRY_AFTER_S = 1.0
+
+# What one user may have open at a time: making a ticket is charged to no rate, and each holds a body. The only open one
+# of a user may have any size, because `max_body` has bounded it already.
+MAX_OPEN_TICKETS = 32
+MAX_OPEN_TICKET_BYTES = 32 * 1024 * 1024
+# How long a taken ticket is told from one that never was. Clients come back within seconds; those that slept, later.
+SPENT_TICKET_S = 3600.0
+
+
+class Spent(Enum):
+    """What is left of a ticket that was taken."""
+
+    SPENT = "spent"
+
+
+SPENT: Final = Spent.SPENT
 
 
 class RateStanding(NamedTuple):
@@ -86,6 +104,28 @@ class Store(Protocol):
         Raises:
             RateLimitExceededError: A rate is used up; `retry_after_s` is when a request will fit all of them.
             TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
+            LimitsUnavailableError: The question cannot be answered.
+        """
+        ...
+
+    async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
+        """Keep a sealed request under a name until it is taken, for at most `ttl_s`; charges no rate.
+
+        Neither the name nor the bytes are a secret of the user's, but neither belongs in a log.
+
+        Raises:
+            TooManyTicketsError: The owner has `MAX_OPEN_TICKETS` or `MAX_OPEN_TICKET_BYTES` open.
+            LimitsUnavailableError: There is no room for anybody, or the store does not answer.
+        """
+        ...
+
+    async def take_ticket(self, name: str) -> bytes | Spent | None:
+        """Give what was kept to the first who asks, in all workers; `SPENT` to whoever asks later, None for the rest.
+
+        A ticket that lapsed unused is as unknown as one that never was. Cancelling may lose the ticket, never give it
+        twice.
+
+        Raises:
             LimitsUnavailableError: The question cannot be answered.
         """
         ...

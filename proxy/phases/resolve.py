@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
@@ -31,7 +32,7 @@ from proxy.protocol.fields import CREDENTIALS, fold, is_loop, to_upstream, value
 from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from proxy.dialects import Dialect
     from proxy.errors import Field
@@ -44,6 +45,9 @@ _SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
 ENVELOPE: Final = "envelope"
+# The member of a query that asks for typed events.
+_TYPED: Final = (b"events", b"typed")
+_NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this upstream has none."
 _ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
 _JSON: Final[Field] = (b"Content-Type", b"application/json")
 # Those of an envelope's fields that are for its target; the others of the kind are for proxies.
@@ -75,7 +79,7 @@ class Destination:
     """What the head says about where a request goes; `upstream` is None where only the body can tell.
 
     `path` is below the upstream's url, None where the upstream's own default applies. `query` is what is left of it
-    without the proxy's own parameters; credentials are still in it.
+    without the proxy's own parameters; credentials are still in it. `is_typed`: the client asks for typed events.
     """
 
     kind: Kind
@@ -83,6 +87,7 @@ class Destination:
     upstream: Upstream | None = None
     path: bytes | None = None
     query: bytes | None = None
+    is_typed: bool = False
 
     @property
     def may_be_envelope(self) -> bool:
@@ -111,6 +116,12 @@ class Router:
             for name, upstream in upstreams.items()
         }
 
+    def rehearsal(self) -> Router:
+        """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        router = copy(self)
+        router._own = dict.fromkeys(self._own, itertools.repeat(()))  # noqa: SLF001 - its own kind
+        return router
+
     def dialect_name(self, head: RequestHead) -> str:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
         if head.path == _FRONT:
@@ -126,7 +137,7 @@ class Router:
         Raises:
             NotFoundError, MethodNotAllowedError: nothing is served here, or not with this method.
             UnknownUpstreamError, PathNotAllowedError: no such upstream, or not this of it.
-            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events.
+            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events of a dialect without them.
         """
         path = head.path
         if path == _FRONT or path in _SHORT:
@@ -136,21 +147,25 @@ class Router:
             raise NotFoundError
         elif head.method not in _METHODS:
             raise MethodNotAllowedError(", ".join(_METHODS))
-        members = query_members(head.query)
-        self._refuse_unsupported(head, members)
+        self._refuse_unsupported(head)
         name = self.dialect_name(head)
+        query, is_typed = head.query, _TYPED in query_members(head.query)
+        if is_typed:
+            # Any other value of `events` is the vendor's own parameter.
+            query = without_member(query, *_TYPED)
         if path == _FRONT:
-            return Destination(
-                Kind.FRONT, name, self._front_upstream(head), None, without_member(head.query, b"upstream")
-            )
+            upstream = self._front_upstream(head)
+            _check_typed(upstream, is_typed=is_typed)
+            return Destination(Kind.FRONT, name, upstream, None, without_member(query, b"upstream"), is_typed)
         if path in _SHORT:
-            return Destination(Kind.SHORT, name, None, path, head.query)
+            return Destination(Kind.SHORT, name, None, path, query, is_typed)
         first, _, rest = path[1:].partition(b"/")
         upstream = self._upstreams.get(first)
         if upstream is None:
             raise UnknownUpstreamError
         _check_path(upstream, head.method, b"/" + rest)
-        return Destination(Kind.DIRECT, name, upstream, b"/" + rest, head.query)
+        _check_typed(upstream, is_typed=is_typed)
+        return Destination(Kind.DIRECT, name, upstream, b"/" + rest, query, is_typed)
 
     def check_plan(self, destination: Destination, principal: Principal) -> None:
         """Refuse early what the head decided and the plan forbids.
@@ -189,7 +204,7 @@ class Router:
         elif destination.kind is Kind.FRONT:
             members = find_envelope(body)
         if destination.kind is Kind.FRONT and members is not None and "targetUrl" in members:
-            return self._by_envelope(head, members, principal)
+            return self._by_envelope(destination, head, members, principal)
         if upstream is None:
             assert members is not None
             upstream = self._by_model(members)
@@ -209,7 +224,9 @@ class Router:
             added = (*dialect.extra_fields(path, names), *added)
         query = strip_query(destination.query, gemini=dialect.query_credential)
         line = with_query(upstream.base_path.encode() + path, query)
-        return _route(upstream, dialect, head.method, line, to_upstream(head.fields, added), body)
+        fields = to_upstream(head.fields, added)
+        typed_names = _typed_names(upstream, destination)
+        return _route(upstream, dialect, head.method, line, fields, body, typed_names=typed_names)
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
@@ -227,14 +244,11 @@ class Router:
             raise UnknownUpstreamError
         return upstream
 
-    def _refuse_unsupported(self, head: RequestHead, members: Sequence[tuple[bytes, bytes]]) -> None:
+    def _refuse_unsupported(self, head: RequestHead) -> None:
         if is_loop(head.fields):
             raise InvalidRequestError("The request has been through this proxy before.")
         if head.query is not None and not is_query(head.query):
             raise InvalidRequestError("The query is malformed.")
-        # Any other value of `events` is the vendor's own parameter.
-        if (b"events", b"typed") in members:
-            raise InvalidRequestError("Typed events (`events=typed`) are not part of this release.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")
@@ -259,7 +273,9 @@ class Router:
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(upstream, dialect.client_credential_field(given[0]))
 
-    def _by_envelope(self, head: RequestHead, members: dict[str, Any], principal: Principal) -> Route:
+    def _by_envelope(
+        self, destination: Destination, head: RequestHead, members: dict[str, Any], principal: Principal
+    ) -> Route:
         if self._envelope is None:
             raise TargetNotAllowedError
         envelope = parse_envelope(members)
@@ -284,7 +300,12 @@ class Router:
             query = strip_query(target.query, gemini=dialect.query_credential)
             fields = to_upstream(envelope.fields, added)
             line = with_query(target.path, query)
-            return _route(upstream, dialect, envelope.method, line, fields, envelope.body, target=target)
+            typed_names = _typed_names(upstream, destination)
+            return _route(
+                upstream, dialect, envelope.method, line, fields, envelope.body, target=target, typed_names=typed_names
+            )
+        if destination.is_typed:
+            raise InvalidRequestError(_NOT_READABLE)
         if any(_is_own_credential(value, head, envelope) for _, value in envelope.fields):
             raise InvalidRequestError("The envelope's header repeats the credential that is meant for the proxy.")
         own = tuple(own_field for own_field in envelope.fields if fold(own_field[0]) in _TARGET_CREDENTIALS)
@@ -310,6 +331,7 @@ def _route(
     body: bytes,
     *,
     target: Target | None = None,
+    typed_names: Mapping[str, str] | None,
 ) -> Route:
     return Route(
         upstream=upstream.name,
@@ -323,7 +345,19 @@ def _route(
         heartbeat_s=upstream.heartbeat_s if dialect.heartbeat_allowed else None,
         ca_file=upstream.ca_file,
         is_pinned=target is not None,
+        typed_names=typed_names,
     )
+
+
+def _check_typed(upstream: Upstream | None, *, is_typed: bool) -> None:
+    if is_typed and upstream is not None and not DIALECTS[upstream.dialect].is_readable:
+        raise InvalidRequestError(_NOT_READABLE)
+
+
+def _typed_names(upstream: Upstream, destination: Destination) -> Mapping[str, str] | None:
+    """What typed events are called, where the client or the operator wants them."""
+    _check_typed(upstream, is_typed=destination.is_typed)
+    return upstream.typed_names if destination.is_typed or upstream.is_typed else None
 
 
 def _check_plan(name: str, principal: Principal) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence, written
+from proxy.settings.model import Contradiction, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -26,9 +26,9 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
-    read_flag,
     read_text,
 )
+from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
@@ -65,12 +65,6 @@ def _read_store(value: object) -> str:
     raise Wrong("must be memory, or redis://…, rediss://…, unix:///…", suggestion=closest(text, ["memory"]))
 
 
-def _read_playground(value: object) -> bool:
-    if read_flag(value):
-        raise not_in_this_release("the playground")
-    return False
-
-
 AdminAddress = Annotated[
     Address | None,
     PlainValidator(_read_admin_listen),
@@ -80,7 +74,6 @@ Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
 Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
-Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"const": False})]
 
 
 class ClientTimeouts(Model):
@@ -191,6 +184,9 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    typed_names: TypedNames = Field(
+        default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
+    )
     upstreams: dict[str, UpstreamSettings] = Field(
         description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
     )
@@ -198,16 +194,18 @@ class Settings(Model):
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
     cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
-    playground: Playground = Field(default=False, description="The trial page; not part of this release.")
+    playground: Flag = Field(default=False, description="The trial page at /playground.")
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
-        """Give every upstream the clocks and the heartbeat that it does not set; make sure of the plan `default`."""
+        """Give every upstream the clocks, heartbeat and names that it does not set; make sure of the plan `default`."""
         self.plans.setdefault("default", DEFAULT_PLAN)
         for name, upstream in self.upstreams.items():
             own = upstream.timeouts.model_fields_set
             clocks = {clock: value for clock, value in upstream.timeouts if clock in own}
             changes: dict[str, object] = {"timeouts": self.timeouts.model_copy(update=clocks)}
+            names = {kind: name for kind, name in upstream.typed_names if kind in upstream.typed_names.model_fields_set}
+            changes["typed_names"] = self.typed_names.model_copy(update=names)
             if "heartbeat_s" not in upstream.model_fields_set:
                 changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
             self.upstreams[name] = upstream.model_copy(update=changes)
@@ -220,6 +218,7 @@ class Settings(Model):
         yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from name_faults(data)
 
 
 def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
