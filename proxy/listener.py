@@ -121,6 +121,7 @@ class ClientConnection(RequestHandler):
         "_overhead",
         "_socket_transport",
         "_unsent",
+        "has_answered",
         "relay",
     )
 
@@ -140,6 +141,7 @@ class ClientConnection(RequestHandler):
             auto_decompress=False,
         )
         self.relay: Relay | None = None
+        self.has_answered = False
         self._listener = listener
         self._socket_transport: asyncio.Transport | None = None
         self._has_begun = False
@@ -305,6 +307,7 @@ class ClientConnection(RequestHandler):
             return False
         finally:
             self._request_in_progress = False
+            self.has_answered = True
         await self._part(None if request is None else request.content)
         if self._upgraded and not self._messages and self._parser is not None:
             # It asked for another protocol and did not get it: what follows is a request like any other.

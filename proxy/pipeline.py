@@ -53,7 +53,7 @@ from proxy.ticket_relay import TicketRelay, readable
 from proxy.web import playground
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from proxy.clocks import Clocks
     from proxy.errors import Field
@@ -87,6 +87,8 @@ class Pipeline:
         self.rules = rules
         self.is_draining = False
         self.health: Callable[[str], tuple[int, bytes, bytes] | None] = lambda _path: None
+        # Asked where a user's stream is not here; given where there are other workers.
+        self.stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
         self._pool = pool
         self._clocks = clocks
         self._metrics = metrics
@@ -115,6 +117,20 @@ class Pipeline:
         for call in calls:
             call.interrupt(ending)
         return len(calls)
+
+    def stop_own(self, id_: str, issuer: str, user: str, *, asking: Call | None = None) -> int:
+        """End a user's running exchanges of that id, but for the one that asks, and say how many there were."""
+        own = [
+            call
+            for call in self._calls
+            if call is not asking
+            and call.exchange.id == id_
+            and call.exchange.principal is not None
+            and (call.exchange.principal.issuer, call.exchange.principal.user) == (issuer, user)
+        ]
+        for call in own:
+            call.interrupt(Ending.STOPPED)
+        return len(own)
 
     async def handle(self, request: Incoming) -> Settled:
         """Serve one request, from its head to its settlement.
@@ -195,7 +211,8 @@ class Pipeline:
             if isinstance(taken, Settled):
                 return taken
             route = taken
-        elif self.is_draining:
+        # Who came in before the listener closed is served: it could not know, and a balancer cannot try elsewhere.
+        elif self.is_draining and call.client.has_answered:
             raise DrainingError
         elif head.path in playground.PATHS:
             return await self._playground(call, head)
@@ -269,18 +286,11 @@ class Pipeline:
             raise MethodNotAllowedError("DELETE")
         principal = await self._authenticated(call, head)
         id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
-        own = [
-            other
-            for other in self._calls
-            if other is not call
-            and other.exchange.id == id_
-            and other.exchange.principal is not None
-            and (other.exchange.principal.issuer, other.exchange.principal.user) == (principal.issuer, principal.user)
-        ]
-        if not own:
+        is_found = self.stop_own(id_, principal.issuer, principal.user, asking=call) > 0
+        if self.stop_elsewhere is not None:
+            is_found |= await self.stop_elsewhere(id_, principal.issuer, principal.user)
+        if not is_found:
             raise NotFoundError("No such stream of yours is running.")
-        for other in own:
-            other.interrupt(Ending.STOPPED)
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
 
@@ -368,7 +378,7 @@ class Pipeline:
         ticket = ticket_in(head)
         _hide(call.exchange, ticket.text)
         call.is_in_band = True
-        if self.is_draining:
+        if self.is_draining and call.client.has_answered:
             raise DrainingError
         try:
             taken = await use_ticket(call.rules.store, ticket, head)

@@ -81,6 +81,8 @@ class ClientConnection(Protocol):
 
     transport: asyncio.Transport | None
     relay: Relay | None
+    # Whether it has been used for a request before.
+    has_answered: bool
 
     def discard_rest(self, *, linger: bool) -> None:
         """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""

@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _REDIS = re.compile(r"(rediss?://[^\s/]+(/\d+)?|unix:///\S+)", re.ASCII)
+# More than any machine has use for; each has its own connections, keys and 60 MiB.
+MAX_WORKERS = 256
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 
 
 def _read_workers(value: object) -> int:
     count = read_count(value)
-    if count > 1:
-        raise Wrong("needs a shared limits.store, which this release does not have", suggestion="1")
+    if count > MAX_WORKERS:
+        raise Wrong(f"must be at most {MAX_WORKERS}")
     return count
 
 
@@ -68,7 +70,9 @@ AdminAddress = Annotated[
     PlainValidator(_read_admin_listen),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
 ]
-Workers = Annotated[int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "const": 1})]
+Workers = Annotated[
+    int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
+]
 Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
 
 
@@ -159,7 +163,7 @@ class Settings(Model):
     admin_listen: AdminAddress = Field(
         written("127.0.0.1:9090"), description="Where /metrics and /admin/* are; `off` to have none."
     )
-    workers: Workers = Field(1, description="Processes; only 1 in this release.")
+    workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
@@ -211,9 +215,20 @@ class Settings(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Every name is one, every name that is used is defined, and a key stays with its origin."""
         yield from _listener_faults(data)
+        yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
         yield from name_faults(data)
+
+
+def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Workers that count alone would each give every user the whole limit."""
+    try:
+        workers = _read_workers(data.get("workers", 1))
+    except Wrong:
+        return  # the field tells it
+    if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
+        yield ("workers",), Wrong("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
