@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 # What waits for a stuck reader at most: about 4 MiB of lines.
 MAX_WAITING_LINES = 10_000
@@ -222,7 +222,6 @@ def configure(
     render: Any = _render_json if format_ == "json" else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             *([] if worker is None else [_name_worker(worker)]),
             _stamp,
@@ -236,6 +235,26 @@ def configure(
     root.handlers = [_ThirdParty()]
     root.setLevel(max(number, logging.WARNING))
     return writer
+
+
+def exchange_logger() -> Callable[[dict[str, Any]], None]:
+    """What writes an exchange's line, by the configuration of the moment.
+
+    It applies structlog's processors to the event and hands it to the writer, as structlog does, but without making
+    the logger, the context and the copies that other lines have: this one is written for every request.
+    """
+    config = structlog.get_config()
+    if not structlog.get_logger().is_enabled_for(logging.INFO):
+        return lambda _event: None
+    processors, logger = config["processors"], config["logger_factory"]()
+
+    def write(event: dict[str, Any]) -> None:
+        line: Any = event
+        for process in processors:
+            line = process(logger, "info", line)
+        logger.msg(line)
+
+    return write
 
 
 def log_failure(id_: str) -> None:

@@ -35,7 +35,7 @@ from proxy.errors import (
 from proxy.exchange import Ending, Exchange
 from proxy.limits.fields import rate_limit_fields
 from proxy.limits.store import Spent
-from proxy.logs import log_failure
+from proxy.logs import exchange_logger, log_failure
 from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, date, write_answer
 from proxy.phases.connect import connect
@@ -95,6 +95,7 @@ class Pipeline:
         self._calls: set[Call] = set()
         self._makers = Makers()
         self._ids = Ids()
+        self._log = exchange_logger()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -169,13 +170,13 @@ class Pipeline:
             self._calls.discard(call)
             if not self._calls:
                 self._is_idle.set()
-            settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+            settle(exchange, now_s=self._clocks.now(), metrics=self._metrics, log=self._log)
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
         """Refuse what never became a request, unreadable or too late; none of it is repeated."""
         exchange = Exchange(self._ids.new(), self._clocks.now())
         settled = self._refuse(Call(self.rules, None, client, exchange, None, is_last=True), error)
-        settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+        settle(exchange, now_s=self._clocks.now(), metrics=self._metrics, log=self._log)
         return settled
 
     def _health(self, request: Incoming) -> Settled | None:

@@ -281,7 +281,7 @@ async def test_timeout_idle_breaks_the_stream(start: Callable[..., Any], upstrea
 
 async def test_timeout_total_ends_a_lively_stream(start: Callable[..., Any], upstream: Upstream) -> None:
     """The total clock does not care how lively the stream is."""
-    proxy = await start(TIMEOUTS.replace("TOTAL", "300ms"))
+    proxy = await start(TIMEOUTS.replace("TOTAL", "1s"))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     reading = asyncio.create_task(client.read_to_end())
     while not reading.done():
