@@ -31,6 +31,7 @@ class Contender:
     directory: Path
     started: Started | None = None
     is_fresh: bool = False
+    start_s: float = 0.0
     state: str = "measured"
     reason: str = ""
     samples: dict[str, list[Sample]] = field(default_factory=dict)
@@ -123,15 +124,18 @@ class Runner:
     def _start(self, contender: Contender) -> None:
         bench = self._bench
         site = Site(contender.directory, self._programs, bench.upstream.port, bench.descriptors)
+        began = time.monotonic()
         try:
             contender.started = contender.peer.start(site)
+            contender.start_s = time.monotonic() - began
             warm_up(bench, contender.peer, contender.started)
             contender.is_fresh = True
         except (StartFailed, LoadFailed) as exc:
             self._fall(contender, f"did not start: {exc}")
 
     def _measure(self, contender: Contender, scenario: Scenario) -> None:
-        if scenario.needs_fresh and not contender.is_fresh:
+        limit_s = self._bench.sizes.restart_limit_s
+        if scenario.needs_fresh and not contender.is_fresh and (limit_s is None or contender.start_s <= limit_s):
             assert contender.started is not None
             self._programs.end(*contender.started.programs)
             contender.started = None

@@ -53,6 +53,8 @@ class Sizes:
     scale_ramp_ms: int = 8_000
     # Once so much time has gone by, no scenario's second or later round is begun: a busy machine gets fewer rounds.
     budget_s: float | None = None
+    # A peer that took longer to start is not started afresh for the scenarios about memory.
+    restart_limit_s: float | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -64,7 +66,7 @@ FULL = Sizes(
 QUICK = Sizes(
     name="quick",
     rounds={"hold": 1, "request": 2, "paced": 2, "flat": 2, "cancel": 2, "slow": 1, "scale": 1},
-    requests=5_000,
+    requests=4_000,
     paced_events=150,
     paced_ramp_ms=800,
     flat_streams=10,
@@ -77,7 +79,8 @@ QUICK = Sizes(
     scale_streams=(50, 400, 3_200),
     scale_hold_s=3.0,
     scale_ramp_ms=4_000,
-    budget_s=140.0,
+    budget_s=120.0,
+    restart_limit_s=6.0,
     notes=("A quick run: fewer rounds and shorter ones; its figures are rough.",),
 )
 
