@@ -76,10 +76,13 @@ static void announce(void) {
     *from = now_ns();
     printf("%s %" PRIu64 "\n", mode == SLOW ? "stalled" : "holding", waiting);
     fflush(stdout);
-    if (mode == SLOW)
+    if (mode == SLOW) {
         timers_set(&timers, stall_end, *from + options.stall_ns);
-    else
+    } else {
         timers_set(&timers, hold_end, *from + options.hold_ns);
+        /* The delays of a hold are those while it is held: opening thousands of streams has its own. */
+        memset(&delay_ns, 0, sizeof delay_ns);
+    }
 }
 
 /* Called exactly once for each stream begun. No reason: it was all it should be. */
