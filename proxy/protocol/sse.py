@@ -13,6 +13,7 @@ PING = b": ping\n\n"
 
 _LF, _CR = b"\n\r"  # as integers
 _BOM = b"\xef\xbb\xbf"
+_BOM_BEGINS = (b"", _BOM[:1])
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 # All that must be remembered of a line: its first five bytes tell whether its field is `data`.
@@ -57,6 +58,8 @@ class EventStreamObserver:
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the stream."""
+        if not self._is_opened and not self._head and data[:1] not in _BOM_BEGINS:
+            self._is_opened = True
         if self.at_boundary and self._is_opened:
             # What most reads are: one block of a `data` line, or of one other line and a `data` line (should that other
             # one be blank, it changes nothing here). Written for speed: a slice compares faster than `startswith`, and

@@ -605,6 +605,8 @@ async def test_stopped_and_drained(tickets: Running, upstream: Upstream) -> None
 
     url = await ticket_url(tickets)
     kept = await tickets.client()
+    kept.write(request("/forward-sse/streams/none", method="DELETE", token=token()))
+    assert (await kept.read_message()).status == 404
     await tickets.idle()
     tickets.app.pipeline.is_draining = True
     kept.write(get(url))
@@ -612,7 +614,8 @@ async def test_stopped_and_drained(tickets: Running, upstream: Upstream) -> None
     assert is_readable(answer)
     assert answer.get("connection") == "close"
     assert end_of(answer) == {"ending": "refused", "status": 503, "code": "draining", "retry_after": 1}
-    assert (await make(tickets)).status == 503
+    stopper.write(request("/forward-sse/tickets", body=BODY, token=token()))
+    assert (await stopper.read_message()).status == 503
     tickets.app.pipeline.is_draining = False
     assert end_of((await serve(tickets, upstream, url))[1])["ending"] == "complete"
 
