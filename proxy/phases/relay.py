@@ -60,7 +60,6 @@ class Relay:
         "_heartbeat_s",
         "_idle_s",
         "_is_chunked",
-        "_is_plain",
         "_noted",
         "_observer",
         "_paused",
@@ -74,6 +73,7 @@ class Relay:
         "ending",
         "first_byte_s",
         "framing",
+        "takes_chunks",
     )
 
     # Whether the first write of body takes the head along.
@@ -99,8 +99,8 @@ class Relay:
         self._head = head
         self.framing = framing
         self._is_chunked = framing == "chunked"
-        # Neither the body's beginning nor its end: a read is a chunk, and that is all.
-        self._is_plain = False
+        # Not before the first byte, which has more to be done for it.
+        self.takes_chunks = False
         self._observer = observer
         self._error_event = error_event
         self._idle_s = idle_s
@@ -132,32 +132,42 @@ class Relay:
 
     # The upstream's side: `Sink`.
 
-    def body(self, data: bytes, *, is_last: bool = False) -> None:
-        """Write one read's worth of body as one chunk; with the last, the chunk that ends the body.
+    def chunk(self, data: bytes, start: int) -> None:
+        """Pass one whole chunk on as it came, the client's coding being the same.
 
-        The hot path: everything in the first branch is paid for each event. It counts the event where it is one, and
-        nothing else.
+        The hot path: everything here is paid for each event. What the observer would say of it is found here where it
+        is plain: one block of lines (`splitlines` knows those of event streams, and no other) whose last is data.
         """
-        if self._is_plain and not is_last:
-            size = len(data)
-            self._transport.write(b"%x\r\n%b\r\n" % (size, data))
-            self.bytes += size
-            if self._observer is not None:
-                self._observer.feed(data)
+        self._transport.write(data)
+        self.bytes += len(data) - start - 2
+        observer = self._observer
+        if observer is None:
             return
+        if observer.at_boundary and data[-4:] == b"\n\n\r\n":
+            lines = data.splitlines()
+            # The chunk's own line, data, the blank line, the chunk's end.
+            if len(lines) == 4 and lines[1][:5] == b"data:":  # noqa: PLR2004 - see above
+                observer.events += 1
+                return
+        observer.feed(data[start:-2])
+
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write one read's worth of body as one chunk; with the last, the chunk that ends the body."""
         if self.ending is not None:
             return
-        self._write_edge(data, is_last=is_last)
+        if is_last or self._head or not self._is_chunked:
+            self._write_edge(data, is_last=is_last)
+        else:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         if data:
             if not self.bytes:
                 self.first_byte_s = self.done.get_loop().time()
+                self.takes_chunks = self._is_chunked
             self.bytes += len(data)
             if self._observer is not None:
                 self._observer.feed(data)
         if is_last:
             self._end(Ending.COMPLETE)
-        else:
-            self._is_plain = self._is_chunked and self.bytes > 0
 
     def _write_edge(self, data: bytes, *, is_last: bool) -> None:
         """Write body with the head before it or the body's end behind it, in one piece."""
@@ -253,7 +263,6 @@ class Relay:
 
     def _end(self, ending: Ending) -> None:
         self.ending = ending
-        self._is_plain = False
         # Cancelling the task that waits has cancelled the future with it.
         if not self.done.done():
             self.done.set_result(ending)

@@ -33,8 +33,17 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether `chunk` may be called in the place of `body` from now on."""
+        ...
+
     def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Take the body bytes of one read; none only with the last."""
+        ...
+
+    def chunk(self, data: bytes, start: int) -> None:
+        """Take a read that is one whole chunk: its line, the payload from `start` on, CR LF."""
         ...
 
     def failed(self, error: ProxyError) -> None:

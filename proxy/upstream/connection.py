@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
+from proxy.protocol.chunks import LINE_OF_5, WHOLE_LENGTHS, follow
 from proxy.upstream.answer import Answer
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_chunk_sink",
         "_fault",
         "_fields",
         "_fragments",
         "_head_waiter",
+        "_is_fresh",
         "_is_head_request",
         "_may_keep",
+        "_missing",
         "_overhead",
         "_owed",
         "_parser",
@@ -87,6 +91,11 @@ class Connection(asyncio.Protocol):
         self.on_body: Callable[[bytes], object] = self._fragments.append
         # Who takes the body while there is nothing to be told of it but its bytes.
         self._sink: Sink | None = None
+        # The same, while the parser is known to stand between two chunks, and the taker takes them whole.
+        self._chunk_sink: Sink | None = None
+        # What is missing of the chunk under way; None where nobody counts.
+        self._missing: int | None = None
+        self._is_fresh = True
         self._fault: str | None = None
         self._is_head_request = False
         self._may_keep = False
@@ -122,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._fields = []
         self._overhead = 0
         self._may_keep = False
+        self._missing = None
+        self._is_fresh = True
         self._is_head_request = is_head_request
         # What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer.
         self.on_body = _ignore if is_head_request else self._fragments.append
@@ -147,6 +158,7 @@ class Connection(asyncio.Protocol):
     def stream_to(self, sink: Sink) -> None:
         """Read on; the body goes straight to `sink` from now on."""
         self._sink = sink
+        self._chunk_sink = sink if self._missing == 0 and sink.takes_chunks else None
         self.resume_reading()
 
     def abort(self) -> None:
@@ -168,19 +180,30 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse one read; its body bytes leave in one call.
 
-        The hot path: everything above the first `return` after the parser's is paid for each event.
+        The hot path: everything above `feed_data` is paid for each event.
         """
         parser = self._parser
         if parser is None:
             # Bytes on a connection that owes us nothing.
             self._drop()
             return
+        chunk_sink = self._chunk_sink
+        if chunk_sink is not None:
+            # The parser stands between two chunks, and would find what is found here: one of them, whole. It is not
+            # told, and still stands between two.
+            size = len(data)
+            start = 4 if size < LINE_OF_5 else 5
+            if WHOLE_LENGTHS.get(data[:start]) == size and data[-2:] == b"\r\n":
+                chunk_sink.chunk(data, start)
+                return
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._note("malformed")
         fragments = self._fragments
         sink = self._sink
+        if self._missing is not None:
+            self._missing = follow(data, 0, self._missing)
         if sink is not None and fragments:
             self._overhead = 0
             if len(fragments) == 1:
@@ -189,11 +212,12 @@ class Connection(asyncio.Protocol):
                 body = b"".join(fragments)
                 fragments.clear()
                 sink.body(body)
+            self._chunk_sink = self._sink if self._missing == 0 and sink.takes_chunks else None
             return
-        self._look_closer(len(data))
+        self._look_closer(data)
 
-    def _look_closer(self, size: int) -> None:
-        """What a read of `size` bytes brought, where it was not just body."""
+    def _look_closer(self, data: bytes) -> None:
+        """What a read brought, where it was not just body."""
         answer = self._answer
         if answer is None:
             self._drop()
@@ -205,10 +229,14 @@ class Connection(asyncio.Protocol):
         if self._fragments:
             self._overhead = 0
         else:
-            self._overhead += size
+            self._overhead += len(data)
             if self._overhead > MAX_OVERHEAD_BYTES:
                 self._break(UpstreamProtocolError())
                 return
+        if self._is_fresh and answer.framing == "chunked" and not answer.is_complete:
+            # The head has come in one read: its end is where the first chunk begins.
+            self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
+        self._is_fresh = False
         self._deliver(answer)
 
     def eof_received(self) -> bool:
@@ -258,7 +286,7 @@ class Connection(asyncio.Protocol):
             self._fields = []
         else:
             answer.is_complete = True
-            self._sink = None
+            self._sink = self._chunk_sink = None
             assert self._parser is not None
             self._may_keep = self._parser.should_keep_alive()
 
@@ -272,7 +300,7 @@ class Connection(asyncio.Protocol):
 
     def _note(self, fault: str) -> None:
         self._fault = self._fault or fault
-        self._sink = None
+        self._sink = self._chunk_sink = None
 
     def _judge(self, answer: Answer, status: int, version: str) -> None:
         names: set[bytes] = set()
@@ -338,7 +366,7 @@ class Connection(asyncio.Protocol):
         return body
 
     def _finish(self, answer: Answer) -> None:
-        self._parser = self._answer = self._sink = None
+        self._parser = self._answer = self._sink = self._chunk_sink = None
         assert self._transport is not None
         is_reusable = (
             self._fault is None
@@ -364,7 +392,7 @@ class Connection(asyncio.Protocol):
         self._drop()
 
     def _drop(self) -> None:
-        self._parser = self._sink = None
+        self._parser = self._sink = self._chunk_sink = None
         if not self.is_closed:
             self.is_closed = True
             self._peek = None
