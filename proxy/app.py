@@ -15,11 +15,10 @@ import structlog
 from proxy.admin import Admin, Health
 from proxy.clocks import Clocks, tick_for
 from proxy.exchange import Ending
-from proxy.limits.memory import MemoryStore
 from proxy.listener import ClientClocks, Listener, assert_compiled_parser
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
-from proxy.rules import build_authenticator, build_rules, secrets_of
+from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -39,7 +38,7 @@ BACKLOG = 2048
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S = 1.0
 # Read once, at start; a reload that changes one of them says so and leaves it.
-_FIXED_KEYS = ("listen", "admin_listen", "workers", "log")
+_FIXED_KEYS = ("listen", "admin_listen", "workers", "limits", "log")
 
 
 class App:
@@ -69,7 +68,7 @@ class App:
         self.clocks = Clocks(loop, tick_s=_tick(settings))
         self.pool = Pool(self.clocks, _trust(settings))
         self.metrics.watch_connections(self.pool.counts)
-        self.store = MemoryStore()
+        self.store = build_store(settings, on_failure=self.metrics.limits_store_failed, on_change=self._store_changed)
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
@@ -172,6 +171,13 @@ class App:
         self.metrics.jwks_refreshed(issuer, outcome)
         structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
 
+    def _store_changed(self, problem: str | None) -> None:
+        if problem is None:
+            structlog.get_logger().info("limits.store_regained")
+        else:
+            policy = self._settings.limits.on_store_error
+            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
+
     async def _serve(self, listener: Listener, address: ListenAddress) -> tuple[str, int]:
         server = await asyncio.get_running_loop().create_server(
             listener, address.host, address.port, backlog=BACKLOG, reuse_address=True
@@ -191,7 +197,7 @@ class App:
             (limping if authenticator.is_ready() else reasons).extend(f"auth: {problem}" for problem in problems)
         problem = self.store.problem()
         if problem is not None:
-            reasons.append(f"limits: {problem}")
+            (reasons if self.store.fallback is None else limping).append(f"limits: {problem}")
         return {"reasons": reasons, "limping": limping}
 
 

@@ -40,6 +40,7 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics) -> None:
         bytes=exchange.bytes,
         events=exchange.events,
         code=exchange.code,
+        **({} if exchange.limits is None else {"limits": exchange.limits}),
     )
     metrics.exchange_settled(
         upstream=exchange.upstream or NO_UPSTREAM,

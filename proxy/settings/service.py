@@ -27,15 +27,14 @@ from proxy.settings.scalars import (
     origin_of,
     read_count,
     read_flag,
-    read_text,
 )
+from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_REDIS = re.compile(r"(rediss?://[^\s/]+(/\d+)?|unix:///\S+)", re.ASCII)
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 
 
@@ -54,15 +53,6 @@ def _read_admin_listen(value: object) -> Address | None:
     return read_address(value)
 
 
-def _read_store(value: object) -> str:
-    text = read_text(value)
-    if text == "memory":
-        return text
-    if _REDIS.fullmatch(text):
-        raise Wrong("the shared store is not part of this release", suggestion="memory")
-    raise Wrong("must be memory, or redis://…, rediss://…, unix:///…", suggestion=closest(text, ["memory"]))
-
-
 def _read_playground(value: object) -> bool:
     if read_flag(value):
         raise not_in_this_release("the playground")
@@ -75,7 +65,6 @@ AdminAddress = Annotated[
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
 ]
 Workers = Annotated[int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "const": 1})]
-Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
 Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"const": False})]
 
 
@@ -105,7 +94,7 @@ class PlanSettings(Model):
 class Limits(Model):
     """Where usage is counted."""
 
-    store: Store = Field("memory", description="Where usage is counted; only `memory` in this release.")
+    store: Store = Field("memory", description="Where usage is counted: `memory`, or a Redis or Valkey server.")
     on_store_error: Literal["deny", "local", "allow"] = Field(
         "deny", description="When a shared store fails: deny (503), local (each worker counts alone), allow."
     )
