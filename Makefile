@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: demo test check format lock schema clean
+.PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
@@ -45,5 +45,33 @@ $(DEVELOPMENT): .ci/requirements-dev.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(RUNTIME) $@
 
+# What only the benchmark needs stands apart from what the proxy and its tests run with; docs/benchmark.md explains.
+BENCH_VENV := benchmarks/.venv
+BENCH_PEERS := benchmarks/.peers
+PIP := -m pip --disable-pip-version-check install --quiet
+
+bench: $(RUNTIME) $(BENCH_VENV)/.ready  ## measure the proxy and its peers side by side; ARGS=--quick, or any option
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(RUNTIME) $(BENCH_VENV)/.ready  ## the same, rougher, in under 3 minutes
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-scale: $(RUNTIME) $(BENCH_VENV)/.ready  ## cost and delay against the number of open streams
+	@$(BIN)/python -m benchmarks --scale $(ARGS)
+
+bench-peers: $(BENCH_PEERS)/litellm/.ready  ## install what is compared: nginx and HAProxy by apt, LiteLLM beside them
+	@sh benchmarks/peers/install.sh
+
+$(BENCH_VENV)/.ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python $(PIP) -r benchmarks/requirements.txt
+	@touch $@
+
+$(BENCH_PEERS)/litellm/.ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(BENCH_PEERS)/litellm
+	$(BENCH_PEERS)/litellm/bin/python $(PIP) -r benchmarks/peers/requirements.txt
+	@touch $@
+
 clean:
+	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS)
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

@@ -9,25 +9,23 @@ import orjson
 from proxy import metrics as names
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
-from proxy.exchange import Ending
 from proxy.phases.answer import Settled, write_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.clocks import Clocks
-    from proxy.metrics import Metrics
     from proxy.phases.accept import ClientConnection, Incoming
-    from proxy.pipeline import Pipeline
+    from proxy.view import Problems, View
 
 _JSON = b"application/json"
+_PATHS = frozenset({"/metrics", "/admin/streams", "/healthz", "/readyz"})
 _Reply = tuple[int, bytes, bytes]
 
 
 class Health:
     """What `/healthz` and `/readyz` say: alive, and able to serve a request that arrives now."""
 
-    def __init__(self, problems: Callable[[], dict[str, list[str]]]) -> None:
+    def __init__(self, problems: Callable[[], Problems]) -> None:
         """`problems` gives the reasons against being ready under `reasons`, and under others what only limps."""
         self._problems = problems
 
@@ -37,20 +35,22 @@ class Health:
             return 200, _JSON, b'{"status":"ok"}'
         if path != "/readyz":
             return None
-        problems = self._problems()
-        is_ready = not problems["reasons"]
-        body = orjson.dumps({"status": "ready" if is_ready else "unready", **problems})
-        return (200 if is_ready else 503), _JSON, body
+        return readiness(self._problems())
+
+
+def readiness(problems: Problems) -> _Reply:
+    """The answer to whether a request that arrives now can be served."""
+    is_ready = not problems["reasons"]
+    body = orjson.dumps({"status": "ready" if is_ready else "unready", **problems})
+    return (200 if is_ready else 503), _JSON, body
 
 
 class Admin:
     """Serves the operator's listener; no credential, so it listens on loopback unless told otherwise."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics, health: Health, clocks: Clocks) -> None:
-        self._pipeline = pipeline
-        self._metrics = metrics
+    def __init__(self, view: View, health: Health) -> None:
+        self._view = view
         self._health = health
-        self._clocks = clocks
 
     async def handle(self, request: Incoming) -> Settled:
         """Answer one request; bodies are not read."""
@@ -58,7 +58,7 @@ class Admin:
         is_last = request.is_last or not request.content.is_eof()
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
-            status, content_type, body = self._reply(request.method, path)
+            status, content_type, body = await self._reply(request.method, path)
             extra = ((b"Content-Type", content_type),) if body else ()
         except ProxyError as error:
             answer = refusal(error, DIALECTS["openai"])
@@ -79,47 +79,24 @@ class Admin:
             client.transport, answer.status, answer.fields, answer.body, keep_alive=False, is_head_request=False
         )
 
-    def _reply(self, method: str, path: str) -> _Reply:
-        is_read = method in {"GET", "HEAD"}
+    async def _reply(self, method: str, path: str) -> _Reply:
         stream_id = path.removeprefix("/admin/streams/")
         if stream_id != path:
             if method != "DELETE":
                 raise MethodNotAllowedError("DELETE")
             if not stream_id:
                 raise InvalidRequestError("An id is required.")
-            if not self._pipeline.interrupt(Ending.STOPPED, stream_id):
+            if not await self._view.stop(stream_id):
                 raise NotFoundError("No such stream is running.")
             return 204, _JSON, b""
-        reply = self._health.reply(path)
-        if reply is None and path == "/metrics":
-            reply = 200, names.CONTENT_TYPE.encode(), self._metrics.render()
-        elif reply is None and path == "/admin/streams":
-            reply = 200, _JSON, self._streams()
-        if reply is None:
+        if path not in _PATHS:
             raise NotFoundError
-        if not is_read:
+        if method not in {"GET", "HEAD"}:
             raise MethodNotAllowedError("GET, HEAD")
-        return reply
-
-    def _streams(self) -> bytes:
-        now_s = self._clocks.now()
-        return orjson.dumps(
-            {
-                "streams": [
-                    {
-                        "id": exchange.id,
-                        "issuer": None if exchange.principal is None else exchange.principal.issuer,
-                        "user": None if exchange.principal is None else exchange.principal.user,
-                        "plan": None if exchange.principal is None else exchange.principal.plan.name,
-                        "upstream": exchange.upstream,
-                        "method": exchange.method,
-                        "path": exchange.path,
-                        "status": exchange.status,
-                        "age_s": round(now_s - exchange.started_s, 3),
-                        "bytes": bytes_,
-                        "events": events,
-                    }
-                    for exchange, bytes_, events in self._pipeline.live()
-                ]
-            }
-        )
+        if path == "/metrics":
+            return 200, names.CONTENT_TYPE.encode(), await self._view.metrics()
+        if path == "/admin/streams":
+            return 200, _JSON, orjson.dumps({"streams": await self._view.streams()})
+        # The public listener speaks for its worker; this one for all of them.
+        reply = None if path == "/readyz" else self._health.reply(path)
+        return readiness(await self._view.problems()) if reply is None else reply

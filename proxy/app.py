@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,12 +20,18 @@ from proxy.listener import ClientClocks, Listener, assert_compiled_parser
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
+from proxy.sockets import BACKLOG
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
+from proxy.view import OneWorker
+from proxy.web.page import Page
+from proxy.workers.whole import AllWorkers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
+    from pathlib import Path
 
     from proxy.auth.authenticator import Authenticator
     from proxy.call import Rules
@@ -34,11 +41,25 @@ if TYPE_CHECKING:
     from proxy.settings import Settings
     from proxy.upstream.addresses import Address
 
-BACKLOG = 2048
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S = 1.0
+# After the listener closed: time for the requests of who came in last.
+_ARRIVING_S = 1.0
 # Read once, at start; a reload that changes one of them says so and leaves it.
-_FIXED_KEYS = ("listen", "admin_listen", "workers", "limits", "log")
+FIXED_KEYS = ("listen", "admin_listen", "workers", "limits", "log")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A worker's place among several: its name, where they meet, and the listening sockets that they share.
+
+    The app closes its own copies of the sockets.
+    """
+
+    name: str
+    directory: Path
+    listen: Sequence[socket.socket]
+    admin_listen: Sequence[socket.socket]
 
 
 class App:
@@ -48,10 +69,13 @@ class App:
     The addresses say where it really listens, also where the settings said port 0.
     """
 
-    def __init__(self, settings: Settings, redactor: Redactor) -> None:
+    def __init__(self, settings: Settings, redactor: Redactor, place: Place | None = None) -> None:
+        """`place` is None for a worker that is alone."""
         self._settings = settings
         self._redactor = redactor
+        self._place = place
         self._servers: list[asyncio.Server] = []
+        self._whole: AllWorkers | None = None
         self.listen: tuple[str, int] | None = None
         self.admin_listen: tuple[str, int] | None = None
 
@@ -59,19 +83,21 @@ class App:
         """Build everything and listen.
 
         Raises:
-            OSError: an address cannot be listened on, or an authority file cannot be read.
+            OSError: an address cannot be listened on, or an authority file or the playground's cannot be read.
         """
         assert_compiled_parser()
         settings = self._settings
         loop = asyncio.get_running_loop()
         self.metrics = Metrics()
         self.clocks = Clocks(loop, tick_s=_tick(settings))
-        self.pool = Pool(self.clocks, _trust(settings))
+        self.pool = Pool(self.clocks, trust(settings))
         self.metrics.watch_connections(self.pool.counts)
         self.store = build_store(settings, on_failure=self.metrics.limits_store_failed, on_change=self._store_changed)
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
+        # Both at start: a reload may turn the playground on, or authentication off.
+        self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
         rules = self._rules(settings, None)
         if rules.authenticator is not None:
             await rules.authenticator.open()
@@ -85,13 +111,25 @@ class App:
             clocks=self.clocks,
             client_clocks=_client_clocks(settings),
         )
-        admin = Admin(self.pipeline, self.metrics, health, self.clocks)
+        one = OneWorker(self.pipeline, self.metrics, self.clocks, self._problems)
+        if self._place is not None:
+            self._whole = AllWorkers(
+                self._place.directory, self._place.name, one=one, pipeline=self.pipeline, metrics=self.metrics
+            )
+            self.pipeline.stop_elsewhere = self._whole.stop_elsewhere
+            await self._whole.open()
+        admin = Admin(self._whole or one, health)
         self._admin_listener = Listener(
             admin.handle, admin.refuse_head, clocks=self.clocks, client_clocks=_client_clocks(settings)
         )
-        self.listen = await self._serve(self._listener, settings.listen)
-        if settings.admin_listen is not None:
-            self.admin_listen = await self._serve(self._admin_listener, settings.admin_listen)
+        place = self._place
+        self.listen, self._public = await self._serve(
+            self._listener, settings.listen, () if place is None else place.listen
+        )
+        if place is not None and place.admin_listen:
+            self.admin_listen, _ = await self._serve(self._admin_listener, None, place.admin_listen)
+        elif place is None and settings.admin_listen is not None:
+            self.admin_listen, _ = await self._serve(self._admin_listener, settings.admin_listen, ())
         self._own_listeners += [address for address in (self.listen, self.admin_listen) if address is not None]
 
     async def reload(self, settings: Settings) -> None:
@@ -100,7 +138,7 @@ class App:
         Raises:
             OSError: an authority file cannot be read; nothing has changed.
         """
-        tls = _trust(settings)
+        tls = trust(settings)
         old = self.pipeline.rules
         rules = self._rules(settings, old.authenticator)
         if rules.authenticator is not None:
@@ -110,7 +148,7 @@ class App:
         self.pool.tls = tls
         self._listener.client_clocks = self._admin_listener.client_clocks = _client_clocks(settings)
         self.clocks.sharpen(_tick(settings))
-        ignored = [key for key in _FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
+        ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
         self._settings = settings
         if old.authenticator is not None:
             await old.authenticator.close()
@@ -119,17 +157,48 @@ class App:
     async def drain(self, timeout_s: float | None = None) -> None:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
         self.pipeline.is_draining = True
-        self._servers[0].close()
+        for server in self._public:
+            await self._stop_listening(server)
         timeout_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         structlog.get_logger().info("drain.started", streams=len(self.pipeline.live()), timeout_s=timeout_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                await self._serve_the_last()
                 await self.pipeline.idle()
         ended = self.pipeline.interrupt(Ending.DRAINED)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PARTING_S):
                 await self.pipeline.idle()
         structlog.get_logger().info("drain.finished", streams_ended=ended)
+
+    async def _stop_listening(self, server: asyncio.Server) -> None:
+        """Close a listener, but take in first who waits there: to its client such a connection stands already."""
+        listening = [sock.dup() for sock in server.sockets]
+        server.close()
+        arrived: list[socket.socket] = []
+        for listened in listening:
+            with listened:
+                listened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                # Nobody any more, or no descriptor for anybody.
+                with contextlib.suppress(OSError):
+                    while len(arrived) < BACKLOG:
+                        arrived.append(listened.accept()[0])
+        try:
+            while arrived:
+                with contextlib.suppress(OSError):
+                    await asyncio.get_running_loop().connect_accepted_socket(self._listener, arrived.pop())
+        finally:
+            for sock in arrived:
+                sock.close()
+
+    async def _serve_the_last(self) -> None:
+        """Give the requests of those that came in last the time to arrive; bounded, for some never send any."""
+        until_s = self.clocks.now() + _ARRIVING_S
+        # Asked, not told: this is once in a worker's life, and telling would cost every answer.
+        while self.clocks.now() < until_s and not all(  # noqa: ASYNC110 - as said
+            client.has_answered for client in self._listener.open
+        ):
+            await asyncio.sleep(_ARRIVING_S / 20)
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
@@ -147,6 +216,8 @@ class App:
         if self.pipeline.rules.authenticator is not None:
             await self.pipeline.rules.authenticator.close()
         await self.store.close()
+        if self._whole is not None:
+            await self._whole.close()
 
     @property
     def public_listener(self) -> Listener:
@@ -165,7 +236,8 @@ class App:
                 check_addresses(addresses, allow_private=allow_private, own=self._own_listeners)
             return addresses
 
-        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve)
+        page = self._open_page if settings.auth is None else self._guarded_page
+        return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
 
     def _keys_refreshed(self, issuer: str, outcome: str) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)
@@ -178,13 +250,20 @@ class App:
             policy = self._settings.limits.on_store_error
             structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
 
-    async def _serve(self, listener: Listener, address: ListenAddress) -> tuple[str, int]:
-        server = await asyncio.get_running_loop().create_server(
-            listener, address.host, address.port, backlog=BACKLOG, reuse_address=True
-        )
-        self._servers.append(server)
-        host, port = server.sockets[0].getsockname()[:2]
-        return host, port
+    async def _serve(
+        self, listener: Listener, address: ListenAddress | None, shared: Sequence[socket.socket]
+    ) -> tuple[tuple[str, int], list[asyncio.Server]]:
+        """Listen on the shared sockets; without any, on the address."""
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(listener, sock=sock, backlog=BACKLOG) for sock in shared]
+        if not servers:
+            assert address is not None
+            servers = [
+                await loop.create_server(listener, address.host, address.port, backlog=BACKLOG, reuse_address=True)
+            ]
+        self._servers += servers
+        host, port = servers[0].sockets[0].getsockname()[:2]
+        return (host, port), servers
 
     def _problems(self) -> dict[str, list[str]]:
         reasons: list[str] = []
@@ -201,8 +280,12 @@ class App:
         return {"reasons": reasons, "limping": limping}
 
 
-def _trust(settings: Settings) -> TlsContexts:
-    """The TLS contexts of all upstreams, read now: a file that cannot be used is found at once, a new one taken."""
+def trust(settings: Settings) -> TlsContexts:
+    """The TLS contexts of all upstreams, read now: a file that cannot be used is found at once, a new one taken.
+
+    Raises:
+        OSError: a file of authorities cannot be used.
+    """
     tls = TlsContexts()
     for name, upstream in settings.upstreams.items():
         if upstream.url.startswith("https:"):

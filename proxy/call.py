@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.phases.resolve import Router
     from proxy.protocol.cors import CorsPolicy
     from proxy.upstream.addresses import Address
+    from proxy.web.playground import Playground
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Rules:
     max_body_bytes: int
     body_timeout_s: float | None
     write_timeout_s: float | None
+    playground: Playground | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,8 @@ class Call:
     admission: Admission | None = None
     standing: Standing | None = None
     has_body: bool = False
+    # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
+    is_in_band: bool = False
 
     @property
     def is_body_arriving(self) -> bool:

@@ -32,7 +32,11 @@ _TOKEN_TTL_S = 24 * 3600
 _BANNER = """
 forward-sse demo: the proxy on {base}, an offline vendor behind it.
 
-Watch a stream (paste this into another terminal):
+Open the playground (the token is behind the #, which no browser sends):
+
+{base}/playground#token={token}
+
+Or watch a stream (paste this into another terminal):
 
 curl -N {base}/forward-sse \\
   -H 'Authorization: Bearer {token}' \\

@@ -227,7 +227,14 @@ def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
         fields.append((b"WWW-Authenticate", challenge))
     if isinstance(error, MethodNotAllowedError):
         fields.append((b"Allow", error.allow.encode()))
-    if error.status in {429, 503}:
-        retry_after_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-        fields.append((b"Retry-After", b"%d" % max(1, -int(-retry_after_s // 1))))
+    seconds = retry_after(error)
+    if seconds is not None:
+        fields.append((b"Retry-After", b"%d" % seconds))
     return Refusal(error.status, tuple(fields), shape.error_body(error))
+
+
+def retry_after(error: ProxyError) -> int | None:
+    """The whole seconds after which it is of use to come back, for the two statuses that say so."""
+    if error.status not in {429, 503}:
+        return None
+    return max(1, -int(-(DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s) // 1))

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# What typed events are called in `t` (contract §9) where the operator does not say.
+TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
+)
 
 
 class Ending(StrEnum):
@@ -60,8 +70,7 @@ class Principal:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a connection goes (RFC 6454): never taken from anything but configuration or a checked target."""
 
     scheme: str
@@ -71,9 +80,14 @@ class Origin:
     @property
     def host_field(self) -> bytes:
         """The value of `Host`: no port where it is the scheme's own, brackets around IPv6 (RFC 9110 §7.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        is_default = self.port == (443 if self.scheme == "https" else 80)
-        return (host if is_default else f"{host}:{self.port}").encode()
+        return _host_field(self)
+
+
+@lru_cache(maxsize=256)
+def _host_field(origin: Origin) -> bytes:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    is_default = origin.port == (443 if origin.scheme == "https" else 80)
+    return (host if is_default else f"{host}:{origin.port}").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,8 @@ class Upstream:
 
     `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
-    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream.
+    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    means that its streams become typed events unasked, `typed_names` what those are called.
     """
 
     name: str
@@ -108,27 +123,75 @@ class Upstream:
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None
     ca_file: str | None = None
+    is_typed: bool = False
+    typed_names: Mapping[str, str] = field(default_factory=lambda: TYPED_NAMES, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
+class FieldIndex:
+    """A message's fields by name, without case. Made once a message, because every phase asks for some of them."""
+
+    __slots__ = ("_first", "_repeated")
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        first: dict[bytes, bytes] = {}
+        repeated: dict[bytes, list[bytes]] | None = None
+        for name, value in fields:
+            key = name.lower()
+            if key in first:
+                if repeated is None:
+                    repeated = {}
+                repeated.setdefault(key, [first[key]]).append(value)
+            else:
+                first[key] = value
+        self._first = first
+        self._repeated = repeated
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._first
+
+    def single(self, name: bytes) -> bytes | None:
+        """The value of the first field of that lower-case name, None where there is none.
+
+        For names of which a second field is refused elsewhere, or harmless; `values` tells how many there are.
+        """
+        return self._first.get(name)
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """The values of every field of that lower-case name, in order."""
+        if self._repeated is not None and name in self._repeated:
+            return self._repeated[name]
+        value = self._first.get(name)
+        return () if value is None else (value,)
+
+
+_NO_FIELDS: Final = FieldIndex(())
+
+
+@dataclass(slots=True)
 class RequestHead:
     """A client's request before its body: the target split once, as it came, never re-quoted.
 
-    `path` starts with a slash; `query` is without the question mark, None where there was none.
+    `path` starts with a slash; `query` is without the question mark, None where there was none. Not to be changed; it
+    is not frozen because one is made for every request, and freezing costs more than making it.
     """
 
     method: str
     path: bytes
     query: bytes | None
     fields: tuple[tuple[bytes, bytes], ...]
+    index: FieldIndex = field(default=_NO_FIELDS, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.index is _NO_FIELDS:
+            self.index = FieldIndex(self.fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where an authenticated request goes, and the exact bytes that go there.
 
     `upstream` is the label of logs and metrics. `fields` are complete but for Host and Content-Length.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
+    `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     """
 
     upstream: str
@@ -136,12 +199,17 @@ class Route:
     origin: Origin
     method: str
     target: bytes
-    fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
-    body: bytes = field(repr=False)
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes
     timeouts: Timeouts
     heartbeat_s: float | None = None
     ca_file: str | None = None
     is_pinned: bool = False
+    typed_names: Mapping[str, str] | None = None
+
+    def __repr__(self) -> str:
+        """Neither credentials nor content."""
+        return f"Route(upstream={self.upstream!r}, method={self.method!r})"
 
 
 @dataclass(slots=True, eq=False)

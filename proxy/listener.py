@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from proxy.phases.accept import Relay
     from proxy.phases.answer import Settled
 
-# Above this much unsent the upstream is paused; with one read of the upstream (64 KiB) it stays below 256 KiB.
-HIGH_WATER_BYTES = 64 * 1024
+# Above this much unsent the upstream is paused. One read of the upstream is up to 256,000 bytes, over TLS 256 KiB: only
+# with nothing else waiting do they stay within the promised 256 KiB. uvloop then writes at once, too, not in the next
+# turn of its loop.
+HIGH_WATER_BYTES = 0
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S = 2.0
 _MAX_LINE_BYTES = 8190
@@ -119,6 +121,7 @@ class ClientConnection(RequestHandler):
         "_overhead",
         "_socket_transport",
         "_unsent",
+        "has_answered",
         "relay",
     )
 
@@ -138,6 +141,7 @@ class ClientConnection(RequestHandler):
             auto_decompress=False,
         )
         self.relay: Relay | None = None
+        self.has_answered = False
         self._listener = listener
         self._socket_transport: asyncio.Transport | None = None
         self._has_begun = False
@@ -216,6 +220,11 @@ class ClientConnection(RequestHandler):
         super().resume_writing()
         if self.relay is not None:
             self.relay.resume()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT002 - aiohttp's signature
+        """Read on, if reading was paused: aiohttp asks for it after every piece of a body, and would parse nothing."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def check(self, now_s: float) -> None:
         """Asked by the clocks while no request is being served, and while nothing more is read from the client."""
@@ -298,6 +307,7 @@ class ClientConnection(RequestHandler):
             return False
         finally:
             self._request_in_progress = False
+            self.has_answered = True
         await self._part(None if request is None else request.content)
         if self._upgraded and not self._messages and self._parser is not None:
             # It asked for another protocol and did not get it: what follows is a request like any other.

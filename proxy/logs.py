@@ -9,19 +9,21 @@ secrets' values before it is written.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import select
 import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 # What waits for a stuck reader at most: about 4 MiB of lines.
 MAX_WAITING_LINES = 10_000
@@ -32,10 +34,15 @@ REDACTED = b"[redacted]"
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends."""
+    """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends.
 
-    def __init__(self, descriptor: int) -> None:
+    Where several processes write to the same descriptor, `turn` is the descriptor of a file whose lock they take in
+    turns, so that no line is torn by another's.
+    """
+
+    def __init__(self, descriptor: int, turn: int | None = None) -> None:
         self._descriptor = descriptor
+        self._turn = turn
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._wake = threading.Event()
@@ -75,7 +82,16 @@ class LineWriter:
             batch.append(orjson.dumps({"event": "log.lines_dropped", "level": "warning", "lines": dropped}))
         if not batch:
             return True
-        data = memoryview(b"\n".join(batch) + b"\n")
+        if self._turn is None:
+            return self._write(b"\n".join(batch) + b"\n")
+        fcntl.lockf(self._turn, fcntl.LOCK_EX)
+        try:
+            return all(self._write(piece) for piece in pieces(batch))
+        finally:
+            fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
+    def _write(self, piece: bytes) -> bool:
+        data = memoryview(piece)
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
@@ -85,6 +101,22 @@ class LineWriter:
                 # Whoever read the log is gone; streams go on without it.
                 return False
         return True
+
+
+def pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, ended and put together into as few writes as the system does as a whole or not at all.
+
+    POSIX write(2), pipes: up to PIPE_BUF bytes are never torn, not even by a kill. Only a line that is longer by itself
+    can be, then.
+    """
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) >= select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += line + b"\n"
+    if piece:
+        yield piece
 
 
 class Redactor:
@@ -112,7 +144,7 @@ class Redactor:
 class _Logger:
     """What structlog hands a rendered line to."""
 
-    def __init__(self, writer: LineWriter, redactor: Redactor) -> None:
+    def __init__(self, writer: Writer, redactor: Redactor) -> None:
         self._writer = writer
         self._redactor = redactor
 
@@ -150,18 +182,51 @@ def _stamp(_logger: object, _name: str, event: MutableMapping[str, Any]) -> Muta
 _stamped: tuple[int, str] = (0, "")
 
 
+def _name_worker(worker: str) -> structlog.typing.Processor:
+    def name(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
+    return name
+
+
+class Writer(Protocol):
+    """Where lines go."""
+
+    def write(self, line: bytes) -> None:
+        """Take a line without its end; never blocks for long."""
+        ...
+
+    def close(self) -> None:
+        """Write what waits."""
+        ...
+
+
 def configure(
-    *, format_: Literal["json", "console"], level: str, redactor: Redactor, descriptor: int | None = None
-) -> LineWriter:
+    *,
+    format_: Literal["json", "console"],
+    level: str,
+    redactor: Redactor,
+    descriptor: int | None = None,
+    writer: Writer | None = None,
+    worker: str | None = None,
+) -> Writer:
     """Set up structlog and take over the libraries' loggers; the caller closes the writer.
 
-    `descriptor` is standard output unless given.
+    `descriptor` is standard output unless given, `writer` writes to it unless given. Where there are several workers,
+    every line names its own.
     """
-    writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
+    if writer is None:
+        writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
     number = logging.getLevelNamesMapping()[level.upper()]
     render: Any = _render_json if format_ == "json" else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _stamp, render],
+        processors=[
+            structlog.processors.add_log_level,
+            *([] if worker is None else [_name_worker(worker)]),
+            _stamp,
+            render,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_args: _Logger(writer, redactor),
         cache_logger_on_first_use=False,
@@ -170,6 +235,26 @@ def configure(
     root.handlers = [_ThirdParty()]
     root.setLevel(max(number, logging.WARNING))
     return writer
+
+
+def exchange_logger() -> Callable[[dict[str, Any]], None]:
+    """What writes an exchange's line, by the configuration of the moment.
+
+    It applies structlog's processors to the event and hands it to the writer, as structlog does, but without making
+    the logger, the context and the copies that other lines have: this one is written for every request.
+    """
+    config = structlog.get_config()
+    if not structlog.get_logger().is_enabled_for(logging.INFO):
+        return lambda _event: None
+    processors, logger = config["processors"], config["logger_factory"]()
+
+    def write(event: dict[str, Any]) -> None:
+        line: Any = event
+        for process in processors:
+            line = process(logger, "info", line)
+        logger.msg(line)
+
+    return write
 
 
 def log_failure(id_: str) -> None:

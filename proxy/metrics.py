@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -16,40 +21,54 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_BYTE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
-_Labels = tuple[str, ...]
+
+class _Histogram:
+    """Observations of one upstream, counted by bucket."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        # A bucket takes what is at most its bound.
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: each with what is in those before it."""
+        names = [*map(floatToGoString, self.bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
+
+
+class _Upstream:
+    """What is counted of one upstream."""
+
+    __slots__ = ("active", "bytes", "duration", "events", "first_byte")
+
+    def __init__(self) -> None:
+        self.active = self.bytes = self.events = 0
+        self.first_byte = _Histogram(_FIRST_BYTE_BUCKETS_S)
+        self.duration = _Histogram(_DURATION_BUCKETS_S)
 
 
 class Metrics:
-    """All of a worker's metrics in one registry. Children are kept, so that counting is one call."""
+    """All of a worker's metrics in one registry.
+
+    What every exchange counts is plain numbers, put into the library's form when they are asked for: the library's own
+    counters take a lock and four calls for each of the nine numbers of an exchange.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._requests = self._counter("requests", "Exchanges that ended.", "upstream", "status", "ending")
-        self._refusals = self._counter("refusals", "Answers of the proxy's own, by code.", "code")
-        self._bytes = self._counter("relayed_bytes", "Body bytes passed to clients.", "upstream")
-        self._events = self._counter("relayed_events", "Events passed to clients.", "upstream")
+        self._upstreams: dict[str, _Upstream] = {}
+        self._requests: dict[tuple[str, str, str], int] = {}
+        self._refusals: dict[str, int] = {}
+        self.registry.register(self)
         self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
         self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
-        self._active = Gauge(
-            "forward_sse_active_streams", "Answers that are running.", ["upstream"], registry=self.registry
-        )
-        self._first_byte = Histogram(
-            "forward_sse_time_to_first_byte_seconds",
-            "From the request's head to the first byte of the answer's body.",
-            ["upstream"],
-            buckets=_FIRST_BYTE_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._duration = Histogram(
-            "forward_sse_stream_duration_seconds",
-            "From the request's head to the end of the exchange.",
-            ["upstream"],
-            buckets=_DURATION_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._children: dict[tuple[object, _Labels], Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[tuple[object, str], Histogram] = {}
 
     def exchange_settled(
         self,
@@ -64,28 +83,57 @@ class Metrics:
         events: int,
     ) -> None:
         """Count one exchange."""
-        self._child(self._requests, upstream, status, ending).inc()
+        labels = (upstream, status, ending)
+        self._requests[labels] = self._requests.get(labels, 0) + 1
         if code is not None:
-            self._child(self._refusals, code).inc()
+            self._refusals[code] = self._refusals.get(code, 0) + 1
         if first_byte_s is not None:
-            self._observed(self._first_byte, upstream).observe(first_byte_s)
-            self._observed(self._duration, upstream).observe(duration_s)
-        if bytes_:
-            self._child(self._bytes, upstream).inc(bytes_)
-        if events:
-            self._child(self._events, upstream).inc(events)
+            counted = self._upstream(upstream)
+            counted.first_byte.observe(first_byte_s)
+            counted.duration.observe(duration_s)
+            counted.bytes += bytes_
+            counted.events += events
 
     def stream_began(self, upstream: str) -> None:
         """One more running answer."""
-        self._active_child(upstream).inc()
+        self._upstream(upstream).active += 1
 
     def stream_ended(self, upstream: str) -> None:
         """One less."""
-        self._active_child(upstream).dec()
+        self._upstream(upstream).active -= 1
+
+    def collect(self) -> Iterator[Metric]:
+        """What was counted of exchanges, in the library's form; called by the registry."""
+        requests = _family("requests", "Exchanges that ended.", "upstream", "status", "ending")
+        for labels, count in self._requests.items():
+            requests.add_metric(labels, count)
+        refusals = _family("refusals", "Answers of the proxy's own, by code.", "code")
+        for code, count in self._refusals.items():
+            refusals.add_metric([code], count)
+        bytes_ = _family("relayed_bytes", "Body bytes passed to clients.", "upstream")
+        events = _family("relayed_events", "Events passed to clients.", "upstream")
+        active = GaugeMetricFamily("forward_sse_active_streams", "Answers that are running.", labels=["upstream"])
+        first_byte = HistogramMetricFamily(
+            "forward_sse_time_to_first_byte_seconds",
+            "From the request's head to the first byte of the answer's body.",
+            labels=["upstream"],
+        )
+        duration = HistogramMetricFamily(
+            "forward_sse_stream_duration_seconds",
+            "From the request's head to the end of the exchange.",
+            labels=["upstream"],
+        )
+        for name, counted in self._upstreams.items():
+            active.add_metric([name], counted.active)
+            bytes_.add_metric([name], counted.bytes)
+            events.add_metric([name], counted.events)
+            first_byte.add_metric([name], counted.first_byte.buckets(), counted.first_byte.total)
+            duration.add_metric([name], counted.duration.buckets(), counted.duration.total)
+        yield from (requests, refusals, bytes_, events, active, first_byte, duration)
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:
         """Count a fetch of an issuer's keys."""
-        self._child(self._jwks, issuer, outcome).inc()
+        self._jwks.labels(issuer, outcome).inc()
 
     def limits_store_failed(self) -> None:
         """Count a failed call of the limits store."""
@@ -102,23 +150,15 @@ class Metrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
 
-    def _child(self, parent: Counter, *labels: str) -> Counter:
-        child = self._children.get((parent, labels))
-        if child is None:
-            child = self._children[(parent, labels)] = parent.labels(*labels)
-        return child
+    def _upstream(self, name: str) -> _Upstream:
+        counted = self._upstreams.get(name)
+        if counted is None:
+            counted = self._upstreams[name] = _Upstream()
+        return counted
 
-    def _observed(self, parent: Histogram, upstream: str) -> Histogram:
-        child = self._histograms.get((parent, upstream))
-        if child is None:
-            child = self._histograms[(parent, upstream)] = parent.labels(upstream)
-        return child
 
-    def _active_child(self, upstream: str) -> Gauge:
-        child = self._gauges.get(upstream)
-        if child is None:
-            child = self._gauges[upstream] = self._active.labels(upstream)
-        return child
+def _family(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"forward_sse_{name}_total", documentation, labels=labels)
 
 
 class _Connections:

@@ -7,6 +7,9 @@ early as what has arrived allows: nothing is read, charged or forwarded for some
 from __future__ import annotations
 
 import asyncio
+import os
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from proxy.auth.credentials import find_credential
@@ -27,23 +30,30 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
     refusal,
+    retry_after,
 )
 from proxy.exchange import Ending, Exchange
 from proxy.limits.fields import rate_limit_fields
-from proxy.logs import log_failure
-from proxy.phases.accept import Incoming, accept, exchange_id
+from proxy.limits.store import Spent
+from proxy.logs import exchange_logger, log_failure
+from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, date, write_answer
 from proxy.phases.connect import connect
 from proxy.phases.receive import receive
 from proxy.phases.relay import Relay
 from proxy.phases.settle import settle
+from proxy.phases.ticket import FRONT, TICKETS, Makers, has_ticket, make_ticket, ticket_in, use_ticket
+from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
 from proxy.protocol import cors
 from proxy.protocol.fields import CREDENTIALS, single, to_client
 from proxy.protocol.heads import render_response
-from proxy.protocol.sse import EventStreamObserver, is_event_stream
+from proxy.protocol.in_band import end_event
+from proxy.protocol.sse import EventStreamObserver, encode_event, is_event_stream
+from proxy.ticket_relay import TicketRelay, readable
+from proxy.web import playground
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from proxy.clocks import Clocks
     from proxy.errors import Field
@@ -60,7 +70,11 @@ _STREAM_FIELDS: tuple[Field, ...] = (
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 )
-_HEALTH_PATHS = (b"/healthz", b"/readyz")
+_EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")
+# RFC 9110 §15: the error classes.
+_FIRST_ERROR = 400
+# What is no exchange: health, and the playground's page.
+_ASIDE = (b"/healthz", b"/readyz", b"/playground")
 # Below it, a stream by its id.
 _STREAMS = b"/forward-sse/streams/"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -73,10 +87,15 @@ class Pipeline:
         self.rules = rules
         self.is_draining = False
         self.health: Callable[[str], tuple[int, bytes, bytes] | None] = lambda _path: None
+        # Asked where a user's stream is not here; given where there are other workers.
+        self.stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
         self._pool = pool
         self._clocks = clocks
         self._metrics = metrics
         self._calls: set[Call] = set()
+        self._makers = Makers()
+        self._ids = Ids()
+        self._log = exchange_logger()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -100,17 +119,33 @@ class Pipeline:
             call.interrupt(ending)
         return len(calls)
 
+    def stop_own(self, id_: str, issuer: str, user: str, *, asking: Call | None = None) -> int:
+        """End a user's running exchanges of that id, but for the one that asks, and say how many there were."""
+        own = [
+            call
+            for call in self._calls
+            if call is not asking
+            and call.exchange.id == id_
+            and call.exchange.principal is not None
+            and (call.exchange.principal.issuer, call.exchange.principal.user) == (issuer, user)
+        ]
+        for call in own:
+            call.interrupt(Ending.STOPPED)
+        return len(own)
+
     async def handle(self, request: Incoming) -> Settled:
         """Serve one request, from its head to its settlement.
 
         Cancelling it is the client leaving: the upstream's connection is closed before this returns.
         """
-        if request.target.startswith(_HEALTH_PATHS):
+        if request.target.startswith(_ASIDE):
             settled = self._health(request)
+            if settled is None and self.rules.playground is not None:
+                settled = self.rules.playground.serve(request)
             if settled is not None:
                 return settled
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        exchange = Exchange(exchange_id(request.fields), self._clocks.now(), request.method)
+        exchange = Exchange(self._ids.of(request.index), self._clocks.now(), request.method)
         is_old = request.version == (1, 0)
         call = Call(self.rules, request, request.client, exchange, task, request.is_last, is_old=is_old)
         self._calls.add(call)
@@ -136,13 +171,13 @@ class Pipeline:
             if not self._calls:
                 self._is_idle.set()
             exchange.limits = exchange.limits or call.rules.store.fallback
-            settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+            settle(exchange, now_s=self._clocks.now(), metrics=self._metrics, log=self._log)
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
         """Refuse what never became a request, unreadable or too late; none of it is repeated."""
-        exchange = Exchange(exchange_id(()), self._clocks.now())
+        exchange = Exchange(self._ids.new(), self._clocks.now())
         settled = self._refuse(Call(self.rules, None, client, exchange, None, is_last=True), error)
-        settle(exchange, now_s=self._clocks.now(), metrics=self._metrics)
+        settle(exchange, now_s=self._clocks.now(), metrics=self._metrics, log=self._log)
         return settled
 
     def _health(self, request: Incoming) -> Settled | None:
@@ -150,12 +185,12 @@ class Pipeline:
         if reply is None or request.method not in {"GET", "HEAD"}:
             return None
         try:
-            accept(request.method, request.target, request.version, request.fields)
+            accept(request.method, request.target, request.version, request.fields, request.index)
         except InvalidRequestError:
             # Refused, and logged, on the way of all requests.
             return None
         status, content_type, body = reply
-        origin = cors.request_origin(request.fields)
+        origin = cors.request_origin(request.index)
         return write_answer(
             request.client.transport,
             status,
@@ -169,20 +204,29 @@ class Pipeline:
         """Walk the phases up to the answer's head; what they raise is the refusal."""
         exchange = call.exchange
         head, framing, length = self._accept(call)
-        if cors.is_preflight(head.method, head.fields):
+        if cors.is_preflight(head.method, head.index):
             return self._preflight(call, head)
         if head.path.startswith(_STREAMS):
             return await self._stop(call, head)
-        if self.is_draining:
+        if head.method == "GET" and head.path == FRONT and has_ticket(head.query):
+            taken = await self._use_ticket(call, head)
+            if isinstance(taken, Settled):
+                return taken
+            route = taken
+        # Who came in before the listener closed is served: it could not know, and a balancer cannot try elsewhere.
+        elif self.is_draining and call.client.has_answered:
             raise DrainingError
-
-        destination, principal = await self._identify(call, head)
-        if length is not None and length > call.rules.max_body_bytes:
-            raise BodyTooLargeError
-        if principal is not None:
-            await self._limit(call, principal)
-
-        route = await self._receive(call, head, destination, principal, framing, length)
+        elif head.path in playground.PATHS:
+            return await self._playground(call, head)
+        elif head.path == TICKETS:
+            return await self._make_ticket(call, head, framing, length)
+        else:
+            destination, principal = await self._identify(call, head)
+            if length is not None and length > call.rules.max_body_bytes:
+                raise BodyTooLargeError
+            if principal is not None:
+                await self._limit(call, principal)
+            route = await self._receive(call, head, destination, principal, framing, length)
         exchange.upstream = route.upstream
         exchange.dialect = route.dialect
 
@@ -191,15 +235,17 @@ class Pipeline:
         answer = await connect(
             route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
+        if call.is_in_band:
+            return self._answer_in_band(call, route, answer, deadline_s)
         return self._answer(call, route, answer, deadline_s)
 
     def _accept(self, call: Call) -> tuple[RequestHead, BodyFraming, int | None]:
         assert call.request is not None
         request = call.request
         # A page may read the refusal of its malformed head, too.
-        call.origin = cors.request_origin(request.fields)
+        call.origin = cors.request_origin(request.index)
         # The log learns the path only now: where a target should be may stand anything, a credential even.
-        head, framing, length = accept(request.method, request.target, request.version, request.fields)
+        head, framing, length = accept(request.method, request.target, request.version, request.fields, request.index)
         call.is_accepted = True
         call.has_body = framing != "none"
         call.exchange.path = head.path.decode("latin-1")
@@ -215,7 +261,7 @@ class Pipeline:
         fault: ProxyError | None = None
         destination: Destination | None = None
         try:
-            destination = rules.router.by_head(head)
+            destination = rules.router.by_head(head, exchange.dialect)
         except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
             fault = error
         token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
@@ -240,6 +286,29 @@ class Pipeline:
         """End a running stream for the user whose it is; to anybody else it does not exist."""
         if head.method != "DELETE":
             raise MethodNotAllowedError("DELETE")
+        principal = await self._authenticated(call, head)
+        id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
+        is_found = self.stop_own(id_, principal.issuer, principal.user, asking=call) > 0
+        if self.stop_elsewhere is not None:
+            is_found |= await self.stop_elsewhere(id_, principal.issuer, principal.user)
+        if not is_found:
+            raise NotFoundError("No such stream of yours is running.")
+        call.exchange.ending = Ending.COMPLETE
+        return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
+
+    async def _playground(self, call: Call, head: RequestHead) -> Settled:
+        """Tell a user of the playground which upstreams are theirs; its page was served aside. Charges nothing."""
+        if call.rules.playground is None:
+            raise NotFoundError
+        if head.path != playground.UPSTREAMS or head.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowedError("GET, HEAD")
+        body = call.rules.playground.upstreams(await self._authenticated(call, head))
+        call.exchange.ending = Ending.COMPLETE
+        fields = [(b"Content-Type", b"application/json"), *self._own_fields(call)]
+        return self._write(call, 200, fields, body, must_close=call.is_body_arriving)
+
+    async def _authenticated(self, call: Call, head: RequestHead) -> Principal:
+        """Who asks, where nothing but the head can say so."""
         token = find_credential(head, gemini=False, query_token=call.rules.query_token)
         if token is not None:
             _hide(call.exchange, token)
@@ -247,21 +316,7 @@ class Pipeline:
         if principal is None:
             raise MissingTokenError
         call.exchange.principal = principal
-        id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
-        own = [
-            other
-            for other in self._calls
-            if other is not call
-            and other.exchange.id == id_
-            and other.exchange.principal is not None
-            and (other.exchange.principal.issuer, other.exchange.principal.user) == (principal.issuer, principal.user)
-        ]
-        if not own:
-            raise NotFoundError("No such stream of yours is running.")
-        for other in own:
-            other.interrupt(Ending.STOPPED)
-        call.exchange.ending = Ending.COMPLETE
-        return self._write(call, 204, self._own_fields(call), b"", must_close=call.is_body_arriving)
+        return principal
 
     async def _receive(
         self,
@@ -273,30 +328,78 @@ class Pipeline:
         length: int | None,
     ) -> Route:
         """Read the body, and resolve what only it can tell. Our own judgement of it charges nothing."""
+        try:
+            body = await self._read(call, head, framing, length)
+            if principal is None:
+                principal = _by_passcode(call, body)
+                await self._limit(call, principal)
+            return call.rules.router.by_body(destination, head, body, principal)
+        except ProxyError:
+            _give_back(call)
+            raise
+
+    def _read(
+        self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None
+    ) -> Coroutine[None, None, bytes]:
+        # Not a coroutine of its own: every request of every stream comes through here.
         rules, transport = call.rules, call.client.transport
         assert call.request is not None
         # RFC 9110 §15.2: no interim answer to HTTP/1.0.
         if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
             transport.write(_CONTINUE)
-        try:
-            body = await receive(
-                call.request.content,
-                framing,
-                length,
-                max_bytes=rules.max_body_bytes,
-                timeout_s=rules.body_timeout_s,
-                clocks=self._clocks,
-            )
+        return receive(
+            call.request.content,
+            framing,
+            length,
+            max_bytes=rules.max_body_bytes,
+            timeout_s=rules.body_timeout_s,
+            clocks=self._clocks,
+        )
+
+    async def _make_ticket(self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None) -> Settled:
+        """Set the request aside for the `EventSource` that will ask for it; what can be refused is refused now."""
+        if head.method != "POST":
+            raise MethodNotAllowedError("POST")
+        asked = replace(head, path=FRONT)
+        destination, principal = await self._identify(call, asked)
+        rules, exchange = call.rules, call.exchange
+        if length is not None and length > rules.max_body_bytes:
+            raise BodyTooLargeError
+        with self._makers.one_more(principal):
+            body = await self._read(call, head, framing, length)
             if principal is None:
-                assert rules.authenticator is not None
-                principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
-                call.exchange.principal = principal
-                await self._limit(call, principal)
-            return rules.router.by_body(destination, head, body, principal)
+                principal = _by_passcode(call, body)
+            route = rules.router.rehearsal().by_body(destination, asked, body, principal)
+            exchange.upstream, exchange.dialect = route.upstream, route.dialect
+            made = await make_ticket(rules.store, asked, body, principal)
+        exchange.ending = Ending.COMPLETE
+        return self._write(call, 201, ((b"Content-Type", b"application/json"), *self._own_fields(call)), made)
+
+    async def _use_ticket(self, call: Call, head: RequestHead) -> Route | Settled:
+        """Walk a request that was set aside through the phases up to its route, as if it came now; but once only."""
+        ticket = ticket_in(head)
+        _hide(call.exchange, ticket.text)
+        call.is_in_band = True
+        if self.is_draining and call.client.has_answered:
+            raise DrainingError
+        try:
+            taken = await use_ticket(call.rules.store, ticket, head)
+        except NotFoundError:
+            call.is_in_band = False
+            raise
+        if isinstance(taken, Spent):
+            # Browsers come back after every end; 204 tells them to stay away.
+            call.exchange.ending = Ending.COMPLETE
+            return self._write(call, 204, self._own_fields(call), b"")
+        asked, body = taken
+        destination, principal = await self._identify(call, asked)
+        if principal is None:
+            principal = _by_passcode(call, body)
+        await self._limit(call, principal)
+        try:
+            return call.rules.router.by_body(destination, asked, body, principal)
         except ProxyError:
-            if call.admission is not None:
-                call.admission.refund()
-                call.standing = None
+            _give_back(call)
             raise
 
     async def _limit(self, call: Call, principal: Principal) -> None:
@@ -311,8 +414,9 @@ class Pipeline:
             answer.abort()
             exchange.ending = Ending.CLIENT_CLOSED
             return Settled(keep_alive=False)
-        framing = _client_framing(answer, call)
-        fields = to_client(answer.fields)
+        translator = begin_translation(route, answer)
+        framing = _client_framing(answer, call, is_translated=translator is not None)
+        fields = to_client(answer.fields) if translator is None else translated_fields(answer.fields)
         is_watched = is_event_stream(single(fields, b"content-type")) and single(fields, b"content-encoding") is None
         if single(fields, b"date") is None:
             fields.append((b"Date", date()))
@@ -326,10 +430,11 @@ class Pipeline:
         answer.fields = []
         dialect, target = DIALECTS[route.dialect], route.target
         exchange.status = answer.status
-        transport.write(render_response(answer.status, fields))
-        return Relay(
+        relay = Relay if translator is None else partial(TypedRelay, translator)
+        return relay(
             answer,
             transport,
+            render_response(answer.status, fields),
             framing=framing,
             observer=EventStreamObserver() if is_watched else None,
             error_event=lambda code, message: dialect.error_event(code, message, target),
@@ -338,6 +443,37 @@ class Pipeline:
             write_s=call.rules.write_timeout_s,
             deadline_s=deadline_s,
             heartbeat_s=route.heartbeat_s if dialect.heartbeat_allowed else None,
+        )
+
+    def _answer_in_band(self, call: Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
+        """Begin a ticket's answer: 200 and an event stream, whatever the upstream's is."""
+        exchange, transport = call.exchange, call.client.transport
+        if transport is None or transport.is_closing():
+            answer.abort()
+            exchange.ending = Ending.CLIENT_CLOSED
+            return Settled(keep_alive=False)
+        fields, is_stream = readable(answer)
+        if single(fields, b"date") is None:
+            fields.append((b"Date", date()))
+        fields += self._own_fields(call)
+        fields += _STREAM_FIELDS
+        if not call.is_old:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        exchange.status = 200
+        return TicketRelay(
+            answer,
+            transport,
+            render_response(200, fields),
+            framing="close" if call.is_old else "chunked",
+            status=answer.status,
+            is_event_stream=is_stream,
+            shape=DIALECTS[route.dialect],
+            id_=exchange.id,
+            now_s=self._clocks.now(),
+            idle_s=route.timeouts.idle_s,
+            write_s=call.rules.write_timeout_s,
+            deadline_s=deadline_s,
+            heartbeat_s=route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
         )
 
     async def _relay(self, call: Call, relay: Relay) -> Settled:
@@ -364,17 +500,16 @@ class Pipeline:
             exchange.bytes = relay.bytes
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        is_whole = ending is Ending.COMPLETE
-        if is_whole and (exchange.status or 0) >= 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
+        if ending is Ending.COMPLETE and (exchange.status or 0) >= _FIRST_ERROR:
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        return Settled(keep_alive=is_whole and relay.framing != "close" and not call.is_last)
+        return Settled(keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last)
 
     def _preflight(self, call: Call, head: RequestHead) -> Settled:
         fields = call.rules.cors.preflight_fields(
             call.origin,
-            single(head.fields, b"access-control-request-method") or b"",
-            single(head.fields, b"access-control-request-headers"),
+            head.index.single(b"access-control-request-method") or b"",
+            head.index.single(b"access-control-request-headers"),
         )
         call.exchange.ending = Ending.COMPLETE
         return self._write(call, 204, fields, b"")
@@ -390,10 +525,24 @@ class Pipeline:
         exchange.ending = _ending_of(error)
         if isinstance(error, RequestTimeoutError):
             call.client.discard_rest(linger=False)
+        if call.is_in_band:
+            return self._refuse_in_band(call, error)
         answer = refusal(error, DIALECTS[exchange.dialect])
         must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
         fields = answer.fields + tuple(self._own_fields(call))
         return self._write(call, answer.status, fields, answer.body, must_close=must_close)
+
+    def _refuse_in_band(self, call: Call, error: ProxyError) -> Settled:
+        exchange = call.exchange
+        ending = exchange.interrupted_as or exchange.ending
+        assert ending is not None
+        said = encode_event(DIALECTS[exchange.dialect].error_body(error)) + end_event(
+            exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error)
+        )
+        fields = (_EVENT_STREAM, (b"X-Forward-Sse-Code", error.code.encode()), *self._own_fields(call))
+        return self._write(
+            call, 200, fields, said, must_close=call.is_body_arriving or isinstance(error, DrainingError)
+        )
 
     def _interrupted(self, call: Call, ending: Ending) -> Settled:
         settled = self._refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
@@ -437,6 +586,22 @@ async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
     return rules.authenticator.recall(token) or await rules.authenticator.authenticate(token)
 
 
+def _by_passcode(call: Call, body: bytes) -> Principal:
+    """Who asks, where only an envelope says it."""
+    rules = call.rules
+    assert rules.authenticator is not None
+    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+    call.exchange.principal = principal
+    return principal
+
+
+def _give_back(call: Call) -> None:
+    """Our own judgement of a request charges nothing."""
+    if call.admission is not None:
+        call.admission.refund()
+        call.standing = None
+
+
 def _hide(exchange: Exchange, token: str) -> None:
     # The log line repeats these two of what the client sent; its token may stand in either.
     if not token:
@@ -444,11 +609,11 @@ def _hide(exchange: Exchange, token: str) -> None:
     if token in exchange.path:
         exchange.path = exchange.path.replace(token, "[redacted]")
     if token in exchange.id:
-        exchange.id = exchange_id(())
+        exchange.id = os.urandom(12).hex()
 
 
 def _expects_continue(head: RequestHead) -> bool:
-    expect = single(head.fields, b"expect")
+    expect = head.index.single(b"expect")
     if expect is None:
         return False
     if expect.lower() != b"100-continue":
@@ -456,9 +621,11 @@ def _expects_continue(head: RequestHead) -> bool:
     return True
 
 
-def _client_framing(answer: Answer, call: Call) -> Framing:
-    if answer.framing in {"none", "length"}:
-        return "none" if answer.framing == "none" else "length"
+def _client_framing(answer: Answer, call: Call, *, is_translated: bool) -> Framing:
+    if answer.framing == "none":
+        return "none"
+    if answer.framing == "length" and not is_translated:
+        return "length"
     return "close" if call.is_old else "chunked"
 
 

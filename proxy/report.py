@@ -32,6 +32,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
 def _lines(settings: Settings) -> Iterator[str]:
     yield f"listen         {settings.listen}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
+    yield f"workers        {settings.workers}"
     yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
     if settings.auth is not None:
         for issuer in settings.auth.jwt:
@@ -117,6 +118,11 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
     if upstream.heartbeat_s is not None:
         yield "heartbeat", _seconds(upstream.heartbeat_s)
+    if upstream.events == "typed":
+        yield "events", "typed"
+    renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
+    if renamed:
+        yield "typed as", ", ".join(renamed)
 
 
 def _warnings(settings: Settings) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from proxy.limits.redis import RedisStore
 from proxy.phases.resolve import EnvelopeRules, Router
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern
+from proxy.web.playground import Playground
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.limits.store import Store
     from proxy.settings import JwtIssuer, Settings, UpstreamSettings
     from proxy.upstream.addresses import Address
+    from proxy.web.page import Page
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Everybody, where the file says `auth: none`: one user, one plan.
@@ -40,10 +43,17 @@ def build_rules(
     authenticator: Authenticator | None,
     store: Store,
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+    page: Page,
 ) -> Rules:
-    """The rules that `settings` stand for, around what outlives them."""
+    """The rules that `settings` stand for, around what outlives them; `page` is the playground's."""
     auth = settings.auth
     plans = build_plans(settings)
+    upstreams = {name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+    policy = CorsPolicy(
+        frozenset(settings.cors.origins),
+        credentials=settings.cors.credentials,
+        max_age_s=int(settings.cors.max_age_s or 0),
+    )
     return Rules(
         authenticator=authenticator,
         anonymous=Principal(*_NOBODY, plans["default"]),
@@ -51,19 +61,23 @@ def build_rules(
         envelope_passcode=auth is not None and auth.envelope_passcode,
         store=store,
         router=Router(
-            upstreams={name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()},
+            upstreams=upstreams,
             default_upstream=settings.default_upstream,
             envelope=_envelope(settings),
         ),
-        cors=CorsPolicy(
-            frozenset(settings.cors.origins),
-            credentials=settings.cors.credentials,
-            max_age_s=int(settings.cors.max_age_s or 0),
-        ),
+        cors=policy,
         resolve=resolve,
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        playground=Playground(
+            page,
+            upstreams.values(),
+            default_upstream=settings.default_upstream,
+            policy=policy,
+        )
+        if settings.playground
+        else None,
     )
 
 
@@ -188,6 +202,8 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         ),
         heartbeat_s=upstream.heartbeat_s,
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
+        is_typed=upstream.events == "typed",
+        typed_names=MappingProxyType(dict(upstream.typed_names)),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,9 @@ import structlog
 
 from proxy import __version__
 from proxy.app import App
-from proxy.config_file import ConfigurationError
 from proxy.logs import Redactor, configure
+from proxy.signals import Signals, drain, reload_when_asked
+from proxy.sockets import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,10 @@ def run(load: Callable[[], Settings]) -> int:
         ConfigurationError: the file is faulty at the start.
     """
     settings = load()
+    if settings.workers > 1:
+        from proxy.workers import arbiter  # noqa: PLC0415 - one process needs none of it
+
+        return arbiter.run(settings, load)
     redactor = Redactor()
     writer = configure(format_=settings.log.format, level=settings.log.level, redactor=redactor)
     try:
@@ -72,65 +76,17 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=_show(app.listen),
-        admin_listen=_show(app.admin_listen),
+        listen=show(app.listen),
+        admin_listen=show(app.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
     if announce is not None:
-        announce(_show(app.listen) or "")
-    await _obey(signals, app, load)
+        announce(show(app.listen) or "")
+    reloading = asyncio.create_task(reload_when_asked(signals, app, load))
+    await signals.stop.wait()
+    reloading.cancel()
+    await drain(signals, app)
+    await asyncio.gather(reloading, return_exceptions=True)
     await app.close()
     structlog.get_logger().info("server.stopped")
     return EXIT_OK
-
-
-class Signals:
-    """The process's signals as things to wait for."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        self.hurry = asyncio.Event()
-        self.reload = asyncio.Event()
-
-    def listen(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGHUP."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
-
-    def _stop(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-
-async def _obey(signals: Signals, app: App, load: Callable[[], Settings]) -> None:
-    reloading = asyncio.create_task(_reload_forever(signals, app, load))
-    await signals.stop.wait()
-    reloading.cancel()
-    draining = asyncio.create_task(app.drain())
-    hurrying = asyncio.create_task(signals.hurry.wait())
-    await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
-        draining.cancel()
-        await app.drain(timeout_s=0)
-    hurrying.cancel()
-    await asyncio.gather(reloading, draining, hurrying, return_exceptions=True)
-
-
-async def _reload_forever(signals: Signals, app: App, load: Callable[[], Settings]) -> None:
-    while True:
-        await signals.reload.wait()
-        signals.reload.clear()
-        try:
-            await app.reload(load())
-        except ConfigurationError as exc:
-            structlog.get_logger().error("configuration.refused", faults=[str(fault) for fault in exc.faults])
-        except OSError as exc:
-            structlog.get_logger().error("configuration.refused", faults=[str(exc)])
-
-
-def _show(address: tuple[str, int] | None) -> str | None:
-    if address is None:
-        return None
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,7 @@
-"""What is asked of the system about a client's socket; each does nothing where the system has no such thing."""
+"""What is asked of the system about sockets: those listened on, and a client's.
+
+What is asked about a client's does nothing where the system has no such thing.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,43 @@ _VANISHED_S = 60
 # megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
 # would look stuck to the write clock.
 _NOTSENT_BYTES = 64 * 1024
+BACKLOG = 2048
+
+
+def show(address: tuple[str, int] | None) -> str | None:
+    """`HOST:PORT`, as it stands in a configuration."""
+    if address is None:
+        return None
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of the host, to be shared by processes; the caller closes them.
+
+    Raises:
+        OSError: the host has no address, or one of them cannot be listened on; then none is.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(address)
+            except OSError as exc:
+                raise OSError(exc.errno, f"cannot listen on {show((host, port))}: {exc.strerror}") from exc
+            sock.listen(BACKLOG)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 def notice_vanishing(sock: socket.socket | None) -> None:

@@ -251,3 +251,24 @@ async def until(condition: Callable[[], bool], changed: asyncio.Condition) -> No
     """Wait for a condition that is announced."""
     async with asyncio.timeout(WAIT_S), changed:
         await changed.wait_for(condition)
+
+
+def read_events(data: bytes) -> list[tuple[str, str]]:
+    """What an `EventSource` dispatches of a whole body: names and data (WHATWG HTML §9.2.6)."""
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    *lines, _unfinished = re.split("\r\n|\r|\n", text)
+    found: list[tuple[str, str]] = []
+    name, values = "", list[str]()
+    for line in lines:
+        if not line:
+            if values:
+                found.append((name or "message", "\n".join(values)))
+            name, values = "", []
+            continue
+        field_name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field_name == "event":
+            name = value
+        elif field_name == "data":
+            values.append(value)
+    return found

@@ -90,7 +90,7 @@ def test_file_sound(file: File) -> None:
         ("default_upstream: ${UPSTREAM}", "p.yaml:8: default_upstream: the environment variable UPSTREAM is not set"),
         ("listen: ${EMPTY}", "p.yaml:8: listen: the environment variable EMPTY is empty"),
         ("listen: ${listen:+x}", "p.yaml:8: listen: has a `${` that is not ${NAME}"),
-        ("workers: 2", "p.yaml:8: workers: needs a shared limits.store, which this release does not have"),
+        ("workers: 2", "p.yaml:8: workers: needs a shared limits.store (redis://…) to be more than 1"),
         ("workers: 010", "p.yaml:8: workers: must be a whole number"),
         ("playground: on", "p.yaml:8: playground: must be true or false (did you mean true?)"),
         ("cors:", "p.yaml:8: cors: has no value"),

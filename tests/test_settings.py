@@ -347,8 +347,13 @@ def test_api_key_digest() -> None:
         ({"path": "/a?b"}, ("path",), "query"),
         ({"allow_paths": ["/v1/%2E%2e/x"]}, ("allow_paths", 0), "`..`"),
         ({"dialect": "gemini", "heartbeat": "5s"}, ("heartbeat",), "must be off"),
-        ({"events": "typed"}, ("events",), "not part of this release"),
-        ({"typed_names": {"Text": "text"}}, ("typed_names",), "not part of this release"),
+        ({"events": "types"}, ("events",), "must be one of raw, typed"),
+        ({"dialect": "raw", "path": "/run", "events": "typed"}, ("events",), "must be raw"),
+        ({"typed_names": {"Txt": "text"}}, ("typed_names", "Txt"), "unknown key"),
+        ({"typed_names": {"Text": ""}}, ("typed_names", "Text"), "must not be empty"),
+        ({"typed_names": {"Text": "x" * 33}}, ("typed_names", "Text"), "at most 32"),
+        ({"typed_names": {"Text": 1}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Error": "End"}}, ("typed_names", "Error"), "is the name of End too"),
         ({"headers": {"Host": "h"}}, ("headers", "Host"), "proxy itself"),
         ({"headers": {"content-length": "1"}}, ("headers", "content-length"), "proxy itself"),
         ({"headers": {"A b": "1"}}, ("headers", "A b"), "not a header's name"),
@@ -360,6 +365,30 @@ def test_api_key_digest() -> None:
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
     """What would not work, or would not be safe, in an upstream is refused where it stands."""
     assert words in faults(upstreams=upstream(**keys))[("upstreams", "openai", *key)]
+
+
+def test_typed_names_are_inherited() -> None:
+    """Names of the top level hold for every upstream; an upstream's own lie over them."""
+    found = settings(
+        typed_names={"Text": "text", "End": "end"},
+        upstreams=upstream(events="typed", typed_names={"End": "done", "Think": "Thought"}),
+    )
+    assert found.upstreams["openai"].events == "typed"
+    names = dict(found.upstreams["openai"].typed_names)
+    assert names == {
+        "Image": "Image",
+        "Think": "Thought",
+        "Text": "text",
+        "Cancelled": "Cancelled",
+        "End": "done",
+        "Error": "Error",
+    }
+
+
+def test_typed_names_repeated_between_the_levels() -> None:
+    """Two kinds with one name are a fault where the second stands, though the first stands elsewhere."""
+    faulty = faults(typed_names={"Text": "x"}, upstreams=upstream(typed_names={"End": "x"}))
+    assert "is the name of Text too" in faulty[("upstreams", "openai", "typed_names", "End")]
 
 
 def test_upstream_url_trailing_slash() -> None:
@@ -412,7 +441,9 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ),
         ({"admin_listen": "127.0.0.1:8080"}, ("admin_listen",), "same address"),
         ({"listen": "[::1]:9090", "admin_listen": "[0::1]:9090"}, ("admin_listen",), "same address"),
-        ({"workers": 2}, ("workers",), "shared limits.store, which this release does not have"),
+        ({"workers": 2}, ("workers",), "needs a shared limits.store"),
+        ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
+        ({"workers": 257}, ("workers",), "at most 256"),
         ({"workers": "0"}, ("workers",), "at least 1"),
         ({"limits": {"store": "redis+sentinel://h:26379/x"}}, ("limits", "store"), "Sentinel and Cluster are not"),
         ({"limits": {"store": "redis-sentinel://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
@@ -434,7 +465,6 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"limits": {"store": "unix:///run/redis.sock?db=x"}}, ("limits", "store"), "database by a number"),
         ({"limits": {"store": "redis:h"}}, ("limits", "store"), "must be memory"),
         ({"limits": {"store": "disk"}}, ("limits", "store"), "must be memory"),
-        ({"playground": True}, ("playground",), "not part of this release"),
         ({"playground": "yes"}, ("playground",), "true or false"),
         ({"client_timeouts": {"header": "off"}}, ("client_timeouts", "header"), "duration"),
         ({"timeouts": {"idle": "0s"}}, ("timeouts", "idle"), "more than 0"),

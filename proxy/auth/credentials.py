@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
 MAX_CREDENTIAL_BYTES: Final = 8192
 
-_FIELDS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
+_KEY_FIELDS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
 # Visible ASCII: wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no
 # control character, no comma splitting.
 _CREDENTIAL: Final = re.compile(rb"[!-~]+")
@@ -41,20 +41,17 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
         InvalidTokenError: The credential cannot be a token: empty, too long, with spaces or non-ASCII bytes.
     """
     found: set[bytes] = set()
-    authorizations = 0
-    for name, value in head.fields:
-        lower_name = name.lower()
-        if lower_name not in _FIELDS:
-            continue
-        if lower_name == b"authorization":
-            authorizations += 1
-            if authorizations > 1:
-                raise InvalidRequestError("There is more than one Authorization field.")
-            bearer = _bearer(value.strip(_OWS))
-            if bearer is not None:
-                found.add(bearer)
-        elif key := value.strip(_OWS):
-            found.add(_checked(key))
+    index = head.index
+    authorizations = index.values(b"authorization")
+    if len(authorizations) > 1:
+        raise InvalidRequestError("There is more than one Authorization field.")
+    if authorizations:
+        bearer = _bearer(authorizations[0].strip(_OWS))
+        if bearer is not None:
+            found.add(bearer)
+    for name in _KEY_FIELDS:
+        if name in index:
+            found.update(_checked(key) for value in index.values(name) if (key := value.strip(_OWS)))
     if head.query:
         found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
     if len(found) > 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.typed.anthropic import AnthropicReader
 from proxy.protocol.sse import encode_event
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Anthropic(Dialect):
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         """The answer's body once more, under the name `error`."""
         return encode_event(_error(broken_stream_status(code), code, message), b"error")
+
+    def reader(self, request_body: bytes) -> AnthropicReader:  # noqa: ARG002 - the same for every request
+        """Needs nothing of the request."""
+        return AnthropicReader()
 
 
 def _error(status: int, code: str, message: str) -> bytes:

@@ -15,6 +15,7 @@ from proxy.protocol.paths import canonical_path, matches
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
+    from proxy.dialects.typed.reader import Reader
     from proxy.errors import Field, ProxyError
 
 # The status that an answer would have had, had the stream not begun before the failure was known. What is not named
@@ -48,6 +49,8 @@ class Dialect(ABC):
     # Whether `?key=` carries a credential.
     query_credential: ClassVar[bool] = False
     heartbeat_allowed: ClassVar[bool] = True
+    # Whether it is known what streams say, so that they can be typed.
+    is_readable: ClassVar[bool] = True
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
@@ -94,6 +97,10 @@ class Dialect(ABC):
         Written at an event boundary only, with LF alone, with no id and no retry time: a client's parser must not take
         anything from it but the error. `path` is that of the request, with or without its query.
         """
+
+    @abstractmethod
+    def reader(self, request_body: bytes) -> Reader | None:
+        """What reads the stream that answers this request; None where the dialect is not `is_readable`."""
 
     def _is_meant(self, pattern: str, method: str, path: str) -> bool:
         is_generation, is_model_list = pattern in self.generation_paths, pattern in self.model_paths

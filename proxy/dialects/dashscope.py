@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -45,6 +46,10 @@ class DashScope(Dialect):
         """
         status = broken_stream_status(code)
         return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, _error(code, message))
+
+    def reader(self, request_body: bytes) -> DashScopeReader:
+        """Only the request tells for certain whether its texts are repeated."""
+        return DashScopeReader(asked=asks_for_increments(request_body))
 
 
 def _error(code: str, message: str) -> bytes:

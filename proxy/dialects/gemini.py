@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.typed.gemini import GeminiReader
 from proxy.protocol.sse import encode_event
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class Gemini(Dialect):
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
         return encode_event(_error(broken_stream_status(code), code, message))
+
+    def reader(self, request_body: bytes) -> GeminiReader:  # noqa: ARG002 - the same for every request
+        """Needs nothing of the request."""
+        return GeminiReader()
 
 
 def _error(status: int, code: str, message: str) -> bytes:

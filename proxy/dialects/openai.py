@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.typed.openai import OpenAIReader
 from proxy.protocol.sse import encode_event
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class OpenAI(Dialect):
             flat = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
             return encode_event(orjson.dumps(flat), b"error")
         return encode_event(error_json(broken_stream_status(code), code, message))
+
+    def reader(self, request_body: bytes) -> OpenAIReader:  # noqa: ARG002 - the same for every request
+        """Needs nothing of the request."""
+        return OpenAIReader()
 
 
 def error_json(status: int, code: str, message: str) -> bytes:

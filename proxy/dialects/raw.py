@@ -15,6 +15,7 @@ class Raw(Dialect):
     """Anything that is streamed: only the configured path is called, and nothing is put into its streams."""
 
     name = "raw"
+    is_readable = False
 
     def error_body(self, error: ProxyError) -> bytes:
         """Worded as OpenAI does, which most clients can read."""
@@ -23,3 +24,7 @@ class Raw(Dialect):
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - whatever they are
         """None: an aborted body is the only sign that every format has."""
         return None
+
+    def reader(self, request_body: bytes) -> None:  # noqa: ARG002 - whatever it asked for
+        """None: nothing is known of what is streamed."""
+        return

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import InvalidRequestError
-from proxy.exchange import Ending, RequestHead
+from proxy.exchange import Ending, FieldIndex, RequestHead
 from proxy.protocol.heads import Framing, check_request, origin_form
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
 
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawRequestMessage
@@ -60,6 +59,7 @@ class Incoming:
     is_last: bool
     content: StreamReader
     client: ClientConnection
+    index: FieldIndex
 
     @classmethod
     def of(cls, message: RawRequestMessage, content: StreamReader, client: ClientConnection) -> Incoming:
@@ -72,6 +72,7 @@ class Incoming:
             message.should_close,
             content,
             client,
+            FieldIndex(message.raw_headers),
         )
 
 
@@ -80,34 +81,53 @@ class ClientConnection(Protocol):
 
     transport: asyncio.Transport | None
     relay: Relay | None
+    # Whether it has been used for a request before.
+    has_answered: bool
 
     def discard_rest(self, *, linger: bool) -> None:
         """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""
         ...
 
 
+_ID_BYTES = 12
+_IDS_AT_ONCE = 64
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHOD = re.compile(r"[A-Z]{1,16}")
 
 
 def accept(
-    method: str, target: bytes, version: tuple[int, int], fields: Sequence[Field]
+    method: str, target: bytes, version: tuple[int, int], fields: tuple[Field, ...], index: FieldIndex
 ) -> tuple[RequestHead, Framing, int | None]:
     """Check the head and split its target; give also how the body is framed, and its length where that is known.
 
     Raises:
         InvalidRequestError: the framing, the target or the method is malformed; the connection must be closed.
     """
-    framing, length = check_request(version, fields)
+    framing, length = check_request(version, index)
     path, query = origin_form(target)
-    if _METHOD.fullmatch(method) is None:
+    if method not in _METHODS and _METHOD.fullmatch(method) is None:
         raise InvalidRequestError("The request method is malformed.")
-    return RequestHead(method, path, query, tuple(fields)), framing, length
+    return RequestHead(method, path, query, fields, index), framing, length
 
 
-def exchange_id(fields: Sequence[Field]) -> str:
-    """The client's `X-Request-Id` where it is a safe one (contract §5), else a new random id."""
-    for name, value in fields:
-        if len(name) == 12 and name.lower() == b"x-request-id":  # noqa: PLR2004 - the length of the name
-            return value.decode() if _ID.fullmatch(value) else os.urandom(12).hex()
-    return os.urandom(12).hex()
+class Ids:
+    """Makes the ids of exchanges. One a worker, made in its own process: what it has drawn must not be drawn twice."""
+
+    def __init__(self) -> None:
+        self._drawn = ""
+        self._position = 0
+
+    def of(self, index: FieldIndex) -> str:
+        """The client's `X-Request-Id` where it is a safe one (contract §5), else a new random id."""
+        given = index.single(b"x-request-id")
+        return given.decode() if given is not None and _ID.fullmatch(given) else self.new()
+
+    def new(self) -> str:
+        """A new random id: 96 bits, drawn from the system for many ids at once."""
+        if self._position == len(self._drawn):
+            self._drawn = os.urandom(_ID_BYTES * _IDS_AT_ONCE).hex()
+            self._position = 0
+        begin = self._position
+        self._position = end = begin + 2 * _ID_BYTES
+        return self._drawn[begin:end]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field
 
-_NO_CONTENT = 204
+# RFC 9110 §8.6: no Content-Length on 204; on 304 it would be that of the 200.
+_WITHOUT_LENGTH = frozenset({204, 304})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ def write_answer(
     *,
     keep_alive: bool,
     is_head_request: bool,
+    cache_control: bytes = b"no-store",
 ) -> Settled:
     """Write head and body with one call; a transport that is gone is none of our concern."""
     if transport is not None:
-        lines = [*fields, (b"Date", date()), (b"Cache-Control", b"no-store")]
-        if status != _NO_CONTENT:
-            # RFC 9110 §8.6: none on 204.
+        lines = [*fields, (b"Date", date()), (b"Cache-Control", cache_control)]
+        if status not in _WITHOUT_LENGTH:
             lines.append((b"Content-Length", b"%d" % len(body)))
         if not keep_alive:
             lines.append((b"Connection", b"close"))

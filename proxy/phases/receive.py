@@ -22,6 +22,14 @@ class BodyReader(Protocol):
         """The bytes that are there, or the next ones; empty at the end."""
         ...
 
+    def read_nowait(self) -> bytes:
+        """The bytes that are there."""
+        ...
+
+    def is_eof(self) -> bool:
+        """Whether nothing more will come than is there."""
+        ...
+
 
 class _Silence:
     """The body clock: cancels the reading task when nothing came for too long."""
@@ -60,6 +68,10 @@ async def receive(
     """
     if framing == "none":
         return b""
+    if reader.is_eof():
+        # All of it came with the head, or while the request waited for its turn: nothing to wait for.
+        body = reader.read_nowait()
+        return _checked(body, len(body), length, max_bytes)
     task = asyncio.current_task()
     assert task is not None
     silence = None if timeout_s is None else _Silence(task, timeout_s, clocks.now())
@@ -85,6 +97,12 @@ async def receive(
     finally:
         if silence is not None:
             clocks.forget(silence)
+    return _checked(pieces[0] if len(pieces) == 1 else b"".join(pieces), size, length, max_bytes)
+
+
+def _checked(body: bytes, size: int, length: int | None, max_bytes: int) -> bytes:
+    if size > max_bytes:
+        raise BodyTooLargeError
     if length is not None and size != length:
         raise InvalidRequestError("The body is shorter than its length says.")
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return body

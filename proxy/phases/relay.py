@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
@@ -34,7 +34,7 @@ class ErrorEvent(Protocol):
 
 
 # What the error event says, where an end has one (contract §6: codes).
-_BROKEN = {
+BROKEN = {
     Ending.UPSTREAM_CLOSED: ("upstream_unreachable", "The upstream closed the stream before its end."),
     Ending.TIMEOUT_IDLE: ("upstream_timeout", "The upstream fell silent (clock: idle)."),
     Ending.TIMEOUT_TOTAL: ("upstream_timeout", "The stream took too long (clock: total)."),
@@ -56,6 +56,7 @@ class Relay:
         "_beat_s",
         "_deadline_s",
         "_error_event",
+        "_head",
         "_heartbeat_s",
         "_idle_s",
         "_is_chunked",
@@ -73,10 +74,14 @@ class Relay:
         "framing",
     )
 
+    # Whether the first write of body takes the head along.
+    joins_head: ClassVar[bool] = True
+
     def __init__(
         self,
         answer: Answer,
         transport: asyncio.Transport,
+        head: bytes,
         *,
         framing: Framing,
         observer: EventStreamObserver | None,
@@ -89,6 +94,7 @@ class Relay:
     ) -> None:
         self._answer = answer
         self._transport = transport
+        self._head = head
         self.framing = framing
         self._is_chunked = framing == "chunked"
         self._observer = observer
@@ -109,29 +115,29 @@ class Relay:
         self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
-        """Take the body: what has arrived of it now, the rest as it comes."""
+        """Write the head, and take the body: what has arrived of it now, in the same write, the rest as it comes."""
+        if not (self.joins_head and self._answer.has_body_waiting):
+            self._transport.write(self._head)
+            self._head = b""
         self._answer.attach(self)
+        if self._paused:
+            # By the very first write, after which `attach` has let the upstream be read.
+            self._answer.pause()
 
     # The upstream's side: `Sink`.
 
-    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Write one read's worth of body as one chunk; with the last, the chunk that ends the body.
 
         The hot path: everything here is paid for each event.
         """
         if self.ending is not None:
             return
-        data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
         size = len(data)
-        if self._is_chunked:
-            if size:
-                self._transport.write(
-                    b"%x\r\n%b\r\n0\r\n\r\n" % (size, data) if is_last else b"%x\r\n%b\r\n" % (size, data)
-                )
-            elif is_last:
-                self._transport.write(LAST_CHUNK)
-        elif size:
-            self._transport.write(data)
+        if self._is_chunked and size and not is_last and not self._head:
+            self._transport.write(b"%x\r\n%b\r\n" % (size, data))
+        else:
+            self._write_edge(data, is_last=is_last)
         if size:
             self._touched = True
             if not self.bytes:
@@ -141,6 +147,19 @@ class Relay:
                 self._observer.feed(data)
         if is_last:
             self._end(Ending.COMPLETE)
+
+    def _write_edge(self, data: bytes, *, is_last: bool) -> None:
+        """Write body with the head before it or the body's end behind it, in one piece."""
+        if not self._is_chunked:
+            framed = data
+        elif not data:
+            framed = LAST_CHUNK if is_last else b""
+        else:
+            framed = b"%x\r\n%b\r\n%b" % (len(data), data, LAST_CHUNK if is_last else b"")
+        framed = self._head + framed
+        self._head = b""
+        if framed:
+            self._transport.write(framed)
 
     def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running answer ends alike
         """The upstream broke off."""
@@ -189,14 +208,14 @@ class Relay:
 
         At an event boundary one error event says why. In every case the body's end is missing: the chunk that ends it,
         or the rest of its length; where neither marks the end (HTTP/1.0), the connection is reset. A client that left
-        or does not read is not written to.
+        or did not read for too long is not written to; to one that is slow, what it is owed still goes.
         """
         if self.ending is not None:
             return
         self._end(ending)
         self._answer.abort()
-        words = _BROKEN.get(ending)
-        if words is None or self._paused or self._transport.is_closing():
+        words = BROKEN.get(ending)
+        if words is None or self._transport.is_closing():
             self._transport.abort()
             return
         if self.framing == "close":
@@ -209,6 +228,11 @@ class Relay:
             if event is not None:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
         self._transport.close()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the client has been given a body that ends as it should."""
+        return self.ending is Ending.COMPLETE
 
     @property
     def events(self) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.auth.credentials import strip_query
 from proxy.dialects import DIALECTS
@@ -25,13 +27,13 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.exchange import Route, Timeouts
+from proxy.exchange import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import Envelope, find_envelope, parse_envelope, read_json_object
-from proxy.protocol.fields import CREDENTIALS, fold, is_loop, to_upstream, values
+from proxy.protocol.fields import CREDENTIALS, fold, is_loop, single, to_upstream
 from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from proxy.dialects import Dialect
     from proxy.errors import Field
@@ -44,6 +46,9 @@ _SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
 ENVELOPE: Final = "envelope"
+# The member of a query that asks for typed events.
+_TYPED: Final = (b"events", b"typed")
+_NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this upstream has none."
 _ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
 _JSON: Final[Field] = (b"Content-Type", b"application/json")
 # Those of an envelope's fields that are for its target; the others of the kind are for proxies.
@@ -70,12 +75,11 @@ class EnvelopeRules:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """What the head says about where a request goes; `upstream` is None where only the body can tell.
 
     `path` is below the upstream's url, None where the upstream's own default applies. `query` is what is left of it
-    without the proxy's own parameters; credentials are still in it.
+    without the proxy's own parameters; credentials are still in it. `is_typed`: the client asks for typed events.
     """
 
     kind: Kind
@@ -83,11 +87,43 @@ class Destination:
     upstream: Upstream | None = None
     path: bytes | None = None
     query: bytes | None = None
+    is_typed: bool = False
 
     @property
     def may_be_envelope(self) -> bool:
         """Whether the body may turn out to be an envelope."""
         return self.kind is Kind.FRONT
+
+
+class _Added(NamedTuple):
+    """The fields that are ours to add to a request, and their folded names."""
+
+    fields: tuple[Field, ...]
+    names: frozenset[bytes]
+
+    @classmethod
+    def of(cls, fields: tuple[Field, ...]) -> _Added:
+        return cls(fields, frozenset(fold(name) for name, _ in fields))
+
+    def under(self, fields: tuple[Field, ...]) -> _Added:
+        """These, with others before them."""
+        return _Added.of((*fields, *self.fields)) if fields else self
+
+    def __repr__(self) -> str:
+        """A credential is among them."""
+        return "_Added()"
+
+
+class _Either:
+    """The names of two."""
+
+    __slots__ = ("_both",)
+
+    def __init__(self, *both: Container[bytes]) -> None:
+        self._both = both
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in names for names in self._both)
 
 
 class Router:
@@ -104,12 +140,18 @@ class Router:
             (re.compile(translate(glob)), upstream) for upstream in upstreams.values() for glob in upstream.models
         ]
         # What is added for each key of an upstream, in turn.
-        self._own: dict[str, Iterator[tuple[Field, ...]]] = {
+        self._own: dict[str, Iterator[_Added]] = {
             name: itertools.cycle(
                 [_added(upstream, DIALECTS[upstream.dialect].credential_field(key)) for key in upstream.keys]
             )
             for name, upstream in upstreams.items()
         }
+
+    def rehearsal(self) -> Router:
+        """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        router = copy(self)
+        router._own = dict.fromkeys(self._own, itertools.repeat(_Added.of(())))  # noqa: SLF001 - its own kind
+        return router
 
     def dialect_name(self, head: RequestHead) -> str:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
@@ -120,13 +162,13 @@ class Router:
             upstream = self._upstreams.get(head.path[1:].partition(b"/")[0])
         return _SHORT.get(head.path, "openai") if upstream is None else upstream.dialect
 
-    def by_head(self, head: RequestHead) -> Destination:
-        """Decide what the head decides.
+    def by_head(self, head: RequestHead, dialect_name: str | None = None) -> Destination:
+        """Decide what the head decides; `dialect_name` is what the method of that name gave, where it was asked.
 
         Raises:
             NotFoundError, MethodNotAllowedError: nothing is served here, or not with this method.
             UnknownUpstreamError, PathNotAllowedError: no such upstream, or not this of it.
-            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events.
+            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events of a dialect without them.
         """
         path = head.path
         if path == _FRONT or path in _SHORT:
@@ -136,21 +178,30 @@ class Router:
             raise NotFoundError
         elif head.method not in _METHODS:
             raise MethodNotAllowedError(", ".join(_METHODS))
-        members = query_members(head.query)
-        self._refuse_unsupported(head, members)
-        name = self.dialect_name(head)
+        if is_loop(head.index):
+            raise InvalidRequestError("The request has been through this proxy before.")
+        name = self.dialect_name(head) if dialect_name is None else dialect_name
+        query, is_typed = head.query, False
+        if query is not None:
+            if not is_query(query):
+                raise InvalidRequestError("The query is malformed.")
+            is_typed = _TYPED in query_members(query)
+            if is_typed:
+                # Any other value of `events` is the vendor's own parameter.
+                query = without_member(query, *_TYPED)
         if path == _FRONT:
-            return Destination(
-                Kind.FRONT, name, self._front_upstream(head), None, without_member(head.query, b"upstream")
-            )
+            upstream = self._front_upstream(head)
+            _check_typed(upstream, is_typed=is_typed)
+            return Destination(Kind.FRONT, name, upstream, None, without_member(query, b"upstream"), is_typed)
         if path in _SHORT:
-            return Destination(Kind.SHORT, name, None, path, head.query)
+            return Destination(Kind.SHORT, name, None, path, query, is_typed)
         first, _, rest = path[1:].partition(b"/")
         upstream = self._upstreams.get(first)
         if upstream is None:
             raise UnknownUpstreamError
         _check_path(upstream, head.method, b"/" + rest)
-        return Destination(Kind.DIRECT, name, upstream, b"/" + rest, head.query)
+        _check_typed(upstream, is_typed=is_typed)
+        return Destination(Kind.DIRECT, name, upstream, b"/" + rest, query, is_typed)
 
     def check_plan(self, destination: Destination, principal: Principal) -> None:
         """Refuse early what the head decided and the plan forbids.
@@ -189,7 +240,7 @@ class Router:
         elif destination.kind is Kind.FRONT:
             members = find_envelope(body)
         if destination.kind is Kind.FRONT and members is not None and "targetUrl" in members:
-            return self._by_envelope(head, members, principal)
+            return self._by_envelope(destination, head, members, principal)
         if upstream is None:
             assert members is not None
             upstream = self._by_model(members)
@@ -205,16 +256,20 @@ class Router:
             _check_path(upstream, head.method, path)
         added = self._added(upstream, dialect, head)
         if destination.kind is Kind.FRONT:
-            names = {fold(name) for name, _ in itertools.chain(head.fields, added)}
-            added = (*dialect.extra_fields(path, names), *added)
+            added = added.under(dialect.extra_fields(path, _Either(head.index, added.names)))
         query = strip_query(destination.query, gemini=dialect.query_credential)
         line = with_query(upstream.base_path.encode() + path, query)
-        return _route(upstream, dialect, head.method, line, to_upstream(head.fields, added), body)
+        fields = to_upstream(head.fields, added.fields, added.names)
+        typed_names = _typed_names(upstream, destination)
+        return _route(upstream, dialect, head.method, line, fields, body, typed_names=typed_names)
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
-        named = [value for name, value in query_members(head.query) if name == b"upstream"]
-        return named or values(head.fields, b"x-upstream")
+        if head.query is not None:
+            named = [value for name, value in query_members(head.query) if name == b"upstream"]
+            if named:
+                return named
+        return [value.strip(b" \t") for value in head.index.values(b"x-upstream")]
 
     def _front_upstream(self, head: RequestHead) -> Upstream | None:
         named = self._named(head)
@@ -226,15 +281,6 @@ class Router:
         if upstream is None:
             raise UnknownUpstreamError
         return upstream
-
-    def _refuse_unsupported(self, head: RequestHead, members: Sequence[tuple[bytes, bytes]]) -> None:
-        if is_loop(head.fields):
-            raise InvalidRequestError("The request has been through this proxy before.")
-        if head.query is not None and not is_query(head.query):
-            raise InvalidRequestError("The query is malformed.")
-        # Any other value of `events` is the vendor's own parameter.
-        if (b"events", b"typed") in members:
-            raise InvalidRequestError("Typed events (`events=typed`) are not part of this release.")
 
     def _by_model(self, members: dict[str, Any]) -> Upstream:
         model = members.get("model")
@@ -248,25 +294,27 @@ class Router:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default
 
-    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> tuple[Field, ...]:
+    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> _Added:
         """What is ours to add: the vendor's credential and the operator's headers."""
         if upstream.key_source == "own":
             return next(self._own[upstream.name])
         if upstream.key_source == "none":
-            return upstream.headers
-        given = values(head.fields, b"x-upstream-authorization")
+            return _Added.of(upstream.headers)
+        given = [value.strip(b" \t") for value in head.index.values(b"x-upstream-authorization")]
         if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(upstream, dialect.client_credential_field(given[0]))
 
-    def _by_envelope(self, head: RequestHead, members: dict[str, Any], principal: Principal) -> Route:
+    def _by_envelope(
+        self, destination: Destination, head: RequestHead, members: dict[str, Any], principal: Principal
+    ) -> Route:
         if self._envelope is None:
             raise TargetNotAllowedError
         envelope = parse_envelope(members)
         target = parse_target(envelope.target_url)
         if target.query is not None and not is_query(target.query):
             raise InvalidRequestError("targetUrl is malformed.")
-        if is_loop(envelope.fields):
+        if is_loop(FieldIndex(envelope.fields)):
             raise InvalidRequestError("The request has been through this proxy before.")
         entry = next((entry for entry in self._envelope.targets if entry[0].matches(target)), None)
         if entry is None:
@@ -274,17 +322,22 @@ class Router:
         name = entry[1]
         _check_plan(ENVELOPE if name is None else name, principal)
         plain: tuple[Field, ...] = (_ACCEPT,)
-        if envelope.has_json_body and not values(envelope.fields, b"content-type"):
+        if envelope.has_json_body and single(envelope.fields, b"content-type") is None:
             plain = (_ACCEPT, _JSON)
         if name is not None:
             # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
             upstream = self._upstreams[name.encode()]
             dialect = DIALECTS[upstream.dialect]
-            added = (*plain, *self._added(upstream, dialect, head))
+            added = self._added(upstream, dialect, head).under(plain)
             query = strip_query(target.query, gemini=dialect.query_credential)
-            fields = to_upstream(envelope.fields, added)
+            fields = to_upstream(envelope.fields, added.fields, added.names)
             line = with_query(target.path, query)
-            return _route(upstream, dialect, envelope.method, line, fields, envelope.body, target=target)
+            typed_names = _typed_names(upstream, destination)
+            return _route(
+                upstream, dialect, envelope.method, line, fields, envelope.body, target=target, typed_names=typed_names
+            )
+        if destination.is_typed:
+            raise InvalidRequestError(_NOT_READABLE)
         if any(_is_own_credential(value, head, envelope) for _, value in envelope.fields):
             raise InvalidRequestError("The envelope's header repeats the credential that is meant for the proxy.")
         own = tuple(own_field for own_field in envelope.fields if fold(own_field[0]) in _TARGET_CREDENTIALS)
@@ -306,10 +359,11 @@ def _route(
     dialect: Dialect,
     method: str,
     line: bytes,
-    fields: Iterable[Field],
+    fields: Sequence[Field],
     body: bytes,
     *,
     target: Target | None = None,
+    typed_names: Mapping[str, str] | None,
 ) -> Route:
     return Route(
         upstream=upstream.name,
@@ -323,7 +377,19 @@ def _route(
         heartbeat_s=upstream.heartbeat_s if dialect.heartbeat_allowed else None,
         ca_file=upstream.ca_file,
         is_pinned=target is not None,
+        typed_names=typed_names,
     )
+
+
+def _check_typed(upstream: Upstream | None, *, is_typed: bool) -> None:
+    if is_typed and upstream is not None and not DIALECTS[upstream.dialect].is_readable:
+        raise InvalidRequestError(_NOT_READABLE)
+
+
+def _typed_names(upstream: Upstream, destination: Destination) -> Mapping[str, str] | None:
+    """What typed events are called, where the client or the operator wants them."""
+    _check_typed(upstream, is_typed=destination.is_typed)
+    return upstream.typed_names if destination.is_typed or upstream.is_typed else None
 
 
 def _check_plan(name: str, principal: Principal) -> None:
@@ -338,15 +404,21 @@ def _check_path(upstream: Upstream, method: str, path: bytes) -> None:
     if not patterns:
         # The path that the operator chose is allowed by having been chosen.
         patterns = dialect.default_allow_paths + (() if upstream.path is None else (upstream.path,))
-    if not dialect.allows(method, path, patterns):
+    if not _allows(upstream.dialect, method, path, patterns):
         raise PathNotAllowedError
 
 
-def _added(upstream: Upstream, credential: Field) -> tuple[Field, ...]:
+@lru_cache(maxsize=1024)
+def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ...]) -> bool:
+    # Most requests ask for one of a few paths.
+    return DIALECTS[dialect_name].allows(method, path, patterns)
+
+
+def _added(upstream: Upstream, credential: Field) -> _Added:
     """The credential and the operator's headers, which win where both have a name."""
     if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
-        return upstream.headers
-    return (credential, *upstream.headers)
+        return _Added.of(upstream.headers)
+    return _Added.of((credential, *upstream.headers))
 
 
 def _is_own_credential(value: bytes, head: RequestHead, envelope: Envelope | None = None) -> bool:

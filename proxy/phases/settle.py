@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from proxy.exchange import Ending
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.exchange import Exchange
     from proxy.metrics import Metrics
 
@@ -18,34 +18,37 @@ MAX_PATH_CHARACTERS = 256
 NO_UPSTREAM = "none"
 
 
-def settle(exchange: Exchange, *, now_s: float, metrics: Metrics) -> None:
+def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[[dict[str, Any]], None]) -> None:
     """Write the line and count the exchange; called exactly once for each, whatever happened."""
     principal = exchange.principal
-    ending = exchange.ending or Ending.CLIENT_CLOSED
+    ending = (exchange.ending or Ending.CLIENT_CLOSED).value
     ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
     duration_s = now_s - exchange.started_s
-    structlog.get_logger().info(
-        "exchange.settled",
-        id=exchange.id,
-        user=None if principal is None else principal.user,
-        issuer=None if principal is None else principal.issuer,
-        plan=None if principal is None else principal.plan.name,
-        upstream=exchange.upstream,
-        method=exchange.method,
-        path=exchange.path[:MAX_PATH_CHARACTERS],
-        status=exchange.status,
-        ending=ending.value,
-        ttfb_ms=None if ttfb_s is None else round(ttfb_s * 1000, 1),
-        duration_ms=round(duration_s * 1000, 1),
-        bytes=exchange.bytes,
-        events=exchange.events,
-        code=exchange.code,
-        **({} if exchange.limits is None else {"limits": exchange.limits}),
-    )
+    path = exchange.path
+    line = {
+        "id": exchange.id,
+        "user": None if principal is None else principal.user,
+        "issuer": None if principal is None else principal.issuer,
+        "plan": None if principal is None else principal.plan.name,
+        "upstream": exchange.upstream,
+        "method": exchange.method,
+        "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
+        "status": exchange.status,
+        "ending": ending,
+        "ttfb_ms": None if ttfb_s is None else round(ttfb_s * 1000, 1),
+        "duration_ms": round(duration_s * 1000, 1),
+        "bytes": exchange.bytes,
+        "events": exchange.events,
+        "code": exchange.code,
+        "event": "exchange.settled",
+    }
+    if exchange.limits is not None:
+        line["limits"] = exchange.limits
+    log(line)
     metrics.exchange_settled(
         upstream=exchange.upstream or NO_UPSTREAM,
         status=str(exchange.status or ""),
-        ending=ending.value,
+        ending=ending,
         code=exchange.code,
         first_byte_s=ttfb_s,
         duration_s=duration_s,

@@ -18,9 +18,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from proxy.errors import Field
+    from proxy.exchange import FieldIndex
 
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
 
@@ -158,18 +157,15 @@ class CorsPolicy:
         return b"*" if self._allows_all else origin or b""
 
 
-def request_origin(fields: Iterable[Field]) -> bytes | None:
+def request_origin(fields: FieldIndex) -> bytes | None:
     """Give the request's one `Origin`; two of them are as good as none, for nobody could say which one is meant."""
-    origins = [value for name, value in fields if name.lower() == b"origin"]
+    origins = fields.values(b"origin")
     return origins[0] if len(origins) == 1 else None
 
 
-def is_preflight(method: str, fields: Iterable[Field]) -> bool:
+def is_preflight(method: str, fields: FieldIndex) -> bool:
     """Whether a browser asks for permission; any other OPTIONS is a request like all (Fetch §3.3.2)."""
-    if method != "OPTIONS":
-        return False
-    names = {name.lower() for name, _ in fields}
-    return b"origin" in names and b"access-control-request-method" in names
+    return method == "OPTIONS" and b"origin" in fields and b"access-control-request-method" in fields
 
 
 def _granted_names(requested: bytes) -> tuple[bytes, ...]:

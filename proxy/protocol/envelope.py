@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _ENVELOPE_MEMBERS: Final = ("targetUrl", "method", "body", "header", "passcode", "model")
 _ROUTING_MEMBERS: Final = ("targetUrl", "model")
+_QUOTED: Final = {
+    names: tuple(b'"%b"' % name.encode() for name in names) for names in (_ENVELOPE_MEMBERS, _ROUTING_MEMBERS)
+}
 # Letters can be spelled `\u0041`: only then can a member's name stand in the body without its own bytes.
 _SPELLED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 
@@ -76,7 +79,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     """
     members = _load(body)
     names = _ENVELOPE_MEMBERS if "targetUrl" in members else _ROUTING_MEMBERS
-    if _SPELLED_LETTER.search(body) or any(body.count(b'"%b"' % name.encode()) > 1 for name in names):
+    if _spells_letters(body) or any(body.count(name) > 1 for name in _QUOTED[names]):
         _refuse_repeated(_member_names(body), names)
     return members
 
@@ -89,7 +92,7 @@ def find_envelope(body: bytes) -> dict[str, Any] | None:
     Raises:
         InvalidRequestError: an object with `targetUrl` that is ambiguous.
     """
-    if b'"targetUrl"' not in body and _SPELLED_LETTER.search(body) is None:
+    if b'"targetUrl"' not in body and not _spells_letters(body):
         return None
     try:
         members = _load(body)
@@ -116,6 +119,11 @@ def parse_envelope(members: dict[str, Any]) -> Envelope:
     if method == "GET" and body:
         raise InvalidRequestError("An envelope with the method get has no body.")
     return Envelope(target_url, method, body, _fields(members.get("header")), passcode, isinstance(content, dict))
+
+
+def _spells_letters(body: bytes) -> bool:
+    # The first test is much cheaper, and seldom true.
+    return b"\\u00" in body and _SPELLED_LETTER.search(body) is not None
 
 
 def _load(body: bytes) -> dict[str, Any]:

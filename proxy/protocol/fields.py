@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from proxy.errors import Field
+    from proxy.exchange import FieldIndex
 
 # How we sign Via (RFC 9110 §7.6.3), and know ourselves again in it.
 PSEUDONYM: Final = b"forward-sse"
@@ -81,6 +82,12 @@ _NOT_CLIENT_PREFIXES: Final = (b"access-control-", b"x-accel-", b"x-forward-sse-
 _X_RATE_LIMIT: Final = b"x-ratelimit-"
 _RATE_LIMIT: Final = b"ratelimit"
 
+_CONNECTION: Final = b"connection"
+_ACCEPT_ENCODING: Final = b"accept-encoding"
+# In place of a name: the field does not pass. Before a name: it is the new one. No field is called so.
+_DROPPED: Final = b":"
+_RENAMED: Final = b":"
+
 # Upper case to lower case and `_` to `-`, in one C call a name.
 _FOLD: Final = bytes.maketrans(bytes(range(ord("A"), ord("Z") + 1)) + b"_", bytes(range(ord("a"), ord("z") + 1)) + b"-")
 
@@ -90,64 +97,91 @@ def fold(name: bytes) -> bytes:
     return name.translate(_FOLD)
 
 
-def to_upstream(fields: Iterable[Field], added: Sequence[Field]) -> list[Field]:
+def to_upstream(fields: Sequence[Field], added: Sequence[Field], names: Container[bytes] | None = None) -> list[Field]:
     """A client's end-to-end fields as the upstream gets them, with `added` in place of any of the same names.
 
     What is ours is added after the removal, so that no `Connection: authorization` of a client can take it away. Our
     Via comes after those that are there (RFC 9110 §7.6.3). Time grows with the number of fields, whatever is in them.
+    `names` are the folded names of `added`, where the caller has them at hand.
     """
-    ours = {name.translate(_FOLD) for name, _ in added}
-    named = set(ours)
-    kept: list[tuple[bytes, Field]] = []
+    ours = {name.translate(_FOLD) for name, _ in added} if names is None else names
+    named: set[bytes] = set()
+    passed: list[Field] = []
+    known = _TO_UPSTREAM
     for field in fields:
-        name = field[0].translate(_FOLD)
-        if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES):
-            if name == b"connection":
+        name = known.get(field[0]) or _judge_to_upstream(field[0])
+        if name not in ours and name is not _DROPPED:
+            if name is _CONNECTION:
                 _name_options(field[1], named)
-            continue
-        kept.append((name, field))
-    # `named` is complete only now: a Connection field may come after what it names.
-    passed = [field for name, field in kept if name not in named]
-    if IDENTITY[0].lower() not in ours:
+            else:
+                passed.append(field)
+    if named:
+        # Complete only now: a Connection field may come after what it names.
+        return to_upstream(_without(fields, named), added, ours)
+    if _ACCEPT_ENCODING not in ours:
         passed.append(IDENTITY)
     passed.append(VIA)
     passed += added
     return passed
 
 
-def to_client(fields: Iterable[Field]) -> list[Field]:
+def to_client(fields: Sequence[Field]) -> list[Field]:
     """An upstream's end-to-end fields as the client gets them; its rate limits under names that are not ours.
 
     Content-Length is left out: whoever frames the body writes it. So is Cache-Control, for which ours stands.
     """
     named: set[bytes] = set()
-    kept: list[tuple[bytes, Field]] = []
+    passed: list[Field] = []
+    known = _TO_CLIENT
     for field in fields:
-        name = field[0].translate(_FOLD)
-        if name in _NOT_CLIENT or name.startswith(_NOT_CLIENT_PREFIXES):
-            if name == b"connection":
-                _name_options(field[1], named)
+        name = known.get(field[0]) or _judge_to_client(field[0])
+        if name is _DROPPED:
             continue
-        renamed = field
-        if name.startswith(_X_RATE_LIMIT):
-            renamed = (b"x-upstream-ratelimit-" + name[len(_X_RATE_LIMIT) :], field[1])
-        elif name == _RATE_LIMIT or name.startswith(_RATE_LIMIT + b"-"):
-            renamed = (b"x-upstream-" + name, field[1])
-        kept.append((name, renamed))
-    return [field for name, field in kept if name not in named]
+        if name is _CONNECTION:
+            _name_options(field[1], named)
+        elif name.startswith(_RENAMED):
+            passed.append((name[len(_RENAMED) :], field[1]))
+        else:
+            passed.append(field)
+    return to_client(_without(fields, named)) if named else passed
 
 
-def is_loop(fields: Iterable[Field]) -> bool:
+def _without(fields: Iterable[Field], named: Container[bytes]) -> list[Field]:
+    return [field for field in fields if (name := fold(field[0])) not in named and name != _CONNECTION]
+
+
+def _judge_to_upstream(raw: bytes) -> bytes:
+    """What becomes of a client's field of that name: `_DROPPED`, `_CONNECTION`, or its folded name where it passes."""
+    name = raw.translate(_FOLD)
+    if name == _CONNECTION:
+        return _CONNECTION
+    return _DROPPED if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES) else name
+
+
+def _judge_to_client(raw: bytes) -> bytes:
+    """The same for an upstream's; with `_RENAMED` before the name under which it passes where that is not its own."""
+    name = raw.translate(_FOLD)
+    if name == _CONNECTION:
+        return _CONNECTION
+    if name in _NOT_CLIENT or name.startswith(_NOT_CLIENT_PREFIXES):
+        return _DROPPED
+    if name.startswith(_X_RATE_LIMIT):
+        return _RENAMED + b"x-upstream-" + name.removeprefix(b"x-")
+    if name == _RATE_LIMIT or name.startswith(_RATE_LIMIT + b"-"):
+        return _RENAMED + b"x-upstream-" + name
+    return name
+
+
+def is_loop(fields: FieldIndex) -> bool:
     """Whether the message has been through a proxy of our pseudonym already (RFC 9110 §7.6.3).
 
     Two installations in a row are refused too: they share the name.
     """
-    for name, value in fields:
-        if len(name) == 3 and name.lower() == b"via":  # noqa: PLR2004 - the length of the name
-            for hop in value.lower().split(b","):
-                # Protocol, pseudonym, perhaps a comment.
-                if hop.split()[1:2] == [PSEUDONYM]:
-                    return True
+    for value in fields.values(b"via"):
+        for hop in value.lower().split(b","):
+            # Protocol, pseudonym, perhaps a comment.
+            if hop.split()[1:2] == [PSEUDONYM]:
+                return True
     return False
 
 
@@ -174,3 +208,21 @@ def _name_options(value: bytes, named: set[bytes]) -> None:
         name = option.strip(b" \t").translate(_FOLD)
         if name:
             named.add(name)
+
+
+# Most fields of most messages are these, in one of two spellings; finding them here is cheaper than judging them anew.
+_COMMON: Final = (
+    "Accept Accept-Encoding Accept-Language Access-Control-Allow-Origin Alt-Svc Anthropic-Version Authorization "
+    "Cache-Control Connection Content-Encoding Content-Length Content-Type Cookie Date ETag Expect Host Keep-Alive "
+    "OpenAI-Organization OpenAI-Processing-Ms OpenAI-Version Origin Pragma Priority Referer Retry-After Sec-Fetch-Dest "
+    "Sec-Fetch-Mode Sec-Fetch-Site Server Set-Cookie Strict-Transport-Security Traceparent Transfer-Encoding "
+    "User-Agent Vary Via X-API-Key X-Accel-Buffering X-Content-Type-Options X-DashScope-SSE X-Forwarded-For "
+    "X-Forwarded-Host X-Forwarded-Proto X-Goog-API-Key X-RateLimit-Limit-Requests X-RateLimit-Limit-Tokens "
+    "X-RateLimit-Remaining-Requests X-RateLimit-Remaining-Tokens X-RateLimit-Reset-Requests X-RateLimit-Reset-Tokens "
+    "X-Real-IP X-Request-Id X-Stainless-Arch X-Stainless-Async X-Stainless-Lang X-Stainless-OS "
+    "X-Stainless-Package-Version X-Stainless-Read-Timeout X-Stainless-Retry-Count X-Stainless-Runtime "
+    "X-Stainless-Runtime-Version X-Upstream"
+)
+_SPELLINGS: Final = tuple(name.encode() for text in (_COMMON, _COMMON.lower()) for name in text.split())
+_TO_UPSTREAM: Final = {name: _judge_to_upstream(name) for name in _SPELLINGS}
+_TO_CLIENT: Final = {name: _judge_to_client(name) for name in _SPELLINGS}

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from proxy.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from proxy.errors import Field
+    from proxy.exchange import FieldIndex
 
 # A reason phrase of the upstream's is never repeated: it may hold anything, and nobody reads it.
 _STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+    status: b"HTTP/1.1 %d %b" % (status, phrase)
     for status in range(100, 600)
     for phrase in [HTTPStatus(status).phrase.encode() if status in set(HTTPStatus) else b""]
 }
@@ -38,21 +39,17 @@ def render_request(
     method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None
 ) -> bytes:
     """The head of a request: Host first (RFC 9110 §7.2), the length last, where there is a body."""
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, host)]
-    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method.encode(), target, host), *map(b": ".join, fields)]
     lines.append(b"\r\n" if content_length is None else b"Content-Length: %d\r\n\r\n" % content_length)
-    return b"".join(lines)
+    return b"\r\n".join(lines)
 
 
 def render_response(status: int, fields: Iterable[Field]) -> bytes:
     """The head of a response."""
-    lines = [_STATUS_LINES[status]]
-    lines += [b"%b: %b\r\n" % field for field in fields]
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"\r\n".join([_STATUS_LINES[status], *map(b": ".join, fields), b"\r\n"])
 
 
-def check_request(version: tuple[int, int], fields: Sequence[Field]) -> tuple[Framing, int | None]:
+def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing, int | None]:
     """Judge a request's framing and Host as RFC 9112 does, and say how its body is framed and how long it is.
 
     Two servers that disagree about where a request ends are how requests are smuggled, so whatever is unusual is
@@ -64,27 +61,22 @@ def check_request(version: tuple[int, int], fields: Sequence[Field]) -> tuple[Fr
     """
     if version not in {(1, 1), (1, 0)}:
         raise InvalidRequestError("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-    length: int | None = None
-    is_chunked = False
-    hosts = 0
-    for name, value in fields:
-        # Only four lengths of name matter; the test spares lower-casing every field of every request.
-        if len(name) == 4 and name.lower() == b"host":  # noqa: PLR2004 - the length of the name it is compared with
-            hosts += 1
-            match = _HOST.fullmatch(value)
-            if match is None or int(match[1] or 0) > _MAX_PORT:
-                raise InvalidRequestError("The Host field is malformed.")
-        elif len(name) == 14 and name.lower() == b"content-length":  # noqa: PLR2004 - as above
-            if length is not None or _LENGTH.fullmatch(value) is None:
-                raise InvalidRequestError("The Content-Length field is malformed.")
-            length = int(value)
-        elif len(name) == 17 and name.lower() == b"transfer-encoding":  # noqa: PLR2004 - as above
-            if is_chunked or value.lower() != b"chunked" or version == (1, 0):
-                raise InvalidRequestError("The only transfer coding understood here is chunked.")
-            is_chunked = True
+    hosts = fields.values(b"host")
+    for value in hosts:
+        match = _HOST.fullmatch(value)
+        if match is None or int(match[1] or 0) > _MAX_PORT:
+            raise InvalidRequestError("The Host field is malformed.")
+    lengths = fields.values(b"content-length")
+    if len(lengths) > 1 or (lengths and _LENGTH.fullmatch(lengths[0]) is None):
+        raise InvalidRequestError("The Content-Length field is malformed.")
+    length = int(lengths[0]) if lengths else None
+    codings = fields.values(b"transfer-encoding")
+    is_chunked = bool(codings)
+    if is_chunked and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == (1, 0)):
+        raise InvalidRequestError("The only transfer coding understood here is chunked.")
     if is_chunked and length is not None:
         raise InvalidRequestError("Content-Length and Transfer-Encoding exclude each other.")
-    if hosts > 1 or (hosts == 0 and version == (1, 1)):
+    if len(hosts) > 1 or (not hosts and version == (1, 1)):
         raise InvalidRequestError("Exactly one Host field is required.")
     if is_chunked:
         return "chunked", None

@@ -70,12 +70,20 @@ def query_members(query: bytes | None) -> list[tuple[bytes, bytes]]:
     return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
 
 
-def without_member(query: bytes | None, name: bytes) -> bytes | None:
-    """The query without the members of that name; the other bytes stay, in order. None where nothing is left."""
+def without_member(query: bytes | None, name: bytes, value: bytes | None = None) -> bytes | None:
+    """The query without the members of that name, or only those with that value.
+
+    The other bytes stay, in order. None where nothing is left.
+    """
     if not query:
         return None
-    kept = (member for member in query.split(b"&") if unquote_to_bytes(member.partition(b"=")[0]) != name)
+    kept = (member for member in query.split(b"&") if not _is_member(member, name, value))
     return b"&".join(kept) or None
+
+
+def _is_member(member: bytes, name: bytes, value: bytes | None) -> bool:
+    own_name, _, own_value = member.partition(b"=")
+    return unquote_to_bytes(own_name) == name and (value is None or unquote_to_bytes(own_value) == value)
 
 
 def with_query(path: bytes, query: bytes | None) -> bytes:

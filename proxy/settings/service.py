@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, not_in_this_release, sequence, written
+from proxy.settings.model import Contradiction, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -26,22 +26,24 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
-    read_flag,
 )
 from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+# More than any machine has use for; each has its own connections, keys and 60 MiB.
+MAX_WORKERS = 256
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 
 
 def _read_workers(value: object) -> int:
     count = read_count(value)
-    if count > 1:
-        raise Wrong("needs a shared limits.store, which this release does not have", suggestion="1")
+    if count > MAX_WORKERS:
+        raise Wrong(f"must be at most {MAX_WORKERS}")
     return count
 
 
@@ -53,19 +55,14 @@ def _read_admin_listen(value: object) -> Address | None:
     return read_address(value)
 
 
-def _read_playground(value: object) -> bool:
-    if read_flag(value):
-        raise not_in_this_release("the playground")
-    return False
-
-
 AdminAddress = Annotated[
     Address | None,
     PlainValidator(_read_admin_listen),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
 ]
-Workers = Annotated[int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "const": 1})]
-Playground = Annotated[bool, PlainValidator(_read_playground), WithJsonSchema({"const": False})]
+Workers = Annotated[
+    int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
+]
 
 
 class ClientTimeouts(Model):
@@ -155,7 +152,7 @@ class Settings(Model):
     admin_listen: AdminAddress = Field(
         written("127.0.0.1:9090"), description="Where /metrics and /admin/* are; `off` to have none."
     )
-    workers: Workers = Field(1, description="Processes; only 1 in this release.")
+    workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
@@ -176,6 +173,9 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    typed_names: TypedNames = Field(
+        default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
+    )
     upstreams: dict[str, UpstreamSettings] = Field(
         description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
     )
@@ -183,16 +183,18 @@ class Settings(Model):
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
     cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
-    playground: Playground = Field(default=False, description="The trial page; not part of this release.")
+    playground: Flag = Field(default=False, description="The trial page at /playground.")
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
-        """Give every upstream the clocks and the heartbeat that it does not set; make sure of the plan `default`."""
+        """Give every upstream the clocks, heartbeat and names that it does not set; make sure of the plan `default`."""
         self.plans.setdefault("default", DEFAULT_PLAN)
         for name, upstream in self.upstreams.items():
             own = upstream.timeouts.model_fields_set
             clocks = {clock: value for clock, value in upstream.timeouts if clock in own}
             changes: dict[str, object] = {"timeouts": self.timeouts.model_copy(update=clocks)}
+            names = {kind: name for kind, name in upstream.typed_names if kind in upstream.typed_names.model_fields_set}
+            changes["typed_names"] = self.typed_names.model_copy(update=names)
             if "heartbeat_s" not in upstream.model_fields_set:
                 changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
             self.upstreams[name] = upstream.model_copy(update=changes)
@@ -202,8 +204,20 @@ class Settings(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Every name is one, every name that is used is defined, and a key stays with its origin."""
         yield from _listener_faults(data)
+        yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from name_faults(data)
+
+
+def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Workers that count alone would each give every user the whole limit."""
+    try:
+        workers = _read_workers(data.get("workers", 1))
+    except Wrong:
+        return  # the field tells it
+    if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
+        yield ("workers",), Wrong("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping, not_in_this_release, written
+from proxy.settings.model import Contradiction, Model, mapping, written
 from proxy.settings.scalars import BaseUrl, Clock, Text, UrlPath, VendorKey, read_text
+from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
 
 if TYPE_CHECKING:
@@ -106,7 +107,13 @@ class UpstreamSettings(Model):
         description="Silence after which `: ping` is sent; default: the top-level one.",
     )
     ca_file: CaFile | None = Field(None, description="A PEM file that replaces the system's trusted authorities.")
-    events: Literal["raw"] = Field("raw", description="How events are passed on; only `raw` in this release.")
+    events: Literal["raw", "typed"] = Field(
+        "raw",
+        description="How streams are passed on: `raw` as they come (and typed where ?events=typed asks), `typed`.",
+    )
+    typed_names: TypedNames = Field(
+        default_factory=TypedNames, description="Names that differ from the top-level `typed_names`."
+    )
 
     @property
     def key_source(self) -> Literal["own", "client", "none"]:
@@ -132,10 +139,8 @@ class UpstreamSettings(Model):
             yield ("path",), Wrong("is required: the dialect raw has no path of its own")
         if dialect == "gemini" and data.get("heartbeat", "off") != "off":
             yield ("heartbeat",), Wrong("must be off: Gemini's clients take a comment for an event", suggestion="off")
-        if data.get("events") == "typed":
-            yield ("events",), not_in_this_release("`typed`")
-        if "typed_names" in data:
-            yield ("typed_names",), not_in_this_release()
+        if dialect == "raw" and data.get("events") == "typed":
+            yield ("events",), Wrong("must be raw: it is not known what the dialect raw streams", suggestion="raw")
         yield from _header_faults(mapping(data.get("headers")))
 
 

@@ -21,6 +21,10 @@ class Source(Protocol):
         """Read on."""
         ...
 
+    def stream_to(self, sink: Sink) -> None:
+        """Read on, for `sink`."""
+        ...
+
     def abort(self) -> None:
         """Close at once."""
         ...
@@ -29,8 +33,8 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
 
-    def body(self, fragments: list[bytes], *, is_last: bool) -> None:
-        """Take the body bytes of one read, in order; the list is the connection's and is reused."""
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
+        """Take the body bytes of one read; none only with the last."""
         ...
 
     def failed(self, error: ProxyError) -> None:
@@ -44,11 +48,21 @@ class Answer:
     Until a sink is attached at most one read is held, and the upstream is not read.
     """
 
-    __slots__ = ("_connection", "_fragments", "failure", "fields", "framing", "is_complete", "length", "sink", "status")
+    __slots__ = (
+        "_connection",
+        "_held",
+        "failure",
+        "fields",
+        "framing",
+        "is_complete",
+        "length",
+        "sink",
+        "status",
+    )
 
     def __init__(self, connection: Source) -> None:
         self._connection: Source | None = connection
-        self._fragments: list[bytes] = []
+        self._held = b""
         self.status = 0
         self.fields: list[Field] = []
         self.framing: Framing = "none"
@@ -57,16 +71,21 @@ class Answer:
         self.failure: ProxyError | None = None
         self.sink: Sink | None = None
 
+    @property
+    def has_body_waiting(self) -> bool:
+        """Whether `attach` will call the sink before it returns."""
+        return bool(self._held) or self.is_complete
+
     def attach(self, sink: Sink) -> None:
         """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
-        fragments, self._fragments = self._fragments, []
+        held, self._held = self._held, b""
         self.sink = sink
-        if fragments or self.is_complete:
-            sink.body(fragments, is_last=self.is_complete)
+        if held or self.is_complete:
+            sink.body(held, is_last=self.is_complete)
         if self.failure is not None:
             sink.failed(self.failure)
         elif not self.is_complete and self._connection is not None:
-            self._connection.resume_reading()
+            self._connection.stream_to(sink)
 
     def pause(self) -> None:
         """Stop reading the upstream, because the client does not keep up."""
@@ -83,15 +102,15 @@ class Answer:
         if self._connection is not None:
             self._connection.abort()
 
-    def deliver(self, fragments: list[bytes], *, is_last: bool) -> None:
+    def deliver(self, data: bytes, *, is_last: bool) -> None:
         """Called by the connection: body bytes of one read."""
         self.is_complete = is_last
         if is_last:
             self._connection = None
         if self.sink is not None:
-            self.sink.body(fragments, is_last=is_last)
+            self.sink.body(data, is_last=is_last)
         else:
-            self._fragments += fragments
+            self._held += data
 
     def fail(self, error: ProxyError) -> None:
         """Called by the connection: it broke before the body's end."""

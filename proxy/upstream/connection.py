@@ -23,20 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.errors import Field
+    from proxy.upstream.answer import Sink
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
-# One read: with the mark of the client's write buffer this bounds what waits for a slow client. The buffer is shared by
-# all connections of a worker, because it is filled and emptied within one callback.
-READ_BYTES = 64 * 1024
-_BUFFER = memoryview(bytearray(READ_BYTES))
+# A head and a body up to this size leave in one write, where the copy is cheaper than a second system call.
+_ONE_WRITE_BYTES = 64 * 1024
 
 # Fields of which a second one would leave the reader to choose (RFC 9110 §5.3).
 _SINGLETONS = frozenset({b"content-type", b"content-length", b"content-encoding", b"location", b"retry-after"})
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(asyncio.Protocol):
     """One connection to an upstream. Built by `dial`, kept by `pool`; `on_idle` and `on_closed` tell the pool."""
 
     __slots__ = (
@@ -52,10 +51,12 @@ class Connection(asyncio.BufferedProtocol):
         "_parser",
         "_paused",
         "_peek",
+        "_sink",
         "_transport",
         "idle_since_s",
         "is_closed",
         "key",
+        "on_body",
         "on_closed",
         "on_idle",
         "upstream",
@@ -81,7 +82,11 @@ class Connection(asyncio.BufferedProtocol):
         self._answer: Answer | None = None
         self._head_waiter: asyncio.Future[Answer] | None = None
         self._fields: list[Field] = []
+        # The body's pieces in one read. The parser appends to it itself: no Python runs for each chunk.
         self._fragments: list[bytes] = []
+        self.on_body: Callable[[bytes], object] = self._fragments.append
+        # Who takes the body while there is nothing to be told of it but its bytes.
+        self._sink: Sink | None = None
         self._fault: str | None = None
         self._is_head_request = False
         self._may_keep = False
@@ -114,13 +119,14 @@ class Connection(asyncio.BufferedProtocol):
             self._head_waiter.set_exception(UpstreamUnreachableError())
             return self._head_waiter
         self._answer = Answer(self)
-        self._parser = httptools.HttpResponseParser(self)
         self._fields = []
         self._overhead = 0
         self._may_keep = False
         self._is_head_request = is_head_request
-        # One write where the copy is cheap; a large body is not copied.
-        if len(body) <= READ_BYTES:
+        # What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer.
+        self.on_body = _ignore if is_head_request else self._fragments.append
+        self._parser = httptools.HttpResponseParser(self)
+        if len(body) <= _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
@@ -138,6 +144,11 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = False
             self._transport.resume_reading()
 
+    def stream_to(self, sink: Sink) -> None:
+        """Read on; the body goes straight to `sink` from now on."""
+        self._sink = sink
+        self.resume_reading()
+
     def abort(self) -> None:
         """Close at once: nothing more is written, nothing more is delivered. Idempotent."""
         self._answer = None
@@ -154,22 +165,35 @@ class Connection(asyncio.BufferedProtocol):
             self._peek = select.poll()
             self._peek.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the size is ours, see READ_BYTES
-        """Every read goes into the worker's one buffer."""
-        return _BUFFER
+    def data_received(self, data: bytes) -> None:
+        """Parse one read; its body bytes leave in one call.
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """Parse one read; its body bytes leave in one call."""
+        The hot path: everything above the first `return` after the parser's is paid for each event.
+        """
         parser = self._parser
         if parser is None:
             # Bytes on a connection that owes us nothing.
             self._drop()
             return
-        fragments = self._fragments
         try:
-            parser.feed_data(_BUFFER[:nbytes])
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fault = self._fault or "malformed"
+            self._note("malformed")
+        fragments = self._fragments
+        sink = self._sink
+        if sink is not None and fragments:
+            self._overhead = 0
+            if len(fragments) == 1:
+                sink.body(fragments.pop())
+            else:
+                body = b"".join(fragments)
+                fragments.clear()
+                sink.body(body)
+            return
+        self._look_closer(len(data))
+
+    def _look_closer(self, size: int) -> None:
+        """What a read of `size` bytes brought, where it was not just body."""
         answer = self._answer
         if answer is None:
             self._drop()
@@ -178,10 +202,10 @@ class Connection(asyncio.BufferedProtocol):
             self._deliver_before_fault(answer)
             self._break(UpstreamProtocolError())
             return
-        if fragments:
+        if self._fragments:
             self._overhead = 0
         else:
-            self._overhead += nbytes
+            self._overhead += size
             if self._overhead > MAX_OVERHEAD_BYTES:
                 self._break(UpstreamProtocolError())
                 return
@@ -192,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         answer = self._answer
         if answer is not None and answer.status and answer.framing == "close" and not answer.is_complete:
             self._answer = None
-            answer.deliver([], is_last=True)
+            answer.deliver(b"", is_last=True)
             self._drop()
         else:
             self._break(UpstreamUnreachableError())
@@ -202,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell whoever waits, and the pool."""
         self._break(UpstreamUnreachableError())
 
-    # httptools' callbacks. They only note; `buffer_updated` acts, because an exception must not cross the parser.
+    # httptools' callbacks. They only note; `data_received` acts, because an exception must not cross the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; those after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
@@ -210,25 +234,20 @@ class Connection(asyncio.BufferedProtocol):
         if self._answer.status == 0:
             self._fields.append((name, value))
             if len(self._fields) > MAX_FIELDS:
-                self._fault = "too many fields"
+                self._note("too many fields")
 
     def on_headers_complete(self) -> None:
         """Judge the head."""
         parser, answer = self._parser, self._answer
         if parser is None or answer is None or answer.status:
-            self._fault = self._fault or "second answer"
+            self._note("second answer")
             return
         status = parser.get_status_code()
         if 100 <= status < 200:  # noqa: PLR2004 - the 1xx class
             if status == 101:  # noqa: PLR2004 - Switching Protocols, which we never ask for
-                self._fault = "unasked upgrade"
+                self._note("unasked upgrade")
             return
         self._judge(answer, status, parser.get_http_version())
-
-    def on_body(self, data: bytes) -> None:
-        """One fragment. What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer."""
-        if not self._is_head_request:
-            self._fragments.append(data)
 
     def on_message_complete(self) -> None:
         """The end of the answer, or of an interim one, which is discarded (RFC 9110 §15.2)."""
@@ -239,16 +258,21 @@ class Connection(asyncio.BufferedProtocol):
             self._fields = []
         else:
             answer.is_complete = True
+            self._sink = None
             assert self._parser is not None
             self._may_keep = self._parser.should_keep_alive()
 
     def on_message_begin(self) -> None:
         """Anything that begins after the end was not asked for."""
         if self._answer is not None and self._answer.is_complete:
-            self._fault = self._fault or "unasked answer"
+            self._note("unasked answer")
             self._owed = len(self._fragments)
 
     # Inside.
+
+    def _note(self, fault: str) -> None:
+        self._fault = self._fault or fault
+        self._sink = None
 
     def _judge(self, answer: Answer, status: int, version: str) -> None:
         names: set[bytes] = set()
@@ -256,16 +280,16 @@ class Connection(asyncio.BufferedProtocol):
         for name, value in self._fields:
             lowered = name.lower()
             if lowered in _SINGLETONS and lowered in names:
-                self._fault = "repeated field"
+                self._note("repeated field")
             if lowered == b"transfer-encoding":
                 if is_chunked or value.lower() != b"chunked":
-                    self._fault = "unknown transfer coding"
+                    self._note("unknown transfer coding")
                 is_chunked = True
             elif lowered == b"content-length":
                 answer.length = int(value)
             names.add(lowered)
         if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or not 200 <= status <= 599:  # noqa: PLR2004 - RFC 9110 §15
-            self._fault = "unknown version or status"
+            self._note("unknown version or status")
         if self._fault is not None:
             return
         answer.status = status
@@ -283,13 +307,12 @@ class Connection(asyncio.BufferedProtocol):
     def _deliver(self, answer: Answer) -> None:
         if answer.status == 0:
             return
-        fragments = self._fragments
+        body = self._take_body()
         is_complete = answer.is_complete
         if is_complete:
             self._finish(answer)
-        if fragments or is_complete:
-            answer.deliver(fragments, is_last=is_complete)
-            fragments.clear()
+        if body or is_complete:
+            answer.deliver(body, is_last=is_complete)
         waiter = self._head_waiter
         if waiter is not None:
             self._head_waiter = None
@@ -304,13 +327,18 @@ class Connection(asyncio.BufferedProtocol):
         if self._owed is not None:
             del self._fragments[self._owed :]
         if self._fragments and answer.sink is not None and self._head_waiter is None and not answer.is_complete:
-            answer.deliver(self._fragments, is_last=False)
+            answer.deliver(self._take_body(), is_last=False)
         elif answer.is_complete and answer.status:
             self._deliver(answer)
         self._fragments.clear()
 
+    def _take_body(self) -> bytes:
+        body = b"".join(self._fragments)
+        self._fragments.clear()
+        return body
+
     def _finish(self, answer: Answer) -> None:
-        self._parser = self._answer = None
+        self._parser = self._answer = self._sink = None
         assert self._transport is not None
         is_reusable = (
             self._fault is None
@@ -336,7 +364,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drop()
 
     def _drop(self) -> None:
-        self._parser = None
+        self._parser = self._sink = None
         if not self.is_closed:
             self.is_closed = True
             self._peek = None
@@ -344,3 +372,7 @@ class Connection(asyncio.BufferedProtocol):
                 # Not a graceful close: nothing is left to say, and the vendor stops billing when it sees the end.
                 self._transport.abort()
             self.on_closed(self)
+
+
+def _ignore(_data: bytes) -> None:
+    """Take what is not wanted."""

@@ -7,8 +7,7 @@ every other case.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohappyeyeballs
 
@@ -31,8 +30,7 @@ MAX_KEPT = 256
 ATTEMPT_DELAY_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """What two exchanges must share to share a connection: the origin, and whom we trust to be it."""
 
     origin: Origin
@@ -124,7 +122,9 @@ class Pool:
 
     def _keep(self, connection: Connection) -> None:
         assert isinstance(connection.key, Key)
-        kept = self._kept.setdefault(connection.key, [])
+        kept = self._kept.get(connection.key)
+        if kept is None:
+            kept = self._kept[connection.key] = []
         if len(kept) >= MAX_KEPT:
             connection.abort()
             return

@@ -22,7 +22,7 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.exchange import Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
+from proxy.exchange import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
 from proxy.phases.resolve import EnvelopeRules, Router
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
@@ -212,10 +212,9 @@ def test_route_keeps_the_upstreams_settings() -> None:
         ("POST /tongyi/v1/%2e%2e/x", PathNotAllowedError),
         ("POST /tongyi//v1/x", PathNotAllowedError),
         ("POST /agent/other", PathNotAllowedError),
-        ("POST /forward-sse?events=typed", InvalidRequestError),
-        ("POST /forward-sse?%65vents=t%79ped", InvalidRequestError),
-        ("POST /v1/messages?events=typed", InvalidRequestError),
-        ("POST /openai/v1/chat/completions?events=typed", InvalidRequestError),
+        ("POST /forward-sse?upstream=agent&events=typed", InvalidRequestError),
+        ("POST /forward-sse?upstream=agent&%65vents=t%79ped", InvalidRequestError),
+        ("POST /agent/run?events=typed", InvalidRequestError),
         ("POST /openai/v1/chat/completions?a#b", InvalidRequestError),
         ("POST /openai/v1/chat/completions?\xe9", InvalidRequestError),
     ],
@@ -244,10 +243,48 @@ def test_by_head_allow(line: str, allow: str) -> None:
     assert caught.value.allow == allow
 
 
-def test_by_head_other_events_parameter() -> None:
-    """`events` with another value is the vendor's own parameter, wherever it is asked for."""
-    assert route("POST /forward-sse?upstream=openai&events=7").target == b"/v1/chat/completions?events=7"
-    assert route("GET /openai/v1/models?events=all").target == b"/v1/models?events=all"
+@pytest.mark.parametrize(
+    ("line", "target", "is_typed"),
+    [
+        ("POST /forward-sse?upstream=openai&events=7", b"/v1/chat/completions?events=7", False),
+        ("GET /openai/v1/models?events=all", b"/v1/models?events=all", False),
+        ("GET /openai/v1/models?events=Typed&events", b"/v1/models?events=Typed&events", False),
+        ("POST /forward-sse?events=typed", b"/v1/chat/completions", True),
+        ("POST /forward-sse?events=typed&upstream=openai&a=%31", b"/v1/chat/completions?a=%31", True),
+        ("POST /v1/chat/completions?%65vents=t%79ped", b"/v1/chat/completions", True),
+        ("POST /v1/messages?events=5&events=typed", b"/v1/messages?events=5", True),
+        ("POST /openai/v1/responses?events=typed&events=5&events=typed", b"/v1/responses?events=5", True),
+    ],
+)
+def test_events_parameter(line: str, target: bytes, is_typed: bool) -> None:
+    """`events=typed` is the proxy's and is not forwarded; with another value it is the vendor's own parameter."""
+    routed = route(line, body=b'{"model":"claude-5"}' if "messages" in line else CHAT)
+
+    assert routed.target == target
+    assert (routed.typed_names == TYPED_NAMES) is is_typed
+    assert (routed.typed_names is None) is not is_typed
+
+
+def test_events_of_the_upstream() -> None:
+    """An upstream whose events are typed types them unasked, under its own names, for envelopes too."""
+    names = {**TYPED_NAMES, "Text": "text"}
+    through = router(upstreams=[*UPSTREAMS, upstream("openai", is_typed=True, typed_names=names)])
+    enveloped = router(upstreams=[*UPSTREAMS, upstream("dashscope", dialect="dashscope", is_typed=True)])
+
+    assert route("POST /openai/v1/responses", through=through).typed_names == names
+    assert route("POST /tongyi/v1/responses", through=through).typed_names is None
+    body = envelope("https://dashscope.example/api/v1/apps/x?events=typed")
+    assert route("POST /forward-sse", body=body).typed_names is None
+    assert route("POST /forward-sse", body=body).target == b"/api/v1/apps/x?events=typed"
+    assert route("POST /forward-sse?events=typed", body=body).typed_names == TYPED_NAMES
+    assert route("POST /forward-sse", body=body, through=enveloped).typed_names == TYPED_NAMES
+
+
+@pytest.mark.parametrize("body", [envelope(), b'{"model":"unheard-of"}'])
+def test_events_of_no_dialect(body: bytes) -> None:
+    """What streams of no known dialect say is not guessed, however they are reached."""
+    with pytest.raises(InvalidRequestError, match="Typed events"):
+        route("POST /forward-sse?events=typed", body=body, through=router(default="agent", upstreams=UPSTREAMS))
 
 
 def test_by_head_loop() -> None:

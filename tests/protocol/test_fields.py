@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.exchange import FieldIndex
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold, is_loop, single, to_client, to_upstream, values
 
 if TYPE_CHECKING:
@@ -245,12 +246,12 @@ def test_to_client_rate_limits(name: bytes, renamed: bytes) -> None:
 )
 def test_is_loop(value: bytes, loops: bool) -> None:
     """A request that we have signed before is known again (B34)."""
-    assert is_loop([(b"X", b"1.1 forward-sse"), (b"via", value)]) is loops
+    assert is_loop(FieldIndex([(b"X", b"1.1 forward-sse"), (b"via", value)])) is loops
 
 
 def test_is_loop_own_output() -> None:
     """What we send out is a loop where it comes back."""
-    assert is_loop(to_upstream([(b"Via", b"1.0 fred")], ()))
+    assert is_loop(FieldIndex(to_upstream([(b"Via", b"1.0 fred")], ())))
 
 
 def test_single_and_values() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import InvalidRequestError
+from proxy.exchange import FieldIndex
 from proxy.protocol.heads import check_request, origin_form, render_request, render_response
 
 HOST = (b"Host", b"a.example")
@@ -21,7 +22,7 @@ HOST = (b"Host", b"a.example")
 )
 def test_check_request_framing(fields: tuple[tuple[bytes, bytes], ...], expected: tuple[str, int | None]) -> None:
     """A plain framing is understood."""
-    assert check_request((1, 1), (HOST, *fields)) == expected
+    assert check_request((1, 1), FieldIndex((HOST, *fields))) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_check_request_framing(fields: tuple[tuple[bytes, bytes], ...], expected
 def test_check_request_length_malformed(value: bytes) -> None:
     """A length that is not a plain number of sane size is refused."""
     with pytest.raises(InvalidRequestError):
-        check_request((1, 1), (HOST, (b"Content-Length", value)))
+        check_request((1, 1), FieldIndex((HOST, (b"Content-Length", value))))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_check_request_length_malformed(value: bytes) -> None:
 def test_check_request_transfer_coding_unknown(value: bytes) -> None:
     """Any transfer coding but one `chunked` is refused."""
     with pytest.raises(InvalidRequestError):
-        check_request((1, 1), (HOST, (b"Transfer-Encoding", value)))
+        check_request((1, 1), FieldIndex((HOST, (b"Transfer-Encoding", value))))
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,13 @@ def test_check_request_transfer_coding_unknown(value: bytes) -> None:
 def test_check_request_refused(version: tuple[int, int], fields: tuple[tuple[bytes, bytes], ...]) -> None:
     """Whatever two servers could read differently is refused."""
     with pytest.raises(InvalidRequestError):
-        check_request(version, fields)
+        check_request(version, FieldIndex(fields))
 
 
 @pytest.mark.parametrize("host", [b"a", b"a.b:80", b"127.0.0.1:8080", b"[::1]:443", b"[fe80::1]"])
 def test_check_request_host(host: bytes) -> None:
     """Names, addresses and ports are hosts."""
-    assert check_request((1, 1), ((b"hOsT", host),)) == ("none", None)
+    assert check_request((1, 1), FieldIndex(((b"hOsT", host),))) == ("none", None)
 
 
 @pytest.mark.parametrize(

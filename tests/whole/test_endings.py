@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import token
-from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, only, request
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, event, only, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,7 +281,7 @@ async def test_timeout_idle_breaks_the_stream(start: Callable[..., Any], upstrea
 
 async def test_timeout_total_ends_a_lively_stream(start: Callable[..., Any], upstream: Upstream) -> None:
     """The total clock does not care how lively the stream is."""
-    proxy = await start(TIMEOUTS.replace("TOTAL", "300ms"))
+    proxy = await start(TIMEOUTS.replace("TOTAL", "1s"))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     reading = asyncio.create_task(client.read_to_end())
     while not reading.done():
@@ -339,6 +340,27 @@ async def test_drained_stream_ends_visibly(proxy: Running, upstream: Upstream) -
     lines = await proxy.settled(2)
     assert sorted(line["ending"] for line in lines) == ["drained", "refused"]
     assert proxy.leases_held == 0
+
+
+async def test_drain_serves_who_came_in_before(proxy: Running, upstream: Upstream) -> None:
+    """Who connected before the listener closed is served, the one that nobody had accepted yet, too; nobody after."""
+    early = await proxy.client()
+    waiting = socket.create_connection(proxy.address)  # the system answers; the loop has not turned
+    draining = asyncio.create_task(proxy.app.drain(timeout_s=30))
+    await asyncio.sleep(0)  # one step: the drain has begun when it first waits
+    clients = [early, Peer(*await asyncio.open_connection(sock=waiting))]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*proxy.address)
+    for client in clients:
+        client.write(request(body=BODY, token=token()))
+        vendor, _ = await upstream.take()
+        vendor.write(STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + LAST)
+        assert (await client.read_message()).status == 200
+    async with asyncio.timeout(WAIT_S):
+        await draining
+    await clients[1].gone()
+
+    assert [line["ending"] for line in await proxy.settled(2)] == ["complete"] * 2
 
 
 async def test_stopped_by_the_admin(proxy: Running, upstream: Upstream) -> None:

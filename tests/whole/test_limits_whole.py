@@ -143,7 +143,7 @@ async def test_limits_fields_of_several_rates(limited: Running, upstream: Upstre
         ("/nobody/v1/models", b"{}", 404),
         ("/main/v1/files", b"{}", 403),
         ("/forward-sse?upstream=nobody", b"{}", 404),
-        ("/forward-sse?events=typed", b"{}", 400),
+        ("/forward-sse?upstream=main&upstream=main", b"{}", 400),
         ("/forward-sse", b'{"targetUrl":"http://127.0.0.1/"}', 403),
     ],
 )

@@ -1,0 +1,1 @@
+"""What each dialect's streams say, as typed events (contract §9)."""

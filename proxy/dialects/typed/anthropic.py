@@ -1,0 +1,60 @@
+"""What Anthropic's message streams say."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from proxy.dialects.typed.reader import Piece, Reader, count_of, failure_of, mapping, text_of, total_of
+from proxy.protocol.typed import Usage
+
+# What was read from or written to the prompt cache is not among `input_tokens`.
+_INPUT: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_COUNTED: Final = (*_INPUT, "output_tokens")
+
+
+class AnthropicReader(Reader):
+    """`message_stop` is the end; the counts of `message_delta` are cumulative and lie over those of the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[str, int] = {}
+
+    def read(self, name: bytes, value: dict[str, Any]) -> list[Piece]:
+        """Go by `type`, or by the event's name where a server leaves it out."""
+        kind = value.get("type") or name.decode("utf-8", "replace")
+        if kind == "content_block_delta":
+            return _pieces(mapping(value.get("delta")))
+        if kind == "content_block_start":
+            return _pieces(mapping(value.get("content_block")))
+        if kind == "message_start":
+            self._count(mapping(mapping(value.get("message")).get("usage")))
+        elif kind == "message_delta":
+            self._count(mapping(value.get("usage")))
+            if mapping(value.get("delta")).get("stop_reason"):
+                self.is_whole = True
+        elif kind == "message_stop":
+            self.is_whole = self.is_over = True
+        elif kind == "error":
+            error = mapping(value.get("error"))
+            self.failure = failure_of(error, code=error.get("type"))
+        return []
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        for name in _COUNTED:
+            count = count_of(usage.get(name))
+            if count is not None:
+                self._counts[name] = count
+        if self._counts:
+            tokens_in = total_of(*(self._counts.get(name) for name in _INPUT))
+            tokens_out = self._counts.get("output_tokens")
+            self.usage = Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out))
+
+
+def _pieces(part: dict[str, Any]) -> list[Piece]:
+    """What a block begins with, or what is added to it; a signature, a tool's input or a citation is neither."""
+    kind = part.get("type")
+    if kind in {"text_delta", "text"}:
+        return [Piece("Text", text_of(part.get("text")))]
+    if kind in {"thinking_delta", "thinking"}:
+        return [Piece("Think", text_of(part.get("thinking")))]
+    return []

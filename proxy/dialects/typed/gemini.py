@@ -1,0 +1,55 @@
+"""What Gemini's content streams say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.dialects.typed.reader import (
+    Failure,
+    Piece,
+    Reader,
+    count_of,
+    failure_of,
+    first_of,
+    mapping,
+    sequence,
+    text_of,
+    total_of,
+)
+from proxy.protocol.typed import Usage
+
+
+class GeminiReader(Reader):
+    """`finishReason` is on the last chunk; then the stream just ends."""
+
+    def read(self, name: bytes, value: dict[str, Any]) -> list[Piece]:  # noqa: ARG002 - events have no names
+        """Take the parts of the first candidate."""
+        if value.get("error"):
+            error = mapping(value["error"])
+            self.failure = failure_of(value["error"], code=error.get("status"))
+            return []
+        if usage := mapping(value.get("usageMetadata")):
+            self.usage = _usage(usage)
+        # A prompt that is blocked has no candidate, and no other word for it.
+        if reason := text_of(mapping(value.get("promptFeedback")).get("blockReason")):
+            self.failure = Failure(reason, "The prompt was blocked.")
+            return []
+        candidate = first_of(value.get("candidates"))
+        if candidate.get("finishReason"):
+            self.is_whole = True
+        return [_piece(mapping(part)) for part in sequence(mapping(candidate.get("content")).get("parts"))]
+
+
+def _piece(part: dict[str, Any]) -> Piece:
+    inline = mapping(part.get("inlineData"))
+    if data := text_of(inline.get("data")):
+        return Piece("Image", f"data:{text_of(inline.get('mimeType')) or 'image/png'};base64,{data}")
+    return Piece("Think" if part.get("thought") is True else "Text", text_of(part.get("text")))
+
+
+def _usage(members: dict[str, Any]) -> Usage:
+    tokens_in = total_of(count_of(members.get("promptTokenCount")), count_of(members.get("toolUsePromptTokenCount")))
+    # Thoughts are paid for as output, and are counted as output by the other vendors.
+    tokens_out = total_of(count_of(members.get("candidatesTokenCount")), count_of(members.get("thoughtsTokenCount")))
+    total = count_of(members.get("totalTokenCount"))
+    return Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out) if total is None else total)

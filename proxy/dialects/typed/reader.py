@@ -1,0 +1,100 @@
+"""What a dialect's reader is: the meaning of one stream's events, without their form.
+
+A reader is handed JSON objects of a vendor, in which anything may stand: what is not of the expected type is passed
+over, never an exception.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from proxy.protocol.typed import Usage
+
+# What `code` says where the vendor gives none.
+UNKNOWN_CODE = "upstream_error"
+_UNKNOWN_MESSAGE = "The upstream reported an error."
+
+
+class Piece(NamedTuple):
+    """A piece of the answer."""
+
+    kind: Literal["Image", "Think", "Text"]
+    text: str
+
+
+class Failure(NamedTuple):
+    """An error that the vendor told in the stream, in its words."""
+
+    code: str
+    message: str
+
+
+class Reader(ABC):
+    """Reads one stream. Constant memory: nothing of the answer is kept.
+
+    Attributes:
+        usage: What the vendor has said about the cost so far.
+        failure: The error that the vendor told; nothing is read after it.
+        is_whole: Whether the vendor has said that the answer is complete. A stream that ends without that was cut off,
+            however clean its end.
+        is_over: Whether the vendor has said that nothing follows.
+    """
+
+    # Whether `data: [DONE]` is the stream's last event; elsewhere it is some gateway's, and means nothing.
+    ends_with_done: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.failure: Failure | None = None
+        self.is_whole = False
+        self.is_over = False
+
+    @abstractmethod
+    def read(self, name: bytes, value: dict[str, Any]) -> list[Piece]:
+        """Read one event, and give what it adds to the answer; texts may be empty."""
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """The value where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: object) -> list[Any]:
+    """The value where it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def text_of(value: object) -> str:
+    """The value where it is a string, else an empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def count_of(value: object) -> int | None:
+    """The value where it is a number of tokens."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def total_of(*counts: int | None) -> int | None:
+    """The sum of those that are known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def first_of(value: object) -> dict[str, Any]:
+    """The answer with the index 0: a request may ask for several, whose texts must not be mixed."""
+    for item in sequence(value):
+        if isinstance(item, dict) and item.get("index") in (0, None):
+            return item
+    return {}
+
+
+def failure_of(error: object, *, code: object = None) -> Failure:
+    """The failure that an error object, or a mere message, tells; `code` wins over the object's own."""
+    if isinstance(error, str):
+        error = {"message": error}
+    members = mapping(error)
+    codes = (code, members.get("code"), members.get("type"))
+    given = next((str(word) for word in codes if isinstance(word, str | int) and word), UNKNOWN_CODE)
+    return Failure(given, text_of(members.get("message")) or _UNKNOWN_MESSAGE)

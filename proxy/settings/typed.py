@@ -1,0 +1,58 @@
+"""What typed events are called: for everybody, and for one upstream over that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from proxy.settings.model import Contradiction, Model, mapping
+from proxy.settings.scalars import read_text
+from proxy.settings.units import Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# The name stands in every event: a long one would make more of a read than the buffer's bound has room for.
+_MAX_NAME = 32
+
+
+def _read_name(value: object) -> str:
+    text = read_text(value)
+    if len(text) > _MAX_NAME:
+        raise Wrong(f"must be at most {_MAX_NAME} characters")
+    return text
+
+
+TypedName = Annotated[
+    str, PlainValidator(_read_name), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _MAX_NAME})
+]
+
+
+class TypedNames(Model):
+    """The values of `t` in typed events, as a frontend wants them."""
+
+    Image: TypedName = Field("Image", description="A picture: a URL, or a data: URL.")
+    Think: TypedName = Field("Think", description="A piece of what the model thinks.")
+    Text: TypedName = Field("Text", description="A piece of the answer.")
+    Cancelled: TypedName = Field("Cancelled", description="The last event of a stream that was stopped.")
+    End: TypedName = Field("End", description="The last event of a whole answer.")
+    Error: TypedName = Field("Error", description="The last event of any other.")
+
+
+def name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Two kinds with one name cannot be told apart: an error would look like an end."""
+    common = {**dict(TypedNames()), **mapping(data.get("typed_names"))}
+    yield from _repeated(("typed_names",), mapping(data.get("typed_names")), common)
+    for name, upstream in mapping(data.get("upstreams")).items():
+        own = mapping(mapping(upstream).get("typed_names"))
+        yield from _repeated(("upstreams", name, "typed_names"), own, {**common, **own})
+
+
+def _repeated(
+    where: tuple[str, ...], written: Mapping[str, object], names: Mapping[str, object]
+) -> Iterator[Contradiction]:
+    for kind, name in written.items():
+        other = next((other for other in names if other != kind and names[other] == name), None)
+        if other is not None and kind in TypedNames.model_fields:
+            yield (*where, kind), Wrong(f"is the name of {other} too")

@@ -1,0 +1,92 @@
+"""What the operator's listener shows of the worker that answers it; with several workers `proxy.workers` shows all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.exchange import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.clocks import Clocks
+    from proxy.metrics import Metrics
+    from proxy.pipeline import Pipeline
+
+# `reasons` against being ready, and under other names what only limps.
+Problems = dict[str, list[str]]
+Stream = dict[str, object]
+
+
+class View(Protocol):
+    """What an operator may ask; every answer comes soon, whatever the state of other workers."""
+
+    async def metrics(self) -> bytes:
+        """The text of a scrape."""
+        ...
+
+    async def streams(self) -> list[Stream]:
+        """The live streams, without anything of what they say."""
+        ...
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id, and say whether there were any."""
+        ...
+
+    async def problems(self) -> Problems:
+        """What stands against serving a request that arrives now."""
+        ...
+
+
+class OneWorker:
+    """The view of a worker on itself."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, clocks: Clocks, problems: Callable[[], Problems]) -> None:
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._clocks = clocks
+        self._problems = problems
+
+    async def metrics(self) -> bytes:
+        """The text of a scrape."""
+        return self._metrics.render()
+
+    async def streams(self) -> list[Stream]:
+        """The live streams."""
+        return self.streams_now()
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id."""
+        return self.stop_now(id_)
+
+    async def problems(self) -> Problems:
+        """What stands against being ready."""
+        return self.problems_now()
+
+    def streams_now(self) -> list[Stream]:
+        """The same, for who must not wait."""
+        now_s = self._clocks.now()
+        return [
+            {
+                "id": exchange.id,
+                "issuer": None if exchange.principal is None else exchange.principal.issuer,
+                "user": None if exchange.principal is None else exchange.principal.user,
+                "plan": None if exchange.principal is None else exchange.principal.plan.name,
+                "upstream": exchange.upstream,
+                "method": exchange.method,
+                "path": exchange.path,
+                "status": exchange.status,
+                "age_s": round(now_s - exchange.started_s, 3),
+                "bytes": bytes_,
+                "events": events,
+            }
+            for exchange, bytes_, events in self._pipeline.live()
+        ]
+
+    def stop_now(self, id_: str) -> bool:
+        """The same, for who must not wait."""
+        return self._pipeline.interrupt(Ending.STOPPED, id_) > 0
+
+    def problems_now(self) -> Problems:
+        """The same, for who must not wait."""
+        return self._problems()

@@ -1,0 +1,565 @@
+"""Several workers as processes: they start, serve and end as one, and one that dies takes only its own with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, connect, event, request
+from tests.whole.test_admin_whole import samples
+from tests.whole.test_commands import Served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
+
+BODY = {"model": "gpt-x", "stream": True}
+NO_BOUND = "plans: {default: {}}\n"
+WORKERS = 3
+# Not to be used again: the next stream's connection may then be of another worker.
+ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+class Several(Served):
+    """A service of several workers."""
+
+    address: tuple[str, int]
+    admin_address: tuple[str, int]
+    pids: dict[str, int]
+
+    async def up(self) -> None:
+        """Read until the service and each of its workers say that they serve."""
+        started = await self.line("server.started")
+        self.address, self.admin_address = _address(started["listen"]), _address(started["admin_listen"])
+        # A worker's line may come before or after the arbiter's.
+        self.pids = {line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker.started"}
+        while len(self.pids) < started["workers"]:
+            await self.worker_up()
+
+    async def worker_up(self) -> str:
+        """Read until another worker says that it serves."""
+        line = await self.line("worker.started")
+        self.pids[line["worker"]] = line["pid"]
+        return str(line["worker"])
+
+    async def ask(self, path: str, method: str = "GET") -> Message:
+        async with await connect(self.admin_address) as admin:
+            admin.write(request(path, method=method))
+            return await admin.read_message()
+
+    async def metrics(self) -> dict[str, float]:
+        return samples((await self.ask("/metrics")).body.decode())
+
+    async def streams(self) -> dict[str, str]:
+        """The worker of each live stream by its id."""
+        return {stream["id"]: stream["worker"] for stream in (await self.ask("/admin/streams")).json["streams"]}
+
+
+class Held:
+    """A stream that runs in one of the workers."""
+
+    def __init__(self, client: Peer, vendor: Peer, worker: str, id_: str) -> None:
+        self.client = client
+        self.vendor = vendor
+        self.worker = worker
+        self.id = id_
+
+    async def goes_on(self) -> bool:
+        self.vendor.write(chunk(event("on")))
+        return (await self.client.read_until(event("on"))).endswith(event("on"))
+
+    async def ends_well(self) -> bool:
+        self.vendor.write(LAST)
+        return (await self.client.read_until(LAST)).endswith(LAST)
+
+    async def is_cut(self) -> bool:
+        return not (await self.client.read_to_end()).endswith(LAST)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+@asynccontextmanager
+async def several(
+    tmp_path: Path, upstream: Upstream, more: str = NO_BOUND, workers: int = WORKERS
+) -> AsyncIterator[Several]:
+    """A service on free ports; every process of it has ended when this is left."""
+    config = tmp_path / "proxy.yaml"
+    config.write_text(CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.whole.several", str(config), str(workers)), stdout=asyncio.subprocess.PIPE
+    )
+    served = Several(process, config)
+    try:
+        await served.up()
+        yield served
+    finally:
+        # The generation that serves, which may be a later one; twice, to be gone at once.
+        pids = [line["pid"] for line in served.lines if line["event"] == "server.started"]
+        for pid in pids[-1:] * 2:
+            with contextlib.suppress(ProcessLookupError):
+                if pid != process.pid or process.returncode is None:
+                    os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await process.wait()
+                assert process.stdout is not None
+                # Then nobody holds the pipe.
+                await process.stdout.read()
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def hold(served: Several, upstream: Upstream, number: int) -> Held:
+    id_ = f"held-{number}"
+    client = await connect(served.address)
+    client.write(request(body=BODY, token=token(), fields=(("X-Request-Id", id_),)))
+    vendor, _ = await upstream.take()
+    vendor.write(ONCE + chunk(event("one")))
+    await client.read_until(event("one"))
+    return Held(client, vendor, (await served.streams())[id_], id_)
+
+
+@asynccontextmanager
+async def one_in_each(served: Several, upstream: Upstream) -> AsyncIterator[dict[str, Held]]:
+    """A stream in every worker, whoever takes a connection; further ones of a worker are ended."""
+    held: dict[str, Held] = {}
+    clients = []
+    try:
+        for number in range(200):
+            stream = await hold(served, upstream, number)
+            clients.append(stream.client)
+            if held.setdefault(stream.worker, stream) is not stream:
+                assert await stream.ends_well()
+            if len(held) == len(served.pids):
+                break
+        assert set(held) == set(served.pids)
+        yield held
+    finally:
+        for client in clients:
+            await client.gone()
+
+
+async def until_metric(served: Several, name: str, value: float) -> dict[str, float]:
+    """Scrape until a figure is as awaited: settling is not announced to the outside."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            scraped = await served.metrics()
+            if scraped.get(name) == value:
+                return scraped
+
+
+async def test_workers_all_serve_and_drain_as_one(tmp_path: Path, upstream: Upstream) -> None:
+    """Every worker takes requests; on SIGTERM all streams run to their end, readiness is 503, the exit code 0."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        assert (await served.ask("/readyz")).status == 200
+
+        served.signal(signal.SIGTERM)
+        for _ in held:
+            await served.line("drain.started")
+        readiness = await served.ask("/readyz")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*served.address)
+        ends = [await stream.ends_well() for stream in held.values()]
+        lines = await served.rest()
+
+    assert (readiness.status, readiness.json["reasons"]) == (503, ["draining"])
+    assert ends == [True] * WORKERS
+    assert served.process.returncode == 0
+    endings = [line["ending"] for line in lines if line["event"] == "exchange.settled"]
+    assert set(endings) == {"complete"}
+    assert [line["event"] for line in lines].count("server.stopped") == 1
+    assert not [line for line in lines if line["level"] in {"warning", "error"}]
+
+
+async def test_workers_end_streams_on_a_second_signal(tmp_path: Path, upstream: Upstream) -> None:
+    """Who asks twice does not wait, whichever the signals: streams end as `drained` in every worker."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        served.signal(signal.SIGINT)
+        for _ in held:
+            await served.line("drain.started")
+        served.signal(signal.SIGTERM)
+        cuts = [await stream.is_cut() for stream in held.values()]
+        lines = await served.rest()
+
+    assert cuts == [True] * WORKERS
+    assert served.process.returncode == 0
+    assert [line["ending"] for line in lines if line["event"] == "exchange.settled"].count("drained") == WORKERS
+
+
+async def test_workers_signals_to_all_processes_drain_once(tmp_path: Path, upstream: Upstream) -> None:
+    """A service manager that signals every process of the service does not thereby hurry it."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        for pid in served.pids.values():
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGHUP)
+            os.kill(pid, signal.SIGTERM)
+        for _ in held:
+            await served.line("drain.started")
+        served.signal(signal.SIGTERM)
+        ends = [await stream.ends_well() for stream in held.values()]
+        await served.rest()
+
+    assert ends == [True] * WORKERS
+    assert served.process.returncode == 0
+
+
+async def test_workers_one_killed(tmp_path: Path, upstream: Upstream) -> None:
+    """Its streams are cut, nobody else's; it is replaced, and nothing that was counted is lost or counted twice."""
+    total = 'forward_sse_active_streams{upstream="main"}'
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        for _ in range(12):
+            async with await connect(served.address) as client:
+                client.write(request(body=BODY))
+                assert (await client.read_message()).status == 401
+        before = await until_metric(served, 'forward_sse_refusals_total{code="missing_token"}', 12)
+        victim = min(held)
+        streams = await served.streams()
+
+        os.kill(served.pids[victim], signal.SIGKILL)
+        assert await held[victim].is_cut()
+        while_gone = await served.metrics()
+        others = [await stream.goes_on() for name, stream in held.items() if name != victim]
+        ended = await served.line("worker.ended")
+        successor = await served.worker_up()
+        after = await served.metrics()
+        survivors = await served.streams()
+
+    assert others == [True] * (WORKERS - 1)
+    assert (ended["worker"], ended["exit_code"], ended["level"]) == (victim, -signal.SIGKILL, "error")
+    assert successor == victim
+    assert before[total] == WORKERS
+    assert after[total] == WORKERS - 1
+    assert survivors == {id_: name for id_, name in streams.items() if name != victim}
+    counts = [name for name in before if "_total{" in name or "_bucket{" in name or "_count{" in name]
+    assert counts
+    for name in counts:
+        assert before[name] == while_gone[name] == after[name], name
+    assert after['forward_sse_workers{state="answering"}'] == WORKERS
+
+
+async def test_workers_metrics_are_summed(tmp_path: Path, upstream: Upstream) -> None:
+    """A scrape says the same whichever worker answers it, and what workers counted before they died stays counted."""
+    refusals = 'forward_sse_refusals_total{code="missing_token"}'
+    async with several(tmp_path, upstream) as served:
+        for _ in range(30):
+            async with await connect(served.address) as client:
+                client.write(request(body=BODY))
+                assert (await client.read_message()).status == 401
+        await until_metric(served, refusals, 30)
+        seen = {(await served.metrics())[refusals] for _ in range(10)}
+        for name in sorted(served.pids):
+            os.kill(served.pids[name], signal.SIGKILL)
+            await served.worker_up()
+        after = await served.metrics()
+
+    assert seen == {30.0}
+    assert after[refusals] == 30
+
+
+async def test_workers_streams_are_stopped_wherever_they_run(tmp_path: Path, upstream: Upstream) -> None:
+    """The operator and the stream's user stop it through whichever worker answers; another user cannot."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        first, second, third = held.values()
+        assert (await served.ask(f"/admin/streams/{first.id}", "DELETE")).status == 204
+        assert await first.is_cut()
+        assert (await served.ask("/admin/streams/nobodys", "DELETE")).status == 404
+
+        statuses = []
+        for user, stream in (("mallory", second), ("alice", second), ("alice", second)):
+            async with await connect(served.address) as client:
+                client.write(request(f"/forward-sse/streams/{stream.id}", method="DELETE", token=token(user)))
+                statuses.append((await client.read_message()).status)
+        assert await second.is_cut()
+        assert await third.goes_on()
+        streams = await served.streams()
+
+    assert statuses == [404, 204, 404]
+    assert streams == {third.id: third.worker}
+
+
+async def test_workers_reload(tmp_path: Path, upstream: Upstream) -> None:
+    """A good file holds in every worker, for new requests; a faulty one changes nothing and is told in one line."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        text = served.config.read_text()
+        served.config.write_text(text.replace("dialect: openai", "dialect: opnai"))
+        served.signal(signal.SIGHUP)
+        refused = await served.line("configuration.refused")
+        served.config.write_text(text.replace(NO_BOUND, "plans: {default: {upstreams: []}}\n"))
+        served.signal(signal.SIGHUP)
+        reloaded = {(await served.line("configuration.reloaded"))["worker"] for _ in held}
+        refusing = await _who_refuses(served, set(held))
+        assert [await stream.goes_on() for stream in held.values()] == [True] * WORKERS
+        # A worker that comes later serves by the same.
+        victim = min(held)
+        os.kill(served.pids[victim], signal.SIGKILL)
+        await served.worker_up()
+        refusing_later = await _who_refuses(served, {victim})
+        lines = list(served.lines)
+
+    assert "did you mean openai?" in str(refused["faults"])
+    assert [line["event"] for line in lines].count("configuration.refused") == 1
+    assert reloaded == set(held)
+    assert refusing == set(held)
+    assert victim in refusing_later
+
+
+async def _who_refuses(served: Several, until: set[str]) -> set[str]:
+    """Ask for what no plan allows until all of these workers have refused it; nobody may allow it."""
+    workers: set[str] = set()
+    for _ in range(200):
+        async with await connect(served.address) as client:
+            client.write(request(body=BODY, token=token()))
+            assert (await client.read_message()).get("x-forward-sse-code") == "upstream_not_allowed"
+        workers.add((await served.line("exchange.settled"))["worker"])
+        if until <= workers:
+            break
+    return workers
+
+
+async def test_workers_upgrade_refuses_nobody(tmp_path: Path, upstream: Upstream) -> None:
+    """SIGUSR2: the next generation takes over while clients connect; running streams end in the old one, whole."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        is_over = asyncio.Event()
+        served_requests = 0
+
+        async def knock() -> None:
+            nonlocal served_requests
+            while not is_over.is_set():
+                async with await connect(served.address) as client:
+                    client.write(request("/healthz", method="GET"))
+                    assert (await client.read_message()).status == 200
+                served_requests += 1
+
+        knocking = [asyncio.create_task(knock()) for _ in range(4)]
+        before = await served.metrics()
+        old = dict(served.pids)
+        served.signal(signal.SIGUSR2)
+        started = await served.line("server.started")
+        for _ in range(WORKERS):
+            await served.line("drain.started")
+        count = served_requests
+        async with asyncio.timeout(WAIT_S):
+            while served_requests < count + 50:  # noqa: ASYNC110 - counted by the knocking
+                await asyncio.sleep(0.01)
+        readiness = await served.ask("/readyz")
+        streams = await served.streams()
+        during = await served.metrics()
+        ends = [await stream.ends_well() for stream in held.values()]
+        async with asyncio.timeout(WAIT_S):
+            assert await served.process.wait() == 0
+        count = served_requests
+        async with asyncio.timeout(WAIT_S):
+            while served_requests < count + 50:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.01)
+        is_over.set()
+        await asyncio.gather(*knocking)
+        after = await served.metrics()
+        os.kill(started["pid"], signal.SIGTERM)
+        lines = await served.rest()
+
+    assert started["after"] == served.process.pid
+    assert _address(started["listen"]) == served.address
+    assert readiness.status == 200
+    assert streams == {stream.id: stream.worker for stream in held.values()}
+    assert ends == [True] * WORKERS
+    new = {line["worker"]: line["pid"] for line in lines if line["event"] == "worker.started"}
+    assert len(new) == 2 * WORKERS
+    assert old.items() <= new.items()
+    active = 'forward_sse_active_streams{upstream="main"}'
+    relayed = 'forward_sse_relayed_events_total{upstream="main"}'
+    assert (before[active], during[active], after.get(active, 0)) == (WORKERS, WORKERS, 0)
+    assert after[relayed] == before.get(relayed, 0) + WORKERS
+    assert not [line for line in lines if line["level"] in {"warning", "error"}]
+
+
+async def test_workers_upgrade_that_cannot_start_changes_nothing(tmp_path: Path, upstream: Upstream) -> None:
+    """A faulty file, or a generation that does not come up: one line, and the old one serves on."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        text = served.config.read_text()
+        served.config.write_text(text + "plan: {}\n")
+        served.signal(signal.SIGUSR2)
+        await served.line("configuration.refused")
+        served.config.write_text(text)
+        served.config.with_suffix(".broken").touch()
+        served.signal(signal.SIGUSR2)
+        failed = await served.line("upgrade.failed")
+        assert [await stream.goes_on() for stream in held.values()] == [True] * WORKERS
+        assert (await served.ask("/readyz")).status == 200
+        assert (await served.metrics())['forward_sse_workers{state="answering"}'] == WORKERS
+
+    assert failed["exit_code"] == 1
+
+
+async def test_workers_log_lines_are_whole(tmp_path: Path, upstream: Upstream) -> None:
+    """However many workers write at once, and however long a line is, each line is read as it was written."""
+    long_user = token("\u6f22" * 256)
+    async with several(tmp_path, upstream) as served:
+
+        async def load(number: int) -> None:
+            for _ in range(40):
+                async with await connect(served.address) as client:
+                    for turn in range(5):
+                        path = f"/nobody/{'x' * 200}{number}"
+                        client.write(request(path, method="GET", token=long_user if turn % 2 else token()))
+                        assert (await client.read_message()).status == 404
+
+        reading = asyncio.create_task(_lines(served))
+        await asyncio.gather(*map(load, range(8)))
+        served.signal(signal.SIGTERM)
+        async with asyncio.timeout(WAIT_S * 2):
+            lines = await reading
+
+    settled = [line for line in lines if line["event"] == "exchange.settled"]
+    assert len(settled) == 8 * 40 * 5
+    assert len({line["worker"] for line in settled}) == WORKERS
+    assert sum(line["user"] == "\u6f22" * 256 for line in settled) == 8 * 40 * 2
+
+
+async def _lines(served: Several) -> list[dict[str, Any]]:
+    assert served.process.stdout is not None
+    return [json.loads(line) for line in (await served.process.stdout.read()).splitlines()]
+
+
+async def test_workers_say_why_they_cannot_listen(tmp_path: Path, upstream: Upstream) -> None:
+    """A port in use: one line on standard error, exit code 1, no worker ever made."""
+    config = tmp_path / "proxy.yaml"
+    text = CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY)
+    config.write_text(text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{upstream.address[1]}"))
+    code, out, error = await _failing(config)
+    assert code == 1
+    assert error.count(b"\n") == 1
+    assert b"cannot start: cannot listen on 127.0.0.1:" in error
+    assert out == b""
+
+
+async def test_workers_that_cannot_start_are_not_tried_for_ever(tmp_path: Path, upstream: Upstream) -> None:
+    """What keeps the first workers from starting is told once, and ends the service with 1."""
+    config = tmp_path / "proxy.yaml"
+    config.write_text(CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY))
+    config.with_suffix(".broken").touch()
+    code, out, error = await _failing(config)
+    assert code == 1
+    assert error == b"forward-sse: cannot start: broken by the test\n"
+    assert b"worker.started" not in out
+
+
+async def _failing(config: Path) -> tuple[int | None, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.whole.several", str(config), str(WORKERS)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await asyncio.wait_for(process.communicate(), WAIT_S * 2)
+    return process.returncode, out, error
+
+
+async def test_workers_a_successor_that_cannot_start_is_tried_again(tmp_path: Path, upstream: Upstream) -> None:
+    """The others serve on meanwhile; each try is a line with the reason; when the reason is gone, it comes up."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        served.config.with_suffix(".broken").touch()
+        victim = min(held)
+        os.kill(served.pids[victim], signal.SIGKILL)
+        await served.line("worker.ended")
+        again = await served.line("worker.ended")
+        others = [await stream.goes_on() for name, stream in held.items() if name != victim]
+        served.config.with_suffix(".broken").unlink()
+        successor = await served.worker_up()
+
+    assert again["reason"] == "broken by the test"
+    assert again["pause_s"] > 0
+    assert others == [True] * (WORKERS - 1)
+    assert successor == victim
+
+
+async def test_workers_one_that_is_stuck_delays_nobody(tmp_path: Path, upstream: Upstream) -> None:
+    """A worker that does not answer is left out of lists, sums and readiness, and is said to be silent."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        before = await served.metrics()
+        stuck = min(held)
+        os.kill(served.pids[stuck], signal.SIGSTOP)
+        try:
+            answers: list[dict[str, float]] = []
+            async with asyncio.timeout(WAIT_S):
+                while len(answers) < 5:
+                    # One that the stuck worker would have to take is left in the queue for the others by the system.
+                    answers.append(await served.metrics())
+            readiness = await served.ask("/readyz")
+            streams = await served.streams()
+        finally:
+            os.kill(served.pids[stuck], signal.SIGCONT)
+
+    for scraped in answers:
+        assert scraped['forward_sse_workers{state="silent"}'] == 1
+        assert scraped['forward_sse_active_streams{upstream="main"}'] == WORKERS - 1
+        for name in before:
+            if "_total{" in name:
+                assert scraped[name] >= before[name]
+    assert readiness.status == 200
+    assert readiness.json["limping"] == ["workers: 1 did not answer"]
+    assert set(streams.values()) == set(held) - {stuck}
+
+
+async def test_workers_one_that_is_stuck_for_long_is_replaced(tmp_path: Path, upstream: Upstream) -> None:
+    """Without a sign of life a worker is killed in the end; that its signals do not even reach it does not save it."""
+    (tmp_path / "proxy.impatient").touch()
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        stuck = min(held)
+        os.kill(served.pids[stuck], signal.SIGSTOP)
+        line = await served.line("worker.stuck")
+        ended = await served.line("worker.ended")
+        assert await served.worker_up() == stuck
+        others = [await stream.goes_on() for name, stream in held.items() if name != stuck]
+
+    assert line["worker"] == stuck
+    assert (ended["worker"], ended["exit_code"]) == (stuck, -signal.SIGKILL)
+    assert others == [True] * (WORKERS - 1)
+
+
+async def test_workers_tell_the_service_manager(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager such as systemd learns when the service is ready, and its process id, after an upgrade too."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with several(tmp_path, upstream) as served:
+            first = manager.recv(4096)
+            served.signal(signal.SIGUSR2)
+            after = await served.line("server.started")
+            async with asyncio.timeout(WAIT_S):
+                await served.process.wait()
+            second = manager.recv(4096)
+
+    assert first == b"READY=1\nMAINPID=%d" % served.process.pid
+    assert second == b"READY=1\nMAINPID=%d" % after["pid"]
+
+
+async def test_workers_leave_when_their_arbiter_is_gone(tmp_path: Path, upstream: Upstream) -> None:
+    """A killed arbiter leaves no workers behind that nobody watches; their streams may end first."""
+    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+        served.process.kill()
+        for _ in held:
+            await served.line("arbiter.lost")
+        ends = [await stream.ends_well() for stream in held.values()]
+        lines = await served.rest()
+
+    assert ends == [True] * WORKERS
+    assert [line["event"] for line in lines].count("drain.finished") == WORKERS

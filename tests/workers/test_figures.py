@@ -1,0 +1,124 @@
+"""Metrics added up over workers, and what is kept of one that died."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.metrics import Metrics
+from proxy.workers.figures import Ledger, add, counts, left_behind, read, render, take
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.workers.figures import Family
+
+
+def worker(*, requests: int = 1, active: int = 0, upstream: str = "main") -> Metrics:
+    metrics = Metrics()
+    for number in range(requests):
+        metrics.exchange_settled(
+            upstream=upstream,
+            status="200",
+            ending="complete",
+            code=None,
+            first_byte_s=0.02 * (number + 1),
+            duration_s=1.5,
+            bytes_=100,
+            events=3,
+        )
+    for _ in range(active):
+        metrics.stream_began(upstream)
+    return metrics
+
+
+def families(metrics: Metrics) -> list[Family]:
+    return take(metrics.registry.collect())
+
+
+def values(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_render_is_the_librarys_own() -> None:
+    """One worker's figures read the same as if the library had rendered them."""
+    metrics = worker(requests=3, active=2)
+    assert render(add(families(metrics))) == generate_latest(metrics.registry)
+
+
+def test_add() -> None:
+    """Counts, buckets and states are summed label by label; a series of one worker alone stands as it is."""
+    one, two = worker(requests=3, active=2), worker(requests=1, active=1)
+    other = worker(requests=1, upstream="other")
+    summed = values(render(add(families(one), families(two), families(other))))
+    alone = [values(generate_latest(metrics.registry)) for metrics in (one, two, other)]
+
+    assert summed.keys() == alone[0].keys() | alone[1].keys() | alone[2].keys()
+    for key, value in summed.items():
+        parts = [worker_values[key] for worker_values in alone if key in worker_values]
+        assert value == pytest.approx(min(parts) if key[0].endswith("_created") else sum(parts)), key
+    assert summed["forward_sse_active_streams", (("upstream", "main"),)] == 3
+
+
+def test_figures_survive_json() -> None:
+    """What another worker is told is what was taken."""
+    taken = families(worker(active=1))
+    assert read(orjson.loads(orjson.dumps(taken))) == taken
+
+
+@pytest.mark.parametrize("data", [None, 1, "x", [1], [{}], {"name": 1}, [{"name": "a", "samples": 3}], [[["a"]]]])
+def test_read_refuses_what_is_no_figures(data: object) -> None:
+    """Whatever a sibling answers, it is figures or a ValueError."""
+    with pytest.raises(ValueError, match="figures"):
+        read(data)
+
+
+def test_ledger_goes_on_from_its_predecessor(tmp_path: Path) -> None:
+    """Counts of the dead are inherited once, however often; states are not."""
+    first = worker(requests=2, active=5)
+    ledger = Ledger(tmp_path, "a", first.registry.collect)
+    ledger.keep(ledger.current())
+    for _ in range(3):
+        second = worker(requests=1)
+        ledger = Ledger(tmp_path, "a", second.registry.collect)
+        ledger.keep(ledger.current())
+
+    kept = values(render(left_behind(tmp_path / "a.figures")))
+    key = "forward_sse_requests_total", (("ending", "complete"), ("status", "200"), ("upstream", "main"))
+    assert kept[key] == 5
+    assert kept["forward_sse_stream_duration_seconds_count", (("upstream", "main"),)] == 5
+    assert not [name for name, _ in kept if "active_streams" in name]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.figures"]
+
+
+def test_ledger_writes_only_what_is_new(tmp_path: Path) -> None:
+    """An idle worker does not write the same again."""
+    metrics = worker()
+    ledger = Ledger(tmp_path, "a", metrics.registry.collect)
+    ledger.keep(ledger.current())
+    (tmp_path / "a.figures").unlink()
+    ledger.keep(ledger.current())
+    assert not (tmp_path / "a.figures").exists()
+    metrics.limits_store_failed()
+    ledger.keep(ledger.current())
+    assert (tmp_path / "a.figures").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"a":1}', b"\xff"])
+def test_left_behind_unreadable(tmp_path: Path, data: bytes) -> None:
+    """A file that is broken costs its counts, not the scrape."""
+    (tmp_path / "a.figures").write_bytes(data)
+    assert left_behind(tmp_path / "a.figures") == []
+
+
+def test_counts_only_grow() -> None:
+    """Gauges are no counts."""
+    assert {family.kind for family in counts(families(worker(active=1)))} == {"counter", "histogram"}
