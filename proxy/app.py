@@ -16,11 +16,10 @@ import structlog
 from proxy.admin import Admin, Health
 from proxy.clocks import Clocks, tick_for
 from proxy.exchange import Ending
-from proxy.limits.memory import MemoryStore
 from proxy.listener import ClientClocks, Listener, assert_compiled_parser
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
-from proxy.rules import build_authenticator, build_rules, secrets_of
+from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
 from proxy.sockets import BACKLOG
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
@@ -47,7 +46,7 @@ _PARTING_S = 1.0
 # After the listener closed: time for the requests of who came in last.
 _ARRIVING_S = 1.0
 # Read once, at start; a reload that changes one of them says so and leaves it.
-FIXED_KEYS = ("listen", "admin_listen", "workers", "log")
+FIXED_KEYS = ("listen", "admin_listen", "workers", "limits", "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class App:
         self.clocks = Clocks(loop, tick_s=_tick(settings))
         self.pool = Pool(self.clocks, trust(settings))
         self.metrics.watch_connections(self.pool.counts)
-        self.store = MemoryStore()
+        self.store = build_store(settings, on_failure=self.metrics.limits_store_failed, on_change=self._store_changed)
         await self.store.open()
         self._resolver = Resolver()
         self._own_listeners: list[tuple[str, int]] = []
@@ -244,6 +243,13 @@ class App:
         self.metrics.jwks_refreshed(issuer, outcome)
         structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
 
+    def _store_changed(self, problem: str | None) -> None:
+        if problem is None:
+            structlog.get_logger().info("limits.store_regained")
+        else:
+            policy = self._settings.limits.on_store_error
+            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
+
     async def _serve(
         self, listener: Listener, address: ListenAddress | None, shared: Sequence[socket.socket]
     ) -> tuple[tuple[str, int], list[asyncio.Server]]:
@@ -270,7 +276,7 @@ class App:
             (limping if authenticator.is_ready() else reasons).extend(f"auth: {problem}" for problem in problems)
         problem = self.store.problem()
         if problem is not None:
-            reasons.append(f"limits: {problem}")
+            (reasons if self.store.fallback is None else limping).append(f"limits: {problem}")
         return {"reasons": reasons, "limping": limping}
 
 

@@ -217,7 +217,8 @@ class Exchange:
     """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
 
     Times are the loop's, in seconds. `status` is None until an answer has begun. `interrupted_as` is why somebody other
-    than the two peers ended it. Never holds a token, a key, or content.
+    than the two peers ended it; `limits` says how limits were held while their store was
+    away. Never holds a token, a key, or content.
     """
 
     id: str
@@ -234,3 +235,4 @@ class Exchange:
     bytes: int = 0
     events: int = 0
     interrupted_as: Ending | None = None
+    limits: str | None = None

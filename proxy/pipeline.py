@@ -170,6 +170,7 @@ class Pipeline:
             self._calls.discard(call)
             if not self._calls:
                 self._is_idle.set()
+            exchange.limits = exchange.limits or call.rules.store.fallback
             settle(exchange, now_s=self._clocks.now(), metrics=self._metrics, log=self._log)
 
     def refuse_head(self, client: ClientConnection, error: ProxyError) -> Settled:
@@ -404,6 +405,7 @@ class Pipeline:
     async def _limit(self, call: Call, principal: Principal) -> None:
         call.admission = await call.rules.store.admit(principal)
         call.standing = call.admission.standing
+        call.exchange.limits = call.admission.fallback
 
     def _answer(self, call: Call, route: Route, answer: Answer, deadline_s: float | None) -> Relay | Settled:
         """Write the answer's head and give the relay that its body will take."""

@@ -47,6 +47,10 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield "plans"
     for name, plan in settings.plans.items():
         yield f"  {name:<12} {_plan(plan)}"
+    limits = settings.limits
+    yield f"limits         {limits.store}" + (
+        "" if limits.store == "memory" else f"; without it: {limits.on_store_error}"
+    )
     yield "upstreams"
     for name, upstream in settings.upstreams.items():
         is_default = " (default)" if name == settings.default_upstream else ""

@@ -15,6 +15,9 @@ from proxy.auth.published_keys import RemoteKeySet
 from proxy.call import Rules
 from proxy.dialects import DIALECTS
 from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
+from proxy.limits.dial import RedisAddress
+from proxy.limits.memory import MemoryStore
+from proxy.limits.redis import RedisStore
 from proxy.phases.resolve import EnvelopeRules, Router
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern
@@ -116,10 +119,38 @@ def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret of the file: what must never be seen in a log line."""
     for upstream in settings.upstreams.values():
         yield from (key.get_secret_value() for key in upstream.keys)
+    store = settings.limits.store
+    if store != "memory" and store.password is not None:
+        yield store.password.get_secret_value()
     if settings.auth is not None:
         for issuer in settings.auth.jwt:
             if issuer.secret is not None:
                 yield issuer.secret.get_secret_value()
+
+
+def build_store(
+    settings: Settings, *, on_failure: Callable[[], None], on_change: Callable[[str | None], None]
+) -> Store:
+    """The limits store of `settings`. The caller opens and closes it, within one loop.
+
+    Raises:
+        OSError: an authority file cannot be read.
+    """
+    limits = settings.limits
+    url = limits.store
+    if url == "memory":
+        return MemoryStore()
+    address = RedisAddress(
+        host=url.host,
+        port=url.port,
+        path=url.path,
+        db=url.db,
+        user=url.user,
+        password=None if url.password is None else url.password.get_secret_value(),
+        is_tls=url.is_tls,
+        ca_file=url.ca_file,
+    )
+    return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
 
 
 def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:

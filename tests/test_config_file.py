@@ -173,7 +173,7 @@ default_upstream: opnai
         "plans: {default: {requests: ['${SECRET}']}}",
         "cors: {origins: ['https://${SECRET}/']}",
         "envelope: {targets: [{url: '${SECRET}.example.com'}], allow_private: ['${SECRET}']}",
-        "limits: {store: 'redis://:${SECRET}@h:6379/0'}",
+        "limits: {store: 'redis://:${SECRET}@h:6379/${SECRET}'}",
         f"limits: {{store: '{SECRET}'}}",
         f"workers: {SECRET}",
         f"log: {SECRET}",

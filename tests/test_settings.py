@@ -445,8 +445,25 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
         ({"workers": 257}, ("workers",), "at most 256"),
         ({"workers": "0"}, ("workers",), "at least 1"),
-        ({"limits": {"store": "redis://h:6379/0"}}, ("limits", "store"), "not part of this release"),
-        ({"limits": {"store": "unix:///run/redis.sock"}}, ("limits", "store"), "not part of this release"),
+        ({"limits": {"store": "redis+sentinel://h:26379/x"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        ({"limits": {"store": "redis-sentinel://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        ({"limits": {"store": "sentinel://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        ({"limits": {"store": "rediss+cluster://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        ({"limits": {"store": "redis://a:6379,b:6379/0"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        ({"limits": {"store": "valkey://h"}}, ("limits", "store"), "is written redis://"),
+        ({"limits": {"store": "http://h"}}, ("limits", "store"), "must be memory"),
+        ({"limits": {"store": "redis://"}}, ("limits", "store"), "must name a host"),
+        ({"limits": {"store": "redis://h:"}}, ("limits", "store"), "must name a host"),
+        ({"limits": {"store": "redis://h:x"}}, ("limits", "store"), "is not a URL"),
+        ({"limits": {"store": "redis://:p#q@h"}}, ("limits", "store"), "percent-encoded"),
+        ({"limits": {"store": "redis://u@h"}}, ("limits", "store"), "a user without a password"),
+        ({"limits": {"store": "redis://h/zero"}}, ("limits", "store"), "database by a number"),
+        ({"limits": {"store": "redis://h?db=1"}}, ("limits", "store"), "none can follow"),
+        ({"limits": {"store": "rediss://h?ca_file=/none"}}, ("limits", "store"), "names no readable file"),
+        ({"limits": {"store": "rediss://h?verify=no"}}, ("limits", "store"), "only ca_file can follow"),
+        ({"limits": {"store": "unix://run/redis.sock"}}, ("limits", "store"), "absolute path"),
+        ({"limits": {"store": "unix:///run/redis.sock?db=x"}}, ("limits", "store"), "database by a number"),
+        ({"limits": {"store": "redis:h"}}, ("limits", "store"), "must be memory"),
         ({"limits": {"store": "disk"}}, ("limits", "store"), "must be memory"),
         ({"playground": "yes"}, ("playground",), "true or false"),
         ({"client_timeouts": {"header": "off"}}, ("client_timeouts", "header"), "duration"),
@@ -485,3 +502,26 @@ def test_settings_faults_at_once() -> None:
         ("max_body",),
         ("upstreams", "openai", "api_kye"),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://h", ("h", 6379, None, 0, None, None, False)),
+        ("redis://h:1/12", ("h", 1, None, 12, None, None, False)),
+        ("redis://[::1]:6380/", ("::1", 6380, None, 0, None, None, False)),
+        ("redis://:p%40%2Fss@h", ("h", 6379, None, 0, None, "p@/ss", False)),
+        ("rediss://u%3A:p@h/1", ("h", 6379, None, 1, "u:", "p", True)),
+        ("unix:///run/redis.sock", ("", 0, "/run/redis.sock", 0, None, None, False)),
+        ("unix://u:p@/run/redis.sock?db=3", ("", 0, "/run/redis.sock", 3, "u", "p", False)),
+    ],
+)
+def test_store_url(text: str, expected: tuple[object, ...]) -> None:
+    """A store's URL is read as redis-py reads it; it is shown without credentials."""
+    url = settings(limits={"store": text}).limits.store
+    assert not isinstance(url, str)
+    password = None if url.password is None else url.password.get_secret_value()
+    assert (url.host, url.port, url.path, url.db, url.user, password, url.is_tls) == expected
+    assert "p@" not in str(url)
+    assert "p@" not in repr(url)
+    assert "u:" not in str(url)

@@ -12,66 +12,20 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
 from proxy.limits import gcra
-from proxy.limits.store import STREAM_RETRY_AFTER_S, RateStanding, Standing
+from proxy.limits.accounts import TICKS_PER_S, Account, retry_after_s, standing_of
+from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
 from proxy.limits.tickets import TicketShelf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
-    from proxy.exchange import Plan, Principal, Rate
-    from proxy.limits.store import Spent
-
-# Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
-# to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
-TICKS_PER_S = 1_000_000
+    from proxy.exchange import Principal
+    from proxy.limits.gcra import Limit
+    from proxy.limits.store import Lease, Spent
 
 # How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
 # may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
 _MAX_LOOKED_AT = 256
-
-_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
-
-
-class _Meter:
-    """The state of one rate for one user; shared by all of the user's plans that have this rate."""
-
-    __slots__ = ("limit", "name", "tat", "window_s")
-
-    def __init__(self, limit: gcra.Limit) -> None:
-        self.limit = limit
-        self.name = rate_name(limit)
-        self.window_s = limit.window / TICKS_PER_S
-        self.tat = 0
-
-
-class _Account:
-    """What is known of one user.
-
-    `meters` are those of the plan seen last, `others` (by limit) those of plans seen before that are not paid off yet:
-    a user with tokens of two plans, or a reload there and back, must not find a used rate fresh. `live` keeps the
-    admissions that hold a lease, oldest first. `is_queued` says whether the account waits in the store's heap.
-    """
-
-    __slots__ = ("is_queued", "key", "live", "meters", "others", "plan")
-
-    def __init__(self, key: tuple[str, str]) -> None:
-        self.key = key
-        self.plan: Plan | None = None
-        self.meters: tuple[_Meter, ...] = ()
-        self.others: dict[gcra.Limit, _Meter] = {}
-        self.live: dict[_Admission, None] = {}
-        self.is_queued = False
-
-    def adopt(self, plan: Plan, now: int) -> None:
-        """Measure by the rates of `plan` from now on, with what is already used of those that it shares."""
-        known = {meter.limit: meter for meter in self.meters} | self.others
-        meters = tuple(known.pop(limit) if limit in known else _Meter(limit) for limit in limits_of(plan.rates))
-        self.others = {limit: meter for limit, meter in known.items() if gcra.paid_at(limit, meter.tat) > now}
-        self.meters, self.plan = meters, plan
-
-    def paid_at(self) -> int:
-        """Give the tick from which on this account, without leases, is equal to none."""
-        return max((gcra.paid_at(meter.limit, meter.tat) for meter in (*self.meters, *self.others.values())), default=0)
 
 
 class _Admission:
@@ -82,13 +36,18 @@ class _Admission:
 
     __slots__ = ("_charged", "_store", "account", "at", "ends", "meters")
 
-    def __init__(self, store: MemoryStore, account: _Account, ends: tuple[int, ...], at: int) -> None:
+    def __init__(self, store: MemoryStore, account: Account[_Admission], ends: tuple[int, ...], at: int) -> None:
         self._store = store
         self.account = account
         self.meters = account.meters
         self._charged = ends
         self.ends: tuple[int, ...] | None = ends
         self.at = at
+
+    @property
+    def fallback(self) -> None:
+        """Always counted."""
+        return
 
     @property
     def lease(self) -> _Admission:
@@ -98,7 +57,7 @@ class _Admission:
     @property
     def standing(self) -> Standing:
         """How the user stood just after the charge; made when asked for."""
-        return _standing(self.meters, self._charged, self.at)
+        return standing_of(self.meters, self._charged, self.at)
 
     def release(self) -> None:
         """Give the slot back; see `store.Lease.release`."""
@@ -126,7 +85,7 @@ class MemoryStore:
     def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
         self._now = now
         self._max_users = max_users
-        self._accounts: dict[tuple[str, str], _Account] = {}
+        self._accounts: dict[tuple[str, str], Account[_Admission]] = {}
         # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
         # account's turn comes, so an admission does not have to touch the heap.
         self._queue: list[tuple[int, tuple[str, str]]] = []
@@ -142,6 +101,11 @@ class MemoryStore:
     def problem(self) -> str | None:
         """Memory always answers."""
         return None
+
+    @property
+    def fallback(self) -> None:
+        """Memory needs none."""
+        return
 
     @property
     def leases_held(self) -> int:
@@ -178,7 +142,7 @@ class MemoryStore:
         for meter in account.meters:
             end = gcra.charge(meter.limit, meter.tat, now)
             if end is None:
-                raise RateLimitExceededError(retry_after_s=_retry_after_s(account.meters, now))
+                raise RateLimitExceededError(retry_after_s=retry_after_s(account.meters, now))
             ends.append(end)
         # After the rates: a user who has run into both learns the time before which it is of no use to come back.
         if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
@@ -195,10 +159,10 @@ class MemoryStore:
         now = round(self._now() * TICKS_PER_S)
         account = self._accounts.get((principal.issuer, principal.user))
         if account is None:
-            account = _Account(("", ""))
+            account = Account(("", ""))
         if account.plan is not principal.plan:
             account.adopt(principal.plan, now)
-        return _standing(account.meters, [meter.tat for meter in account.meters], now)
+        return standing_of(account.meters, [meter.tat for meter in account.meters], now)
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -207,6 +171,29 @@ class MemoryStore:
     async def take_ticket(self, name: str) -> bytes | Spent | None:
         """Give it to the first who asks; see `store.Store.take_ticket`."""
         return self._tickets.take(name)
+
+    def assume(self, principal: Principal, tats: Mapping[Limit, int], leases: int) -> list[Lease]:
+        """Go on from what another store knew of a user: how far its rates are used, and so many leases, given back.
+
+        Of a user who is known here already the rates stay as they are.
+
+        Raises:
+            LimitsUnavailableError: `max_users` others are in use.
+        """
+        now = round(self._now() * TICKS_PER_S)
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = self._open_account((principal.issuer, principal.user), now)
+            account.adopt(principal.plan, now)
+            for meter in account.meters:
+                # The other's clock may have been another.
+                meter.tat = min(tats.get(meter.limit, 0), now * meter.limit.quota + meter.limit.capacity)
+        held = [_Admission(self, account, (), now) for _ in range(leases)]
+        for admission in held:
+            admission.ends = None
+            account.live[admission] = None
+        self._leases_held += leases
+        return list(held)
 
     def refund(self, admission: _Admission) -> None:
         """Take what is left of a live admission's charge out of its meters; `Admission.refund` is the public way.
@@ -239,15 +226,15 @@ class MemoryStore:
         if not account.live and not account.is_queued:
             self._enqueue(account)
 
-    def _open_account(self, key: tuple[str, str], now: int) -> _Account:
+    def _open_account(self, key: tuple[str, str], now: int) -> Account[_Admission]:
         self._drop_paid(now)
         if len(self._accounts) >= self._max_users:
             raise LimitsUnavailableError
-        account = self._accounts[key] = _Account(key)
+        account = self._accounts[key] = Account(key)
         self._enqueue(account)
         return account
 
-    def _enqueue(self, account: _Account) -> None:
+    def _enqueue(self, account: Account[_Admission]) -> None:
         account.is_queued = True
         heappush(self._queue, (account.paid_at(), account.key))
 
@@ -269,28 +256,3 @@ class MemoryStore:
                 self._enqueue(account)
             else:
                 del self._accounts[account.key]
-
-
-def limits_of(rates: Sequence[Rate]) -> tuple[gcra.Limit, ...]:
-    """Give the rates in ticks, each once: a rate that a plan names twice is charged once."""
-    limits = (gcra.Limit(rate.quota, max(1, round(rate.window_s * TICKS_PER_S))) for rate in rates)
-    return tuple(dict.fromkeys(limits))
-
-
-def rate_name(limit: gcra.Limit) -> str:
-    """Name a rate as an operator would write it, like `60-per-10s`; different rates have different names."""
-    unit, ticks = next(unit for unit in _UNITS if limit.window % unit[1] == 0)
-    return f"{limit.quota}-per-{limit.window // ticks}{unit}"
-
-
-def _standing(meters: Sequence[_Meter], tats: Sequence[int], now: int) -> Standing:
-    rates = []
-    for meter, tat in zip(meters, tats, strict=True):
-        left, reset = gcra.standing(meter.limit, tat, now)
-        rates.append(RateStanding(meter.name, meter.limit.quota, meter.window_s, left, reset / TICKS_PER_S))
-    return Standing(tuple(rates))
-
-
-def _retry_after_s(meters: Sequence[_Meter], now: int) -> float:
-    limits, tats = [meter.limit for meter in meters], [meter.tat for meter in meters]
-    return gcra.retry_after_all(limits, tats, now) / TICKS_PER_S

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from proxy.exchange import Principal
@@ -32,6 +32,9 @@ class Spent(Enum):
 
 
 SPENT: Final = Spent.SPENT
+
+# Each worker counts alone, or nobody counts.
+Fallback = Literal["local", "allow"]
 
 
 class RateStanding(NamedTuple):
@@ -74,6 +77,11 @@ class Admission(Protocol):
     @property
     def standing(self) -> Standing:
         """How the user stood just after this request was charged."""
+        ...
+
+    @property
+    def fallback(self) -> Fallback | None:
+        """What let it in where the store could not be asked; None where it was."""
         ...
 
     def refund(self) -> None:
@@ -136,6 +144,11 @@ class Store(Protocol):
 
     def problem(self) -> str | None:
         """Say in a few words why the store does not work, or None when it does; for `/readyz`."""
+        ...
+
+    @property
+    def fallback(self) -> Fallback | None:
+        """How requests are let in while the store does not work; None while it does, and where they are not."""
         ...
 
     @property

@@ -25,25 +25,26 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
     ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
     duration_s = now_s - exchange.started_s
     path = exchange.path
-    log(
-        {
-            "id": exchange.id,
-            "user": None if principal is None else principal.user,
-            "issuer": None if principal is None else principal.issuer,
-            "plan": None if principal is None else principal.plan.name,
-            "upstream": exchange.upstream,
-            "method": exchange.method,
-            "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
-            "status": exchange.status,
-            "ending": ending,
-            "ttfb_ms": None if ttfb_s is None else round(ttfb_s * 1000, 1),
-            "duration_ms": round(duration_s * 1000, 1),
-            "bytes": exchange.bytes,
-            "events": exchange.events,
-            "code": exchange.code,
-            "event": "exchange.settled",
-        }
-    )
+    line = {
+        "id": exchange.id,
+        "user": None if principal is None else principal.user,
+        "issuer": None if principal is None else principal.issuer,
+        "plan": None if principal is None else principal.plan.name,
+        "upstream": exchange.upstream,
+        "method": exchange.method,
+        "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
+        "status": exchange.status,
+        "ending": ending,
+        "ttfb_ms": None if ttfb_s is None else round(ttfb_s * 1000, 1),
+        "duration_ms": round(duration_s * 1000, 1),
+        "bytes": exchange.bytes,
+        "events": exchange.events,
+        "code": exchange.code,
+        "event": "exchange.settled",
+    }
+    if exchange.limits is not None:
+        line["limits"] = exchange.limits
+    log(line)
     metrics.exchange_settled(
         upstream=exchange.upstream or NO_UPSTREAM,
         status=str(exchange.status or ""),

@@ -16,6 +16,7 @@ from proxy.settings.service import (
     PlanSettings,
     Settings,
 )
+from proxy.settings.store import StoreUrl
 from proxy.settings.units import Address, Wrong, read_duration
 from proxy.settings.upstreams import UpstreamSettings, UpstreamTimeouts
 
@@ -35,6 +36,7 @@ __all__ = [
     "Log",
     "PlanSettings",
     "Settings",
+    "StoreUrl",
     "UpstreamSettings",
     "UpstreamTimeouts",
     "Wrong",

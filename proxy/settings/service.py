@@ -26,8 +26,8 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
-    read_text,
 )
+from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import Address, Wrong, read_address
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
@@ -35,7 +35,6 @@ from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSett
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_REDIS = re.compile(r"(rediss?://[^\s/]+(/\d+)?|unix:///\S+)", re.ASCII)
 # More than any machine has use for; each has its own connections, keys and 60 MiB.
 MAX_WORKERS = 256
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
@@ -56,15 +55,6 @@ def _read_admin_listen(value: object) -> Address | None:
     return read_address(value)
 
 
-def _read_store(value: object) -> str:
-    text = read_text(value)
-    if text == "memory":
-        return text
-    if _REDIS.fullmatch(text):
-        raise Wrong("the shared store is not part of this release", suggestion="memory")
-    raise Wrong("must be memory, or redis://…, rediss://…, unix:///…", suggestion=closest(text, ["memory"]))
-
-
 AdminAddress = Annotated[
     Address | None,
     PlainValidator(_read_admin_listen),
@@ -73,7 +63,6 @@ AdminAddress = Annotated[
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
-Store = Annotated[str, PlainValidator(_read_store), WithJsonSchema({"const": "memory"})]
 
 
 class ClientTimeouts(Model):
@@ -102,7 +91,7 @@ class PlanSettings(Model):
 class Limits(Model):
     """Where usage is counted."""
 
-    store: Store = Field("memory", description="Where usage is counted; only `memory` in this release.")
+    store: Store = Field("memory", description="Where usage is counted: `memory`, or a Redis or Valkey server.")
     on_store_error: Literal["deny", "local", "allow"] = Field(
         "deny", description="When a shared store fails: deny (503), local (each worker counts alone), allow."
     )

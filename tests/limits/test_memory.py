@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from proxy.errors import LimitsUnavailableError, ProxyError, RateLimitExceededError, TooManyStreamsError
 from proxy.exchange import Plan, Principal, Rate
+from proxy.limits.accounts import limits_of, rate_name
 from proxy.limits.gcra import Limit
-from proxy.limits.memory import MemoryStore, limits_of, rate_name
+from proxy.limits.memory import MemoryStore
 from proxy.limits.store import Admission, RateStanding, Standing, Store
 
 STEADY = settings(derandomize=True, max_examples=200, deadline=None)

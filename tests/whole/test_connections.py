@@ -456,6 +456,7 @@ class _Admission:
     def __init__(self, store: _Slow) -> None:
         self.store = store
         self.standing = Standing()
+        self.fallback = None
         self.is_held = True
 
     @property
@@ -476,6 +477,7 @@ class _Slow:
     asked: asyncio.Event
     answer: asyncio.Event
     leases_held: int = 0
+    fallback = None
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...

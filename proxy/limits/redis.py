@@ -1,0 +1,295 @@
+"""The limits store that workers and machines share: a Redis server decides, by its own clock.
+
+Every admission is one script, so every rate of the plan and the lease are taken together or not at all. Nobody waits
+long: one connection with many questions on their way, a tenth of a second for each, no second try, and no try at all
+while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`.
+
+What the server alone cannot promise: a server that comes back empty is told by each worker what it holds and remembers
+before anything is admitted; a step of the server's clock moves what the rates and leases are measured by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Literal
+
+from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
+from proxy.limits import gcra
+from proxy.limits.accounts import retry_after_s, standing_of
+from proxy.limits.dial import Dialler
+from proxy.limits.leases import LIFE_S, Leases, run_all
+from proxy.limits.link import Link
+from proxy.limits.memory import MemoryStore
+from proxy.limits.redis_accounts import ID_BYTES, PREFIX, ServerClock, UserAccounts, read_tats
+from proxy.limits.redis_admission import Question, RedisAdmission
+from proxy.limits.redis_tickets import RedisTickets
+from proxy.limits.resp import TIMEOUT_S, Answer, ConnectionLostError, StoreError
+from proxy.limits.scripts import Scripts
+from proxy.limits.store import STREAM_RETRY_AFTER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from proxy.exchange import Principal
+    from proxy.limits.accounts import Meter
+    from proxy.limits.dial import RedisAddress
+    from proxy.limits.redis_accounts import UserAccount
+    from proxy.limits.resp import Connection
+    from proxy.limits.store import Fallback, Spent, Standing
+
+OnStoreError = Literal["deny", "local", "allow"]
+
+# A server that comes back empty: how long a worker that remembers its former self leaves the others to tell what they
+# hold. Longer than the longest pause between two attempts, so that they have all come back.
+SETTLE_S = 1.5
+# How many users are restored in one batch; see `leases`.
+_BATCH = 128
+
+
+class RedisStore:
+    """Holds users to their plans by numbers kept on a server. See `store.Store` for what each method promises.
+
+    Args:
+        address: The server.
+        on_store_error: What to do without it: refuse, count alone in this worker, or let everything in.
+        on_failure: Told of every failed call.
+        on_change: Told why when the server is lost, and None when it is back.
+        timeout_s: How long an answer may take.
+        life_s: How long a lease outlives its worker.
+        settle_s: See `SETTLE_S`.
+        scripts: Other than the product's own only in tests.
+
+    Raises:
+        OSError: the authority file cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        on_store_error: OnStoreError = "deny",
+        on_failure: Callable[[], None] = lambda: None,
+        on_change: Callable[[str | None], None] = lambda _problem: None,
+        timeout_s: float = TIMEOUT_S,
+        life_s: float = LIFE_S,
+        settle_s: float = SETTLE_S,
+        scripts: Scripts | None = None,
+    ) -> None:
+        self._on_store_error = on_store_error
+        self._on_change = on_change
+        self._timeout_s = timeout_s
+        self._settle_s = settle_s
+        self._loop = asyncio.get_running_loop()
+        self._scripts = scripts or Scripts()
+        self._clock = ServerClock()
+        dialler = Dialler(address, timeout_s=timeout_s)
+        self._link = Link(dialler.dial, self._greet, on_failure=on_failure, on_change=self._change)
+        self._leases = Leases(self._scripts, lambda: self._link.connection, on_failure=self._link.failed, life_s=life_s)
+        self._accounts = UserAccounts(self._scripts, self._clock, life=self._leases.life)
+        self._tickets = RedisTickets(dialler, self._link, self._scripts)
+        self._local: MemoryStore | None = None
+        # Ids must differ over all workers that ever were.
+        self._name = secrets.token_hex(ID_BYTES // 4).encode()
+        self._count = 0
+        # The name of the server's memory; another one means that it lost everything.
+        self._memory: bytes | None = None
+
+    async def open(self) -> None:
+        """Try to reach the server; where it cannot be, go on trying in the background."""
+        await self._link.open()
+        self._leases.open()
+
+    async def close(self) -> None:
+        """Tell the server what was released, and leave it."""
+        await self._leases.close()
+        await self._link.close()
+
+    def problem(self) -> str | None:
+        """Why the server is not asked, or None."""
+        return self._link.problem
+
+    @property
+    def fallback(self) -> Fallback | None:
+        """What happens instead of asking the server, or None."""
+        return None if self._link.problem is None or self._on_store_error == "deny" else self._on_store_error
+
+    @property
+    def leases_held(self) -> int:
+        """How many leases this worker holds, over all users."""
+        return self._leases.held
+
+    async def admit(self, principal: Principal) -> RedisAdmission:
+        """Charge one request to every rate of the user's plan and take a lease, or refuse and change nothing.
+
+        Answered within about twice `timeout_s`, also where the server is not. Cancelled, it leaves a question behind
+        whose answer is undone when it comes.
+        """
+        account = self._accounts.get(principal)
+        connection = self._link.connection
+        if connection is None:
+            connection = await self._link.connected(self._timeout_s)
+            if connection is None:
+                return await self._admit_alone(principal, account)
+        question = Question(self, account, self._new_id(), self._loop.create_future())
+        question.send(connection, self._scripts.admit)
+        try:
+            answer = await question.answered
+        except asyncio.CancelledError:
+            # Between the answer and its being read; what is still to come undoes itself.
+            if not question.answered.cancelled():
+                self.undo(question, question.answered.result())
+            raise
+        if not isinstance(answer, list):
+            self._judge_failure(question, answer)
+            return await self._admit_alone(principal, account)
+        self._link.succeeded()
+        self._local = None
+        self._clock.learn(answer[1])
+        meters, tats = question.meters, read_tats(question.meters, answer, 2)
+        for meter, tat in zip(meters, tats, strict=True):
+            meter.tat = tat
+        if answer[0] == 1:
+            raise RateLimitExceededError(retry_after_s=retry_after_s(meters, answer[1]))
+        if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
+            raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
+        admission = RedisAdmission(self, account, question.id, meters, tats, answer[1], answer=answer)
+        self._leases.hold(admission)
+        return admission
+
+    def standing(self, principal: Principal) -> Standing:
+        """Say how the user stands by what this worker heard last, of a user it does not know as if never seen."""
+        account = self._accounts.get(principal)
+        if self._local is not None and account.local is self._local:
+            return self._local.standing(principal)
+        return standing_of(account.meters, [meter.tat for meter in account.meters], self._clock.now())
+
+    async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
+        """Keep a sealed request; see `store.Store.put_ticket`."""
+        await self._tickets.put(name, sealed, ttl_s, owner)
+
+    async def take_ticket(self, name: str) -> bytes | Spent | None:
+        """Give it to the first who asks, once in all workers; see `store.Store.take_ticket`."""
+        return await self._tickets.take(name)
+
+    def release(self, admission: RedisAdmission) -> None:
+        """Free an admission's slot if it holds one; `Lease.release` is the public way."""
+        if self._leases.release(admission) and admission.shadow is not None:
+            admission.shadow.release()
+
+    def refund(self, admission: RedisAdmission) -> None:
+        """Give back what is left of a live admission's charge; `Admission.refund` is the public way."""
+        if admission.is_refunded or admission not in admission.account.live:
+            return
+        admission.is_refunded = True
+        if admission.inner is not None:
+            admission.inner.refund()
+        elif admission.answer is not None:
+            self._give_back(admission.account, admission.meters, admission.answer)
+
+    def undo(self, question: Question, answer: Answer) -> None:
+        """Take back what was given to somebody who has left."""
+        if not isinstance(answer, list):
+            self._judge_failure(question, answer)
+        elif answer[0] == 0:
+            self._give_back(question.account, question.meters, answer)
+            self._leases.remove(question.account, question.id)
+
+    def _judge_failure(self, question: Question, answer: Answer) -> None:
+        assert isinstance(answer, StoreError)
+        if isinstance(answer, ConnectionLostError):
+            self._leases.bury(question.account, question.id)
+        self._link.failed(answer)
+
+    def _give_back(self, account: UserAccount, meters: Sequence[Meter], answer: Sequence[int]) -> None:
+        if not meters:
+            return
+        now = self._clock.now()
+        keys: list[bytes] = []
+        arguments: list[int] = []
+        for index, (meter, tat) in enumerate(zip(meters, read_tats(meters, answer, 2), strict=True)):
+            limit, key = meter.limit, account.rate_key(meter.limit)
+            keys += [key, key + b":given"]
+            arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
+            arguments += answer[2 + 3 * index : 5 + 3 * index]
+            # About right at once, for the answer that this one's client gets; the server says exactly how it is.
+            meter.tat -= gcra.unpaid(limit, tat, now)
+
+        def hand_over(told: Answer) -> None:
+            if isinstance(told, list):
+                for meter, tat in zip(meters, read_tats(meters, told, 1), strict=True):
+                    meter.tat = tat
+
+        connection = self._link.connection
+        if connection is not None:
+            refund = self._scripts.refund
+            refund.run(connection, refund.command(keys, arguments), hand_over)
+
+    async def _admit_alone(self, principal: Principal, account: UserAccount) -> RedisAdmission:
+        """Decide without the server; does not wait."""
+        policy = self._on_store_error
+        if policy == "deny":
+            raise LimitsUnavailableError
+        tats = [meter.tat for meter in account.meters]
+        inner = None
+        if policy == "local":
+            inner = await self._local_store(principal, account).admit(principal)
+        admission = RedisAdmission(
+            self, account, self._new_id(), account.meters, tats, self._clock.now(), fallback=policy, inner=inner
+        )
+        self._leases.hold(admission)
+        return admission
+
+    def _local_store(self, principal: Principal, account: UserAccount) -> MemoryStore:
+        """This worker's own count, which goes on from what it knows of the user: usage so far, and its own streams."""
+        if self._local is None:
+            self._local = MemoryStore(self._clock.now_s)
+        if account.local is not self._local:
+            tats = {meter.limit: meter.tat for meter in (*account.meters, *account.others.values())}
+            shadows = self._local.assume(principal, tats, len(account.live))
+            account.local = self._local
+            for admission, shadow in zip(account.live, shadows, strict=True):
+                admission.shadow = shadow
+        return self._local
+
+    def _new_id(self) -> bytes:
+        self._count += 1
+        return b"%b%010x" % (self._name, self._count)
+
+    def _change(self, problem: str | None) -> None:
+        if problem is None:
+            self._local = None
+        self._on_change(problem)
+
+    async def _greet(self, connection: Connection) -> None:
+        """Make sure that the server can do all that is asked of it, and knows all that this worker knows."""
+        answer = await self._scripts.greet.ask(connection, [PREFIX + b"memory"], [secrets.token_hex(8)])
+        if not isinstance(answer, list):
+            raise StoreError("the server's answer is not understood")
+        now, memory = answer
+        self._clock.learn(now)
+        is_empty = self._memory is not None and memory != self._memory
+        if is_empty:
+            await self._restore(connection)
+        await self._leases.register(connection)
+        # As a request would: only what it needs tells whether it would be served. Nobody has this name.
+        probe = PREFIX + b"{probe}:"
+        arguments: list[bytes | int] = [self._leases.life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]
+        await self._scripts.admit.ask(connection, [probe + b"leases", probe + b"rate"], arguments)
+        if is_empty:
+            await asyncio.sleep(self._settle_s)
+        self._memory = memory
+
+    async def _restore(self, connection: Connection) -> None:
+        """Tell an empty server how far the rates are used of every user that this worker has seen."""
+        now = self._clock.now()
+        script, commands = self._scripts.restore, []
+        for account in self._accounts:
+            meters = [meter for meter in account.meters if gcra.paid_at(meter.limit, meter.tat) > now]
+            if meters:
+                arguments: list[int] = []
+                for meter in meters:
+                    arguments += [meter.limit.window, *divmod(meter.tat, meter.limit.quota)]
+                commands.append(script.command([account.rate_key(meter.limit) for meter in meters], arguments))
+        for first in range(0, len(commands), _BATCH):
+            await run_all(connection, script, commands[first : first + _BATCH])

@@ -1,0 +1,184 @@
+"""A real Redis server for the tests, and stores that share it, as workers would."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.errors import ProxyError
+from proxy.exchange import Plan, Principal
+from proxy.limits.dial import Dialler, RedisAddress
+from proxy.limits.redis import RedisStore
+from proxy.limits.resp import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.limits.store import Admission, Store
+
+WAIT_S = 10.0
+# What no request may wait for the store, whatever is the matter with it.
+PATIENCE_S = 0.3
+
+
+def server_binary() -> str:
+    """The server to test with: of the environment, or on the path; without one the test is skipped."""
+    found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        message = "no redis-server on the PATH (apt-get install redis-server)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+class RedisServer:
+    """A server process of the test's own, which forgets everything when it ends."""
+
+    def __init__(self, *options: str) -> None:
+        binary = server_binary()
+        # Not the test's own room, whose path may be too long for a socket.
+        self._room = tempfile.TemporaryDirectory(prefix="redis-")
+        self.path = f"{self._room.name}/redis.sock"
+        self.address = RedisAddress(path=self.path)
+        self._command = [binary, "--port", "0", "--unixsocket", self.path, "--save", ""]
+        self._command += ["--dir", self._room.name, "--logfile", f"{self._room.name}/log", *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Begin, and wait until it answers."""
+        self._process = subprocess.Popen(self._command)  # noqa: ASYNC220 - it forks and goes on
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                with contextlib.suppress(StoreError):
+                    connection = await Dialler(self.address, timeout_s=WAIT_S).dial()
+                    connection.abort("")
+                    return
+                await asyncio.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """End it, and leave nothing of it."""
+        self.kill()
+        self._room.cleanup()
+
+    def stop(self) -> None:
+        """Let it hang: connections are accepted by the kernel, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def ask(self, *words: bytes | str | int) -> Any:
+        """Ask it something, by a connection of the test's own."""
+        connection = await Dialler(self.address, timeout_s=WAIT_S).dial()
+        try:
+            return await connection.ask(*words)
+        finally:
+            connection.abort("")
+
+    async def keys(self, pattern: str = "*") -> list[bytes]:
+        """The keys there are, but for the store's own."""
+        found: list[bytes] = await self.ask("KEYS", pattern)
+        return sorted(key for key in found if not key.startswith((b"forward-sse:memory", b"forward-sse:{probe}")))
+
+    async def leases(self) -> int:
+        """How many leases it has, over all users."""
+        return sum([await self.ask("ZCARD", key) for key in await self.keys("*:leases")])
+
+
+class Workers:
+    """Stores that share a server; closed with the test."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self._stack = AsyncExitStack()
+        self.failures = 0
+        # Of all stores, in order: why one was lost, None for back.
+        self.changes: list[str | None] = []
+
+    async def one(self, **options: Any) -> RedisStore:
+        """Another store; patient, because other tests may keep the machine busy, unless told otherwise."""
+        options.setdefault("timeout_s", WAIT_S)
+        address = options.pop("address", self.server.address)
+        store = RedisStore(address, on_failure=self._fail, on_change=self.changes.append, **options)
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def several(self, count: int, **options: Any) -> list[RedisStore]:
+        """Several."""
+        return [await self.one(**options) for _ in range(count)]
+
+    async def close(self) -> None:
+        """Close them all."""
+        await self._stack.aclose()
+
+    def _fail(self) -> None:
+        self.failures += 1
+
+
+def user(plan: Plan, name: str = "alice", issuer: str = "https://id.example.com/") -> Principal:
+    """A user of the plan."""
+    return Principal(issuer, name, plan)
+
+
+async def attempt(store: Store, principal: Principal) -> Admission | str:
+    """The admission, or the code of the refusal."""
+    try:
+        return await store.admit(principal)
+    except ProxyError as error:
+        return error.code
+
+
+def die(store: RedisStore) -> None:
+    """End a worker as `kill -9` would: nothing is told to the server, its socket closes."""
+    link, leases = store._link, store._leases
+    for task in (link._task, leases._task):
+        assert task is not None
+        task.cancel()
+    if link.connection is not None:
+        link.connection.on_lost = None
+        link.connection.abort("dead")
+    link.connection = None
+
+
+async def passes(condition: Callable[[], bool]) -> None:
+    """Wait until it is so; for what nobody announces."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+
+
+async def comes_true(condition: Callable[[], Awaitable[bool]]) -> None:
+    """The same, where it is the server that must be asked."""
+    async with asyncio.timeout(WAIT_S):
+        while not await condition():  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+
+
+async def holds(server: RedisServer, leases: int) -> None:
+    """Wait until the server has so many leases."""
+
+    async def is_so() -> bool:
+        return await server.leases() == leases
+
+    await comes_true(is_so)
