@@ -43,7 +43,7 @@ class Sink(Protocol):
         ...
 
     def chunk(self, data: bytes, start: int) -> None:
-        """Take a read that is one whole chunk: its line, the payload from `start` on, CR LF."""
+        """Take a read that is one whole chunk: its line, the payload from `start` on, which ends with LF LF, CR LF."""
         ...
 
     def failed(self, error: ProxyError) -> None:

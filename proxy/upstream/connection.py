@@ -188,12 +188,12 @@ class Connection(asyncio.Protocol):
             self._drop()
             return
         chunk_sink = self._chunk_sink
-        if chunk_sink is not None:
+        if chunk_sink is not None and data[-4:] == b"\n\n\r\n":
             # The parser stands between two chunks, and would find what is found here: one of them, whole. It is not
             # told, and still stands between two.
             size = len(data)
             start = 4 if size < LINE_OF_5 else 5
-            if WHOLE_LENGTHS.get(data[:start]) == size and data[-2:] == b"\r\n":
+            if WHOLE_LENGTHS.get(data[:start]) == size:
                 chunk_sink.chunk(data, start)
                 return
         try:
