@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from proxy.auth.authenticator import Authenticator
     from proxy.exchange import Ending, Exchange, Principal, Route
@@ -45,7 +44,6 @@ class Call:
     request: Incoming | None
     client: ClientConnection
     exchange: Exchange
-    task: asyncio.Task[object] | None
     is_last: bool
     is_old: bool = False
     is_accepted: bool = False
@@ -55,6 +53,8 @@ class Call:
     has_body: bool = False
     # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
     is_in_band: bool = False
+    # What typed events are called where a ticket asks for them.
+    typed_names: Mapping[str, str] | None = None
 
     @property
     def is_body_arriving(self) -> bool:
@@ -67,5 +67,4 @@ class Call:
             self.client.relay.finish(ending)
         elif self.exchange.interrupted_as is None and self.exchange.ending is None:
             self.exchange.interrupted_as = ending
-            if self.task is not None:
-                self.task.cancel()
+            self.client.cancel()

@@ -259,6 +259,11 @@ class ClientConnection(RequestHandler):
         if self._socket_transport is not None:
             self._socket_transport.abort()
 
+    def cancel(self) -> None:
+        """Cancel the task in which the connection's requests are served."""
+        if self._task_handler is not None:
+            self._task_handler.cancel()
+
     def discard_rest(self, *, linger: bool) -> None:
         """The answer just written is the last: end our sending half, and read away for a moment what still comes."""
         self._is_last = True

@@ -8,15 +8,17 @@ from proxy.dialects.base import broken_stream_status
 from proxy.errors import ProxyError, UpstreamProtocolError
 from proxy.exchange import Ending
 from proxy.phases.relay import BROKEN, LAST_CHUNK, Relay
-from proxy.protocol.fields import fold, single, to_client
+from proxy.phases.typed_relay import TypedRelay
+from proxy.protocol.fields import fold, to_client
 from proxy.protocol.in_band import DataLines, end_event, torn
 from proxy.protocol.sse import EventStreamObserver, encode_event, is_event_stream
 
 if TYPE_CHECKING:
     import asyncio
 
+    from proxy.dialects.typed.translator import Translator
     from proxy.errors import ErrorShape, Field
-    from proxy.phases.relay import Framing
+    from proxy.phases.relay import Framing, StreamClocks
     from proxy.upstream.answer import Answer
 
 # RFC 9110 §15: the error classes.
@@ -45,14 +47,13 @@ def readable(answer: Answer) -> tuple[list[Field], bool]:
         UpstreamProtocolError: the body is compressed, though nobody asked for that: nothing can be said beside it. The
             answer's connection is closed.
     """
-    encoding = single(answer.fields, b"content-encoding")
+    encoding = answer.index.single(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         answer.abort()
         raise UpstreamProtocolError("The upstream compressed its answer, to which nothing can be added then.")
-    is_stream = is_event_stream(single(answer.fields, b"content-type"))
+    is_stream = is_event_stream(answer.index.single(b"content-type"))
     replaced = _OF_THE_BODY if is_stream else _OF_THE_BODY | {b"content-type"}
     fields = [field for field in to_client(answer.fields) if fold(field[0]) not in replaced]
-    answer.fields = []
     if not is_stream:
         fields.append(_CONTENT_TYPE)
     return fields, is_stream
@@ -82,15 +83,11 @@ class TicketRelay(Relay):
         head: bytes,
         *,
         framing: Framing,
+        clocks: StreamClocks,
         status: int,
         is_event_stream: bool,
         shape: ErrorShape,
         id_: str,
-        now_s: float,
-        idle_s: float | None,
-        write_s: float | None,
-        deadline_s: float | None,
-        heartbeat_s: float | None,
     ) -> None:
         self._watch = EventStreamObserver()
         super().__init__(
@@ -100,11 +97,7 @@ class TicketRelay(Relay):
             framing=framing,
             observer=self._watch,
             error_event=lambda _code, _message: None,
-            now_s=now_s,
-            idle_s=idle_s,
-            write_s=write_s,
-            deadline_s=deadline_s,
-            heartbeat_s=heartbeat_s if is_event_stream else None,
+            clocks=clocks if is_event_stream else clocks._replace(heartbeat_s=None),
         )
         self._id = id_
         self._status = status
@@ -153,6 +146,34 @@ class TicketRelay(Relay):
         if not self._watch.at_boundary:
             events = torn(in_line=self._watch.in_line) + events
         self._transport.write(b"%x\r\n%b\r\n" % (len(events), events) if self._is_chunked else events)
+
+
+class TypedTicketRelay(TypedRelay):
+    """A `TypedRelay` after whose last event comes the one named `end`."""
+
+    __slots__ = ("_id", "_status")
+
+    def __init__(
+        self,
+        translator: Translator,
+        answer: Answer,
+        transport: asyncio.Transport,
+        head: bytes,
+        *,
+        framing: Framing,
+        clocks: StreamClocks,
+        id_: str,
+        status: int,
+    ) -> None:
+        super().__init__(translator, answer, transport, head, framing=framing, clocks=clocks)
+        self._id = id_
+        self._status = status
+
+    def _write_last(self, given: bytes) -> None:
+        assert self.ending is not None
+        words = BROKEN.get(self.ending)
+        code = None if words is None else words[0]
+        super()._write_last(given + end_event(self._id, self.ending, self._status, code=code))
 
 
 class _BrokenOffError(ProxyError):

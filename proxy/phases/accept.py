@@ -84,6 +84,10 @@ class ClientConnection(Protocol):
     # Whether it has been used for a request before.
     has_answered: bool
 
+    def cancel(self) -> None:
+        """Cancel the task in which the connection's requests are served."""
+        ...
+
     def discard_rest(self, *, linger: bool) -> None:
         """Read no further request: the answer is the last. With `linger` what the client still sends is read away."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
@@ -45,8 +45,21 @@ BROKEN = {
 }
 
 
+class StreamClocks(NamedTuple):
+    """What a stream may take its time for, in seconds; None is off.
+
+    `now_s` and `deadline_s`, when `total` runs out, are the loop's time; the others last.
+    """
+
+    now_s: float
+    idle_s: float | None
+    write_s: float | None
+    deadline_s: float | None
+    heartbeat_s: float | None
+
+
 class Relay:
-    """One running answer. `done` resolves with its `ending`, once; after that nothing is written.
+    """One running answer. Its `ending` comes once; after that nothing is written.
 
     Bytes go unchanged and in order. While more than the mark waits in the client's write buffer the upstream is not
     read. The clocks ask `check` a few times a second. Neither network failures nor slow peers raise: they are endings,
@@ -57,6 +70,7 @@ class Relay:
         "_answer",
         "_beat_s",
         "_deadline_s",
+        "_done",
         "_error_event",
         "_head",
         "_heartbeat_s",
@@ -71,7 +85,6 @@ class Relay:
         "_unsent",
         "_write_s",
         "bytes",
-        "done",
         "ending",
         "first_byte_s",
         "framing",
@@ -90,11 +103,7 @@ class Relay:
         framing: Framing,
         observer: EventStreamObserver | None,
         error_event: ErrorEvent,
-        now_s: float,
-        idle_s: float | None,
-        write_s: float | None,
-        deadline_s: float | None,
-        heartbeat_s: float | None,
+        clocks: StreamClocks,
     ) -> None:
         self._answer = answer
         self._transport = transport
@@ -105,9 +114,7 @@ class Relay:
         self.takes_chunks = False
         self._observer = observer
         self._error_event = error_event
-        self._idle_s = idle_s
-        self._write_s = write_s
-        self._deadline_s = deadline_s
+        now_s, self._idle_s, self._write_s, self._deadline_s, heartbeat_s = clocks
         # A heartbeat is a chunk of ours among the upstream's: only where chunks are, and events whose borders we know.
         self._heartbeat_s = heartbeat_s if self._is_chunked and observer is not None else None
         self._quiet_since_s = now_s
@@ -120,7 +127,7 @@ class Relay:
         self.bytes = 0
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
-        self.done: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[Ending] | None = None
 
     def start(self) -> None:
         """Write the head, and take the body: what has arrived of it now, in the same write, the rest as it comes."""
@@ -131,6 +138,13 @@ class Relay:
         if self._paused:
             # By the very first write, after which `attach` has let the upstream be read.
             self._answer.pause()
+
+    async def wait(self) -> Ending:
+        """Wait for the end; once at most. Cancelling ends nothing."""
+        if self.ending is None:
+            self._done = asyncio.get_running_loop().create_future()
+            return await self._done
+        return self.ending
 
     # The upstream's side: `Sink`.
 
@@ -160,7 +174,7 @@ class Relay:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         if data:
             if not self.bytes:
-                self.first_byte_s = self.done.get_loop().time()
+                self.first_byte_s = asyncio.get_running_loop().time()
                 self.takes_chunks = self._is_chunked
             self.bytes += len(data)
             if self._observer is not None:
@@ -263,8 +277,8 @@ class Relay:
     def _end(self, ending: Ending) -> None:
         self.ending = ending
         # Cancelling the task that waits has cancelled the future with it.
-        if not self.done.done():
-            self.done.set_result(ending)
+        if self._done is not None and not self._done.done():
+            self._done.set_result(ending)
 
     def _beat(self, now_s: float) -> None:
         # Only after the upstream's first byte (a BOM may come first), at a boundary, to a client that keeps up.

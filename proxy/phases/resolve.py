@@ -27,7 +27,7 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.exchange import FieldIndex, Route, Timeouts
+from proxy.exchange import TYPED_NAMES, FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import Envelope, find_envelope, parse_envelope, read_json_object
 from proxy.protocol.fields import CREDENTIALS, fold, is_loop, single, to_upstream
 from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
@@ -202,6 +202,12 @@ class Router:
         _check_path(upstream, head.method, b"/" + rest)
         _check_typed(upstream, is_typed=is_typed)
         return Destination(Kind.DIRECT, name, upstream, b"/" + rest, query, is_typed)
+
+    def typed_names(self, head: RequestHead) -> Mapping[str, str]:
+        """What typed events are called in answers to `POST /forward-sse`, as far as the head tells; never raises."""
+        named = self._named(head)
+        upstream = self._upstreams.get(named[0]) if len(named) == 1 else self._default
+        return TYPED_NAMES if upstream is None else upstream.typed_names
 
     def check_plan(self, destination: Destination, principal: Principal) -> None:
         """Refuse early what the head decided and the plan forbids.

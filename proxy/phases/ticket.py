@@ -62,6 +62,11 @@ def has_ticket(query: bytes | None) -> bool:
     return any(name == b"ticket" for name, _ in query_members(query))
 
 
+def asks_for_typed(head: RequestHead) -> bool:
+    """Whether the client wants typed events of it."""
+    return _TYPED in query_members(head.query)
+
+
 def ticket_in(head: RequestHead) -> Ticket:
     """The ticket in the query of a GET.
 
@@ -109,7 +114,7 @@ async def use_ticket(store: Store, ticket: Ticket, head: RequestHead) -> tuple[R
         asked, body = ticket.unseal(sealed)
     except ValueError:
         raise NotFoundError("No such ticket.") from None
-    if _TYPED in query_members(head.query) and _TYPED not in query_members(asked.query):
+    if asks_for_typed(head) and not asks_for_typed(asked):
         query = b"&".join(part for part in (asked.query, b"=".join(_TYPED)) if part)
         asked = replace(asked, query=query)
     return asked, body

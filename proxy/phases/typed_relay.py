@@ -6,6 +6,7 @@ upstream is still at most one write. Which answers are translated, and what beco
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from proxy.dialects import DIALECTS
@@ -17,13 +18,11 @@ from proxy.protocol.fields import fold, single, to_client
 from proxy.protocol.sse import PING, is_event_stream
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
 
     from proxy.errors import Field
     from proxy.exchange import Route
-    from proxy.phases.relay import ErrorEvent, Framing
-    from proxy.protocol.sse import EventStreamObserver
+    from proxy.phases.relay import Framing, StreamClocks
     from proxy.upstream.answer import Answer
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
@@ -92,13 +91,7 @@ class TypedRelay(Relay):
         head: bytes,
         *,
         framing: Framing,
-        observer: EventStreamObserver | None,  # noqa: ARG002 - nothing of the upstream's passes
-        error_event: ErrorEvent,
-        now_s: float,
-        idle_s: float | None,
-        write_s: float | None,
-        deadline_s: float | None,
-        heartbeat_s: float | None,
+        clocks: StreamClocks,
     ) -> None:
         super().__init__(
             answer,
@@ -106,17 +99,13 @@ class TypedRelay(Relay):
             head,
             framing=framing,
             observer=None,
-            error_event=error_event,
-            now_s=now_s,
-            idle_s=idle_s,
-            write_s=write_s,
-            deadline_s=deadline_s,
-            heartbeat_s=None,
+            error_event=lambda _code, _message: None,
+            clocks=clocks._replace(heartbeat_s=None),
         )
         self._translator = translator
         self._has_ended_body = False
-        self._ping_s = heartbeat_s if self._is_chunked else None
-        self._silent_since_s = now_s
+        self._ping_s = clocks.heartbeat_s if self._is_chunked else None
+        self._silent_since_s = clocks.now_s
         self._has_written = False
 
     @property
@@ -181,7 +170,7 @@ class TypedRelay(Relay):
     def _write(self, given: bytes, last: bytes = b"") -> None:
         self._has_written = True
         if not self.bytes:
-            self.first_byte_s = self.done.get_loop().time()
+            self.first_byte_s = asyncio.get_running_loop().time()
         self.bytes += len(given)
         self._transport.write(b"%x\r\n%b\r\n%b" % (len(given), given, last) if self._is_chunked else given)
 

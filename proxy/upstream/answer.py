@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from proxy.exchange import FieldIndex
+
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
 
@@ -60,6 +62,7 @@ class Answer:
     __slots__ = (
         "_connection",
         "_held",
+        "_index",
         "failure",
         "fields",
         "framing",
@@ -72,6 +75,7 @@ class Answer:
     def __init__(self, connection: Source) -> None:
         self._connection: Source | None = connection
         self._held = b""
+        self._index: FieldIndex | None = None
         self.status = 0
         self.fields: list[Field] = []
         self.framing: Framing = "none"
@@ -79,6 +83,18 @@ class Answer:
         self.is_complete = False
         self.failure: ProxyError | None = None
         self.sink: Sink | None = None
+
+    @property
+    def index(self) -> FieldIndex:
+        """The head's fields by name."""
+        if self._index is None:
+            self._index = FieldIndex(self.fields)
+        return self._index
+
+    def let_head_go(self) -> None:
+        """Forget the head's fields: streams are held by the thousand."""
+        self.fields = []
+        self._index = None
 
     @property
     def has_body_waiting(self) -> bool:

@@ -655,7 +655,7 @@ async def test_bodies_on_their_way_are_bounded(tickets: Running) -> None:
     for sender in senders:
         sender.write(whole[:-1])
     async with asyncio.timeout(WAIT_S):
-        while sum(tickets.app.pipeline._makers._making.values()) < MAX_MAKING:  # noqa: ASYNC110 - nothing announces it
+        while sum(tickets.app.pipeline._ticketing._makers._making.values()) < MAX_MAKING:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.005)
     assert (await make(tickets)).status == 429
     await ticket_url(tickets, bearer=token("bob"))
@@ -669,7 +669,7 @@ async def test_bodies_on_their_way_are_bounded(tickets: Running) -> None:
         sender.write(whole[-1:])
         assert (await sender.read_message()).status == 201
     await tickets.idle()
-    assert not tickets.app.pipeline._makers._making
+    assert not tickets.app.pipeline._ticketing._makers._making
 
 
 async def test_secrets_stay_out_of_the_log_and_the_upstream(tickets: Running, upstream: Upstream) -> None:

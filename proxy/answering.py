@@ -1,0 +1,124 @@
+"""Answering: from the head of an upstream's answer to the client's, and to the relay that takes the body.
+
+There are three relays: the bytes as they are, typed events made of them, and either of them for an `EventSource`, which
+is told in the stream what it cannot see.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.dialects import DIALECTS
+from proxy.exchange import Ending
+from proxy.phases.answer import Settled, date
+from proxy.phases.relay import Relay, StreamClocks
+from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
+from proxy.protocol.fields import to_client
+from proxy.protocol.heads import render_response
+from proxy.protocol.sse import EventStreamObserver, is_event_stream
+from proxy.replies import own_fields
+from proxy.ticket_relay import TicketRelay, TypedTicketRelay, readable
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from proxy.call import Call
+    from proxy.errors import Field
+    from proxy.exchange import Route
+    from proxy.phases.relay import Framing
+    from proxy.upstream.answer import Answer
+
+_STREAM_FIELDS: tuple[Field, ...] = (
+    (b"Cache-Control", b"no-cache, no-transform"),
+    (b"X-Accel-Buffering", b"no"),
+)
+_CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
+_NO_CONTENT = 204
+
+
+def answer(call: Call, route: Route, given: Answer, *, now_s: float, deadline_s: float | None) -> Relay | Settled:
+    """Make the client's head and the relay, which is not started; nothing is written yet.
+
+    Raises:
+        UpstreamProtocolError: the body would have to be read, and is compressed; the upstream's connection is closed.
+    """
+    transport = call.client.transport
+    if transport is None or transport.is_closing():
+        given.abort()
+        call.exchange.ending = Ending.CLIENT_CLOSED
+        return Settled(keep_alive=False)
+    dialect = DIALECTS[route.dialect]
+    clocks = StreamClocks(
+        now_s,
+        route.timeouts.idle_s,
+        call.rules.write_timeout_s,
+        deadline_s,
+        route.heartbeat_s if dialect.heartbeat_allowed else None,
+    )
+    if call.is_in_band:
+        return _answer_ticket(call, route, given, transport, clocks)
+    call.exchange.status = given.status
+    translator = None if route.typed_names is None else begin_translation(route, given)
+    if translator is not None:
+        framing: Framing = "close" if call.is_old else "chunked"
+        head = _head(call, given.status, translated_fields(given.fields), given, framing)
+        return TypedRelay(translator, given, transport, head, framing=framing, clocks=clocks)
+    framing = "close" if call.is_old else "chunked"
+    if given.framing in {"none", "length"}:
+        framing = given.framing
+    index = given.index
+    is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
+    head = _head(call, given.status, to_client(given.fields), given, framing)
+    target = route.target
+    return Relay(
+        given,
+        transport,
+        head,
+        framing=framing,
+        observer=EventStreamObserver() if is_watched else None,
+        error_event=lambda code, message: dialect.error_event(code, message, target),
+        clocks=clocks,
+    )
+
+
+def _answer_ticket(
+    call: Call, route: Route, given: Answer, transport: asyncio.Transport, clocks: StreamClocks
+) -> Relay:
+    """200 and an event stream, whatever the upstream's answer is."""
+    framing: Framing = "close" if call.is_old else "chunked"
+    id_, status = call.exchange.id, given.status
+    translator = begin_translation(route, given)
+    if translator is not None:
+        head = _head(call, 200, translated_fields(given.fields), given, framing)
+        call.exchange.status = 200
+        return TypedTicketRelay(
+            translator, given, transport, head, framing=framing, clocks=clocks, id_=id_, status=status
+        )
+    fields, is_stream = readable(given)
+    head = _head(call, 200, fields, given, framing)
+    call.exchange.status = 200
+    return TicketRelay(
+        given,
+        transport,
+        head,
+        framing=framing,
+        clocks=clocks,
+        status=status,
+        is_event_stream=is_stream,
+        shape=DIALECTS[route.dialect],
+        id_=id_,
+    )
+
+
+def _head(call: Call, status: int, fields: list[Field], given: Answer, framing: Framing) -> bytes:
+    if b"date" not in given.index:
+        fields.append((b"Date", date()))
+    fields += own_fields(call)
+    fields += _STREAM_FIELDS
+    if framing == "chunked":
+        fields.append(_CHUNKED)
+    elif framing != "close" and given.length is not None and status != _NO_CONTENT:
+        # RFC 9110 §8.6: none on 204.
+        fields.append((b"Content-Length", b"%d" % given.length))
+    given.let_head_go()
+    return render_response(status, fields)

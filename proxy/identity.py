@@ -1,0 +1,105 @@
+"""Identity: who asks, from the head of a request or from the envelope in its body.
+
+Which upstreams and paths exist is told only to those who have authenticated, so what is wrong with the head's route is
+said after what is wrong with its credential.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from proxy.auth.credentials import find_credential
+from proxy.dialects import DIALECTS
+from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedError, ProxyError, UnknownUpstreamError
+
+if TYPE_CHECKING:
+    from proxy.call import Call, Rules
+    from proxy.exchange import Exchange, Principal, RequestHead
+    from proxy.phases.resolve import Destination
+
+
+async def identify(call: Call, head: RequestHead) -> tuple[Destination, Principal | None]:
+    """Who asks, and what the head says about where to; no principal where an envelope's passcode may still say.
+
+    Waits only for a key set that has not been loaded yet.
+
+    Raises:
+        AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
+        ProxyError: what the router refuses by the head.
+    """
+    rules, exchange = call.rules, call.exchange
+    router = rules.router
+    exchange.dialect = router.dialect_name(head)
+    fault: ProxyError | None = None
+    destination: Destination | None = None
+    try:
+        destination = router.by_head(head, exchange.dialect)
+    except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
+        fault = error
+    token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
+    if token is not None:
+        hide(exchange, token)
+    principal = _recall(rules, token) or await _authenticate(rules, token)
+    if principal is None and not (rules.envelope_passcode and destination is not None and destination.may_be_envelope):
+        raise MissingTokenError
+    exchange.principal = principal
+    if fault is not None:
+        raise fault
+    assert destination is not None
+    if destination.upstream is not None:
+        exchange.upstream = destination.upstream.name
+        if principal is not None:
+            router.check_plan(destination, principal)
+    return destination, principal
+
+
+async def identify_by_head(call: Call, head: RequestHead) -> Principal:
+    """Who asks, where nothing but the head can say so.
+
+    Raises:
+        MissingTokenError: it does not.
+    """
+    token = find_credential(head, gemini=False, query_token=call.rules.query_token)
+    if token is not None:
+        hide(call.exchange, token)
+    principal = _recall(call.rules, token) or await _authenticate(call.rules, token)
+    if principal is None:
+        raise MissingTokenError
+    call.exchange.principal = principal
+    return principal
+
+
+def identify_by_body(call: Call, body: bytes) -> Principal:
+    """Who asks, where only an envelope says it.
+
+    Raises:
+        MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or an ambiguous one.
+        InvalidTokenError: the passcode is no API key.
+    """
+    rules = call.rules
+    assert rules.authenticator is not None
+    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+    call.exchange.principal = principal
+    return principal
+
+
+def hide(exchange: Exchange, secret: str) -> None:
+    """Take a secret out of what the log line repeats of a request: its path, and the id that the client chose."""
+    if not secret:
+        return
+    if secret in exchange.path:
+        exchange.path = exchange.path.replace(secret, "[redacted]")
+    if secret in exchange.id:
+        exchange.id = os.urandom(12).hex()
+
+
+def _recall(rules: Rules, token: str | None) -> Principal | None:
+    """The principal of a token that was verified before, without waiting: nearly all are."""
+    return None if token is None or rules.authenticator is None else rules.authenticator.recall(token)
+
+
+async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
+    if rules.authenticator is None:
+        return rules.anonymous
+    return None if token is None else await rules.authenticator.authenticate(token)

@@ -1,0 +1,67 @@
+"""Intake: what a request costs its user before it goes anywhere, and its body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.errors import InvalidRequestError
+from proxy.phases.receive import receive
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from proxy.call import Call
+    from proxy.clocks import Clocks
+    from proxy.exchange import Principal, RequestHead
+    from proxy.protocol.heads import Framing
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def charge(call: Call, principal: Principal) -> None:
+    """Charge the request to its user's rates and take a lease; whoever made the call releases it.
+
+    Raises:
+        RateLimitExceededError, TooManyStreamsError, LimitsUnavailableError: as `store.Store.admit` says.
+    """
+    call.admission = await call.rules.store.admit(principal)
+    call.standing = call.admission.standing
+    call.exchange.limits = call.admission.fallback
+
+
+def give_back(call: Call) -> None:
+    """Give the charge back: our own judgement of a request costs its user nothing."""
+    if call.admission is not None:
+        call.admission.refund()
+        call.standing = None
+
+
+def read_body(
+    call: Call, head: RequestHead, framing: Framing, length: int | None, clocks: Clocks
+) -> Coroutine[None, None, bytes]:
+    """Read the body, after asking for it where the client waits for that; raises as `receive` does.
+
+    Not a coroutine of its own: every request comes through here.
+    """
+    rules, transport = call.rules, call.client.transport
+    assert call.request is not None
+    # RFC 9110 §15.2: no interim answer to HTTP/1.0.
+    if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
+        transport.write(_CONTINUE)
+    return receive(
+        call.request.content,
+        framing,
+        length,
+        max_bytes=rules.max_body_bytes,
+        timeout_s=rules.body_timeout_s,
+        clocks=clocks,
+    )
+
+
+def _expects_continue(head: RequestHead) -> bool:
+    expect = head.index.single(b"expect")
+    if expect is None:
+        return False
+    if expect.lower() != b"100-continue":
+        raise InvalidRequestError("The only expectation understood here is 100-continue.")
+    return True

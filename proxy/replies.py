@@ -1,0 +1,131 @@
+"""Replies: what the proxy itself answers to a call, refusals above all. Nothing here waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.dialects import DIALECTS
+from proxy.errors import (
+    DrainingError,
+    ProxyError,
+    RequestTimeoutError,
+    UpstreamProtocolError,
+    UpstreamTimeoutError,
+    UpstreamUnreachableError,
+    refusal,
+    retry_after,
+)
+from proxy.exchange import Ending
+from proxy.identity import hide
+from proxy.limits.fields import rate_limit_fields
+from proxy.phases.answer import Settled, write_answer
+from proxy.protocol.fields import CREDENTIALS
+from proxy.protocol.in_band import end_event
+from proxy.protocol.sse import encode_event
+from proxy.protocol.typed import TypedEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.call import Call
+    from proxy.errors import Field
+    from proxy.exchange import RequestHead
+
+JSON: Field = (b"Content-Type", b"application/json")
+_EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")
+
+
+def own_fields(call: Call) -> list[Field]:
+    """What every answer says besides the upstream's fields: its id, how the user stands, who may read it."""
+    fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
+    principal = call.exchange.principal
+    if principal is not None:
+        fields += rate_limit_fields(call.rules.store.standing(principal) if call.standing is None else call.standing)
+    fields += call.rules.cors.answer_fields(call.origin)
+    return fields
+
+
+def reply(call: Call, status: int, fields: Sequence[Field], body: bytes, *, must_close: bool = False) -> Settled:
+    """Write an answer; with `must_close` it is the connection's last."""
+    call.exchange.status = status
+    settled = write_answer(
+        call.client.transport,
+        status,
+        fields,
+        body,
+        keep_alive=not (must_close or call.is_last),
+        is_head_request=call.exchange.method == "HEAD",
+    )
+    if must_close:
+        call.client.discard_rest(linger=call.is_body_arriving)
+    return settled
+
+
+def succeed(call: Call, status: int, fields: Sequence[Field] = (), body: bytes = b"") -> Settled:
+    """Answer what the proxy serves by itself."""
+    call.exchange.ending = Ending.COMPLETE
+    return reply(call, status, (*fields, *own_fields(call)), body, must_close=call.is_body_arriving)
+
+
+def allow(call: Call, head: RequestHead) -> Settled:
+    """Answer a browser that asks for permission."""
+    fields = call.rules.cors.preflight_fields(
+        call.origin,
+        head.index.single(b"access-control-request-method") or b"",
+        head.index.single(b"access-control-request-headers"),
+    )
+    call.exchange.ending = Ending.COMPLETE
+    return reply(call, 204, fields, b"")
+
+
+def refuse(call: Call, error: ProxyError) -> Settled:
+    """Answer with an error, in the dialect of the upstream asked for."""
+    exchange = call.exchange
+    if call.is_accepted and call.request is not None:
+        # Refused before the credential was found, perhaps because there are several.
+        for name, value in call.request.fields:
+            if name.lower() in CREDENTIALS:
+                hide(exchange, value.decode("latin-1").rpartition(" ")[2])
+    exchange.code = error.code
+    exchange.ending = _ending_of(error)
+    if isinstance(error, RequestTimeoutError):
+        call.client.discard_rest(linger=False)
+    must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
+    if call.is_in_band:
+        fields = (_EVENT_STREAM, (b"X-Forward-Sse-Code", error.code.encode()), *own_fields(call))
+        return reply(call, 200, fields, _in_band(call, error), must_close=must_close)
+    answer = refusal(error, DIALECTS[exchange.dialect])
+    return reply(call, answer.status, (*answer.fields, *own_fields(call)), answer.body, must_close=must_close)
+
+
+def part(call: Call, ending: Ending) -> Settled:
+    """End a call from outside before its answer began."""
+    settled = refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
+    if ending is not Ending.DRAINED and call.client.transport is not None:
+        call.client.transport.abort()
+    call.exchange.ending = ending
+    return settled
+
+
+def _in_band(call: Call, error: ProxyError) -> bytes:
+    """A refusal as an `EventSource` can read it: in events."""
+    exchange = call.exchange
+    ending = exchange.interrupted_as or exchange.ending
+    assert ending is not None
+    if call.typed_names is None:
+        said = encode_event(DIALECTS[exchange.dialect].error_body(error))
+    else:
+        said = TypedEncoder(call.typed_names).error(error.code, error.message)
+    return said + end_event(exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error))
+
+
+def _ending_of(error: ProxyError) -> Ending:
+    if isinstance(error, UpstreamTimeoutError):
+        return {
+            "connect": Ending.TIMEOUT_CONNECT,
+            "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+            "total": Ending.TIMEOUT_TOTAL,
+        }[error.clock]
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError):
+        return Ending.UPSTREAM_ERROR
+    return Ending.REFUSED
