@@ -130,7 +130,7 @@ class MemoryStore:
             TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
             LimitsUnavailableError: `max_users` others are in use.
         """
-        now = round(self._now() * TICKS_PER_S)
+        now = int(self._now() * TICKS_PER_S + 0.5)
         plan = principal.plan
         account = self._accounts.get((principal.issuer, principal.user))
         if account is None:

@@ -35,8 +35,8 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
         "status": exchange.status,
         "ending": ending,
-        "ttfb_ms": None if ttfb_s is None else round(ttfb_s * 1000, 1),
-        "duration_ms": round(duration_s * 1000, 1),
+        "ttfb_ms": None if ttfb_s is None else _ms(ttfb_s),
+        "duration_ms": _ms(duration_s),
         "bytes": exchange.bytes,
         "events": exchange.events,
         "code": exchange.code,
@@ -55,3 +55,8 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         bytes_=exchange.bytes,
         events=exchange.events,
     )
+
+
+def _ms(seconds: float) -> float:
+    """Milliseconds, to a tenth; `round` costs three times as much."""
+    return int(seconds * 10_000 + 0.5) / 10

@@ -123,7 +123,7 @@ def parse_envelope(members: dict[str, Any]) -> Envelope:
 
 def _spells_letters(body: bytes) -> bool:
     # The first test is much cheaper, and seldom true.
-    return b"\\u00" in body and _SPELLED_LETTER.search(body) is not None
+    return body.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(body) is not None
 
 
 def _load(body: bytes) -> dict[str, Any]:
