@@ -28,10 +28,10 @@ _MAX_INTEGER = 999_999_999_999_999
 
 
 class _Wording(NamedTuple):
-    """What of a plan's fields is the same for every request of it; the middle ones in the order of its rates."""
+    """What of a plan's fields is the same for all its requests; `rate_limit` is to be filled in, `limits` goes by rate."""
 
     policy: Field
-    members: tuple[bytes, ...]
+    rate_limit: bytes
     limits: tuple[Field, ...]
 
 
@@ -44,15 +44,14 @@ def rate_limit_fields(standing: Standing) -> tuple[Field, ...]:
     if not rates:
         return ()
     wording = _wording(tuple([(rate.name, rate.quota, rate.window_s) for rate in rates]))
-    members = [
-        member % (min(rate.remaining, _MAX_INTEGER), _seconds_until_useful(rate))
-        for member, rate in zip(wording.members, rates, strict=True)
-    ]
+    told: list[int] = []
+    for rate in rates:
+        told += (min(rate.remaining, _MAX_INTEGER), _seconds_until_useful(rate))
     tightest = _tightest(rates) if len(rates) > 1 else 0
     rate = rates[tightest]
     return (
         wording.policy,
-        (b"RateLimit", b", ".join(members)),
+        (b"RateLimit", wording.rate_limit % tuple(told)),
         wording.limits[tightest],
         (b"x-ratelimit-remaining-requests", b"%d" % rate.remaining),
         (b"x-ratelimit-reset-requests", duration(rate.reset_s)),
@@ -105,6 +104,6 @@ def _wording(policies: tuple[tuple[str, int, float], ...]) -> _Wording:
     )
     return _Wording(
         (b"RateLimit-Policy", policy),
-        tuple(name + b";r=%d;t=%d" for name, _, _ in quoted),
+        b", ".join(name.replace(b"%", b"%%") + b";r=%d;t=%d" for name, _, _ in quoted),
         tuple((b"x-ratelimit-limit-requests", b"%d" % quota) for _, quota, _ in quoted),
     )

@@ -139,6 +139,11 @@ class Router:
         self._models = [
             (re.compile(translate(glob)), upstream) for upstream in upstreams.values() for glob in upstream.models
         ]
+        self._default_paths = {
+            name: None if path is None else path.encode()
+            for name, upstream in upstreams.items()
+            for path in [upstream.path or DIALECTS[upstream.dialect].default_path]
+        }
         # What is added for each key of an upstream, in turn.
         self._own: dict[str, Iterator[_Added]] = {
             name: itertools.cycle(
@@ -254,10 +259,9 @@ class Router:
         dialect = DIALECTS[upstream.dialect]
         path = destination.path
         if path is None:
-            default = upstream.path or dialect.default_path
-            if default is None:
+            path = self._default_paths[upstream.name]
+            if path is None:
                 raise NotFoundError("This upstream has no default path: ask for one below its name.")
-            path = default.encode()
         if destination.kind is not Kind.DIRECT:  # else `by_head` has checked it
             _check_path(upstream, head.method, path)
         added = self._added(upstream, dialect, head)

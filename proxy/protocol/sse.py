@@ -169,6 +169,8 @@ def encode_event(data: bytes, event: bytes | None = None) -> bytes:
 
 def is_event_stream(content_type: bytes | None) -> bool:
     """Whether a `Content-Type` has the essence `text/event-stream`; parameters and case do not matter."""
+    if content_type == b"text/event-stream":
+        return True
     if content_type is None:
         return False
     return content_type.partition(b";")[0].strip(b" \t\r\n").lower() == b"text/event-stream"
