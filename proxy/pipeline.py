@@ -75,7 +75,7 @@ class Pipeline:
         return [
             (call.exchange, 0, 0)
             if call.client.relay is None
-            else (call.exchange, call.client.relay.bytes, call.client.relay.events)
+            else (call.exchange, call.client.relay.sent, call.client.relay.events)
             for call in self._calls
         ]
 
@@ -282,7 +282,7 @@ class Pipeline:
             client.relay = None
             self._clocks.forget(relay)
             self._metrics.stream_ended(upstream)
-            exchange.bytes = relay.bytes
+            exchange.bytes = relay.sent
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
         if ending is Ending.COMPLETE and (exchange.status or 0) >= _FIRST_ERROR:

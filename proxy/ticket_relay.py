@@ -73,6 +73,7 @@ class TicketRelay(Relay):
     """
 
     joins_head = False
+    may_be_passed_by = False
 
     __slots__ = ("_has_ended_body", "_id", "_lines", "_shape", "_status", "_watch")
 

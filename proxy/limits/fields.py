@@ -28,7 +28,7 @@ _MAX_INTEGER = 999_999_999_999_999
 
 
 class _Wording(NamedTuple):
-    """What of a plan's fields is the same for all its requests; `rate_limit` is to be filled in, `limits` goes by rate."""
+    """What of a plan's fields is the same for all its requests; `limits` goes by rate."""
 
     policy: Field
     rate_limit: bytes

@@ -24,7 +24,11 @@ class Relay(Protocol):
     """What the server's connection needs of a running answer."""
 
     ending: Ending | None
-    bytes: int
+
+    @property
+    def sent(self) -> int:
+        """How much of the body has passed."""
+        ...
 
     @property
     def events(self) -> int:

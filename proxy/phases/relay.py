@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
+from proxy.upstream.lane import Lane
 
 if TYPE_CHECKING:
     from proxy.errors import ProxyError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 Framing = Literal["none", "length", "chunked", "close"]
 
 LAST_CHUNK = b"0\r\n\r\n"
-# As integers: so they are looked for in one call, and quickly.
-_LF, _CR = b"\n\r"
 
 
 class ErrorEvent(Protocol):
@@ -69,6 +68,7 @@ class Relay:
     __slots__ = (
         "_answer",
         "_beat_s",
+        "_bytes",
         "_deadline_s",
         "_done",
         "_error_event",
@@ -76,6 +76,7 @@ class Relay:
         "_heartbeat_s",
         "_idle_s",
         "_is_chunked",
+        "_lane",
         "_noted",
         "_observer",
         "_paused",
@@ -84,15 +85,15 @@ class Relay:
         "_transport",
         "_unsent",
         "_write_s",
-        "bytes",
         "ending",
         "first_byte_s",
         "framing",
-        "takes_chunks",
     )
 
     # Whether the first write of body takes the head along.
     joins_head: ClassVar[bool] = True
+    # Whether what passes is the upstream's own, so that it need not pass here.
+    may_be_passed_by: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,8 +111,6 @@ class Relay:
         self._head = head
         self.framing = framing
         self._is_chunked = framing == "chunked"
-        # Not before the first byte, which has more to be done for it.
-        self.takes_chunks = False
         self._observer = observer
         self._error_event = error_event
         now_s, self._idle_s, self._write_s, self._deadline_s, heartbeat_s = clocks
@@ -124,7 +123,8 @@ class Relay:
         self._noted = 0
         self._paused = False
         self._unsent = 0
-        self.bytes = 0
+        self._bytes = 0
+        self._lane: Lane | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
         self._done: asyncio.Future[Ending] | None = None
@@ -148,21 +148,20 @@ class Relay:
 
     # The upstream's side: `Sink`.
 
-    def chunk(self, data: bytes, start: int) -> None:
-        """Pass one whole chunk on as it came, the client's coding being the same; it ends with a blank line.
-
-        The hot path: everything here is paid for each event. What the observer would say of it is found here where it
-        is plain: one line of data and a blank one.
-        """
-        self._transport.write(data)
-        self.bytes += len(data) - start - 2
+    @property
+    def lane(self) -> Lane | None:
+        """Where whole events pass by: after the first byte, between two events, where both codings are chunks."""
         observer = self._observer
-        if observer is not None:
-            line = data[start:-4]
-            if observer.at_boundary and line[:5] == b"data:" and _LF not in line and _CR not in line:
-                observer.events += 1
-            else:
-                observer.feed(data[start:-2])
+        if not (self._is_chunked and self._bytes and observer is not None and observer.at_boundary):
+            return None
+        if self._lane is None and self.may_be_passed_by:
+            self._lane = Lane(self._transport.write)
+        return self._lane
+
+    @property
+    def sent(self) -> int:
+        """How much of the body the client was given."""
+        return self._bytes if self._lane is None else self._bytes + self._lane.bytes
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Write one read's worth of body as one chunk; with the last, the chunk that ends the body."""
@@ -173,10 +172,9 @@ class Relay:
         elif data:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         if data:
-            if not self.bytes:
+            if not self._bytes:
                 self.first_byte_s = asyncio.get_running_loop().time()
-                self.takes_chunks = self._is_chunked
-            self.bytes += len(data)
+            self._bytes += len(data)
             if self._observer is not None:
                 self._observer.feed(data)
         if is_last:
@@ -221,9 +219,9 @@ class Relay:
             return
         if self._deadline_s is not None and now_s >= self._deadline_s:
             self.finish(Ending.TIMEOUT_TOTAL)
-        elif self._touched or self.bytes != self._noted:
+        elif self._touched or self.sent != self._noted:
             self._touched = False
-            self._noted = self.bytes
+            self._noted = self.sent
             self._quiet_since_s = now_s
         elif self._paused:
             # Any byte that the client's socket took is progress (as nginx' send_timeout).
@@ -272,7 +270,8 @@ class Relay:
     @property
     def events(self) -> int:
         """How many events have passed."""
-        return 0 if self._observer is None else self._observer.events
+        events = 0 if self._observer is None else self._observer.events
+        return events if self._lane is None else events + self._lane.events
 
     def _end(self, ending: Ending) -> None:
         self.ending = ending
@@ -286,7 +285,7 @@ class Relay:
         if (
             observer is not None
             and self._heartbeat_s is not None
-            and self.bytes
+            and self._bytes
             and observer.at_boundary
             and now_s - max(self._quiet_since_s, self._beat_s) >= self._heartbeat_s
             and self._transport.get_write_buffer_size() == 0

@@ -80,6 +80,7 @@ class TypedRelay(Relay):
     """
 
     joins_head = False
+    may_be_passed_by = False
 
     __slots__ = ("_has_ended_body", "_has_written", "_ping_s", "_silent_since_s", "_translator")
 
@@ -169,9 +170,9 @@ class TypedRelay(Relay):
 
     def _write(self, given: bytes, last: bytes = b"") -> None:
         self._has_written = True
-        if not self.bytes:
+        if not self._bytes:
             self.first_byte_s = asyncio.get_running_loop().time()
-        self.bytes += len(given)
+        self._bytes += len(given)
         self._transport.write(b"%x\r\n%b\r\n%b" % (len(given), given, last) if self._is_chunked else given)
 
     def _write_last(self, given: bytes) -> None:

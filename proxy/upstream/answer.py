@@ -8,6 +8,7 @@ from proxy.exchange import FieldIndex
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
+    from proxy.upstream.lane import Lane
 
 Framing = Literal["none", "length", "chunked", "close"]
 
@@ -36,16 +37,12 @@ class Sink(Protocol):
     """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
 
     @property
-    def takes_chunks(self) -> bool:
-        """Whether `chunk` may be called in the place of `body` from now on."""
+    def lane(self) -> Lane | None:
+        """Where whole events may pass it by; None where each read is to be taken by `body`."""
         ...
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
         """Take the body bytes of one read; none only with the last."""
-        ...
-
-    def chunk(self, data: bytes, start: int) -> None:
-        """Take a read that is one whole chunk: its line, the payload from `start` on, which ends with LF LF, CR LF."""
         ...
 
     def failed(self, error: ProxyError) -> None:

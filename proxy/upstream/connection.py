@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
-from proxy.protocol.chunks import LINE_OF_5, WHOLE_LENGTHS, follow
+from proxy.protocol.chunks import follow
 from proxy.upstream.answer import Answer
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field
     from proxy.upstream.answer import Sink
+    from proxy.upstream.lane import Lane
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
@@ -41,13 +42,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
-        "_chunk_sink",
         "_fault",
         "_fields",
         "_fragments",
         "_head_waiter",
         "_is_fresh",
         "_is_head_request",
+        "_lane",
         "_may_keep",
         "_missing",
         "_overhead",
@@ -91,8 +92,8 @@ class Connection(asyncio.Protocol):
         self.on_body: Callable[[bytes], object] = self._fragments.append
         # Who takes the body while there is nothing to be told of it but its bytes.
         self._sink: Sink | None = None
-        # The same, while the parser is known to stand between two chunks, and the taker takes them whole.
-        self._chunk_sink: Sink | None = None
+        # What stands in for us while the parser stands between two chunks.
+        self._lane: Lane | None = None
         # What is missing of the chunk under way; None where nobody counts.
         self._missing: int | None = None
         self._is_fresh = True
@@ -158,7 +159,7 @@ class Connection(asyncio.Protocol):
     def stream_to(self, sink: Sink) -> None:
         """Read on; the body goes straight to `sink` from now on."""
         self._sink = sink
-        self._chunk_sink = sink if self._missing == 0 and sink.takes_chunks else None
+        self._change_lanes(sink.lane if self._missing == 0 else None)
         self.resume_reading()
 
     def abort(self) -> None:
@@ -178,24 +179,12 @@ class Connection(asyncio.Protocol):
             self._peek.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
 
     def data_received(self, data: bytes) -> None:
-        """Parse one read; its body bytes leave in one call.
-
-        The hot path: everything above `feed_data` is paid for each event.
-        """
+        """Parse one read; its body bytes leave in one call."""
         parser = self._parser
         if parser is None:
             # Bytes on a connection that owes us nothing.
             self._drop()
             return
-        chunk_sink = self._chunk_sink
-        if chunk_sink is not None and data[-4:] == b"\n\n\r\n":
-            # The parser stands between two chunks, and would find what is found here: one of them, whole. It is not
-            # told, and still stands between two.
-            size = len(data)
-            start = 4 if size < LINE_OF_5 else 5
-            if WHOLE_LENGTHS.get(data[:start]) == size:
-                chunk_sink.chunk(data, start)
-                return
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -212,7 +201,7 @@ class Connection(asyncio.Protocol):
                 body = b"".join(fragments)
                 fragments.clear()
                 sink.body(body)
-            self._chunk_sink = self._sink if self._missing == 0 and sink.takes_chunks else None
+            self._change_lanes(sink.lane if self._missing == 0 and self._sink is sink else None)
             return
         self._look_closer(data)
 
@@ -286,7 +275,7 @@ class Connection(asyncio.Protocol):
             self._fields = []
         else:
             answer.is_complete = True
-            self._sink = self._chunk_sink = None
+            self._sink = None
             assert self._parser is not None
             self._may_keep = self._parser.should_keep_alive()
 
@@ -298,9 +287,18 @@ class Connection(asyncio.Protocol):
 
     # Inside.
 
+    def _change_lanes(self, lane: Lane | None) -> None:
+        """Let a stream pass in its lane, or come back from it."""
+        if lane is not self._lane:
+            self._lane = lane
+            if lane is not None:
+                lane.open(self)
+            if not self.is_closed and self._transport is not None:
+                self._transport.set_protocol(lane or self)
+
     def _note(self, fault: str) -> None:
         self._fault = self._fault or fault
-        self._sink = self._chunk_sink = None
+        self._sink = None
 
     def _judge(self, answer: Answer, status: int, version: str) -> None:
         names: set[bytes] = set()
@@ -366,7 +364,7 @@ class Connection(asyncio.Protocol):
         return body
 
     def _finish(self, answer: Answer) -> None:
-        self._parser = self._answer = self._sink = self._chunk_sink = None
+        self._parser = self._answer = self._sink = None
         assert self._transport is not None
         is_reusable = (
             self._fault is None
@@ -375,6 +373,7 @@ class Connection(asyncio.Protocol):
             and self._may_keep
             and self._transport.get_write_buffer_size() == 0
         )
+        self._change_lanes(None)
         if is_reusable:
             self.resume_reading()
             self.on_idle(self)
@@ -392,7 +391,7 @@ class Connection(asyncio.Protocol):
         self._drop()
 
     def _drop(self) -> None:
-        self._parser = self._sink = self._chunk_sink = None
+        self._parser = self._sink = None
         if not self.is_closed:
             self.is_closed = True
             self._peek = None
