@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -98,10 +99,23 @@ class Client:
 
 
 def blocking(use: Callable[[Call, Heard, AsyncExitStack], None]) -> Speak:
-    """A blocking client in a thread of its own."""
+    """A blocking client in a thread of its own, which holds nothing up where the client never returns."""
 
     async def speak(call: Call, heard: Heard, kept: AsyncExitStack) -> None:
-        await asyncio.to_thread(use, call, heard, kept)
+        loop = asyncio.get_running_loop()
+        end = loop.create_future()
+
+        def run() -> None:
+            error = None
+            try:
+                use(call, heard, kept)
+            except Exception as exc:  # noqa: BLE001 - handed to who waits
+                error = exc
+            loop.call_soon_threadsafe(end.set_result, error)
+
+        Thread(target=run, daemon=True).start()
+        if error := await end:
+            raise error
 
     return speak
 

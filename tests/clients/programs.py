@@ -44,13 +44,13 @@ def missing_node() -> str | None:
 
 
 class NodeClients:
-    """One Node process, inside `with`: a call a line in, what was heard a line out, one after the other."""
+    """One Node process, inside `with`: a call a line in, what was heard a line out, one after the other.
+
+    A call that is cancelled kills the process, and the next one begins another.
+    """
 
     def __enter__(self) -> Self:
-        # The process outlives a test's loop, so it is not the loop's.
-        self._process = subprocess.Popen(
-            ["node", "run.mjs"], cwd=NODE_ROOM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = self._start()
         return self
 
     def __exit__(
@@ -61,11 +61,13 @@ class NodeClients:
 
     async def speak(self, call: Call, heard: Heard, kept: AsyncExitStack) -> None:
         """Hear one answer; what the client opens stays open in the process."""
+        if self._process.poll() is not None:
+            self._process.communicate()
+            self._process = self._start()
         words = {_camel(name): value for name, value in asdict(call).items()}
         try:
-            async with asyncio.timeout(WAIT_S):
-                line = await asyncio.to_thread(self._ask, json.dumps(words))
-        except TimeoutError:
+            line = await asyncio.to_thread(self._ask, json.dumps(words))
+        except asyncio.CancelledError:
             self._process.kill()  # the thread reads to its end then
             raise
         assert line, "the Node process ended"
@@ -74,6 +76,12 @@ class NodeClients:
         heard.usage = None if answer["usage"] is None else tuple(answer["usage"])
         if said := answer["failure"]:
             heard.failure = Failure(said["name"], said["status"], said["code"], said["retryAfter"], said["message"])
+
+    def _start(self) -> subprocess.Popen[str]:
+        # The process outlives a test's loop, so it is not the loop's.
+        return subprocess.Popen(
+            ["node", "run.mjs"], cwd=NODE_ROOM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
