@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
+NODE_CLIENTS := tests/clients/node
+NODE_INSTALLED := $(NODE_CLIENTS)/node_modules/.installed
 
 .PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
-test: $(DEVELOPMENT)  ## every test, with branch coverage
+test: $(DEVELOPMENT) $(NODE_INSTALLED)  ## every test, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 check: $(DEVELOPMENT)  ## format, lint, types, import directions
@@ -32,6 +34,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 lock: $(DEVELOPMENT)
 	$(COMPILE) --output-file .ci/requirements.txt pyproject.toml
 	$(COMPILE) --extra dev --constraint .ci/requirements.txt --output-file .ci/requirements-dev.txt pyproject.toml
+	cd $(NODE_CLIENTS) && npm install --package-lock-only
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +75,11 @@ $(BENCH_PEERS)/litellm/.ready: benchmarks/peers/requirements.txt
 	$(BENCH_PEERS)/litellm/bin/python $(PIP) -r benchmarks/peers/requirements.txt
 	@touch $@
 
+# Without npm the tests of the Node clients say that they did not run.
+$(NODE_INSTALLED): $(NODE_CLIENTS)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(NODE_CLIENTS) && npm ci --silent && touch node_modules/.installed; \
+	else echo "npm is not on the PATH: the Node clients are not installed"; fi
+
 clean:
-	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS)
+	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS) $(NODE_CLIENTS)/node_modules
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

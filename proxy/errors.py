@@ -211,12 +211,16 @@ class Refusal:
 # RFC 9110 §10.2.3: 503 and 429 say when to come back; where nothing better is known, soon.
 DEFAULT_RETRY_AFTER_S = 1.0
 
+# The SDKs of OpenAI and Anthropic sleep as long as `Retry-After` says, be it a day, and tell their program nothing.
+# Beyond what a person waits for they are told not to try again, so that they raise their error at once.
+LONGEST_RETRY_S = 60
+
 
 def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
     """Make the one answer that an error has, in the dialect of the upstream that was asked for.
 
     401 always has `WWW-Authenticate`, 405 `Allow`, 429 and 503 `Retry-After` in whole seconds, rounded up so that
-    who obeys it is admitted. Pure.
+    who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
     """
     fields: list[Field] = [
         (b"Content-Type", b"application/json"),
@@ -230,6 +234,8 @@ def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
     seconds = retry_after(error)
     if seconds is not None:
         fields.append((b"Retry-After", b"%d" % seconds))
+        if seconds > LONGEST_RETRY_S:
+            fields.append((b"X-Should-Retry", b"false"))
     return Refusal(error.status, tuple(fields), shape.error_body(error))
 
 

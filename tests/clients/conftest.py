@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+import os
+import shutil
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
 from proxy.mock.server import MockVendor
+from tests.clients.calls import Call, Client, Heard
+from tests.clients.failures import failure_of
+from tests.clients.programs import IndependentVendor, NodeClients, missing_node
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import STREAM_HEAD, WAIT_S, Upstream, chunk, only, secret_free
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from tests.conftest import Running
 
-T = TypeVar("T")
-
-# Upstreams `torn_*` lead to the scripted vendor, which breaks off where the test says; the others to the mock.
+# The names of upstreams are their dialects. Upstreams `torn_*` lead to the scripted vendor, which breaks off where the
+# test says; the others to the mock.
 _CONFIG = """
 listen: 127.0.0.1:0
 admin_listen: 127.0.0.1:0
@@ -30,7 +35,7 @@ plans:
   default: {{requests: [1000/1s]}}
   tiny: {{requests: [1/1d]}}
 upstreams:
-  openai: {{url: "VENDOR", dialect: openai, api_key: {key}, models: ["mock-*"]}}
+  openai: {{url: "VENDOR", dialect: openai, api_key: {key}, models: ["mock-*", "gpt-*"]}}
   tongyi: {{url: "VENDOR/compatible-mode", dialect: openai, api_key: {key}}}
   anthropic: {{url: "VENDOR", dialect: anthropic, api_key: {key}, models: ["claude-*"]}}
   dashscope: {{url: "VENDOR", dialect: dashscope, api_key: {key}}}
@@ -41,19 +46,28 @@ upstreams:
   torn_gemini: {{url: "{url}", dialect: gemini, api_key: {key}}}
 """
 
+# Where a vendor looks for its key, if not in `Authorization`.
+_KEY_FIELDS = {"anthropic": ("x-api-key", VENDOR_KEY), "gemini": ("x-goog-api-key", VENDOR_KEY)}
+
+# A failure after which every client that tries again does so at once.
+_FAILURE_BODY = b'{"error":{"code":500,"message":"The vendor has trouble.","status":"INTERNAL"}}'
+_FAILURE = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nRetry-After-Ms: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_FAILURE_BODY), _FAILURE_BODY)
+)
+
 # What a client asks of the mock for a stream that is still running when the client leaves.
 ENDLESS = {"X-Mock-Events": "1000000", "X-Mock-Interval-Ms": "2"}
+
+
+def config_of(vendor_url: str) -> str:
+    """The proxy's file, with that vendor behind every dialect."""
+    return _CONFIG.replace("VENDOR", vendor_url)
 
 
 def torn(after: int) -> dict[str, str]:
     """Ask the mock to leave after so many events."""
     return {"X-Mock-Fault": "truncate", "X-Mock-Fault-After": str(after)}
-
-
-async def collect(stream: AsyncIterable[T], into: list[T]) -> None:
-    """Gather what a stream gives; where it raises, what came before is there."""
-    async for item in stream:
-        into.append(item)  # noqa: PERF401  a comprehension would lose what came before the error
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,9 @@ class Bench:
         host, port = self.proxy.address
         return f"http://{host}:{port}{path}"
 
-    async def check_keys(self, field: str, value: str = VENDOR_KEY) -> None:
+    async def check_keys(self, dialect: str) -> None:
         """The vendor's key came in the dialect's field, once, and the caller's token nowhere at all."""
+        field, value = _KEY_FIELDS.get(dialect, ("authorization", f"Bearer {VENDOR_KEY}"))
         await self.proxy.idle()
         assert self.vendor.requests
         for received in self.vendor.requests:
@@ -106,10 +121,76 @@ class Bench:
         await peer.send(STREAM_HEAD + chunk(half))
         peer.close()
 
+    async def fail(self) -> None:
+        """Be the vendor of a `torn_*` upstream: answer every request with a failure, each on its own connection."""
+        while True:
+            peer, _ = await self.scripted.take()
+            await peer.send(_FAILURE)
+            peer.close()
+
 
 @pytest.fixture
 async def bench(start: Callable[..., Any], upstream: Upstream) -> AsyncIterator[Bench]:
     """A proxy with every dialect behind it."""
     async with MockVendor(VENDOR_KEY) as vendor:
-        proxy = await start(config=_CONFIG.replace("VENDOR", vendor.url))
+        proxy = await start(config=config_of(vendor.url))
         yield Bench(proxy, vendor, upstream, token(), token("bob", plan="tiny"))
+
+
+Hear: TypeAlias = "Callable[..., Awaitable[Heard]]"
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[NodeClients]:
+    """The process of the Node clients; without Node their tests are skipped, which under CI is a failure."""
+    _need(missing_node())
+    with NodeClients() as clients:
+        yield clients
+
+
+@pytest.fixture(scope="session")
+def independent(node: NodeClients) -> Iterator[IndependentVendor]:
+    """A mock vendor that others wrote, with the vendor's key; it runs on Node."""
+    with IndependentVendor(VENDOR_KEY) as vendor:
+        yield vendor
+
+
+def need_curl() -> None:
+    """Go on where there is curl; elsewhere the test is skipped, which under CI is a failure."""
+    _need(None if shutil.which("curl") else "curl is not on the PATH: it did not stream")
+
+
+def _need(missing: str | None) -> None:
+    if missing is not None and os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    if missing is not None:
+        pytest.skip(missing)
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Client:
+    """A client that can be used here."""
+    found: Client = request.param
+    if found.name == "curl":
+        need_curl()
+    return found if found.speak else replace(found, speak=request.getfixturevalue("node").speak)
+
+
+@pytest.fixture
+async def hear(bench: Bench) -> AsyncIterator[Hear]:
+    """Stream one answer with a client, and give what it heard; the client stays open until the test's end."""
+    async with AsyncExitStack() as kept:
+
+        async def begin(client: Client, *, upstream: str | None = None, **more: Any) -> Heard:
+            base = bench.url(client.address.format(upstream=upstream or client.dialect))
+            call = Call(**{"client": client.name, "base": base, "key": bench.token, "model": "mock-thinking", **more})
+            heard = Heard(call.leaves_after)
+            assert client.speak is not None
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    await client.speak(call, heard, kept)
+            except Exception as exc:  # noqa: BLE001 - whatever a client raises is what the tests are about
+                heard.failure = failure_of(exc)
+            return heard
+
+        yield begin
