@@ -3,6 +3,10 @@
 A suite beside these takes `stand` for the proxy, `open_page` for a tab that remembers what went wrong in it, and
 `site` for pages of another origin than the proxy's, so that CORS is real. `stand.proxy` is the app itself: its log,
 its leases, its address.
+
+One Chromium serves the whole session, each tab in a context of its own: starting it takes longer than most tests. Its
+driver belongs to one loop, so every test and fixture here runs in the session's: a module says
+`pytestmark = pytest.mark.asyncio(loop_scope="session")`.
 """
 
 from __future__ import annotations
@@ -15,21 +19,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Page, async_playwright
 
 from proxy.mock.server import MockVendor
-from tests.conftest import VENDOR_KEY, token
-from tests.peers import WAIT_S, only
+from tests.conftest import VENDOR_KEY, starter, token
+from tests.peers import WAIT_S, Upstream, only
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
     from types import TracebackType
 
     from playwright.async_api import Browser
 
-    from tests.conftest import Running
-    from tests.peers import Upstream
+    from proxy.logs import Redactor
+    from tests.conftest import Running, Start
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Pages wait for a person or a network; here nothing takes long.
@@ -154,16 +160,16 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """A browser of the test's own: its driver talks to it over the test's loop."""
+    """The browser of all tests."""
     async with async_playwright() as driver:
         running = await driver.chromium.launch(executable_path=chromium)
         yield running
         await running.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser) -> AsyncIterator[Callable[..., Awaitable[Tab]]]:
     """Open a tab in a context of its own; options are those of a context (`viewport`, `color_scheme`, …)."""
     async with AsyncExitStack() as stack:
@@ -181,15 +187,29 @@ async def open_page(browser: Browser) -> AsyncIterator[Callable[..., Awaitable[T
         yield begin
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def site() -> AsyncIterator[Site]:
     """A second origin."""
     async with Site() as running:
         yield running
 
 
-@pytest.fixture
-async def stand(start: Callable[..., Any], upstream: Upstream, site: Site) -> AsyncIterator[Stand]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def upstream() -> AsyncIterator[Upstream]:
+    """A scripted vendor."""
+    async with Upstream() as vendor:
+        yield vendor
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start(tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Upstream) -> AsyncIterator[Start]:
+    """Start an app with a configuration."""
+    async with starter(tmp_path, log_file, upstream) as begin:
+        yield begin
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stand(start: Start, upstream: Upstream, site: Site) -> AsyncIterator[Stand]:
     """The proxy between `site`'s pages, which it lets in, and the mock vendor."""
     async with MockVendor(VENDOR_KEY, interval_ms=PACE_MS) as vendor:
         cors = f'cors: {{origins: ["{site.origin}"]}}\n'

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     OpenPage = Callable[..., Awaitable[Tab]]
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 # What a browser says by itself of an answer that is not 2xx, or breaks off; everything else is a fault of the page.
 EXPECTED = ("Failed to load resource",)
 
