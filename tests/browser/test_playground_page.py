@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Page
 
-    from tests.browser.conftest import Stand, Tab
+    from tests.browser.stand import Stand, Tab
 
     OpenPage = Callable[..., Awaitable[Tab]]
 
