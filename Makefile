@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
+# The npm packages that tests use; each directory has its lock.
+NODE_PACKAGES := tests/browser/js/node_modules/.installed
 
 .PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
-test: $(DEVELOPMENT)  ## every test, with branch coverage
+test: $(DEVELOPMENT) $(NODE_PACKAGES)  ## every test, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 check: $(DEVELOPMENT)  ## format, lint, types, import directions
@@ -72,6 +74,11 @@ $(BENCH_PEERS)/litellm/.ready: benchmarks/peers/requirements.txt
 	$(BENCH_PEERS)/litellm/bin/python $(PIP) -r benchmarks/peers/requirements.txt
 	@touch $@
 
+# Without npm the tests that need its packages are skipped, and say so.
+%/node_modules/.installed: %/package.json %/package-lock.json
+	@if command -v npm >/dev/null; then cd $* && npm ci --loglevel=error && touch node_modules/.installed; \
+	else echo "npm is not installed: the tests of npm packages in $* will be skipped"; fi
+
 clean:
-	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS)
+	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS) $(dir $(NODE_PACKAGES))
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

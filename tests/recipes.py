@@ -18,7 +18,9 @@ _MARKED = re.compile(r"^<!-- recipe: (\S+) -->\n```\w+\n(.*?)^```$", re.MULTILIN
 @cache
 def recipes() -> dict[str, str]:
     """Every recipe by its name."""
-    found = _MARKED.findall(_PAGE.read_text())
+    page = _PAGE.read_text()
+    found = _MARKED.findall(page)
+    assert 2 * len(found) == len(re.findall("^```", page, re.MULTILINE)), "a block has no name, so no test runs it"
     assert len({name for name, _ in found}) == len(found), "a recipe's name stands twice"
     return dict(found)
 

@@ -11,7 +11,7 @@ from tests.browser.client_pages import begin, reach, requests_of, shown
 from tests.browser.client_scenes import CLIENTS, HELD, TORN, Client, open_client, visit
 from tests.browser.stand import Site
 from tests.peers import LAST, STREAM_HEAD, chunk, event
-from tests.recipes import recipe
+from tests.recipes import recipe, recipes
 
 if TYPE_CHECKING:
     from tests.browser.client_scenes import OpenPage, Stage
@@ -166,6 +166,24 @@ async def test_generator_left_by_break(stage: Stage, open_page: OpenPage, site: 
     )
 
     assert count == 3
+    await scene.check_cancelled()
+
+
+async def test_stop_button(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """The few lines around every recipe: they show the text, and their button stops it."""
+    scene = await stage(HELD)
+    code = recipe("fetch", scene.origin).replace("export async function ask", "async function send")
+    # The block names what a page has: `ask`, `token`, and `output`, an element.
+    code += f"""
+        export async function ask(_, {{ token, onText }}) {{
+          const ask = send, output = {{ append: onText }};
+          {recipes()["stop"]}
+        }}"""
+    tab = await visit(open_page, site, scene, BY_NAME["fetch"], code=code)
+    await tab.page.locator("#text", has_text="Hello from").wait_for()
+    await tab.page.click("#stop")
+    await reach(tab.page, "stopped")
+
     await scene.check_cancelled()
 
 
