@@ -100,13 +100,13 @@ async def bundle(code: str) -> str:
 
 async def begin(page: Page, *, model: str, token: str) -> None:
     """Send the prompt; the page goes on by itself."""
-    await reach(page, "ready")
+    await page.locator("body[data-state='ready']").wait_for()
     await page.evaluate("([prompt, how]) => { begin(prompt, how); }", [PROMPT, {"model": model, "token": token}])
 
 
 async def reach(page: Page, state: str) -> None:
-    """Wait until the page is in that state; one that ends otherwise is told with its message."""
-    await page.locator(f'body:is([data-state="{state}"], [data-state="failed"])').wait_for()
+    """Wait until the page has ended, in that state; one that ended otherwise is told with its message."""
+    await page.locator("body[data-state]:not([data-state='ready'])").wait_for()
     reached = await page.locator("body").get_attribute("data-state")
     assert reached == state, await shown(page, "message")
 

@@ -148,7 +148,7 @@ async def test_generator_left_by_break(stage: Stage, open_page: OpenPage, site: 
     """To break out of the loop cancels the vendor's request, without an AbortController."""
     scene = await stage(HELD)
     tab = await open_client(open_page, site, scene, BY_NAME["generator"])
-    await reach(tab.page, "ready")
+    await tab.page.locator("body[data-state='ready']").wait_for()
 
     count = await tab.page.evaluate(
         """async ([url, token]) => {
