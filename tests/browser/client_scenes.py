@@ -73,8 +73,7 @@ class Client:
     is_envelope: bool = False
     # openai puts the status before a message, the others show it as it is.
     prefixes_status: bool = False
-    # Those that are told of a broken stream within it; the others may see the loss of the connection before they have
-    # read what came before it.
+    # Those that are told even of a stream that broke inside an event; the others see that the connection is lost.
     is_told: bool = False
 
     def __str__(self) -> str:
