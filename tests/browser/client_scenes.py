@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from proxy.mock.server import MockVendor
 from tests.browser.client_pages import add_page, begin
+from tests.browser.recipes import recipe
 from tests.browser.stand import PACE_MS, Stand
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import event, request
-from tests.recipes import recipe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

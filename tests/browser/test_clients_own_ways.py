@@ -9,9 +9,9 @@ import pytest
 from proxy.mock.reply import DEFAULT_TEXT, IMAGE_URL, THOUGHT_TEXT
 from tests.browser.client_pages import begin, reach, requests_of, shown
 from tests.browser.client_scenes import CLIENTS, HELD, TORN, Client, open_client, visit
+from tests.browser.recipes import recipe, recipes
 from tests.browser.stand import Site
 from tests.peers import LAST, STREAM_HEAD, chunk, event
-from tests.recipes import recipe, recipes
 
 if TYPE_CHECKING:
     from tests.browser.client_scenes import OpenPage, Stage
@@ -234,3 +234,8 @@ async def test_page_of_an_unlisted_origin(stage: Stage, open_page: OpenPage, cli
 
         assert await shown(tab.page, "message") == "Failed to fetch"
         assert scene.vendor.stats.requests == 0
+
+
+async def test_recipes_are_run() -> None:
+    """Every block for browsers is one of those that these tests run."""
+    assert recipes().keys() == {*BY_NAME, "stop"}

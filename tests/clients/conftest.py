@@ -30,7 +30,7 @@ plans:
   default: {{requests: [1000/1s]}}
   tiny: {{requests: [1/1d]}}
 upstreams:
-  openai: {{url: "VENDOR", dialect: openai, api_key: {key}, models: ["mock-*", "gpt-*"]}}
+  openai: {{url: "VENDOR", dialect: openai, api_key: {key}, models: ["mock-*"]}}
   tongyi: {{url: "VENDOR/compatible-mode", dialect: openai, api_key: {key}}}
   anthropic: {{url: "VENDOR", dialect: anthropic, api_key: {key}, models: ["claude-*"]}}
   dashscope: {{url: "VENDOR", dialect: dashscope, api_key: {key}}}

@@ -1,4 +1,4 @@
-"""The recipes of `docs/clients.md`, as they stand there: what the suites run is what a reader pastes.
+"""The recipes for browsers of `docs/clients.md`, as they stand there: what the tests run is what a reader pastes.
 
 A recipe is the fenced block after a line `<!-- recipe: NAME -->`.
 """
@@ -11,16 +11,16 @@ from pathlib import Path
 
 BASE = "https://llm.example.com"
 
-_PAGE = Path(__file__).parent.parent / "docs" / "clients.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 _MARKED = re.compile(r"^<!-- recipe: (\S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @cache
 def recipes() -> dict[str, str]:
     """Every recipe by its name."""
-    page = _PAGE.read_text()
-    found = _MARKED.findall(page)
-    assert 2 * len(found) == len(re.findall("^```", page, re.MULTILINE)), "a block has no name, so no test runs it"
+    section = _PAGE.read_text().partition("\n## Browsers\n")[2].partition("\n## ")[0]
+    found = _MARKED.findall(section)
+    assert 2 * len(found) == len(re.findall("^```", section, re.MULTILINE)), "a block has no name, so no test runs it"
     assert len({name for name, _ in found}) == len(found), "a recipe's name stands twice"
     return dict(found)
 
