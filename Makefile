@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
-NODE_CLIENTS := tests/clients/node
-NODE_INSTALLED := $(NODE_CLIENTS)/node_modules/.installed
+# The npm packages that tests use; each directory has its lock.
+NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/node_modules/.installed
 
 .PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
-test: $(DEVELOPMENT) $(NODE_INSTALLED)  ## every test, with branch coverage
+test: $(DEVELOPMENT) $(NODE_PACKAGES)  ## every test, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 check: $(DEVELOPMENT)  ## format, lint, types, import directions
@@ -34,7 +34,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 lock: $(DEVELOPMENT)
 	$(COMPILE) --output-file .ci/requirements.txt pyproject.toml
 	$(COMPILE) --extra dev --constraint .ci/requirements.txt --output-file .ci/requirements-dev.txt pyproject.toml
-	cd $(NODE_CLIENTS) && npm install --package-lock-only
+	cd tests/clients/node && npm install --package-lock-only
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -75,11 +75,11 @@ $(BENCH_PEERS)/litellm/.ready: benchmarks/peers/requirements.txt
 	$(BENCH_PEERS)/litellm/bin/python $(PIP) -r benchmarks/peers/requirements.txt
 	@touch $@
 
-# Without npm the tests of the Node clients say that they did not run.
-$(NODE_INSTALLED): $(NODE_CLIENTS)/package-lock.json
-	@if command -v npm >/dev/null; then cd $(NODE_CLIENTS) && npm ci --silent && touch node_modules/.installed; \
-	else echo "npm is not on the PATH: the Node clients are not installed"; fi
+# Without npm the tests that need its packages are skipped, and say so.
+%/node_modules/.installed: %/package.json %/package-lock.json
+	@if command -v npm >/dev/null; then cd $* && npm ci --loglevel=error && touch node_modules/.installed; \
+	else echo "npm is not installed: the tests of npm packages in $* will be skipped"; fi
 
 clean:
-	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS) $(NODE_CLIENTS)/node_modules
+	rm -rf benchmarks/.build $(BENCH_VENV) $(BENCH_PEERS) $(dir $(NODE_PACKAGES))
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

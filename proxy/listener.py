@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 HIGH_WATER_BYTES = 0
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S = 2.0
+# How long the end of a broken answer is held back after an event that says why. Chromium drops what the page has not
+# read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
+LAST_WORDS_S = 0.1
 _MAX_LINE_BYTES = 8190
 _MAX_FIELDS = 100
 # What may come between two bytes of a body: chunk sizes, extensions, trailers. The parser does not bound extensions.
@@ -321,6 +324,8 @@ class ClientConnection(RequestHandler):
             tail, self._message_tail = self._message_tail, b""
             if tail:
                 self.data_received(tail)
+        if settled.ended_in_words:
+            await asyncio.sleep(LAST_WORDS_S)
         return settled.keep_alive
 
     def _take(self) -> Incoming | None:

@@ -288,4 +288,7 @@ class Pipeline:
         if ending is Ending.COMPLETE and (exchange.status or 0) >= _FIRST_ERROR:
             ending = Ending.UPSTREAM_ERROR
         exchange.ending = ending
-        return Settled(keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last)
+        return Settled(
+            keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last,
+            ended_in_words=relay.ended_in_words,
+        )

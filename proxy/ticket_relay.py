@@ -140,7 +140,7 @@ class TicketRelay(Relay):
         self._part(
             encode_event(self._shape.error_body(error)) + end_event(self._id, ending, self._status, code=error.code)
         )
-        self._transport.close()
+        self.ended_in_words = True
 
     def _part(self, events: bytes) -> None:
         """Write our own last events, none of which may become part of the upstream's last one."""

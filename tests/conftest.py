@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -22,6 +22,8 @@ from tests.peers import WAIT_S, Peer, Upstream, connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    Start = Callable[..., Any]
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 VENDOR_KEY = "vendor-key-canary-7c1f"
@@ -137,11 +139,9 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield vendor
 
 
-@pytest.fixture
-async def start(
-    tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Upstream
-) -> AsyncIterator[Callable[..., Any]]:
-    """Start an app with more YAML appended to the tests' own, or with a whole other file."""
+@asynccontextmanager
+async def starter(tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Upstream) -> AsyncIterator[Start]:
+    """Start apps on demand, and close them in the end."""
     async with AsyncExitStack() as stack:
 
         async def begin(more: str = "", *, config: str = CONFIG, **overrides: Any) -> Running:
@@ -153,6 +153,13 @@ async def start(
             stack.push_async_callback(running.close)
             return running
 
+        yield begin
+
+
+@pytest.fixture
+async def start(tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Upstream) -> AsyncIterator[Start]:
+    """Start an app with more YAML appended to the tests' own, or with a whole other file."""
+    async with starter(tmp_path, log_file, upstream) as begin:
         yield begin
 
 

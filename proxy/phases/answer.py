@@ -22,9 +22,13 @@ _WITHOUT_LENGTH = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the server is told of an answer that was written: whether another request may follow."""
+    """What the server is told of an answer that was written: whether another request may follow.
+
+    `ended_in_words`: the answer breaks off, and its last bytes say why; the client must have the time to read them.
+    """
 
     keep_alive: bool
+    ended_in_words: bool = False
 
 
 def date() -> bytes:

@@ -85,6 +85,7 @@ class Relay:
         "_transport",
         "_unsent",
         "_write_s",
+        "ended_in_words",
         "ending",
         "first_byte_s",
         "framing",
@@ -127,6 +128,8 @@ class Relay:
         self._lane: Lane | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
+        # Whether the client was told why the answer breaks off: then its connection is closed a moment later.
+        self.ended_in_words = False
         self._done: asyncio.Future[Ending] | None = None
 
     def start(self) -> None:
@@ -260,6 +263,8 @@ class Relay:
             event = self._error_event(*words)
             if event is not None:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+                self.ended_in_words = True
+                return
         self._transport.close()
 
     @property

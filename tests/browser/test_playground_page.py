@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Page
 
-    from tests.browser.conftest import Stand, Tab
+    from tests.browser.stand import Stand, Tab
 
     OpenPage = Callable[..., Awaitable[Tab]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # What a browser says by itself of an answer that is not 2xx, or breaks off; everything else is a fault of the page.
 EXPECTED = ("Failed to load resource",)

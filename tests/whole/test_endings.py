@@ -284,12 +284,12 @@ async def test_timeout_total_ends_a_lively_stream(start: Callable[..., Any], ups
     proxy = await start(TIMEOUTS.replace("TOTAL", "1s"))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     reading = asyncio.create_task(client.read_to_end())
-    while not reading.done():
+    closing = asyncio.create_task(vendor.closed())
+    while not closing.done():
         vendor.write(chunk(event("more")))
-        await asyncio.wait((reading,), timeout=0.02)
+        await asyncio.wait((closing,), timeout=0.02)
 
-    await vendor.closed()
-    assert not reading.result().endswith(LAST)
+    assert not (await reading).endswith(LAST)
     await check_ending(proxy, "timeout_total", status=200)
 
 
