@@ -357,13 +357,14 @@ async def test_page_on_a_phone(stand: Stand, open_page: OpenPage) -> None:
     viewport = {"width": 360, "height": 640}
     tab = await enter(open_page, stand, viewport=viewport, has_touch=True, is_mobile=True)
     page = tab.page
-    await page.tap("#send")
+    await send(page, "held")
     await page.locator("#text", has_text="Hello").wait_for()
 
     box = await page.locator("#stop").bounding_box()
     assert box is not None
     assert box["y"] + box["height"] <= 640
-    await reach(page, "complete")
+    await page.tap("#stop")
+    await reach(page, "stopped")
     assert await page.evaluate("document.documentElement.scrollWidth") == 360
     assert unexpected(tab) == []
 
