@@ -76,13 +76,14 @@ class Node(Several):
             took_s = time.monotonic() - began_s
             return Asked(head.status, head.get("x-forward-sse-code"), took_s)
 
-    async def until(self, **figures: float) -> dict[str, float]:
-        """Scrape until these figures are as awaited; their names without the prefix and labels but `main`, `mock`."""
-        scraped: dict[str, float] = {}
+    async def quiet(self) -> dict[str, float]:
+        """Scrape until no stream runs and no connection to an upstream is in use."""
         async with asyncio.timeout(WAIT_S * 2):
             while True:
                 scraped = await self.metrics()
-                if all(scraped.get(f"forward_sse_{name}", 0.0) == value for name, value in figures.items()):
+                # A worker that was too busy to answer is missing in all sums.
+                is_whole = not scraped.get('forward_sse_workers{state="silent"}')
+                if is_whole and not total(scraped, "active_streams") + total(scraped, "connections", 'state="active"'):
                     return scraped
                 await asyncio.sleep(0.02)
 
@@ -116,7 +117,7 @@ async def node(
     config: Path, text: str, *, workers: int = 2, command: tuple[str, ...] = (sys.executable, *SERVE)
 ) -> AsyncIterator[Node]:
     """A node by that configuration; every process of it has ended when this is left."""
-    config.write_text(text)
+    config.write_text(text)  # noqa: ASYNC240 - a few lines
     process = await asyncio.create_subprocess_exec(
         *(*command, "--config", str(config), "--workers", str(workers)), stdout=asyncio.subprocess.PIPE
     )
@@ -141,6 +142,11 @@ async def node(
                     await one._reading
         finally:
             one.kill_all()
+
+
+def total(scraped: dict[str, float], *parts: str) -> float:
+    """The sum of all figures with these in their names and labels."""
+    return sum(value for name, value in scraped.items() if all(part in name for part in parts))
 
 
 def descriptors(pid: int) -> list[str]:

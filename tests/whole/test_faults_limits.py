@@ -103,4 +103,4 @@ async def test_faults_streams_of_many_users_over_four_workers(
                 await client.gone()
             await holds(store, 0)
         for one in nodes:
-            await one.until(**{'active_streams{upstream="mock"}': 0.0})
+            await one.quiet()
