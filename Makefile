@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
+.PHONY: demo test soak check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
 test: $(DEVELOPMENT)  ## every test, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+MINUTES ?= 10
+soak: $(DEVELOPMENT)  ## a mixed load on real processes for MINUTES, then what must hold afterwards; ARGS for more
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 check: $(DEVELOPMENT)  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

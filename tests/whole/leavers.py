@@ -115,7 +115,7 @@ async def _with_a_ticket(leaver: Leaver, client: Peer) -> None:
     made = await client.read_message()
     if made.status == 201:
         path = "/forward-sse?ticket=" + made.json["url"].partition("ticket=")[2]
-        client.write(request(path, method="GET"))
+        client.write(request(path, method="GET", fields=(("X-Request-Id", f"{leaver.id}-used"),)))
 
 
 PHASES: dict[str, Callable[[Leaver, Peer], Awaitable[None]]] = {
