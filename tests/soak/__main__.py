@@ -122,11 +122,11 @@ async def soak(options: argparse.Namespace, room: Path) -> bool:
     if load.narrow.count > allowed:
         ledger.wrong("limit", f"{load.narrow.count} admitted of at most {allowed:.0f}")
     warm_s = began_s + min(WARM_MOST_S, max(WARM_LEAST_S, lasted_s * WARM_SHARE))
-    _judge_memory(memory, ledger, service, warm_s, lasted_s)
+    _judge_memory(memory, ledger, service, warm_s)
     _summary(options, ledger, counts, done, lasted_s, figures, load)
     for pid, name in sorted(service.names().items(), key=lambda one: one[1]):
         grown = memory.growth(pid, warm_s)
-        if grown is not None:
+        if grown is not None and memory.samples[pid][-1][0] - warm_s > SHORTEST_JUDGED_S / 2:
             _say(f"memory {name:>12}   {grown[0]:.1f} -> {grown[1]:.1f} MiB since warm, {grown[2]:+.3f} MiB/min")
     for verdict in ledger.verdicts():
         _say(f"WRONG  {verdict}")
@@ -172,11 +172,12 @@ async def _afterwards(
     return {"open": still_open, "open_before": open_before, "kept": kept, "counted": total(scraped, "requests_total")}
 
 
-def _judge_memory(memory: Memory, ledger: Ledger, service: Service, warm_s: float, lasted_s: float) -> None:
+def _judge_memory(memory: Memory, ledger: Ledger, service: Service, warm_s: float) -> None:
     for pid, name in service.names().items():
         samples = memory.samples.get(pid)
         grown = memory.growth(pid, warm_s)
-        if lasted_s < SHORTEST_JUDGED_S or not samples or grown is None or samples[0][0] > warm_s:
+        if not samples or grown is None or samples[-1][0] - warm_s < SHORTEST_JUDGED_S or samples[0][0] > warm_s:
+            # Too short a life: a worker that was killed, or one that came late.
             continue
         if grown[2] > MOST_GROWTH_MIB_PER_MIN:
             ledger.wrong("memory", f"{name} grows by {grown[2]:.2f} MiB a minute")

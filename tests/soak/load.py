@@ -100,31 +100,30 @@ class Load:
             sent.ended_s = time.monotonic()
         return sent, head
 
-    async def stream(self, kind: str, path: str, mark: bytes | None, *, user: str | None = None) -> Sent:
-        """A stream to its end, which must be as the mark says; None where it must break off."""
+    async def stream(self, kind: str, path: str, mark: bytes, *, user: str | None = None) -> Sent:
+        """A stream to its end, which must hold the mark."""
         async with await connect(self.address) as client:
-            sent, _ = await self.ask(client, kind, path, user=user)
-            rest = await client.read_to_end() if mark is None else await _until_last(client)
+            sent, head = await self.ask(client, kind, path, user=user)
+            rest = await _rest(client, head)
             sent.ended_s = time.monotonic()
-            is_ours = sent.status in {429, 503}
-            if mark is not None and not is_ours:
+            if sent.status not in {429, 503}:
                 sent.is_whole = rest.endswith(b"0\r\n\r\n") and mark in rest
                 if not sent.is_whole and not self.ledger.may_be_lost(sent):
                     self.ledger.wrong("not whole", f"{sent}: ...{rest[-200:]!r}")
             return sent
 
 
-async def _until_last(client: Peer) -> bytes:
-    """The rest of a chunked body; of another, what comes until the connection is silent for long."""
+async def _rest(client: Peer, head: Message) -> bytes:
+    """The body as it comes, with its last chunk; what came of it where it breaks off."""
+    length = head.get("content-length")
+    if length is not None:
+        return await client.read_exactly(int(length))
     rest = b""
     while not rest.endswith(b"0\r\n\r\n"):
         piece = await client.reader.read(65536)
         if not piece:
             break
         rest += piece
-        if rest.endswith(b"}}"):
-            # A JSON answer of ours, which has its length.
-            break
     return rest
 
 
@@ -139,7 +138,7 @@ async def kept(load: Load) -> None:
             sent, head = await load.ask(client, "kept", f"{CHAT}?events=2")
             if head.get("transfer-encoding") is None:
                 return
-            sent.is_whole = (await _until_last(client)).endswith(b"0\r\n\r\n")
+            sent.is_whole = (await _rest(client, head)).endswith(b"0\r\n\r\n")
             sent.ended_s = time.monotonic()
 
 
@@ -155,8 +154,8 @@ async def ticket(load: Load) -> None:
             return
         sent.is_whole = True
         name = body.partition(b"ticket=")[2].partition(b'"')[0].decode()
-        used, _ = await load.ask(client, "used", f"/forward-sse?ticket={name}", method="GET")
-        rest = await _until_last(client)
+        used, head = await load.ask(client, "used", f"/forward-sse?ticket={name}", method="GET")
+        rest = await _rest(client, head)
         used.ended_s = time.monotonic()
         if b"event: end" not in rest and not load.ledger.may_be_lost(used):
             load.ledger.wrong("no end of a ticket", f"{used}: ...{rest[-200:]!r}")
@@ -176,7 +175,7 @@ async def slow_reader(load: Load) -> None:
         for _ in range(8):
             await client.reader.read(8192)
             await asyncio.sleep(0.1)
-        rest = await _until_last(client)
+        rest = await _rest(client, head)
         sent.ended_s = time.monotonic()
         sent.is_whole = rest.endswith(b"0\r\n\r\n")
         if not sent.is_whole and not load.ledger.may_be_lost(sent):
