@@ -7,13 +7,17 @@ DEVELOPMENT := $(VENV)/.development
 # The npm packages that tests use; each directory has its lock.
 NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/node_modules/.installed
 
-.PHONY: demo test check format lock schema clean bench bench-quick bench-scale bench-peers
+.PHONY: demo test soak check format lock schema clean bench bench-quick bench-scale bench-peers
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
 test: $(DEVELOPMENT) $(NODE_PACKAGES)  ## every test, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+MINUTES ?= 10
+soak: $(DEVELOPMENT)  ## a mixed load on real processes for MINUTES, then what must hold afterwards; ARGS for more
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 check: $(DEVELOPMENT)  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -191,6 +191,12 @@ class LimitsUnavailableError(ProxyError):
     status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
 
 
+class OverloadedError(ProxyError):
+    """This machine has no descriptor or port left for a connection to the upstream (503)."""
+
+    status, code, message = 503, "overloaded", "The proxy has no room for another connection; try again."
+
+
 class ErrorShape(Protocol):
     """How a dialect words an error: JSON for an answer, an event for a stream that is already running."""
 

@@ -9,6 +9,7 @@ secrets' values before it is written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 MAX_WAITING_LINES = 10_000
 # Lines that come within this time share one write, and one wake of the thread.
 BATCH_S = 0.02
+# A disk that is full is so for a while. What does not fit meanwhile is dropped and counted, as for a stuck reader.
+FULL_DISK_RETRY_S = 0.5
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MIN_SECRET_LENGTH = 6
 REDACTED = b"[redacted]"
 
@@ -97,9 +101,11 @@ class LineWriter:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
                 time.sleep(BATCH_S)
-            except OSError:
-                # Whoever read the log is gone; streams go on without it.
-                return False
+            except OSError as exc:
+                if exc.errno not in _FULL or self._is_closing:
+                    # Whoever read the log is gone; streams go on without it.
+                    return False
+                time.sleep(FULL_DISK_RETRY_S)
         return True
 
 

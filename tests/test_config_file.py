@@ -494,7 +494,9 @@ def test_schema_current() -> None:
 
 def test_shipped_files_all_tested() -> None:
     """No file below `config/` is left out of the tests below."""
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "config").rglob("*.yaml")} == set(SHIPPED)
+    # Kubernetes' objects have a module of their own, in which the file inside them is loaded too.
+    tested = {*SHIPPED, "config/examples/kubernetes.yaml"}
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "config").rglob("*.yaml")} == tested
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -42,7 +42,10 @@ class Dialler:
         self.timeout_s = timeout_s
         self._tls: ssl.SSLContext | None = None
         if address.is_tls:
-            self._tls = ssl.create_default_context(cafile=address.ca_file)
+            try:
+                self._tls = ssl.create_default_context(cafile=address.ca_file)
+            except OSError as exc:
+                raise OSError("limits.store: its ca_file cannot be used as a file of authorities") from exc
             self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
     async def dial(self, *, is_patient: bool = False) -> Connection:

@@ -85,6 +85,13 @@ class Link:
         if self._breaker.is_open and self.connection is not None:
             self.connection.abort(str(error))
 
+    def suspend(self, reason: str) -> None:
+        """Say while greeting that it will take long: nobody waits for it, and everybody is told why."""
+        self._breaker.trip()
+        self._tell_if_open(reason)
+        if not self._attempt.done():
+            self._attempt.set_result(None)
+
     async def _keep_up(self) -> None:
         while True:
             try:
@@ -130,6 +137,9 @@ class Link:
     def _count(self, reason: str) -> None:
         self._on_failure()
         self._breaker.failed()
+        self._tell_if_open(reason)
+
+    def _tell_if_open(self, reason: str) -> None:
         if self._breaker.is_open:
             is_new = self.problem is None
             self.problem = reason

@@ -270,6 +270,7 @@ class RedisStore:
         self._clock.learn(now)
         is_empty = self._memory is not None and memory != self._memory
         if is_empty:
+            self._link.suspend("the server came back empty, and is being told what was counted")
             await self._restore(connection)
         await self._leases.register(connection)
         # As a request would: only what it needs tells whether it would be served. Nobody has this name.

@@ -55,6 +55,7 @@ async def connect(
 
     Raises:
         UpstreamUnreachableError: no connection, or it was lost before the answer's head.
+        OverloadedError: this machine lacks what a connection takes.
         UpstreamProtocolError: the answer's head is not valid HTTP/1.1.
         UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
         TargetNotAllowedError: a pinned target's addresses are not allowed.

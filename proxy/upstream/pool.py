@@ -7,11 +7,12 @@ every other case.
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohappyeyeballs
 
-from proxy.errors import UpstreamUnreachableError
+from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.upstream.connection import Connection
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ KEEP_S = 50.0
 MAX_KEPT = 256
 # RFC 8305 §8: the recommended delay between attempts over several addresses.
 ATTEMPT_DELAY_S = 0.25
+# What is ours to repair, not the upstream's: no descriptor (the process's, the system's), memory or local port is left.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Key(NamedTuple):
@@ -68,6 +71,7 @@ class Pool:
 
         Raises:
             UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
+            OverloadedError: this machine lacks what a connection takes.
         """
         origin = key.origin
         connection = Connection(upstream=upstream, key=key, on_idle=self._keep, on_closed=self._forget)
@@ -84,7 +88,7 @@ class Pool:
                 server_hostname=origin.host if origin.scheme == "https" else None,
             )
         except OSError as exc:
-            raise UpstreamUnreachableError from exc
+            raise (OverloadedError if exc.errno in _NO_ROOM else UpstreamUnreachableError) from exc
         except asyncio.CancelledError:
             # The loop closes a half-made transport in an orderly way, which for TLS may take the peer's answer.
             connection.abort()

@@ -25,6 +25,7 @@ const OWN_REFUSALS = {
   upstream_timeout: ["The vendor took too long", "The proxy gave up waiting.", "again"],
   draining: ["The proxy is being restarted", "It takes no new requests just now.", "again"],
   auth_unavailable: ["Tokens cannot be checked just now", "The proxy has not got its issuer’s keys yet.", "again"],
+  overloaded: ["The proxy is full", "It has no room for another connection.", "again"],
   limits_unavailable: ["Limits cannot be checked just now", "The proxy cannot reach where it counts.", "again"],
 };
 

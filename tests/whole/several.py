@@ -1,44 +1,174 @@
-"""`serve` with several workers and the store in memory, which the settings refuse: `-m tests.whole.several FILE N`.
-
-The tests that run it are about processes, not about limits. While there is a file `FILE.broken` workers cannot start;
-with a file `FILE.impatient` they are taken for stuck after two seconds.
-"""
+"""A service of several workers on real processes, with a limits server of its own; and streams held in its workers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 import sys
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from proxy import config_file, server
-from proxy.app import App
-from proxy.config_file import ConfigurationError
-from proxy.workers import arbiter
+from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
+from tests.limits.redis_support import RedisServer
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, connect, event, request
+from tests.whole.test_admin_whole import samples
+from tests.whole.test_commands import Served
 
 if TYPE_CHECKING:
-    from proxy.settings import Settings
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-path, workers = Path(sys.argv[1]), int(sys.argv[2])
-sound = App.open
-if path.with_suffix(".impatient").exists():
-    vars(arbiter)["STUCK_S"] = 2
-
-
-def load() -> Settings:
-    return config_file.load(path, os.environ, {}).model_copy(update={"workers": workers})
-
-
-async def breakable(app: App) -> None:
-    if path.with_suffix(".broken").exists():
-        raise OSError("broken by the test")
-    await sound(app)
+BODY = {"model": "gpt-x", "stream": True}
+NO_BOUND = "plans: {default: {}}\n"
+WORKERS = 3
+SERVE = ("-m", "proxy", "serve")
+# Not to be used again: the next stream's connection may then be of another worker.
+ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
-App.open = breakable  # type: ignore[assignment,method-assign]  # the test's own process
+class Several(Served):
+    """A service of several workers."""
 
-try:
-    sys.exit(server.run(load))
-except ConfigurationError as error:
-    sys.stderr.write(f"{error}\n")
-    sys.exit(2)
+    address: tuple[str, int]
+    admin_address: tuple[str, int]
+    pids: dict[str, int]
+
+    async def up(self) -> None:
+        """Read until the service and each of its workers say that they serve."""
+        started = await self.line("server.started")
+        self.address, self.admin_address = address_of(started["listen"]), address_of(started["admin_listen"])
+        # A worker's line may come before or after the arbiter's.
+        self.pids = {line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker.started"}
+        while len(self.pids) < started["workers"]:
+            await self.worker_up()
+
+    async def worker_up(self) -> str:
+        """Read until another worker says that it serves."""
+        line = await self.line("worker.started")
+        self.pids[line["worker"]] = line["pid"]
+        return str(line["worker"])
+
+    async def ask(self, path: str, method: str = "GET") -> Message:
+        async with await connect(self.admin_address) as admin:
+            admin.write(request(path, method=method))
+            return await admin.read_message()
+
+    async def metrics(self) -> dict[str, float]:
+        return samples((await self.ask("/metrics")).body.decode())
+
+    async def streams(self) -> dict[str, str]:
+        """The worker of each live stream by its id."""
+        return {stream["id"]: stream["worker"] for stream in (await self.ask("/admin/streams")).json["streams"]}
+
+
+class Held:
+    """A stream that runs in one of the workers."""
+
+    def __init__(self, client: Peer, vendor: Peer, worker: str, id_: str) -> None:
+        self.client = client
+        self.vendor = vendor
+        self.worker = worker
+        self.id = id_
+
+    async def goes_on(self) -> bool:
+        self.vendor.write(chunk(event("on")))
+        return (await self.client.read_until(event("on"))).endswith(event("on"))
+
+    async def ends_well(self) -> bool:
+        self.vendor.write(LAST)
+        return (await self.client.read_until(LAST)).endswith(LAST)
+
+    async def is_cut(self) -> bool:
+        return not (await self.client.read_to_end()).endswith(LAST)
+
+
+def address_of(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def with_store(store: str, policy: str = "allow") -> str:
+    """The part of a configuration that names the limits server; by `allow` a busy machine is no outage."""
+    return f"limits: {{store: '{store}', on_store_error: {policy}}}\n"
+
+
+@asynccontextmanager
+async def several(
+    tmp_path: Path,
+    upstream: Upstream,
+    more: str = NO_BOUND,
+    workers: int = WORKERS,
+    *,
+    store: str | None = None,
+    command: tuple[str, ...] = SERVE,
+) -> AsyncIterator[Several]:
+    """A service on free ports; every process of it has ended when this is left.
+
+    `store` is the URL of a limits server; without one it is given its own.
+    """
+    server = None if store else RedisServer()
+    if server is not None:
+        await server.start()
+        store = f"unix://{server.path}"
+    config = tmp_path / "proxy.yaml"
+    config.write_text(CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more + with_store(store or ""))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *command, "--config", str(config), "--workers", str(workers)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    served = Several(process, config)
+    try:
+        await served.up()
+        yield served
+    finally:
+        # The generation that serves, which may be a later one; twice, to be gone at once.
+        pids = [line["pid"] for line in served.lines if line["event"] == "server.started"]
+        for pid in pids[-1:] * 2:
+            with contextlib.suppress(ProcessLookupError):
+                if pid != process.pid or process.returncode is None:
+                    os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await process.wait()
+                assert process.stdout is not None
+                # Then nobody holds the pipe.
+                await process.stdout.read()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            if server is not None:
+                server.close()
+
+
+async def hold(served: Several, upstream: Upstream, number: int, credential: str | None = None) -> Held:
+    id_ = f"held-{number}"
+    client = await connect(served.address)
+    client.write(request(body=BODY, token=credential or token(), fields=(("X-Request-Id", id_),)))
+    vendor, _ = await upstream.take()
+    vendor.write(ONCE + chunk(event("one")))
+    await client.read_until(event("one"))
+    return Held(client, vendor, (await served.streams())[id_], id_)
+
+
+@asynccontextmanager
+async def one_in_each(
+    served: Several, upstream: Upstream, credential: str | None = None
+) -> AsyncIterator[dict[str, Held]]:
+    """A stream in every worker, whoever takes a connection; further ones of a worker are ended."""
+    held: dict[str, Held] = {}
+    clients = []
+    try:
+        for number in range(200):
+            stream = await hold(served, upstream, number, credential)
+            clients.append(stream.client)
+            if held.setdefault(stream.worker, stream) is not stream:
+                assert await stream.ends_well()
+            if len(held) == len(served.pids):
+                break
+        assert set(held) == set(served.pids)
+        yield held
+    finally:
+        for client in clients:
+            await client.gone()

@@ -14,7 +14,9 @@ import pytest
 
 from proxy.mock.server import MockVendor
 from tests.conftest import CONFIG, SECRET, token
+from tests.limits.redis_support import RedisServer
 from tests.peers import WAIT_S, connect, request
+from tests.whole.several import with_store
 from tests.whole.test_commands import Served
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class Node:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.whole.several", str(self.config), str(self._workers)),
+            *(sys.executable, "-m", "proxy", "serve", "--config", str(self.config), "--workers", str(self._workers)),
             stdout=asyncio.subprocess.PIPE,
         )
         self.served = Served(self.process, self.config)
@@ -160,13 +162,16 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
 
     async with AsyncExitStack() as stack:
         vendor = await stack.enter_async_context(MockVendor())
+        server = RedisServer()
+        stack.callback(server.close)
+        await server.start()
         nodes = []
         for index in range(2):
             config = tmp_path / f"node{index}.yaml"
             text = CONFIG.format(secret=SECRET, url=f"http://127.0.0.1:{vendor.port}", key="mock-key")
             text = text.replace("listen: 127.0.0.1:0\n", f"listen: 127.0.0.1:{ports[index]}\n", 1)
             text = text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{ports[2 + index]}")
-            config.write_text(text + "plans: {default: {}}\n")
+            config.write_text(text + "plans: {default: {}}\n" + with_store(f"unix://{server.path}"))
             node = Node(config, ports[index], ports[2 + index], workers)
             await node.start()
             stack.push_async_callback(node.stop)

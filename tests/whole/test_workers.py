@@ -3,156 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
-from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, connect, event, request
-from tests.whole.test_admin_whole import samples
-from tests.whole.test_commands import Served
+from tests.peers import WAIT_S, Upstream, connect, request
+from tests.whole.several import (
+    BODY,
+    NO_BOUND,
+    SERVE,
+    WORKERS,
+    Several,
+    address_of,
+    one_in_each,
+    several,
+    with_store,
+)
+from tests.whole.test_tls import make_authority
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
 
-BODY = {"model": "gpt-x", "stream": True}
-NO_BOUND = "plans: {default: {}}\n"
-WORKERS = 3
-# Not to be used again: the next stream's connection may then be of another worker.
-ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-
-
-class Several(Served):
-    """A service of several workers."""
-
-    address: tuple[str, int]
-    admin_address: tuple[str, int]
-    pids: dict[str, int]
-
-    async def up(self) -> None:
-        """Read until the service and each of its workers say that they serve."""
-        started = await self.line("server.started")
-        self.address, self.admin_address = _address(started["listen"]), _address(started["admin_listen"])
-        # A worker's line may come before or after the arbiter's.
-        self.pids = {line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker.started"}
-        while len(self.pids) < started["workers"]:
-            await self.worker_up()
-
-    async def worker_up(self) -> str:
-        """Read until another worker says that it serves."""
-        line = await self.line("worker.started")
-        self.pids[line["worker"]] = line["pid"]
-        return str(line["worker"])
-
-    async def ask(self, path: str, method: str = "GET") -> Message:
-        async with await connect(self.admin_address) as admin:
-            admin.write(request(path, method=method))
-            return await admin.read_message()
-
-    async def metrics(self) -> dict[str, float]:
-        return samples((await self.ask("/metrics")).body.decode())
-
-    async def streams(self) -> dict[str, str]:
-        """The worker of each live stream by its id."""
-        return {stream["id"]: stream["worker"] for stream in (await self.ask("/admin/streams")).json["streams"]}
-
-
-class Held:
-    """A stream that runs in one of the workers."""
-
-    def __init__(self, client: Peer, vendor: Peer, worker: str, id_: str) -> None:
-        self.client = client
-        self.vendor = vendor
-        self.worker = worker
-        self.id = id_
-
-    async def goes_on(self) -> bool:
-        self.vendor.write(chunk(event("on")))
-        return (await self.client.read_until(event("on"))).endswith(event("on"))
-
-    async def ends_well(self) -> bool:
-        self.vendor.write(LAST)
-        return (await self.client.read_until(LAST)).endswith(LAST)
-
-    async def is_cut(self) -> bool:
-        return not (await self.client.read_to_end()).endswith(LAST)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
-@asynccontextmanager
-async def several(
-    tmp_path: Path, upstream: Upstream, more: str = NO_BOUND, workers: int = WORKERS
-) -> AsyncIterator[Several]:
-    """A service on free ports; every process of it has ended when this is left."""
-    config = tmp_path / "proxy.yaml"
-    config.write_text(CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.whole.several", str(config), str(workers)), stdout=asyncio.subprocess.PIPE
-    )
-    served = Several(process, config)
-    try:
-        await served.up()
-        yield served
-    finally:
-        # The generation that serves, which may be a later one; twice, to be gone at once.
-        pids = [line["pid"] for line in served.lines if line["event"] == "server.started"]
-        for pid in pids[-1:] * 2:
-            with contextlib.suppress(ProcessLookupError):
-                if pid != process.pid or process.returncode is None:
-                    os.kill(pid, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await process.wait()
-                assert process.stdout is not None
-                # Then nobody holds the pipe.
-                await process.stdout.read()
-        finally:
-            if process.returncode is None:
-                process.kill()
-
-
-async def hold(served: Several, upstream: Upstream, number: int) -> Held:
-    id_ = f"held-{number}"
-    client = await connect(served.address)
-    client.write(request(body=BODY, token=token(), fields=(("X-Request-Id", id_),)))
-    vendor, _ = await upstream.take()
-    vendor.write(ONCE + chunk(event("one")))
-    await client.read_until(event("one"))
-    return Held(client, vendor, (await served.streams())[id_], id_)
-
-
-@asynccontextmanager
-async def one_in_each(served: Several, upstream: Upstream) -> AsyncIterator[dict[str, Held]]:
-    """A stream in every worker, whoever takes a connection; further ones of a worker are ended."""
-    held: dict[str, Held] = {}
-    clients = []
-    try:
-        for number in range(200):
-            stream = await hold(served, upstream, number)
-            clients.append(stream.client)
-            if held.setdefault(stream.worker, stream) is not stream:
-                assert await stream.ends_well()
-            if len(held) == len(served.pids):
-                break
-        assert set(held) == set(served.pids)
-        yield held
-    finally:
-        for client in clients:
-            await client.gone()
+UNUSABLE = "limits.store: its ca_file cannot be used as a file of authorities"
+# Given up after so many seconds instead of a minute: the one number that a test cannot wait for.
+IMPATIENT = "from proxy.workers import arbiter; vars(arbiter)['STUCK_S'] = 2; from proxy.cli import main; main()"
 
 
 async def until_metric(served: Several, name: str, value: float) -> dict[str, float]:
@@ -374,7 +256,7 @@ async def test_workers_upgrade_refuses_nobody(tmp_path: Path, upstream: Upstream
         lines = await served.rest()
 
     assert started["after"] == served.process.pid
-    assert _address(started["listen"]) == served.address
+    assert address_of(started["listen"]) == served.address
     assert readiness.status == 200
     assert streams == {stream.id: stream.worker for stream in held.values()}
     assert ends == [True] * WORKERS
@@ -396,7 +278,7 @@ async def test_workers_upgrade_that_cannot_start_changes_nothing(tmp_path: Path,
         served.signal(signal.SIGUSR2)
         await served.line("configuration.refused")
         served.config.write_text(text)
-        served.config.with_suffix(".broken").touch()
+        served.config.write_text(text.partition("limits:")[0] + with_store(_no_store(tmp_path, "no certificate")))
         served.signal(signal.SIGUSR2)
         failed = await served.line("upgrade.failed")
         assert [await stream.goes_on() for stream in held.values()] == [True] * WORKERS
@@ -440,7 +322,8 @@ async def test_workers_say_why_they_cannot_listen(tmp_path: Path, upstream: Upst
     """A port in use: one line on standard error, exit code 1, no worker ever made."""
     config = tmp_path / "proxy.yaml"
     text = CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY)
-    config.write_text(text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{upstream.address[1]}"))
+    text = text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{upstream.address[1]}")
+    config.write_text(text + with_store("redis://127.0.0.1:1"))
     code, out, error = await _failing(config)
     assert code == 1
     assert error.count(b"\n") == 1
@@ -451,17 +334,24 @@ async def test_workers_say_why_they_cannot_listen(tmp_path: Path, upstream: Upst
 async def test_workers_that_cannot_start_are_not_tried_for_ever(tmp_path: Path, upstream: Upstream) -> None:
     """What keeps the first workers from starting is told once, and ends the service with 1."""
     config = tmp_path / "proxy.yaml"
-    config.write_text(CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY))
-    config.with_suffix(".broken").touch()
+    text = CONFIG.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY)
+    config.write_text(text + with_store(_no_store(tmp_path, "no certificate")))
     code, out, error = await _failing(config)
     assert code == 1
-    assert error == b"forward-sse: cannot start: broken by the test\n"
+    assert error.decode() == f"forward-sse: cannot start: {UNUSABLE}\n"
     assert b"worker.started" not in out
+
+
+def _no_store(tmp_path: Path, authority: str) -> str:
+    """A limits server that nobody reaches, by an authority file of this content: only workers read it."""
+    path = tmp_path / "authority.pem"
+    path.write_text(authority)
+    return f"rediss://127.0.0.1:1?ca_file={path}"
 
 
 async def _failing(config: Path) -> tuple[int | None, bytes, bytes]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.whole.several", str(config), str(WORKERS)),
+        *(sys.executable, *SERVE, "--config", str(config), "--workers", str(WORKERS)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -471,17 +361,19 @@ async def _failing(config: Path) -> tuple[int | None, bytes, bytes]:
 
 async def test_workers_a_successor_that_cannot_start_is_tried_again(tmp_path: Path, upstream: Upstream) -> None:
     """The others serve on meanwhile; each try is a line with the reason; when the reason is gone, it comes up."""
-    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
-        served.config.with_suffix(".broken").touch()
+    authority = make_authority(tmp_path).certificate.read_text()
+    store = _no_store(tmp_path, authority)
+    async with several(tmp_path, upstream, store=store) as served, one_in_each(served, upstream) as held:
+        (tmp_path / "authority.pem").write_text("no certificate")
         victim = min(held)
         os.kill(served.pids[victim], signal.SIGKILL)
         await served.line("worker.ended")
         again = await served.line("worker.ended")
         others = [await stream.goes_on() for name, stream in held.items() if name != victim]
-        served.config.with_suffix(".broken").unlink()
+        (tmp_path / "authority.pem").write_text(authority)
         successor = await served.worker_up()
 
-    assert again["reason"] == "broken by the test"
+    assert again["reason"] == UNUSABLE
     assert again["pause_s"] > 0
     assert others == [True] * (WORKERS - 1)
     assert successor == victim
@@ -517,8 +409,8 @@ async def test_workers_one_that_is_stuck_delays_nobody(tmp_path: Path, upstream:
 
 async def test_workers_one_that_is_stuck_for_long_is_replaced(tmp_path: Path, upstream: Upstream) -> None:
     """Without a sign of life a worker is killed in the end; that its signals do not even reach it does not save it."""
-    (tmp_path / "proxy.impatient").touch()
-    async with several(tmp_path, upstream) as served, one_in_each(served, upstream) as held:
+    command = ("-c", IMPATIENT, "serve")
+    async with several(tmp_path, upstream, command=command) as served, one_in_each(served, upstream) as held:
         stuck = min(held)
         os.kill(served.pids[stuck], signal.SIGSTOP)
         line = await served.line("worker.stuck")
