@@ -55,7 +55,7 @@ class Admin:
     async def handle(self, request: Incoming) -> Settled:
         """Answer one request; bodies are not read."""
         path = request.target.partition(b"?")[0].decode("latin-1")
-        is_last = request.is_last or not request.content.is_eof()
+        is_last = request.is_last or not request.content.is_complete
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
             status, content_type, body = await self._reply(request.method, path)

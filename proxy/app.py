@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.admin import Admin, Health
+from proxy.client_connection import ClientClocks
 from proxy.clocks import Clocks, tick_for
 from proxy.exchange import Ending
-from proxy.listener import ClientClocks, Listener, assert_compiled_parser
+from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
-from proxy.sockets import BACKLOG
+from proxy.sockets import BACKLOG, hold_little, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -85,7 +86,6 @@ class App:
         Raises:
             OSError: an address cannot be listened on, or an authority file or the playground's cannot be read.
         """
-        assert_compiled_parser()
         settings = self._settings
         loop = asyncio.get_running_loop()
         self.metrics = Metrics()
@@ -262,6 +262,11 @@ class App:
                 await loop.create_server(listener, address.host, address.port, backlog=BACKLOG, reuse_address=True)
             ]
         self._servers += servers
+        for server in servers:
+            for sock in server.sockets:
+                # Every connection has them from the socket that it was accepted on.
+                notice_vanishing(sock)
+                hold_little(sock)
         host, port = servers[0].sockets[0].getsockname()[:2]
         return (host, port), servers
 

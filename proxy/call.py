@@ -59,7 +59,7 @@ class Call:
     @property
     def is_body_arriving(self) -> bool:
         """Whether more of the body may come: then this answer is the connection's last."""
-        return self.has_body and self.request is not None and not self.request.content.is_eof()
+        return self.has_body and self.request is not None and not self.request.content.is_complete
 
     def interrupt(self, ending: Ending) -> None:
         """End it from outside: a drain that is over, or somebody who stops it."""

@@ -172,7 +172,7 @@ class Pipeline:
             status,
             ((b"Content-Type", content_type), *self.rules.cors.answer_fields(origin)),
             body,
-            keep_alive=not request.is_last and request.content.is_eof(),
+            keep_alive=not request.is_last and request.content.is_complete,
             is_head_request=request.method == "HEAD",
         )
 
@@ -263,7 +263,7 @@ class Pipeline:
         """Let the stream run, and wait for its end."""
         exchange, client = call.exchange, call.client
         assert call.request is not None
-        call.request.fields = ()
+        call.request.let_head_go()
         upstream = exchange.upstream or ""
         client.relay = relay
         self._metrics.stream_began(upstream)

@@ -14,10 +14,8 @@ from proxy.protocol.heads import Framing, check_request, origin_form
 if TYPE_CHECKING:
     import asyncio
 
-    from aiohttp import StreamReader
-    from aiohttp.http_parser import RawRequestMessage
-
     from proxy.errors import Field
+    from proxy.request_body import RequestBody
 
 
 class Relay(Protocol):
@@ -52,8 +50,7 @@ class Relay(Protocol):
 class Incoming:
     """A request as the server's parser leaves it: the head raw, the body still to be read.
 
-    `is_last` says that the client wants no further answer on this connection. `fields` is emptied once a stream runs,
-    because streams are held by the thousand.
+    `is_last` says that the client wants no further answer on this connection.
     """
 
     method: str
@@ -61,23 +58,14 @@ class Incoming:
     version: tuple[int, int]
     fields: tuple[Field, ...]
     is_last: bool
-    content: StreamReader
+    content: RequestBody
     client: ClientConnection
     index: FieldIndex
 
-    @classmethod
-    def of(cls, message: RawRequestMessage, content: StreamReader, client: ClientConnection) -> Incoming:
-        """What is kept of aiohttp's own message."""
-        return cls(
-            message.method,
-            message.path.encode("utf-8", "surrogateescape"),
-            (message.version.major, message.version.minor),
-            message.raw_headers,
-            message.should_close,
-            content,
-            client,
-            FieldIndex(message.raw_headers),
-        )
+    def let_head_go(self) -> None:
+        """Forget the fields: streams are held by the thousand."""
+        self.fields = ()
+        self.index = _NO_FIELDS
 
 
 class ClientConnection(Protocol):
@@ -97,6 +85,7 @@ class ClientConnection(Protocol):
         ...
 
 
+_NO_FIELDS = FieldIndex(())
 _ID_BYTES = 12
 _IDS_AT_ONCE = 64
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

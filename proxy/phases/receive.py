@@ -6,29 +6,14 @@ The body is held whole because the route may depend on it, and because the upstr
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from proxy.clocks import Clocks
     from proxy.protocol.heads import Framing
-
-
-class BodyReader(Protocol):
-    """What is asked of the server's request body."""
-
-    async def readany(self) -> bytes:
-        """The bytes that are there, or the next ones; empty at the end."""
-        ...
-
-    def read_nowait(self) -> bytes:
-        """The bytes that are there."""
-        ...
-
-    def is_eof(self) -> bool:
-        """Whether nothing more will come than is there."""
-        ...
+    from proxy.request_body import RequestBody
 
 
 class _Silence:
@@ -49,7 +34,7 @@ class _Silence:
 
 
 async def receive(
-    reader: BodyReader,
+    body: RequestBody,
     framing: Framing,
     length: int | None,
     *,
@@ -68,10 +53,10 @@ async def receive(
     """
     if framing == "none":
         return b""
-    if reader.is_eof():
+    if body.is_complete:
         # All of it came with the head, or while the request waited for its turn: nothing to wait for.
-        body = reader.read_nowait()
-        return _checked(body, len(body), length, max_bytes)
+        data = body.take()
+        return _checked(data, len(data), length, max_bytes)
     task = asyncio.current_task()
     assert task is not None
     silence = None if timeout_s is None else _Silence(task, timeout_s, clocks.now())
@@ -80,7 +65,7 @@ async def receive(
     if silence is not None:
         clocks.watch(silence)
     try:
-        while piece := await reader.readany():
+        while piece := await body.read():
             size += len(piece)
             if size > max_bytes:
                 raise BodyTooLargeError
@@ -100,9 +85,9 @@ async def receive(
     return _checked(pieces[0] if len(pieces) == 1 else b"".join(pieces), size, length, max_bytes)
 
 
-def _checked(body: bytes, size: int, length: int | None, max_bytes: int) -> bytes:
+def _checked(data: bytes, size: int, length: int | None, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise BodyTooLargeError
     if length is not None and size != length:
         raise InvalidRequestError("The body is shorter than its length says.")
-    return body
+    return data

@@ -70,7 +70,7 @@ class Playground:
             304 if is_known else 200,
             (*page.fields, *self._policy.answer_fields(cors.request_origin(request.index))),
             b"" if is_known else page.body,
-            keep_alive=not request.is_last and request.content.is_eof(),
+            keep_alive=not request.is_last and request.content.is_complete,
             is_head_request=request.method == "HEAD",
             cache_control=_REVALIDATED,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.client_connection import MAX_WAITING
 from proxy.limits.store import Standing
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
@@ -210,7 +211,9 @@ async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -
     # What the two kernels hold is theirs; far less than what was offered.
     assert sent < 30 * 2**20
     connection = next(iter(proxy.app.public_listener.open))
-    assert len(connection._messages) <= 100
+    # What a slice brings behind the last that may wait.
+    assert len(connection._requests) <= MAX_WAITING + 500
+    assert len(connection._rest) <= 2**20
     vendor.write(chunk(event("two")))
     await client.read_until(event("two") + b"\r\n")
 
@@ -588,3 +591,45 @@ async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any]
     assert proxy.app.clocks.watched_count <= watched_before + 1
     await passes(lambda: len(asyncio.all_tasks()) <= tasks_before and open_files() <= files_before)
     assert not [line for line in proxy.lines() if line["event"] != "exchange.settled"]
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Content-Length: 0", b""),
+        ("Content-Length: 14", b'{"model": "m"}'),
+        ("Transfer-Encoding: chunked", chunk(b'{"model": ') + chunk(b'"m"}') + LAST),
+    ],
+    ids=["empty", "length", "chunked"],
+)
+@pytest.mark.parametrize("cut", [None, 1, 7], ids=["in one", "byte by byte", "in sevens"])
+async def test_body_behind_an_upgrade(
+    proxy: Running, upstream: Upstream, framing: str, body: bytes, cut: int | None
+) -> None:
+    """A request that asks for another protocol is framed like any other: its body is no next request."""
+    head = (
+        f"POST /main/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
+        f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n{framing}\r\n\r\n"
+    )
+    client = await proxy.client()
+    twice = (head.encode() + body) * 2
+    size = cut or len(twice)
+    for position in range(0, len(twice), size):
+        await client.send(twice[position : position + size])
+    for _ in range(2):
+        received = await (await _vendor(upstream)).read_message()
+        assert received.body == (b'{"model": "m"}' if body else b"")
+        assert received.get("upgrade") is None
+        upstream.peers[0].write(OK)
+        assert (await client.read_message()).body == b"ok"
+
+
+async def test_upgrade_with_a_framing_of_its_own(proxy: Running, upstream: Upstream) -> None:
+    """A framing that is refused is so behind an upgrade, too."""
+    client = await proxy.client()
+    fields = (("Connection", "upgrade"), ("Upgrade", "h2c"), ("Transfer-Encoding", "gzip"))
+    client.write(request(method="POST", token=token(), fields=fields) + request("/healthz", method="GET"))
+
+    assert (await client.read_message()).status == 400
+    await client.closed()
+    assert upstream.is_untouched
