@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.errors import InvalidRequestError
-from proxy.phases.receive import receive
+from proxy.phases.receive import receive, take
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -36,32 +36,31 @@ def give_back(call: Call) -> None:
         call.standing = None
 
 
-def read_body(
-    call: Call, head: RequestHead, framing: Framing, length: int | None, clocks: Clocks
-) -> Coroutine[None, None, bytes]:
-    """Read the body, after asking for it where the client waits for that; raises as `receive` does.
+def begin_body(call: Call, head: RequestHead, framing: Framing, length: int | None) -> bytes | None:
+    """Ask for the body where the client waits for that; give it where all of it is here, as it mostly is.
 
-    Not a coroutine of its own: every request comes through here.
+    Raises:
+        BodyTooLargeError, InvalidRequestError: as `receive` says, or the client expects what nobody here does.
     """
-    rules, transport = call.rules, call.client.transport
     assert call.request is not None
-    # RFC 9110 §15.2: no interim answer to HTTP/1.0.
-    if _expects_continue(head) and framing != "none" and not call.is_old and transport is not None:
-        transport.write(_CONTINUE)
+    expectation = head.index.single(b"expect")
+    if expectation is not None:
+        if expectation.lower() != b"100-continue":
+            raise InvalidRequestError("The only expectation understood here is 100-continue.")
+        transport = call.client.transport
+        # RFC 9110 §15.2: no interim answer to HTTP/1.0.
+        if framing != "none" and not call.is_old and transport is not None:
+            transport.write(_CONTINUE)
+    if framing == "none":
+        return b""
+    content = call.request.content
+    return take(content, length, max_bytes=call.rules.max_body_bytes) if content.is_complete else None
+
+
+def read_body(call: Call, length: int | None, clocks: Clocks) -> Coroutine[None, None, bytes]:
+    """Wait for the body; raises as `receive` does. Not a coroutine of its own: there is one less to go through."""
+    rules = call.rules
+    assert call.request is not None
     return receive(
-        call.request.content,
-        framing,
-        length,
-        max_bytes=rules.max_body_bytes,
-        timeout_s=rules.body_timeout_s,
-        clocks=clocks,
+        call.request.content, length, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, clocks=clocks
     )
-
-
-def _expects_continue(head: RequestHead) -> bool:
-    expect = head.index.single(b"expect")
-    if expect is None:
-        return False
-    if expect.lower() != b"100-continue":
-        raise InvalidRequestError("The only expectation understood here is 100-continue.")
-    return True

@@ -21,7 +21,7 @@ from proxy.errors import (
 )
 from proxy.exchange import Ending, Exchange
 from proxy.identity import identify, identify_by_body, identify_by_head
-from proxy.intake import charge, give_back, read_body
+from proxy.intake import begin_body, charge, give_back, read_body
 from proxy.logs import exchange_logger, log_failure
 from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, write_answer
@@ -217,7 +217,9 @@ class Pipeline:
         if principal is not None:
             await charge(call, principal)
         try:
-            body = await read_body(call, head, framing, length, self._clocks)
+            body = begin_body(call, head, framing, length)
+            if body is None:
+                body = await read_body(call, length, self._clocks)
             if principal is None:
                 principal = identify_by_body(call, body)
                 await charge(call, principal)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import BodyTooLargeError, DrainingError, MethodNotAllowedError, NotFoundError, ProxyError
 from proxy.identity import hide, identify, identify_by_body
-from proxy.intake import charge, give_back, read_body
+from proxy.intake import begin_body, charge, give_back, read_body
 from proxy.limits.store import Spent
 from proxy.phases.ticket import FRONT, Makers, asks_for_typed, make_ticket, ticket_in, use_ticket
 from proxy.replies import JSON, succeed
@@ -37,7 +37,9 @@ class Ticketing:
         if length is not None and length > rules.max_body_bytes:
             raise BodyTooLargeError
         with self._makers.one_more(principal):
-            body = await read_body(call, head, framing, length, self._clocks)
+            body = begin_body(call, head, framing, length)
+            if body is None:
+                body = await read_body(call, length, self._clocks)
             if principal is None:
                 principal = identify_by_body(call, body)
             route = rules.router.rehearsal().by_body(destination, asked, body, principal)

@@ -12,7 +12,6 @@ from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutE
 
 if TYPE_CHECKING:
     from proxy.clocks import Clocks
-    from proxy.protocol.heads import Framing
     from proxy.request_body import RequestBody
 
 
@@ -33,9 +32,19 @@ class _Silence:
             self.task.cancel()
 
 
+def take(body: RequestBody, length: int | None, *, max_bytes: int) -> bytes:
+    """A body that is here as a whole: it came with the head, or while the request waited for its turn.
+
+    Raises:
+        BodyTooLargeError: it is longer than `max_bytes`.
+        InvalidRequestError: it broke, or is shorter than announced.
+    """
+    data = body.take()
+    return _checked(data, len(data), length, max_bytes)
+
+
 async def receive(
     body: RequestBody,
-    framing: Framing,
     length: int | None,
     *,
     max_bytes: int,
@@ -51,12 +60,6 @@ async def receive(
         RequestTimeoutError: nothing came for `timeout_s`.
         InvalidRequestError: the chunks are malformed or shorter than announced.
     """
-    if framing == "none":
-        return b""
-    if body.is_complete:
-        # All of it came with the head, or while the request waited for its turn: nothing to wait for.
-        data = body.take()
-        return _checked(data, len(data), length, max_bytes)
     task = asyncio.current_task()
     assert task is not None
     silence = None if timeout_s is None else _Silence(task, timeout_s, clocks.now())
