@@ -61,14 +61,14 @@ def answer(call: Call, route: Route, given: Answer, *, now_s: float, deadline_s:
     translator = None if route.typed_names is None else begin_translation(route, given)
     if translator is not None:
         framing: Framing = "close" if call.is_old else "chunked"
-        head = _head(call, given.status, translated_fields(given.fields), given, framing)
+        head = _head(call, given.status, translated_fields(given), given, framing)
         return TypedRelay(translator, given, transport, head, framing=framing, clocks=clocks)
     framing = "close" if call.is_old else "chunked"
     if given.framing in {"none", "length"}:
         framing = given.framing
     index = given.index
     is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
-    head = _head(call, given.status, to_client(given.fields), given, framing)
+    head = _head(call, given.status, to_client(given.fields, index), given, framing)
     target = route.target
     return Relay(
         given,
@@ -89,7 +89,7 @@ def _answer_ticket(
     id_, status = call.exchange.id, given.status
     translator = begin_translation(route, given)
     if translator is not None:
-        head = _head(call, 200, translated_fields(given.fields), given, framing)
+        head = _head(call, 200, translated_fields(given), given, framing)
         call.exchange.status = 200
         return TypedTicketRelay(
             translator, given, transport, head, framing=framing, clocks=clocks, id_=id_, status=status

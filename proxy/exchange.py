@@ -8,16 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from operator import itemgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # What typed events are called in `t` (contract §9) where the operator does not say.
 TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
 )
+
+_NAME: Final = itemgetter(0)
+_VALUE: Final = itemgetter(1)
+_NONE: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
 
 
 class Ending(StrEnum):
@@ -127,47 +132,41 @@ class Upstream:
     typed_names: Mapping[str, str] = field(default_factory=lambda: TYPED_NAMES, hash=False)
 
 
-class FieldIndex:
-    """A message's fields by name, without case. Made once a message, because every phase asks for some of them."""
+class FieldIndex(dict[bytes, bytes]):
+    """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
 
-    __slots__ = ("_first", "_repeated")
+    Made once a message, because every phase asks for some of them, and not to be changed. It is a plain dict because
+    nearly every message has each name once: asking it calls nothing of ours.
+    """
 
-    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        first: dict[bytes, bytes] = {}
-        repeated: dict[bytes, list[bytes]] | None = None
-        for name, value in fields:
-            key = name.lower()
-            if key in first:
-                if repeated is None:
-                    repeated = {}
-                repeated.setdefault(key, [first[key]]).append(value)
-            else:
-                first[key] = value
-        self._first = first
-        self._repeated = repeated
+    __slots__ = ("repeated",)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._first
+    # The value of the first field of that lower-case name, None where there is none. For names of which a second field
+    # is refused elsewhere, or harmless; `every` tells how many there are.
+    single: ClassVar[Callable[[FieldIndex, bytes], bytes | None]] = dict.get
 
-    def single(self, name: bytes) -> bytes | None:
-        """The value of the first field of that lower-case name, None where there is none.
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        self.update(zip(map(bytes.lower, map(_NAME, fields)), map(_VALUE, fields), strict=False))
+        self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
+        if len(self) != len(fields):
+            values: dict[bytes, list[bytes]] = {}
+            for name, value in fields:
+                values.setdefault(name.lower(), []).append(value)
+            self.update((name, own[0]) for name, own in values.items())
+            self.repeated = {name: own for name, own in values.items() if len(own) > 1}
 
-        For names of which a second field is refused elsewhere, or harmless; `values` tells how many there are.
-        """
-        return self._first.get(name)
-
-    def values(self, name: bytes) -> Sequence[bytes]:
+    def every(self, name: bytes) -> Sequence[bytes]:
         """The values of every field of that lower-case name, in order."""
-        if self._repeated is not None and name in self._repeated:
-            return self._repeated[name]
-        value = self._first.get(name)
-        return () if value is None else (value,)
+        if name in self.repeated:
+            return self.repeated[name]
+        return (self[name],) if name in self else ()
+
+    def __repr__(self) -> str:
+        """Credentials are among them."""
+        return "FieldIndex()"
 
 
-_NO_FIELDS: Final = FieldIndex(())
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class RequestHead:
     """A client's request before its body: the target split once, as it came, never re-quoted.
 
@@ -179,11 +178,21 @@ class RequestHead:
     path: bytes
     query: bytes | None
     fields: tuple[tuple[bytes, bytes], ...]
-    index: FieldIndex = field(default=_NO_FIELDS, repr=False, compare=False)
+    index: FieldIndex = field(repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.index is _NO_FIELDS:
-            self.index = FieldIndex(self.fields)
+    def __init__(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes | None,
+        fields: tuple[tuple[bytes, bytes], ...],
+        index: FieldIndex | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.fields = fields
+        self.index = FieldIndex(fields) if index is None else index
 
 
 class Route(NamedTuple):

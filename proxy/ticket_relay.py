@@ -53,7 +53,7 @@ def readable(answer: Answer) -> tuple[list[Field], bool]:
         raise UpstreamProtocolError("The upstream compressed its answer, to which nothing can be added then.")
     is_stream = is_event_stream(answer.index.single(b"content-type"))
     replaced = _OF_THE_BODY if is_stream else _OF_THE_BODY | {b"content-type"}
-    fields = [field for field in to_client(answer.fields) if fold(field[0]) not in replaced]
+    fields = [field for field in to_client(answer.fields, answer.index) if fold(field[0]) not in replaced]
     if not is_stream:
         fields.append(_CONTENT_TYPE)
     return fields, is_stream

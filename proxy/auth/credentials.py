@@ -24,6 +24,8 @@ _KEY_FIELDS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
 # Visible ASCII: wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no
 # control character, no comma splitting.
 _CREDENTIAL: Final = re.compile(rb"[!-~]+")
+# What needs no closer look, as nearly every `Authorization`.
+_PLAIN_BEARER: Final = re.compile(rb"(?i:bearer) ([!-~]{1,%d})" % MAX_CREDENTIAL_BYTES)
 _OWS: Final = b" \t"
 _AFTER_SCHEME: Final = frozenset({b"", b" ", b"\t"})
 
@@ -40,18 +42,17 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
             §5.3 allows no second one), a repeated `access_token`, or one that is not allowed here.
         InvalidTokenError: The credential cannot be a token: empty, too long, with spaces or non-ASCII bytes.
     """
-    found: set[bytes] = set()
     index = head.index
-    authorizations = index.values(b"authorization")
-    if len(authorizations) > 1:
+    if not (index.repeated or head.query) and index.keys().isdisjoint(_KEY_FIELDS):
+        # As in nearly every request, this one field is all that can carry one.
+        bearer = _bearer(index.single(b"authorization"))
+        return None if bearer is None else bearer.decode("ascii")
+    if b"authorization" in index.repeated:
         raise InvalidRequestError("There is more than one Authorization field.")
-    if authorizations:
-        bearer = _bearer(authorizations[0].strip(_OWS))
-        if bearer is not None:
-            found.add(bearer)
+    bearer = _bearer(index.single(b"authorization"))
+    found = set() if bearer is None else {bearer}
     for name in _KEY_FIELDS:
-        if name in index:
-            found.update(_checked(key) for value in index.values(name) if (key := value.strip(_OWS)))
+        found.update(_checked(key) for value in index.every(name) if (key := value.strip(_OWS)))
     if head.query:
         found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
     if len(found) > 1:
@@ -74,8 +75,14 @@ def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
     return b"&".join(kept) or None
 
 
-def _bearer(value: bytes) -> bytes | None:
+def _bearer(value: bytes | None) -> bytes | None:
     """The token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
+    if value is None:
+        return None
+    plain = _PLAIN_BEARER.fullmatch(value)
+    if plain is not None:
+        return plain[1]
+    value = value.strip(_OWS)
     if value[:6].lower() != b"bearer" or value[6:7] not in _AFTER_SCHEME:
         return None
     # RFC 6750 §2.1: exactly one space; what else stands there is part of the token, and refused as such.

@@ -29,11 +29,11 @@ from proxy.errors import (
 )
 from proxy.exchange import TYPED_NAMES, FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import Envelope, find_envelope, parse_envelope, read_json_object
-from proxy.protocol.fields import CREDENTIALS, fold, is_loop, single, to_upstream
+from proxy.protocol.fields import CREDENTIALS, Added, fold, is_loop, single, to_upstream
 from proxy.protocol.paths import is_query, parse_target, query_members, with_query, without_member
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping
 
     from proxy.dialects import Dialect
     from proxy.errors import Field
@@ -95,25 +95,6 @@ class Destination(NamedTuple):
         return self.kind is Kind.FRONT
 
 
-class _Added(NamedTuple):
-    """The fields that are ours to add to a request, and their folded names."""
-
-    fields: tuple[Field, ...]
-    names: frozenset[bytes]
-
-    @classmethod
-    def of(cls, fields: tuple[Field, ...]) -> _Added:
-        return cls(fields, frozenset(fold(name) for name, _ in fields))
-
-    def under(self, fields: tuple[Field, ...]) -> _Added:
-        """These, with others before them."""
-        return _Added.of((*fields, *self.fields)) if fields else self
-
-    def __repr__(self) -> str:
-        """A credential is among them."""
-        return "_Added()"
-
-
 class _Either:
     """The names of two."""
 
@@ -145,7 +126,7 @@ class Router:
             for path in [upstream.path or DIALECTS[upstream.dialect].default_path]
         }
         # What is added for each key of an upstream, in turn.
-        self._own: dict[str, Iterator[_Added]] = {
+        self._own: dict[str, Iterator[Added]] = {
             name: itertools.cycle(
                 [_added(upstream, DIALECTS[upstream.dialect].credential_field(key)) for key in upstream.keys]
             )
@@ -155,7 +136,7 @@ class Router:
     def rehearsal(self) -> Router:
         """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
         router = copy(self)
-        router._own = dict.fromkeys(self._own, itertools.repeat(_Added.of(())))  # noqa: SLF001 - its own kind
+        router._own = dict.fromkeys(self._own, itertools.repeat(Added()))  # noqa: SLF001 - its own kind
         return router
 
     def dialect_name(self, head: RequestHead) -> str:
@@ -269,7 +250,7 @@ class Router:
             added = added.under(dialect.extra_fields(path, _Either(head.index, added.names)))
         query = strip_query(destination.query, gemini=dialect.query_credential)
         line = with_query(upstream.base_path.encode() + path, query)
-        fields = to_upstream(head.fields, added.fields, added.names)
+        fields = to_upstream(head.fields, head.index, added)
         typed_names = _typed_names(upstream, destination)
         return _route(upstream, dialect, head.method, line, fields, body, typed_names=typed_names)
 
@@ -279,7 +260,7 @@ class Router:
             named = [value for name, value in query_members(head.query) if name == b"upstream"]
             if named:
                 return named
-        return [value.strip(b" \t") for value in head.index.values(b"x-upstream")]
+        return [value.strip(b" \t") for value in head.index.every(b"x-upstream")]
 
     def _front_upstream(self, head: RequestHead) -> Upstream | None:
         named = self._named(head)
@@ -304,13 +285,13 @@ class Router:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default
 
-    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> _Added:
+    def _added(self, upstream: Upstream, dialect: Dialect, head: RequestHead) -> Added:
         """What is ours to add: the vendor's credential and the operator's headers."""
         if upstream.key_source == "own":
             return next(self._own[upstream.name])
         if upstream.key_source == "none":
-            return _Added.of(upstream.headers)
-        given = [value.strip(b" \t") for value in head.index.values(b"x-upstream-authorization")]
+            return Added(upstream.headers)
+        given = [value.strip(b" \t") for value in head.index.every(b"x-upstream-authorization")]
         if len(given) != 1 or not given[0] or _is_own_credential(given[0], head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(upstream, dialect.client_credential_field(given[0]))
@@ -324,7 +305,8 @@ class Router:
         target = parse_target(envelope.target_url)
         if target.query is not None and not is_query(target.query):
             raise InvalidRequestError("targetUrl is malformed.")
-        if is_loop(FieldIndex(envelope.fields)):
+        index = FieldIndex(envelope.fields)
+        if is_loop(index):
             raise InvalidRequestError("The request has been through this proxy before.")
         entry = next((entry for entry in self._envelope.targets if entry[0].matches(target)), None)
         if entry is None:
@@ -340,7 +322,7 @@ class Router:
             dialect = DIALECTS[upstream.dialect]
             added = self._added(upstream, dialect, head).under(plain)
             query = strip_query(target.query, gemini=dialect.query_credential)
-            fields = to_upstream(envelope.fields, added.fields, added.names)
+            fields = to_upstream(envelope.fields, index, added)
             line = with_query(target.path, query)
             typed_names = _typed_names(upstream, destination)
             return _route(
@@ -357,7 +339,7 @@ class Router:
             origin=target.origin,
             method=envelope.method,
             target=with_query(target.path, target.query),
-            fields=tuple(to_upstream(envelope.fields, (*plain, *own))),
+            fields=to_upstream(envelope.fields, index, Added((*plain, *own))),
             body=envelope.body,
             timeouts=self._envelope.timeouts,
             is_pinned=True,
@@ -369,7 +351,7 @@ def _route(
     dialect: Dialect,
     method: str,
     line: bytes,
-    fields: Sequence[Field],
+    fields: tuple[Field, ...],
     body: bytes,
     *,
     target: Target | None = None,
@@ -381,7 +363,7 @@ def _route(
         origin=upstream.origin if target is None else target.origin,
         method=method,
         target=line,
-        fields=tuple(fields),
+        fields=fields,
         body=body,
         timeouts=upstream.timeouts,
         heartbeat_s=upstream.heartbeat_s if dialect.heartbeat_allowed else None,
@@ -424,11 +406,11 @@ def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ..
     return DIALECTS[dialect_name].allows(method, path, patterns)
 
 
-def _added(upstream: Upstream, credential: Field) -> _Added:
+def _added(upstream: Upstream, credential: Field) -> Added:
     """The credential and the operator's headers, which win where both have a name."""
     if fold(credential[0]) in {fold(name) for name, _ in upstream.headers}:
-        return _Added.of(upstream.headers)
-    return _Added.of((credential, *upstream.headers))
+        return Added(upstream.headers)
+    return Added((credential, *upstream.headers))
 
 
 def _is_own_credential(value: bytes, head: RequestHead, envelope: Envelope | None = None) -> bool:

@@ -18,8 +18,6 @@ from proxy.protocol.fields import fold, single, to_client
 from proxy.protocol.sse import PING, is_event_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from proxy.errors import Field
     from proxy.exchange import Route
     from proxy.phases.relay import Framing, StreamClocks
@@ -66,9 +64,10 @@ def begin_translation(route: Route, answer: Answer) -> Translator | None:
     return Translator(reader, route.typed_names)
 
 
-def translated_fields(fields: Sequence[Field]) -> list[Field]:
+def translated_fields(answer: Answer) -> list[Field]:
     """An upstream's fields as the client of a translation gets them."""
-    return [_CONTENT_TYPE, *(field for field in to_client(fields) if fold(field[0]) not in _OF_THE_BODY)]
+    passed = to_client(answer.fields, answer.index)
+    return [_CONTENT_TYPE, *(field for field in passed if fold(field[0]) not in _OF_THE_BODY)]
 
 
 class TypedRelay(Relay):

@@ -159,8 +159,7 @@ class CorsPolicy:
 
 def request_origin(fields: FieldIndex) -> bytes | None:
     """Give the request's one `Origin`; two of them are as good as none, for nobody could say which one is meant."""
-    origins = fields.values(b"origin")
-    return origins[0] if len(origins) == 1 else None
+    return None if b"origin" in fields.repeated else fields.single(b"origin")
 
 
 def is_preflight(method: str, fields: FieldIndex) -> bool:

@@ -1,7 +1,7 @@
 """Which fields cross the proxy, in either direction (RFC 9110 §7.6.1, contract §5).
 
-Pure: raw names and values in, raw names and values out, order kept (RFC 9110 §5.3). One loop a direction, over
-prebuilt sets. Names must be tokens and values free of CR, LF and NUL: the parsers of both sides and of the envelope
+Pure: raw names and values in, raw names and values out, order kept (RFC 9110 §5.3). One pass a direction, over
+prebuilt tables. Names must be tokens and values free of CR, LF and NUL: the parsers of both sides and of the envelope
 refuse anything else, and it is not looked for again here. Framing is left to who writes the head: neither direction
 gives a Content-Length, a Transfer-Encoding or a Host.
 
@@ -12,13 +12,17 @@ their applications as one name, so `X_Api_Key` would carry a credential past a r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from itertools import compress
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from proxy.errors import Field
     from proxy.exchange import FieldIndex
+
+_T = TypeVar("_T")
 
 # How we sign Via (RFC 9110 §7.6.3), and know ourselves again in it.
 PSEUDONYM: Final = b"forward-sse"
@@ -84,9 +88,11 @@ _RATE_LIMIT: Final = b"ratelimit"
 
 _CONNECTION: Final = b"connection"
 _ACCEPT_ENCODING: Final = b"accept-encoding"
-# In place of a name: the field does not pass. Before a name: it is the new one. No field is called so.
-_DROPPED: Final = b":"
-_RENAMED: Final = b":"
+# In place of a name: the field does not pass.
+_DROPPED: Final = b""
+
+_NAME: Final = itemgetter(0)
+_VALUE: Final = itemgetter(1)
 
 # Upper case to lower case and `_` to `-`, in one C call a name.
 _FOLD: Final = bytes.maketrans(bytes(range(ord("A"), ord("Z") + 1)) + b"_", bytes(range(ord("a"), ord("z") + 1)) + b"-")
@@ -97,79 +103,86 @@ def fold(name: bytes) -> bytes:
     return name.translate(_FOLD)
 
 
-def to_upstream(fields: Sequence[Field], added: Sequence[Field], names: Container[bytes] | None = None) -> list[Field]:
+class Added:
+    """The fields that are ours to add to a request, in place of any of the same names; made once for many requests.
+
+    `names` are the folded names of those that were given; `fields` are these after what every request gets.
+    """
+
+    __slots__ = ("_given", "fields", "names", "replaced")
+
+    def __init__(self, given: Iterable[Field] = ()) -> None:
+        self._given = tuple(given)
+        self.names = frozenset(fold(name) for name, _ in self._given)
+        # Where a client's would pass: for most upstreams none, because credentials never do.
+        self.replaced = frozenset(name for name in self.names if _passes_to_upstream(name))
+        identity = () if _ACCEPT_ENCODING in self.names else (IDENTITY,)
+        self.fields: tuple[Field, ...] = (*identity, VIA, *self._given)
+
+    def under(self, fields: tuple[Field, ...]) -> Added:
+        """These, with others before them."""
+        return Added((*fields, *self._given)) if fields else self
+
+    def __repr__(self) -> str:
+        """A credential is among them."""
+        return "Added()"
+
+
+def to_upstream(fields: Sequence[Field], index: FieldIndex, added: Added) -> tuple[Field, ...]:
     """A client's end-to-end fields as the upstream gets them, with `added` in place of any of the same names.
 
     What is ours is added after the removal, so that no `Connection: authorization` of a client can take it away. Our
     Via comes after those that are there (RFC 9110 §7.6.3). Time grows with the number of fields, whatever is in them.
-    `names` are the folded names of `added`, where the caller has them at hand.
+    `index` is that of `fields`.
     """
-    ours = {name.translate(_FOLD) for name, _ in added} if names is None else names
-    named: set[bytes] = set()
-    passed: list[Field] = []
-    known = _TO_UPSTREAM
-    for field in fields:
-        name = known.get(field[0]) or _judge_to_upstream(field[0])
-        if name not in ours and name is not _DROPPED:
-            if name is _CONNECTION:
-                _name_options(field[1], named)
-            else:
-                passed.append(field)
-    if named:
-        # Complete only now: a Connection field may come after what it names.
-        return to_upstream(_without(fields, named), added, ours)
-    if _ACCEPT_ENCODING not in ours:
-        passed.append(IDENTITY)
-    passed.append(VIA)
-    passed += added
-    return passed
+    passed: Iterable[Field] = compress(fields, map(_TO_UPSTREAM, map(_NAME, fields)))
+    unwanted = added.replaced
+    if _CONNECTION in index:
+        unwanted |= _connection_options(index)
+    if unwanted:
+        passed = _without(passed, unwanted)
+    return (*passed, *added.fields)
 
 
-def to_client(fields: Sequence[Field]) -> list[Field]:
+def to_client(fields: Sequence[Field], index: FieldIndex) -> list[Field]:
     """An upstream's end-to-end fields as the client gets them; its rate limits under names that are not ours.
 
-    Content-Length is left out: whoever frames the body writes it. So is Cache-Control, for which ours stands.
+    Content-Length is left out: whoever frames the body writes it. So is Cache-Control, for which ours stands. `index`
+    is that of `fields`.
     """
-    named: set[bytes] = set()
-    passed: list[Field] = []
-    known = _TO_CLIENT
-    for field in fields:
-        name = known.get(field[0]) or _judge_to_client(field[0])
-        if name is _DROPPED:
-            continue
-        if name is _CONNECTION:
-            _name_options(field[1], named)
-        elif name.startswith(_RENAMED):
-            passed.append((name[len(_RENAMED) :], field[1]))
-        else:
-            passed.append(field)
-    return to_client(_without(fields, named)) if named else passed
+    if _CONNECTION in index and (unwanted := _connection_options(index)):
+        fields = _without(fields, unwanted)
+    names = map(_TO_CLIENT, map(_NAME, fields))
+    # Those that have a name left.
+    return list(filter(_NAME, zip(names, map(_VALUE, fields), strict=False)))
 
 
-def _without(fields: Iterable[Field], named: Container[bytes]) -> list[Field]:
-    return [field for field in fields if (name := fold(field[0])) not in named and name != _CONNECTION]
+def _without(fields: Iterable[Field], names: Container[bytes]) -> list[Field]:
+    return [field for field in fields if fold(field[0]) not in names]
 
 
-def _judge_to_upstream(raw: bytes) -> bytes:
-    """What becomes of a client's field of that name: `_DROPPED`, `_CONNECTION`, or its folded name where it passes."""
-    name = raw.translate(_FOLD)
-    if name == _CONNECTION:
-        return _CONNECTION
-    return _DROPPED if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES) else name
+def _connection_options(index: FieldIndex) -> frozenset[bytes]:
+    """The fields that `Connection` names, but for those that never pass: mostly none, for mostly it says keep-alive."""
+    options = b",".join(index.every(_CONNECTION)).split(b",")
+    return frozenset(fold(option.strip(b" \t")) for option in options) - _HOP_BY_HOP
 
 
-def _judge_to_client(raw: bytes) -> bytes:
-    """The same for an upstream's; with `_RENAMED` before the name under which it passes where that is not its own."""
-    name = raw.translate(_FOLD)
-    if name == _CONNECTION:
-        return _CONNECTION
+def _passes_to_upstream(raw: bytes) -> bool:
+    """Whether a client's field of that name may pass."""
+    name = fold(raw)
+    return not (name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES))
+
+
+def _name_to_client(raw: bytes) -> bytes:
+    """The name under which an upstream's field of that name passes, or `_DROPPED`."""
+    name = fold(raw)
     if name in _NOT_CLIENT or name.startswith(_NOT_CLIENT_PREFIXES):
         return _DROPPED
     if name.startswith(_X_RATE_LIMIT):
-        return _RENAMED + b"x-upstream-" + name.removeprefix(b"x-")
+        return b"x-upstream-" + name.removeprefix(b"x-")
     if name == _RATE_LIMIT or name.startswith(_RATE_LIMIT + b"-"):
-        return _RENAMED + b"x-upstream-" + name
-    return name
+        return b"x-upstream-" + name
+    return raw
 
 
 def is_loop(fields: FieldIndex) -> bool:
@@ -177,7 +190,7 @@ def is_loop(fields: FieldIndex) -> bool:
 
     Two installations in a row are refused too: they share the name.
     """
-    for value in fields.values(b"via"):
+    for value in fields.every(b"via"):
         for hop in value.lower().split(b","):
             # Protocol, pseudonym, perhaps a comment.
             if hop.split()[1:2] == [PSEUDONYM]:
@@ -203,13 +216,6 @@ def single(fields: Iterable[Field], name: bytes) -> bytes | None:
     return None
 
 
-def _name_options(value: bytes, named: set[bytes]) -> None:
-    for option in value.split(b","):
-        name = option.strip(b" \t").translate(_FOLD)
-        if name:
-            named.add(name)
-
-
 # Most fields of most messages are these, in one of two spellings; finding them here is cheaper than judging them anew.
 _COMMON: Final = (
     "Accept Accept-Encoding Accept-Language Access-Control-Allow-Origin Alt-Svc Anthropic-Version Authorization "
@@ -223,6 +229,24 @@ _COMMON: Final = (
     "X-Stainless-Package-Version X-Stainless-Read-Timeout X-Stainless-Retry-Count X-Stainless-Runtime "
     "X-Stainless-Runtime-Version X-Upstream"
 )
-_SPELLINGS: Final = tuple(name.encode() for text in (_COMMON, _COMMON.lower()) for name in text.split())
-_TO_UPSTREAM: Final = {name: _judge_to_upstream(name) for name in _SPELLINGS}
-_TO_CLIENT: Final = {name: _judge_to_client(name) for name in _SPELLINGS}
+
+
+class _Judged(dict[bytes, _T]):
+    """What becomes of a field, by its name as spelled: the common ones judged beforehand, the others when they come.
+
+    Those are not kept: names are the client's to choose, and so would be the memory.
+    """
+
+    __slots__ = ("_judge",)
+
+    def __init__(self, judge: Callable[[bytes], _T]) -> None:
+        common = (name for text in (_COMMON, _COMMON.lower()) for name in text.encode().split())
+        super().__init__((name, judge(name)) for name in common)
+        self._judge = judge
+
+    def __missing__(self, name: bytes) -> _T:
+        return self._judge(name)
+
+
+_TO_UPSTREAM: Final = _Judged(_passes_to_upstream).__getitem__
+_TO_CLIENT: Final = _Judged(_name_to_client).__getitem__

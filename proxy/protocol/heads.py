@@ -25,12 +25,20 @@ _STATUS_LINES = {
     for phrase in [HTTPStatus(status).phrase.encode() if status in set(HTTPStatus) else b""]
 }
 
-# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port, up to 65535.
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])"
+    rb"(?::(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+)
+_MAX_LENGTH_DIGITS = 15
+# What may stand in a head once, and what is wrong with one in which it stands more often.
+_ONCE = {
+    b"host": "Exactly one Host field is required.",
+    b"content-length": "The Content-Length field is malformed.",
+    b"transfer-encoding": "The only transfer coding understood here is chunked.",
+}
 # Without user information (RFC 9110 §4.2.4): what follows the authority is the path, the query, or nothing.
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
-_MAX_PORT = 65535
 # As an integer: so it is looked for in one call.
 _FRAGMENT = ord("#")
 
@@ -41,9 +49,9 @@ def render_request(
     method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None
 ) -> bytes:
     """The head of a request: Host first (RFC 9110 §7.2), the length last, where there is a body."""
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method.encode(), target, host), *map(b": ".join, fields)]
-    lines.append(b"\r\n" if content_length is None else b"Content-Length: %d\r\n\r\n" % content_length)
-    return b"\r\n".join(lines)
+    line = b"%b %b HTTP/1.1\r\nHost: %b" % (method.encode(), target, host)
+    end = b"\r\n" if content_length is None else b"Content-Length: %d\r\n\r\n" % content_length
+    return b"\r\n".join([line, *map(b": ".join, fields), end])
 
 
 def render_response(status: int, fields: Iterable[Field]) -> bytes:
@@ -63,26 +71,28 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
     """
     if version not in {(1, 1), (1, 0)}:
         raise InvalidRequestError("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-    hosts = fields.values(b"host")
-    for value in hosts:
-        match = _HOST.fullmatch(value)
-        if match is None or int(match[1] or 0) > _MAX_PORT:
-            raise InvalidRequestError("The Host field is malformed.")
-    lengths = fields.values(b"content-length")
-    if len(lengths) > 1 or (lengths and _LENGTH.fullmatch(lengths[0]) is None):
+    if fields.repeated:
+        for name, message in _ONCE.items():
+            if name in fields.repeated:
+                raise InvalidRequestError(message)
+    host = fields.single(b"host")
+    if host is None:
+        if version == (1, 1):
+            raise InvalidRequestError("Exactly one Host field is required.")
+    elif _HOST.fullmatch(host) is None:
+        raise InvalidRequestError("The Host field is malformed.")
+    length = fields.single(b"content-length")
+    if length is not None and not (length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
         raise InvalidRequestError("The Content-Length field is malformed.")
-    length = int(lengths[0]) if lengths else None
-    codings = fields.values(b"transfer-encoding")
-    is_chunked = bool(codings)
-    if is_chunked and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == (1, 0)):
-        raise InvalidRequestError("The only transfer coding understood here is chunked.")
-    if is_chunked and length is not None:
-        raise InvalidRequestError("Content-Length and Transfer-Encoding exclude each other.")
-    if len(hosts) > 1 or (not hosts and version == (1, 1)):
-        raise InvalidRequestError("Exactly one Host field is required.")
-    if is_chunked:
+    coding = fields.single(b"transfer-encoding")
+    if coding is not None:
+        if coding.lower() != b"chunked" or version == (1, 0):
+            raise InvalidRequestError("The only transfer coding understood here is chunked.")
+        if length is not None:
+            raise InvalidRequestError("Content-Length and Transfer-Encoding exclude each other.")
         return "chunked", None
-    return ("none", None) if not length else ("length", length)
+    size = int(length or 0)
+    return ("length", size) if size else ("none", None)
 
 
 def origin_form(target: bytes) -> tuple[bytes, bytes | None]:

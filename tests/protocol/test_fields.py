@@ -9,13 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import FieldIndex
-from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold, is_loop, single, to_client, to_upstream, values
+from proxy.protocol import fields as rules
+from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, Added, fold, is_loop, single, values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.errors import Field
 
 KEY: Field = (b"Authorization", b"Bearer vendor")
 TOKEN = b"caller-token-canary"
+
+
+def to_upstream(fields: Sequence[Field], added: Sequence[Field]) -> list[Field]:
+    """What the upstream gets."""
+    return list(rules.to_upstream(fields, FieldIndex(fields), Added(added)))
+
+
+def to_client(fields: Sequence[Field]) -> list[Field]:
+    """What the client gets."""
+    return rules.to_client(fields, FieldIndex(fields))
 
 
 def names(fields: list[Field]) -> list[bytes]:

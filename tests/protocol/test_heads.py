@@ -58,7 +58,12 @@ def test_check_request_transfer_coding_unknown(value: bytes) -> None:
         ((1, 1), ()),
         ((1, 1), (HOST, HOST)),
         ((1, 1), ((b"Host", b""),)),
+        ((1, 1), ((b"Host", b"a:65536"),)),
         ((1, 1), ((b"Host", b"a:99999"),)),
+        ((1, 1), ((b"Host", b"a:000080"),)),
+        ((1, 1), ((b"Host", b"a:"),)),
+        ((1, 1), (HOST, (b"host", b"b.example"))),
+        ((1, 1), (HOST, (b"Content-Length", b"5"), (b"content-length", b"6"))),
         ((1, 1), ((b"Host", b"a@b"),)),
         ((1, 1), ((b"Host", b"[::1"),)),
         ((1, 1), ((b"Host", b"a/b"),)),
@@ -72,10 +77,23 @@ def test_check_request_refused(version: tuple[int, int], fields: tuple[tuple[byt
         check_request(version, FieldIndex(fields))
 
 
-@pytest.mark.parametrize("host", [b"a", b"a.b:80", b"127.0.0.1:8080", b"[::1]:443", b"[fe80::1]"])
+@pytest.mark.parametrize(
+    "host", [b"a", b"a.b:80", b"127.0.0.1:8080", b"[::1]:443", b"[fe80::1]", b"a:0", b"a:00080", b"a:59999", b"a:65535"]
+)
 def test_check_request_host(host: bytes) -> None:
     """Names, addresses and ports are hosts."""
     assert check_request((1, 1), FieldIndex(((b"hOsT", host),))) == ("none", None)
+
+
+def test_check_request_host_ports() -> None:
+    """Every number that is a port is one, and no other number of five digits."""
+    for port in (*range(59_990, 66_010), *range(0, 100_000, 999)):
+        fields = FieldIndex(((b"Host", b"a:%d" % port),))
+        if port <= 65_535:
+            check_request((1, 1), fields)
+        else:
+            with pytest.raises(InvalidRequestError):
+                check_request((1, 1), fields)
 
 
 @pytest.mark.parametrize(
