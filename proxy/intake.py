@@ -24,9 +24,9 @@ async def charge(call: Call, principal: Principal) -> None:
     Raises:
         RateLimitExceededError, TooManyStreamsError, LimitsUnavailableError: as `store.Store.admit` says.
     """
-    call.admission = await call.rules.store.admit(principal)
-    call.standing = call.admission.standing
-    call.exchange.limits = call.admission.fallback
+    call.admission = admission = await call.rules.store.admit(principal)
+    call.standing = admission.standing
+    call.exchange.limits = admission.fallback
 
 
 def give_back(call: Call) -> None:

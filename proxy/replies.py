@@ -38,9 +38,10 @@ _EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")
 def own_fields(call: Call) -> list[Field]:
     """What every answer says besides the upstream's fields: its id, how the user stands, who may read it."""
     fields: list[Field] = [(b"X-Forward-Sse-Id", call.exchange.id.encode())]
-    principal = call.exchange.principal
-    if principal is not None:
-        fields += rate_limit_fields(call.rules.store.standing(principal) if call.standing is None else call.standing)
+    if call.standing is not None:
+        fields += rate_limit_fields(call.standing)
+    elif call.exchange.principal is not None:
+        fields += rate_limit_fields(call.rules.store.standing(call.exchange.principal))
     fields += call.rules.cors.answer_fields(call.origin)
     return fields
 

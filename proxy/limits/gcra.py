@@ -22,42 +22,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A rate in ticks: `quota` requests for each `window`, both at least 1; `capacity` is the burst in parts."""
+    """A rate in ticks: `quota` requests for each `window`, both at least 1.
+
+    `capacity` is the burst in parts, `most_before` what may be used of it before one more request.
+    """
 
     quota: int
     window: int
     capacity: int = field(init=False, repr=False, compare=False)
+    most_before: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.quota < 1 or self.window < 1:
             raise ValueError("a rate needs a quota and a window of at least 1")
         object.__setattr__(self, "capacity", self.quota * self.window)
+        object.__setattr__(self, "most_before", self.capacity - self.window)
 
 
-def charge(limit: Limit, tat: int, now: int) -> int | None:
-    """Give the TAT after one more request at `now`, or None where it does not fit.
+def charge(limits: Sequence[Limit], tats: Sequence[int], now: int) -> tuple[int, ...] | None:
+    """Give every TAT after one more request at `now`, or None where it does not fit all of the limits.
+
+    All or nothing: the caller stores the result as a whole or stores nothing, so a request that one rate refuses
+    costs nothing of the others.
 
     Here and below `tat` is the state in parts, of which anything at or before `now` (0, for a rate never used) means
     unused, and `now` is the clock in ticks.
     """
-    start = now * limit.quota
-    end = (tat if tat > start else start) + limit.window  # noqa: FURB136 -- on every request; `max` takes twice as long
-    return end if end - start <= limit.capacity else None
-
-
-def charge_all(limits: Sequence[Limit], tats: Iterable[int], now: int) -> tuple[int, ...] | None:
-    """Give every TAT after one more request, or None where it does not fit all of the limits.
-
-    All or nothing: the caller stores the result as a whole or stores nothing, so a request that one rate refuses
-    costs nothing of the others.
-    """
-    ends = []
-    for limit, tat in zip(limits, tats, strict=True):
-        end = charge(limit, tat, now)
-        if end is None:
+    ends: tuple[int, ...] = ()
+    for index, limit in enumerate(limits):
+        start = now * limit.quota
+        tat = tats[index]
+        if tat < start:
+            tat = start
+        elif tat - start > limit.most_before:
             return None
-        ends.append(end)
-    return tuple(ends)
+        ends += (tat + limit.window,)
+    return ends
 
 
 def standing(limit: Limit, tat: int, now: int) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def standing(limit: Limit, tat: int, now: int) -> tuple[int, int]:
 
 def retry_after(limit: Limit, tat: int, now: int) -> int:
     """Give the ticks until a request is admitted: one at exactly that time is, one a tick earlier is not."""
-    missing = tat + limit.window - limit.capacity - now * limit.quota
+    missing = tat - now * limit.quota - limit.most_before
     return max(0, -(-missing // limit.quota))
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from proxy.limits.accounts import TICKS_PER_S
+from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.resp import Answer, ConnectionLostError, StoreError
 
 if TYPE_CHECKING:

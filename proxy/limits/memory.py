@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
 from proxy.limits import gcra
-from proxy.limits.accounts import TICKS_PER_S, Account, retry_after_s, standing_of
+from proxy.limits.accounts import Account
+from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
 from proxy.limits.tickets import TicketShelf
 
@@ -31,37 +32,32 @@ _MAX_LOOKED_AT = 256
 class _Admission:
     """A charge, and at the same time its lease: one object a request; see `store.Admission` and `store.Lease`.
 
-    `ends` are the TATs of its meters after the charge, None once it was given back.
+    `ends` are the TATs of its rates after the charge, None once it was given back.
     """
 
-    __slots__ = ("_charged", "_store", "account", "at", "ends", "meters")
+    __slots__ = ("_store", "account", "ends", "standing")
 
-    def __init__(self, store: MemoryStore, account: Account[_Admission], ends: tuple[int, ...], at: int) -> None:
+    fallback = None  # always counted
+
+    def __init__(self, store: MemoryStore, account: Account[_Admission], standing: Standing) -> None:
         self._store = store
         self.account = account
-        self.meters = account.meters
-        self._charged = ends
-        self.ends: tuple[int, ...] | None = ends
-        self.at = at
-
-    @property
-    def fallback(self) -> None:
-        """Always counted."""
-        return
+        self.standing = standing
+        self.ends: tuple[int, ...] | None = standing.tats
 
     @property
     def lease(self) -> _Admission:
         """The slot."""
         return self
 
-    @property
-    def standing(self) -> Standing:
-        """How the user stood just after the charge; made when asked for."""
-        return standing_of(self.meters, self._charged, self.at)
-
     def release(self) -> None:
         """Give the slot back; see `store.Lease.release`."""
-        self._store.release(self)
+        account = self.account
+        live = account.live
+        if self in live:
+            del live[self]
+            if not live and not account.is_queued:
+                self._store.enqueue(account)
 
     def refund(self) -> None:
         """Give back what is left of the charge; see `store.Admission.refund`."""
@@ -82,6 +78,8 @@ class MemoryStore:
         max_users: Bound on accounts; one takes about 1 KiB.
     """
 
+    fallback = None  # always there
+
     def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
         self._now = now
         self._max_users = max_users
@@ -89,7 +87,6 @@ class MemoryStore:
         # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
         # account's turn comes, so an admission does not have to touch the heap.
         self._queue: list[tuple[int, tuple[str, str]]] = []
-        self._leases_held = 0
         self._tickets = TicketShelf(now)
 
     async def open(self) -> None:
@@ -103,14 +100,9 @@ class MemoryStore:
         return None
 
     @property
-    def fallback(self) -> None:
-        """Memory needs none."""
-        return
-
-    @property
     def leases_held(self) -> int:
-        """How many leases are held, over all users."""
-        return self._leases_held
+        """How many leases are held, over all users; counted when asked for."""
+        return sum(len(account.live) for account in self._accounts.values())
 
     @property
     def users_kept(self) -> int:
@@ -138,20 +130,17 @@ class MemoryStore:
         # Identity, not equality: plans live as long as their configuration, and comparing rates would cost more.
         if account.plan is not plan:
             account.adopt(plan, now)
-        ends: list[int] = []
-        for meter in account.meters:
-            end = gcra.charge(meter.limit, meter.tat, now)
-            if end is None:
-                raise RateLimitExceededError(retry_after_s=retry_after_s(account.meters, now))
-            ends.append(end)
+        quotas = account.quotas
+        ends = gcra.charge(quotas.limits, account.tats, now)
+        if ends is None:
+            wait = gcra.retry_after_all(quotas.limits, account.tats, now)
+            raise RateLimitExceededError(retry_after_s=wait / TICKS_PER_S)
         # After the rates: a user who has run into both learns the time before which it is of no use to come back.
         if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
             raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
-        for meter, end in zip(account.meters, ends, strict=True):
-            meter.tat = end
-        admission = _Admission(self, account, tuple(ends), now)
+        account.tats = ends
+        admission = _Admission(self, account, Standing(quotas, ends, now))
         account.live[admission] = None
-        self._leases_held += 1
         return admission
 
     def standing(self, principal: Principal) -> Standing:
@@ -162,7 +151,7 @@ class MemoryStore:
             account = Account(("", ""))
         if account.plan is not principal.plan:
             account.adopt(principal.plan, now)
-        return standing_of(account.meters, [meter.tat for meter in account.meters], now)
+        return Standing(account.quotas, account.tats, now)
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -185,18 +174,17 @@ class MemoryStore:
         if account is None:
             account = self._open_account((principal.issuer, principal.user), now)
             account.adopt(principal.plan, now)
-            for meter in account.meters:
-                # The other's clock may have been another.
-                meter.tat = min(tats.get(meter.limit, 0), now * meter.limit.quota + meter.limit.capacity)
-        held = [_Admission(self, account, (), now) for _ in range(leases)]
+            limits = account.quotas.limits
+            # The other's clock may have been another.
+            account.tats = tuple([min(tats.get(limit, 0), now * limit.quota + limit.capacity) for limit in limits])
+        held = [_Admission(self, account, Standing()) for _ in range(leases)]
         for admission in held:
             admission.ends = None
             account.live[admission] = None
-        self._leases_held += leases
         return list(held)
 
     def refund(self, admission: _Admission) -> None:
-        """Take what is left of a live admission's charge out of its meters; `Admission.refund` is the public way.
+        """Take what is left of a live admission's charge out of its rates; `Admission.refund` is the public way.
 
         The charges behind it move forward by as much (`gcra.unpaid` says why). Only those that are live can still be
         refunded, and they are walked from the newest back to this one.
@@ -205,38 +193,28 @@ class MemoryStore:
         ends, admission.ends = admission.ends, None
         if ends is None or admission not in account.live:
             return
-        given = {}
-        for meter, end in zip(admission.meters, ends, strict=True):
-            given[meter] = gcra.unpaid(meter.limit, end, now)
-            meter.tat -= given[meter]
+        charges = zip(admission.standing.quotas.limits, ends, strict=True)
+        given = {limit: gcra.unpaid(limit, end, now) for limit, end in charges}
+        account.give_back(given)
         for later in reversed(account.live):
             if later is admission:
                 break
             if later.ends is not None:
-                pairs = zip(later.meters, later.ends, strict=True)
-                later.ends = tuple(end - given.get(meter, 0) for meter, end in pairs)
+                charges = zip(later.standing.quotas.limits, later.ends, strict=True)
+                later.ends = tuple([end - given.get(limit, 0) for limit, end in charges])
 
-    def release(self, admission: _Admission) -> None:
-        """Free an admission's slot if it holds one; `Lease.release` is the public way."""
-        account = admission.account
-        if admission not in account.live:
-            return
-        del account.live[admission]
-        self._leases_held -= 1
-        if not account.live and not account.is_queued:
-            self._enqueue(account)
+    def enqueue(self, account: Account[_Admission]) -> None:
+        """Have an account without leases looked at when it is paid off; for the admission that held the last one."""
+        account.is_queued = True
+        heappush(self._queue, (account.paid_at(), account.key))
 
     def _open_account(self, key: tuple[str, str], now: int) -> Account[_Admission]:
         self._drop_paid(now)
         if len(self._accounts) >= self._max_users:
             raise LimitsUnavailableError
         account = self._accounts[key] = Account(key)
-        self._enqueue(account)
+        self.enqueue(account)
         return account
-
-    def _enqueue(self, account: Account[_Admission]) -> None:
-        account.is_queued = True
-        heappush(self._queue, (account.paid_at(), account.key))
 
     def _drop_paid(self, now: int) -> None:
         """Drop accounts that are equal to none, looking at some of those that are due.
@@ -253,6 +231,6 @@ class MemoryStore:
             if account.live:
                 continue  # queued again when its last lease is released
             if account.paid_at() > now:
-                self._enqueue(account)
+                self.enqueue(account)
             else:
                 del self._accounts[account.key]

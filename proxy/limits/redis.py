@@ -16,27 +16,28 @@ from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
 from proxy.limits import gcra
-from proxy.limits.accounts import retry_after_s, standing_of
 from proxy.limits.dial import Dialler
 from proxy.limits.leases import LIFE_S, Leases, run_all
 from proxy.limits.link import Link
 from proxy.limits.memory import MemoryStore
+from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis_accounts import ID_BYTES, PREFIX, ServerClock, UserAccounts, read_tats
 from proxy.limits.redis_admission import Question, RedisAdmission
 from proxy.limits.redis_tickets import RedisTickets
 from proxy.limits.resp import TIMEOUT_S, Answer, ConnectionLostError, StoreError
 from proxy.limits.scripts import Scripts
-from proxy.limits.store import STREAM_RETRY_AFTER_S
+from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proxy.exchange import Principal
-    from proxy.limits.accounts import Meter
     from proxy.limits.dial import RedisAddress
+    from proxy.limits.gcra import Limit
+    from proxy.limits.quotas import Quotas
     from proxy.limits.redis_accounts import UserAccount
     from proxy.limits.resp import Connection
-    from proxy.limits.store import Fallback, Spent, Standing
+    from proxy.limits.store import Fallback, Spent
 
 OnStoreError = Literal["deny", "local", "allow"]
 
@@ -146,14 +147,15 @@ class RedisStore:
         self._link.succeeded()
         self._local = None
         self._clock.learn(answer[1])
-        meters, tats = question.meters, read_tats(question.meters, answer, 2)
-        for meter, tat in zip(meters, tats, strict=True):
-            meter.tat = tat
+        quotas = question.quotas
+        tats = read_tats(quotas.limits, answer, 2)
+        account.learn(quotas, tats)
         if answer[0] == 1:
-            raise RateLimitExceededError(retry_after_s=retry_after_s(meters, answer[1]))
+            wait = gcra.retry_after_all(quotas.limits, tats, answer[1])
+            raise RateLimitExceededError(retry_after_s=wait / TICKS_PER_S)
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
             raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
-        admission = RedisAdmission(self, account, question.id, meters, tats, answer[1], answer=answer)
+        admission = RedisAdmission(self, account, question.id, Standing(quotas, tats, answer[1]), answer=answer)
         self._leases.hold(admission)
         return admission
 
@@ -162,7 +164,7 @@ class RedisStore:
         account = self._accounts.get(principal)
         if self._local is not None and account.local is self._local:
             return self._local.standing(principal)
-        return standing_of(account.meters, [meter.tat for meter in account.meters], self._clock.now())
+        return Standing(account.quotas, account.tats, self._clock.now())
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -185,14 +187,14 @@ class RedisStore:
         if admission.inner is not None:
             admission.inner.refund()
         elif admission.answer is not None:
-            self._give_back(admission.account, admission.meters, admission.answer)
+            self._give_back(admission.account, admission.standing.quotas, admission.answer)
 
     def undo(self, question: Question, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
         if not isinstance(answer, list):
             self._judge_failure(question, answer)
         elif answer[0] == 0:
-            self._give_back(question.account, question.meters, answer)
+            self._give_back(question.account, question.quotas, answer)
             self._leases.remove(question.account, question.id)
 
     def _judge_failure(self, question: Question, answer: Answer) -> None:
@@ -201,24 +203,26 @@ class RedisStore:
             self._leases.bury(question.account, question.id)
         self._link.failed(answer)
 
-    def _give_back(self, account: UserAccount, meters: Sequence[Meter], answer: Sequence[int]) -> None:
-        if not meters:
+    def _give_back(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
+        limits = quotas.limits
+        if not limits:
             return
         now = self._clock.now()
         keys: list[bytes] = []
         arguments: list[int] = []
-        for index, (meter, tat) in enumerate(zip(meters, read_tats(meters, answer, 2), strict=True)):
-            limit, key = meter.limit, account.rate_key(meter.limit)
+        given: dict[Limit, int] = {}
+        for index, (limit, tat) in enumerate(zip(limits, read_tats(limits, answer, 2), strict=True)):
+            key = account.rate_key(limit)
             keys += [key, key + b":given"]
             arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
             arguments += answer[2 + 3 * index : 5 + 3 * index]
-            # About right at once, for the answer that this one's client gets; the server says exactly how it is.
-            meter.tat -= gcra.unpaid(limit, tat, now)
+            given[limit] = gcra.unpaid(limit, tat, now)
+        # About right at once, for the answer that this one's client gets; the server says exactly how it is.
+        account.give_back(given)
 
         def hand_over(told: Answer) -> None:
             if isinstance(told, list):
-                for meter, tat in zip(meters, read_tats(meters, told, 1), strict=True):
-                    meter.tat = tat
+                account.learn(quotas, read_tats(limits, told, 1))
 
         connection = self._link.connection
         if connection is not None:
@@ -230,13 +234,12 @@ class RedisStore:
         policy = self._on_store_error
         if policy == "deny":
             raise LimitsUnavailableError
-        tats = [meter.tat for meter in account.meters]
-        inner = None
         if policy == "local":
             inner = await self._local_store(principal, account).admit(principal)
-        admission = RedisAdmission(
-            self, account, self._new_id(), account.meters, tats, self._clock.now(), fallback=policy, inner=inner
-        )
+            standing = inner.standing
+        else:
+            inner, standing = None, Standing(account.quotas, account.tats, self._clock.now())
+        admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
         self._leases.hold(admission)
         return admission
 
@@ -245,8 +248,7 @@ class RedisStore:
         if self._local is None:
             self._local = MemoryStore(self._clock.now_s)
         if account.local is not self._local:
-            tats = {meter.limit: meter.tat for meter in (*account.meters, *account.others.values())}
-            shadows = self._local.assume(principal, tats, len(account.live))
+            shadows = self._local.assume(principal, account.known(), len(account.live))
             account.local = self._local
             for admission, shadow in zip(account.live, shadows, strict=True):
                 admission.shadow = shadow
@@ -286,11 +288,13 @@ class RedisStore:
         now = self._clock.now()
         script, commands = self._scripts.restore, []
         for account in self._accounts:
-            meters = [meter for meter in account.meters if gcra.paid_at(meter.limit, meter.tat) > now]
-            if meters:
-                arguments: list[int] = []
-                for meter in meters:
-                    arguments += [meter.limit.window, *divmod(meter.tat, meter.limit.quota)]
-                commands.append(script.command([account.rate_key(meter.limit) for meter in meters], arguments))
+            keys: list[bytes] = []
+            arguments: list[int] = []
+            for limit, tat in zip(account.quotas.limits, account.tats, strict=True):
+                if gcra.paid_at(limit, tat) > now:
+                    keys.append(account.rate_key(limit))
+                    arguments += [limit.window, *divmod(tat, limit.quota)]
+            if keys:
+                commands.append(script.command(keys, arguments))
         for first in range(0, len(commands), _BATCH):
             await run_all(connection, script, commands[first : first + _BATCH])

@@ -12,7 +12,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from proxy.limits.accounts import TICKS_PER_S, Account
+from proxy.limits.accounts import Account
+from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis_admission import RedisAdmission
 from proxy.limits.resp import pack
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proxy.exchange import Plan, Principal
-    from proxy.limits.accounts import Meter
     from proxy.limits.gcra import Limit
     from proxy.limits.memory import MemoryStore
     from proxy.limits.scripts import Scripts
@@ -117,7 +117,7 @@ class UserAccounts:
 
     def _adopt(self, account: UserAccount, plan: Plan) -> None:
         account.adopt(plan, self._clock.now())
-        limits = [meter.limit for meter in account.meters]
+        limits = account.quotas.limits
         keys = [account.leases_key, *map(account.rate_key, limits)]
         streams = -1 if plan.concurrent_streams is None else plan.concurrent_streams
         arguments: list[bytes | int] = [self._life, streams]
@@ -135,12 +135,12 @@ class UserAccounts:
             self._accounts[key] = account
 
 
-def read_tats(meters: Sequence[Meter], answer: Sequence[int], first: int) -> tuple[int, ...]:
+def read_tats(limits: Sequence[Limit], answer: Sequence[int], first: int) -> tuple[int, ...]:
     """The TATs in parts, of an answer that has ticks, parts and number of each rate from index `first` on."""
     tats = []
     index = first
-    for meter in meters:
-        tats.append(answer[index] * meter.limit.quota + answer[index + 1])
+    for limit in limits:
+        tats.append(answer[index] * limit.quota + answer[index + 1])
         index += 3
     return tuple(tats)
 

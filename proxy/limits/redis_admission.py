@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.limits.accounts import standing_of
 from proxy.limits.resp import Answer, ServerError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from proxy.limits.accounts import Meter
     from proxy.limits.redis_accounts import UserAccount
     from proxy.limits.resp import Connection
     from proxy.limits.scripts import Script
@@ -35,9 +33,7 @@ class RedisAdmission:
     """
 
     __slots__ = (
-        "_at",
         "_store",
-        "_tats",
         "account",
         "answer",
         "fallback",
@@ -45,8 +41,8 @@ class RedisAdmission:
         "inner",
         "is_refunded",
         "is_registered",
-        "meters",
         "shadow",
+        "standing",
     )
 
     def __init__(
@@ -54,20 +50,16 @@ class RedisAdmission:
         store: _Owner,
         account: UserAccount,
         id_: bytes,
-        meters: tuple[Meter, ...],
-        tats: Sequence[int],
-        at: int,
+        standing: Standing,
         *,
         answer: Sequence[int] | None = None,
         fallback: Fallback | None = None,
         inner: Admission | None = None,
     ) -> None:
         self._store = store
-        self._tats = tats
-        self._at = at
         self.account = account
         self.id = id_
-        self.meters = meters
+        self.standing = standing
         self.answer = answer
         self.fallback = fallback
         self.inner = inner
@@ -79,11 +71,6 @@ class RedisAdmission:
     def lease(self) -> RedisAdmission:
         """The slot."""
         return self
-
-    @property
-    def standing(self) -> Standing:
-        """How the user stood just after the charge; made when asked for."""
-        return standing_of(self.meters, self._tats, self._at) if self.inner is None else self.inner.standing
 
     def release(self) -> None:
         """Give the slot back; see `store.Lease.release`."""
@@ -100,14 +87,14 @@ class Question:
     Whoever asked may have been cancelled. Then the answer is undone: nobody else would.
     """
 
-    __slots__ = ("_command", "_connection", "_script", "_store", "account", "answered", "id", "meters")
+    __slots__ = ("_command", "_connection", "_script", "_store", "account", "answered", "id", "quotas")
 
     def __init__(self, store: _Owner, account: UserAccount, id_: bytes, answered: asyncio.Future[Answer]) -> None:
         self._store = store
         self.account = account
         self.id = id_
         # The account's may be others by the time of the answer: a user may have tokens of two plans.
-        self.meters = account.meters
+        self.quotas = account.quotas
         self.answered = answered
 
     def send(self, connection: Connection, script: Script) -> None:

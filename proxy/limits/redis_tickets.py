@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from proxy.errors import LimitsUnavailableError, TooManyTicketsError
-from proxy.limits.accounts import TICKS_PER_S
+from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis_accounts import PREFIX, digest
 from proxy.limits.resp import Answer, StoreError
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S

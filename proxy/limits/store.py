@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
+from proxy.limits import gcra
+from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
+
 if TYPE_CHECKING:
     from proxy.exchange import Principal
 
@@ -40,8 +43,7 @@ Fallback = Literal["local", "allow"]
 class RateStanding(NamedTuple):
     """How much of one rate is left.
 
-    A tuple rather than a dataclass because a few are made for every request. `name` tells the rate apart within its
-    plan; `reset_s` is the time until the whole quota is there again.
+    `name` tells the rate apart within its plan; `reset_s` is the time until the whole quota is there again.
     """
 
     name: str
@@ -51,11 +53,22 @@ class RateStanding(NamedTuple):
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # one is made for every request, and `frozen` costs more than all the rest
 class Standing:
-    """How much of each of the plan's rates is left, in the plan's order; empty where the plan has none."""
+    """How a user stands at a tick: the state of each of the plan's rates, as it is counted (see `gcra`)."""
 
-    rates: tuple[RateStanding, ...] = ()
+    quotas: Quotas = NO_QUOTAS
+    tats: tuple[int, ...] = ()
+    at: int = 0
+
+    @property
+    def rates(self) -> tuple[RateStanding, ...]:
+        """How much of each rate is left, in the plan's order; empty where the plan has none."""
+        rates = []
+        for limit, name, tat in zip(self.quotas.limits, self.quotas.names, self.tats, strict=True):
+            left, reset = gcra.standing(limit, tat, self.at)
+            rates.append(RateStanding(name, limit.quota, limit.window / TICKS_PER_S, left, reset / TICKS_PER_S))
+        return tuple(rates)
 
 
 class Lease(Protocol):
@@ -66,7 +79,7 @@ class Lease(Protocol):
         ...
 
 
-class Admission(Protocol):
+class Admission(Lease, Protocol):
     """A request that was let in: its lease, and the charge that can be given back while the lease is held."""
 
     @property

@@ -17,6 +17,12 @@ LIMITS = st.builds(Limit, st.integers(1, 6), st.integers(1, 40))
 STEPS = st.lists(st.integers(0, 12), max_size=40)  # ticks between requests
 
 
+def charge(limit: Limit, tat: int, now: int) -> int | None:
+    """One limit's TAT after one more request."""
+    ends = gcra.charge((limit,), (tat,), now)
+    return None if ends is None else ends[0]
+
+
 class Replay:
     """GCRA by its definition, in fractions of a tick; `tat` is what the admitted requests so far make of it."""
 
@@ -40,7 +46,7 @@ def test_charge_is_exact(limit: Limit, steps: list[int]) -> None:
     replay, tat, now = Replay(limit), 0, 0
     for step in steps:
         now += step
-        end = gcra.charge(limit, tat, now)
+        end = charge(limit, tat, now)
         assert (end is not None) == replay.admit(now)
         tat = tat if end is None else end
         assert Fraction(tat, limit.quota) == replay.tat
@@ -53,7 +59,7 @@ def test_charge_any_span(limit: Limit, steps: list[int]) -> None:
     tat, now, admitted = 0, 0, []
     for step in steps:
         now += step
-        while (end := gcra.charge(limit, tat, now)) is not None:
+        while (end := charge(limit, tat, now)) is not None:
             tat = end
             admitted.append(now)
     for first, start in enumerate(admitted):
@@ -65,9 +71,9 @@ def test_charge_window_edge() -> None:
     """A burst just before the edge of a window leaves nothing for a second one just after it."""
     limit = Limit(10, 1_000)
     tat, before, after = 0, 0, 0
-    while (end := gcra.charge(limit, tat, 999)) is not None:
+    while (end := charge(limit, tat, 999)) is not None:
         tat, before = end, before + 1
-    while (end := gcra.charge(limit, tat, 1_001)) is not None:
+    while (end := charge(limit, tat, 1_001)) is not None:
         tat, after = end, after + 1
     assert (before, after) == (10, 0)
 
@@ -79,7 +85,7 @@ def test_charge_never_drifts() -> None:
     start = now
     for _ in range(20_000):
         now += gcra.retry_after(limit, tat, now)
-        end = gcra.charge(limit, tat, now)
+        end = charge(limit, tat, now)
         assert end is not None
         tat, admitted = end, admitted + 1
     # Seven at once; each further one waits for a whole tick, the next reckons from where this one should have been.
@@ -107,8 +113,8 @@ def test_retry_after_is_true(limit: Limit, steps: list[int], later: int) -> None
     tat, now = used(limit, steps)
     now += later
     wait = gcra.retry_after(limit, tat, now)
-    assert gcra.charge(limit, tat, now + wait) is not None
-    assert wait == 0 or gcra.charge(limit, tat, now + wait - 1) is None
+    assert charge(limit, tat, now + wait) is not None
+    assert wait == 0 or charge(limit, tat, now + wait - 1) is None
 
 
 @given(st.lists(LIMITS, min_size=1, max_size=3, unique=True), STEPS)
@@ -119,19 +125,19 @@ def test_charge_all_or_nothing(limits: list[Limit], steps: list[int]) -> None:
     now = 0
     for step in steps:
         now += step
-        each = [gcra.charge(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)]
-        ends = gcra.charge_all(limits, tats, now)
+        each = [charge(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)]
+        ends = gcra.charge(limits, tats, now)
         assert ends == (None if None in each else tuple(each))
         wait = gcra.retry_after_all(limits, tats, now)
         assert (wait == 0) == (ends is not None)
-        assert gcra.charge_all(limits, tats, now + wait) is not None
-        assert wait == 0 or gcra.charge_all(limits, tats, now + wait - 1) is None
+        assert gcra.charge(limits, tats, now + wait) is not None
+        assert wait == 0 or gcra.charge(limits, tats, now + wait - 1) is None
         tats = ends or tats
 
 
 def test_charge_all_without_limits() -> None:
     """Without a limit everything is admitted."""
-    assert gcra.charge_all([], [], 5) == ()
+    assert gcra.charge([], [], 5) == ()
     assert gcra.retry_after_all([], [], 5) == 0
 
 
@@ -142,7 +148,7 @@ def test_paid_at_is_when_forgetting_is_safe(limit: Limit, steps: list[int], late
     tat, _ = used(limit, steps)
     paid_at = gcra.paid_at(limit, tat)
     assert gcra.standing(limit, tat, paid_at + later) == gcra.standing(limit, 0, paid_at + later)
-    assert gcra.charge(limit, tat, paid_at + later) == gcra.charge(limit, 0, paid_at + later)
+    assert charge(limit, tat, paid_at + later) == charge(limit, 0, paid_at + later)
     assert paid_at == 0 or gcra.standing(limit, tat, paid_at - 1) != gcra.standing(limit, 0, paid_at - 1)
 
 
@@ -181,7 +187,7 @@ def test_unpaid_is_what_is_left(limit: Limit, steps: list[tuple[int, bool, int]]
             tat -= back
             ends = {key: end - back * (key > chosen) for key, end in ends.items() if key != chosen}
             del charged_at[chosen]
-        elif (end := gcra.charge(limit, tat, now)) is not None:
+        elif (end := charge(limit, tat, now)) is not None:
             tat = ends[number] = end
             queue.left[number] = limit.window
             charged_at[number] = now
@@ -204,7 +210,7 @@ def test_limit_of_nothing(quota: int, window: int) -> None:
 def test_standing_clock_set_back() -> None:
     """A clock that jumps back makes nothing remain; it never gives negative numbers."""
     limit = Limit(2, 10)
-    end = gcra.charge(limit, 0, 1_000)
+    end = charge(limit, 0, 1_000)
     assert end is not None
     assert gcra.standing(limit, end, 500) == (0, 505)
 
@@ -214,12 +220,12 @@ def used(limit: Limit, steps: list[int]) -> tuple[int, int]:
     tat, now = 0, 0
     for step in steps:
         now += step
-        tat = gcra.charge(limit, tat, now) or tat
+        tat = charge(limit, tat, now) or tat
     return tat, now
 
 
 def admitted_at_once(limit: Limit, tat: int, now: int) -> int:
     count = 0
-    while (end := gcra.charge(limit, tat, now)) is not None:
+    while (end := charge(limit, tat, now)) is not None:
         tat, count = end, count + 1
     return count
