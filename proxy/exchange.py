@@ -149,6 +149,10 @@ class FieldIndex:
     def __contains__(self, name: object) -> bool:
         return name in self._first
 
+    def repeats(self, names: frozenset[bytes]) -> bool:
+        """Whether there is more than one field of any of those lower-case names."""
+        return self._repeated is not None and not names.isdisjoint(self._repeated)
+
     def single(self, name: bytes) -> bytes | None:
         """The value of the first field of that lower-case name, None where there is none.
 

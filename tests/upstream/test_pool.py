@@ -16,7 +16,7 @@ from proxy.clocks import Clocks
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.exchange import Origin
 from proxy.upstream.addresses import Address
-from proxy.upstream.pool import Key, Pool
+from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 from tests.peers import Upstream
 from tests.whole.leavers import blackhole
@@ -53,7 +53,7 @@ def address(host: str, port: int) -> Address:
 
 async def dial(pool: Pool, addresses: list[Address], scheme: str = "http") -> Connection:
     async with asyncio.timeout(10):
-        return await pool.dial(Key(Origin(scheme, "vendor.example", 1), None), "main", addresses)
+        return await pool.dial((Origin(scheme, "vendor.example", 1), None), "main", addresses)
 
 
 def addresses_of(upstream: Upstream, count: int) -> list[Address]:
