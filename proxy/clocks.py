@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 # Four wakes a second are nothing to a worker, and a quarter of a second is nothing to clocks of seconds.
 COARSEST_TICK_S = 0.25
@@ -34,29 +35,28 @@ class Clocks:
     """Asks everything watched, once a tick, whether its time has come.
 
     Watching and forgetting are set operations. With nothing to watch there is no timer at all.
+
+    Attributes:
+        now: Gives the loop's time, in seconds.
+        forget: Stops asking; forgetting what is not watched does nothing.
     """
 
-    __slots__ = ("_handle", "_loop", "_tick_s", "_watched")
+    __slots__ = ("_handle", "_loop", "_tick_s", "_watched", "forget", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tick_s: float = COARSEST_TICK_S) -> None:
         self._loop = loop
         self._tick_s = tick_s
         self._watched: set[Watched] = set()
         self._handle: asyncio.TimerHandle | None = None
-
-    def now(self) -> float:
-        """The loop's time, in seconds."""
-        return self._loop.time()
+        # The loop's and the set's own methods: every request calls them several times.
+        self.now: Callable[[], float] = loop.time
+        self.forget: Callable[[Watched], None] = self._watched.discard
 
     def watch(self, watched: Watched) -> None:
         """Begin to ask `watched`; watching twice is watching once."""
         self._watched.add(watched)
         if self._handle is None:
             self._handle = self._loop.call_later(self._tick_s, self._tick)
-
-    def forget(self, watched: Watched) -> None:
-        """Stop asking; forgetting what is not watched does nothing."""
-        self._watched.discard(watched)
 
     @property
     def watched_count(self) -> int:
@@ -75,7 +75,7 @@ class Clocks:
             self._handle = None
 
     def _tick(self) -> None:
-        now_s = self._loop.time()
+        now_s = self.now()
         # A copy: whoever is asked may forget itself or others.
         for watched in tuple(self._watched):
             watched.check(now_s)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import UpstreamTimeoutError
 from proxy.protocol.heads import render_request
-from proxy.upstream.pool import Key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +18,11 @@ if TYPE_CHECKING:
     from proxy.exchange import Route
     from proxy.upstream.addresses import Address
     from proxy.upstream.answer import Answer
+    from proxy.upstream.connection import Connection
     from proxy.upstream.pool import Pool
+
+# Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class _FirstByte:
@@ -60,28 +63,20 @@ async def connect(
         UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
         TargetNotAllowedError: a pinned target's addresses are not allowed.
     """
-    key = Key(route.origin, route.ca_file)
-    connection = None if route.is_pinned else pool.take(key, route.upstream)
+    connection = None if route.is_pinned else pool.take((route.origin, route.ca_file), route.upstream)
     if connection is None:
-        timeout_s, clock = _sooner(route.timeouts.connect_s, deadline_s, clocks.now(), "connect")
-        try:
-            async with asyncio.timeout(timeout_s):
-                addresses = await resolve(route)
-                connection = await pool.dial(key, route.upstream, addresses)
-        except TimeoutError as exc:
-            raise UpstreamTimeoutError(clock) from exc
-    has_body = bool(route.body) or route.method in {"POST", "PUT", "PATCH"}
+        connection = await _dial(route, pool, resolve, deadline_s, clocks.now())
+    method, body = route.method, route.body
     head = render_request(
-        route.method,
+        method,
         route.target,
         route.origin.host_field,
         route.fields,
-        len(route.body) if has_body else None,
+        len(body) if body or method in _WITH_BODY else None,
     )
-    waiter = connection.send(head, route.body, is_head_request=route.method == "HEAD")
-    now_s = clocks.now()
-    timeout_s, clock = _sooner(route.timeouts.first_byte_s, deadline_s, now_s, "first_byte")
-    watch = None if timeout_s is None else _FirstByte(waiter, clock, now_s + timeout_s)
+    waiter = connection.send(head, body, is_head_request=method == "HEAD")
+    clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, clocks.now())
+    watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)
     if watch is not None:
         clocks.watch(watch)
     try:
@@ -94,12 +89,26 @@ async def connect(
             clocks.forget(watch)
 
 
-_Clock = Literal["connect", "first_byte"]
+async def _dial(
+    route: Route,
+    pool: Pool,
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+    deadline_s: float | None,
+    now_s: float,
+) -> Connection:
+    clock, ends_s = _sooner("connect", route.timeouts.connect_s, deadline_s, now_s)
+    try:
+        async with asyncio.timeout_at(ends_s):
+            return await pool.dial((route.origin, route.ca_file), route.upstream, await resolve(route))
+    except TimeoutError as exc:
+        raise UpstreamTimeoutError(clock) from exc
 
 
 def _sooner(
-    timeout_s: float | None, deadline_s: float | None, now_s: float, name: _Clock
-) -> tuple[float | None, Literal["connect", "first_byte", "total"]]:
-    if deadline_s is not None and (timeout_s is None or deadline_s - now_s < timeout_s):
-        return max(0.0, deadline_s - now_s), "total"
-    return timeout_s, name
+    clock: Literal["connect", "first_byte"], timeout_s: float | None, deadline_s: float | None, now_s: float
+) -> tuple[Literal["connect", "first_byte", "total"], float | None]:
+    """Which clock runs out first, this one or `total`, and when: in the loop's time, None for never."""
+    ends_s = None if timeout_s is None else now_s + timeout_s
+    if deadline_s is not None and (ends_s is None or deadline_s < ends_s):
+        return "total", deadline_s
+    return clock, ends_s

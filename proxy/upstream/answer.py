@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from proxy.exchange import FieldIndex
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from proxy.upstream.lane import Lane
 
 Framing = Literal["none", "length", "chunked", "close"]
+_NO_FIELDS: Final = FieldIndex(())
 
 
 class Source(Protocol):
@@ -53,45 +54,49 @@ class Sink(Protocol):
 class Answer:
     """An upstream's answer: its head, and its body while it arrives.
 
+    `index` is the head's fields by name. `length` is None where the head does not tell it.
     Until a sink is attached at most one read is held, and the upstream is not read.
     """
 
     __slots__ = (
         "_connection",
         "_held",
-        "_index",
         "failure",
         "fields",
         "framing",
+        "index",
         "is_complete",
         "length",
         "sink",
         "status",
     )
 
-    def __init__(self, connection: Source) -> None:
+    def __init__(
+        self,
+        connection: Source,
+        status: int,
+        fields: list[Field],
+        index: FieldIndex,
+        framing: Framing,
+        length: int | None,
+        *,
+        is_complete: bool,
+    ) -> None:
         self._connection: Source | None = connection
         self._held = b""
-        self._index: FieldIndex | None = None
-        self.status = 0
-        self.fields: list[Field] = []
-        self.framing: Framing = "none"
-        self.length: int | None = None
-        self.is_complete = False
+        self.status = status
+        self.fields = fields
+        self.index = index
+        self.framing = framing
+        self.length = length
+        self.is_complete = is_complete
         self.failure: ProxyError | None = None
         self.sink: Sink | None = None
-
-    @property
-    def index(self) -> FieldIndex:
-        """The head's fields by name."""
-        if self._index is None:
-            self._index = FieldIndex(self.fields)
-        return self._index
 
     def let_head_go(self) -> None:
         """Forget the head's fields: streams are held by the thousand."""
         self.fields = []
-        self._index = None
+        self.index = _NO_FIELDS
 
     @property
     def has_body_waiting(self) -> bool:
@@ -102,11 +107,14 @@ class Answer:
         """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
         held, self._held = self._held, b""
         self.sink = sink
-        if held or self.is_complete:
-            sink.body(held, is_last=self.is_complete)
+        if self.is_complete:
+            sink.body(held, is_last=True)
+            return
+        if held:
+            sink.body(held)
         if self.failure is not None:
             sink.failed(self.failure)
-        elif not self.is_complete and self._connection is not None:
+        elif self._connection is not None:
             self._connection.stream_to(sink)
 
     def pause(self) -> None:
@@ -126,8 +134,8 @@ class Answer:
 
     def deliver(self, data: bytes, *, is_last: bool) -> None:
         """Called by the connection: body bytes of one read."""
-        self.is_complete = is_last
         if is_last:
+            self.is_complete = True
             self._connection = None
         if self.sink is not None:
             self.sink.body(data, is_last=is_last)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
+from proxy.exchange import FieldIndex
 from proxy.protocol.chunks import follow
 from proxy.upstream.answer import Answer
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.errors import Field
-    from proxy.upstream.answer import Sink
+    from proxy.upstream.answer import Framing, Sink
     from proxy.upstream.lane import Lane
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
@@ -34,7 +35,16 @@ MAX_FIELDS = 200
 _ONE_WRITE_BYTES = 64 * 1024
 
 # Fields of which a second one would leave the reader to choose (RFC 9110 §5.3).
-_SINGLETONS = frozenset({b"content-type", b"content-length", b"content-encoding", b"location", b"retry-after"})
+_SINGLETONS = frozenset(
+    {
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"location",
+        b"retry-after",
+        b"transfer-encoding",
+    }
+)
 
 
 class Connection(asyncio.Protocol):
@@ -42,17 +52,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
-        "_fault",
+        "_asked",
         "_fields",
         "_fragments",
         "_head_waiter",
-        "_is_fresh",
         "_is_head_request",
         "_lane",
         "_may_keep",
         "_missing",
         "_overhead",
-        "_owed",
         "_parser",
         "_paused",
         "_peek",
@@ -64,6 +72,7 @@ class Connection(asyncio.Protocol):
         "on_body",
         "on_closed",
         "on_idle",
+        "on_message_begin",
         "upstream",
     )
 
@@ -81,28 +90,32 @@ class Connection(asyncio.Protocol):
         self.on_closed = on_closed
         self.idle_since_s = 0.0
         self.is_closed = False
+        # None before the connection is made and after it is closed.
         self._transport: asyncio.Transport | None = None
-        self._peek: select.poll | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        # Asks the kernel whether anything waits to be read, an end included; gives what does.
+        self._peek: Callable[[int], object] = _nothing
         self._answer: Answer | None = None
         self._head_waiter: asyncio.Future[Answer] | None = None
         self._fields: list[Field] = []
         # The body's pieces in one read. The parser appends to it itself: no Python runs for each chunk.
         self._fragments: list[bytes] = []
         self.on_body: Callable[[bytes], object] = self._fragments.append
+        # One for each message that may begin. The parser takes it itself, and stops where there is none: anything that
+        # begins after the answer's end was not asked for.
+        self._asked: list[None] = []
+        self.on_message_begin: Callable[[], None] = self._asked.pop
         # Who takes the body while there is nothing to be told of it but its bytes.
         self._sink: Sink | None = None
         # What stands in for us while the parser stands between two chunks.
         self._lane: Lane | None = None
         # What is missing of the chunk under way; None where nobody counts.
         self._missing: int | None = None
-        self._is_fresh = True
-        self._fault: str | None = None
         self._is_head_request = False
         self._may_keep = False
         self._overhead = 0
-        self._owed: int | None = None
         self._paused = False
+        # None once the connection is closed: it holds our callbacks.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     # Use, from the connect phase and the relay.
 
@@ -112,9 +125,8 @@ class Connection(asyncio.Protocol):
         The kernel is asked, because the loop may not have got round to reading an end or stray bytes that are already
         there; whatever an upstream says unasked would become the next user's answer.
         """
-        if self.is_closed or self._transport is None or self._transport.is_closing():
-            return False
-        return self._peek is None or not self._peek.poll(0)
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and not self._peek(0)
 
     def send(self, head: bytes, body: bytes, *, is_head_request: bool) -> asyncio.Future[Answer]:
         """Write a request and give the future of its answer's head.
@@ -122,37 +134,35 @@ class Connection(asyncio.Protocol):
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
         connection: the caller aborts.
         """
-        assert self._transport is not None
-        assert self._parser is None
-        self._head_waiter = asyncio.get_running_loop().create_future()
-        if self._transport.is_closing():
-            self._head_waiter.set_exception(UpstreamUnreachableError())
-            return self._head_waiter
-        self._answer = Answer(self)
-        self._fields = []
+        transport = self._transport
+        waiter = self._head_waiter = asyncio.get_running_loop().create_future()
+        if transport is None or transport.is_closing():
+            waiter.set_exception(UpstreamUnreachableError())
+            return waiter
         self._overhead = 0
-        self._may_keep = False
         self._missing = None
-        self._is_fresh = True
-        self._is_head_request = is_head_request
-        # What follows the answer to a HEAD is no body (RFC 9112 §6.3), and would be the next answer.
-        self.on_body = _ignore if is_head_request else self._fragments.append
-        self._parser = httptools.HttpResponseParser(self)
+        self._asked.append(None)
+        if is_head_request:
+            # What follows the answer is no body (RFC 9112 §6.3), and would be the next answer. llhttp cannot be told
+            # that: the connection is not used again.
+            self._is_head_request = True
+            self.on_body = _ignore
+            self._parser = httptools.HttpResponseParser(self)
         if len(body) <= _ONE_WRITE_BYTES:
-            self._transport.write(head + body)
+            transport.write(head + body)
         else:
-            self._transport.writelines((head, body))
-        return self._head_waiter
+            transport.writelines((head, body))
+        return waiter
 
     def pause_reading(self) -> None:
         """Stop reading; idempotent. A closed connection stays as it is: uvloop's transports raise when touched then."""
-        if not self._paused and not self.is_closed and self._transport is not None:
+        if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on; idempotent."""
-        if self._paused and not self.is_closed and self._transport is not None:
+        if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 
@@ -175,63 +185,74 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            self._peek = select.poll()
-            self._peek.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+            self._peek = poll.poll
 
     def data_received(self, data: bytes) -> None:
         """Parse one read; its body bytes leave in one call."""
         parser = self._parser
         if parser is None:
-            # Bytes on a connection that owes us nothing.
-            self._drop()
             return
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._note("malformed")
-        fragments = self._fragments
-        sink = self._sink
+            self._break_off()
+            return
         if self._missing is not None:
             self._missing = follow(data, 0, self._missing)
-        if sink is not None and fragments:
-            self._overhead = 0
-            if len(fragments) == 1:
-                sink.body(fragments.pop())
-            else:
-                body = b"".join(fragments)
-                fragments.clear()
-                sink.body(body)
-            self._change_lanes(sink.lane if self._missing == 0 and self._sink is sink else None)
+        sink = self._sink
+        fragments = self._fragments
+        if sink is None or not fragments:
+            self._look_closer(data)
             return
-        self._look_closer(data)
+        self._overhead = 0
+        if len(fragments) == 1:
+            sink.body(fragments.pop())
+        else:
+            body = b"".join(fragments)
+            fragments.clear()
+            sink.body(body)
+        self._change_lanes(sink.lane if self._missing == 0 and self._sink is sink else None)
 
     def _look_closer(self, data: bytes) -> None:
         """What a read brought, where it was not just body."""
         answer = self._answer
-        if answer is None:
+        waiter = self._head_waiter
+        if answer is None and waiter is None:
+            # Bytes on a connection that owes us nothing.
             self._drop()
             return
-        if self._fault is not None:
-            self._deliver_before_fault(answer)
-            self._break(UpstreamProtocolError())
-            return
-        if self._fragments:
+        is_first_read = self._overhead == 0
+        body = self._take_body()
+        if body:
             self._overhead = 0
         else:
             self._overhead += len(data)
             if self._overhead > MAX_OVERHEAD_BYTES:
                 self._break(UpstreamProtocolError())
                 return
-        if self._is_fresh and answer.framing == "chunked" and not answer.is_complete:
-            # The head has come in one read: its end is where the first chunk begins.
-            self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
-        self._is_fresh = False
-        self._deliver(answer)
+        if answer is None:
+            return
+        is_complete = answer.is_complete
+        if waiter is not None:
+            self._head_waiter = None
+            if not waiter.done():
+                waiter.set_result(answer)
+            if not is_complete:
+                self.pause_reading()
+                if is_first_read and answer.framing == "chunked":
+                    # The head has come in one read: its end is where the first chunk begins.
+                    self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
+        if is_complete:
+            self._finish()
+        if body or is_complete:
+            answer.deliver(body, is_last=is_complete)
 
     def eof_received(self) -> bool:
         """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
         answer = self._answer
-        if answer is not None and answer.status and answer.framing == "close" and not answer.is_complete:
+        if answer is not None and answer.framing == "close" and not answer.is_complete:
             self._answer = None
             answer.deliver(b"", is_last=True)
             self._drop()
@@ -243,47 +264,54 @@ class Connection(asyncio.Protocol):
         """Tell whoever waits, and the pool."""
         self._break(UpstreamUnreachableError())
 
-    # httptools' callbacks. They only note; `data_received` acts, because an exception must not cross the parser.
+    # httptools' callbacks. What they raise stops the parser, and is the fault that `data_received` acts upon.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; those after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
-        assert self._answer is not None
-        if self._answer.status == 0:
+        if self._answer is None:
             self._fields.append((name, value))
-            if len(self._fields) > MAX_FIELDS:
-                self._note("too many fields")
 
     def on_headers_complete(self) -> None:
-        """Judge the head."""
-        parser, answer = self._parser, self._answer
-        if parser is None or answer is None or answer.status:
-            self._note("second answer")
-            return
+        """Judge the head, and make the answer of it; that of an interim one is dropped (RFC 9110 §15.2)."""
+        parser = self._parser
+        assert parser is not None
+        fields, self._fields = self._fields, []
         status = parser.get_status_code()
-        if 100 <= status < 200:  # noqa: PLR2004 - the 1xx class
-            if status == 101:  # noqa: PLR2004 - Switching Protocols, which we never ask for
-                self._note("unasked upgrade")
+        if status < 200:  # noqa: PLR2004 - the 1xx class
+            if status < 100 or status == 101:  # noqa: PLR2004 - Switching Protocols, which we never ask for
+                raise UpstreamProtocolError
             return
-        self._judge(answer, status, parser.get_http_version())
+        index = FieldIndex(fields)
+        coding = index.single(b"transfer-encoding")
+        version = parser.get_http_version()
+        if (
+            status > 599  # noqa: PLR2004 - RFC 9110 §15
+            or len(fields) > MAX_FIELDS
+            or not _SINGLETONS.isdisjoint(index.repeated)
+            or (version != "1.1" and (version != "1.0" or coding is not None))
+            or (coding is not None and coding.lower() != b"chunked")
+        ):
+            raise UpstreamProtocolError
+        length: int | None = None
+        framing: Framing = "chunked"
+        if coding is None:
+            given = index.single(b"content-length")
+            framing = "close" if given is None else "length"
+            length = None if given is None else int(given)
+        if self._is_head_request or status in {204, 304}:
+            framing = "none"
+        self._answer = Answer(self, status, fields, index, framing, length, is_complete=self._is_head_request)
 
     def on_message_complete(self) -> None:
-        """The end of the answer, or of an interim one, which is discarded (RFC 9110 §15.2)."""
+        """The end of the answer; or of an interim one, after which another may begin."""
         answer = self._answer
         if answer is None:
+            self._asked.append(None)
             return
-        if answer.status == 0:
-            self._fields = []
-        else:
-            answer.is_complete = True
-            self._sink = None
-            assert self._parser is not None
-            self._may_keep = self._parser.should_keep_alive()
-
-    def on_message_begin(self) -> None:
-        """Anything that begins after the end was not asked for."""
-        if self._answer is not None and self._answer.is_complete:
-            self._note("unasked answer")
-            self._owed = len(self._fragments)
+        assert self._parser is not None
+        answer.is_complete = True
+        self._sink = None
+        self._may_keep = self._parser.should_keep_alive()
 
     # Inside.
 
@@ -293,88 +321,39 @@ class Connection(asyncio.Protocol):
             self._lane = lane
             if lane is not None:
                 lane.open(self)
-            if not self.is_closed and self._transport is not None:
+            if self._transport is not None:
                 self._transport.set_protocol(lane or self)
 
-    def _note(self, fault: str) -> None:
-        self._fault = self._fault or fault
-        self._sink = None
+    def _break_off(self) -> None:
+        """End at a fault. What came before it was good, and the client has a right to it.
 
-    def _judge(self, answer: Answer, status: int, version: str) -> None:
-        names: set[bytes] = set()
-        is_chunked = False
-        for name, value in self._fields:
-            lowered = name.lower()
-            if lowered in _SINGLETONS and lowered in names:
-                self._note("repeated field")
-            if lowered == b"transfer-encoding":
-                if is_chunked or value.lower() != b"chunked":
-                    self._note("unknown transfer coding")
-                is_chunked = True
-            elif lowered == b"content-length":
-                answer.length = int(value)
-            names.add(lowered)
-        if version not in {"1.1", "1.0"} or (is_chunked and version == "1.0") or not 200 <= status <= 599:  # noqa: PLR2004 - RFC 9110 §15
-            self._note("unknown version or status")
-        if self._fault is not None:
-            return
-        answer.status = status
-        answer.fields, self._fields = self._fields, []
-        if self._is_head_request or status in {204, 304}:
-            answer.framing = "none"
-        elif is_chunked:
-            answer.framing = "chunked"
-        else:
-            answer.framing = "close" if answer.length is None else "length"
-        if self._is_head_request:
-            # llhttp cannot be told that no body follows; the connection is not used again.
-            answer.is_complete = True
-
-    def _deliver(self, answer: Answer) -> None:
-        if answer.status == 0:
-            return
-        body = self._take_body()
-        is_complete = answer.is_complete
-        if is_complete:
-            self._finish(answer)
-        if body or is_complete:
-            answer.deliver(body, is_last=is_complete)
-        waiter = self._head_waiter
-        if waiter is not None:
-            self._head_waiter = None
-            if not is_complete:
-                self.pause_reading()
-            if not waiter.done():
-                waiter.set_result(answer)
-
-    def _deliver_before_fault(self, answer: Answer) -> None:
-        # What came before the fault was good, and the client has a right to it; junk after a complete answer costs the
-        # connection, not the answer.
-        if self._owed is not None:
-            del self._fragments[self._owed :]
-        if self._fragments and answer.sink is not None and self._head_waiter is None and not answer.is_complete:
+        Junk after a complete answer costs the connection, not the answer.
+        """
+        answer = self._answer
+        if answer is not None and answer.is_complete:
+            self._may_keep = False
+            self._look_closer(b"")
+        elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(self._take_body(), is_last=False)
-        elif answer.is_complete and answer.status:
-            self._deliver(answer)
-        self._fragments.clear()
+        self._break(UpstreamProtocolError())
 
     def _take_body(self) -> bytes:
         body = b"".join(self._fragments)
         self._fragments.clear()
         return body
 
-    def _finish(self, answer: Answer) -> None:
-        self._parser = self._answer = self._sink = None
-        assert self._transport is not None
-        is_reusable = (
-            self._fault is None
-            and answer.framing != "close"
+    def _finish(self) -> None:
+        """The answer is complete: go back to the pool, or close."""
+        self._answer = self._sink = None
+        if self._lane is not None:
+            self._change_lanes(None)
+        transport = self._transport
+        if (
+            self._may_keep
             and not self._is_head_request
-            and self._may_keep
-            and self._transport.get_write_buffer_size() == 0
-        )
-        self._change_lanes(None)
-        if is_reusable:
+            and transport is not None
+            and transport.get_write_buffer_size() == 0
+        ):
             self.resume_reading()
             self.on_idle(self)
         else:
@@ -394,11 +373,15 @@ class Connection(asyncio.Protocol):
         self._parser = self._sink = None
         if not self.is_closed:
             self.is_closed = True
-            self._peek = None
-            if self._transport is not None:
+            transport, self._transport = self._transport, None
+            if transport is not None:
                 # Not a graceful close: nothing is left to say, and the vendor stops billing when it sees the end.
-                self._transport.abort()
+                transport.abort()
             self.on_closed(self)
+
+
+def _nothing(_timeout_ms: int) -> None:
+    """Tell of nothing, where there is no kernel to ask."""
 
 
 def _ignore(_data: bytes) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+import socket
+from typing import TYPE_CHECKING, TypeAlias
 
 import aiohappyeyeballs
 
@@ -33,11 +34,8 @@ ATTEMPT_DELAY_S = 0.25
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
-class Key(NamedTuple):
-    """What two exchanges must share to share a connection: the origin, and whom we trust to be it."""
-
-    origin: Origin
-    ca_file: str | None
+# What two exchanges must share to share a connection: the origin, and whom we trust to be it.
+Key: TypeAlias = "tuple[Origin, str | None]"
 
 
 class Pool:
@@ -50,7 +48,8 @@ class Pool:
     def __init__(self, clocks: Clocks, tls: TlsContexts) -> None:
         self._clocks = clocks
         self.tls = tls
-        self._kept: dict[Key, list[Connection]] = {}
+        # While there is a key in it, the clocks ask.
+        self._kept: dict[object, list[Connection]] = {}
         self._open: set[Connection] = set()
 
     def take(self, key: Key, upstream: str) -> Connection | None:
@@ -65,28 +64,39 @@ class Pool:
         return None
 
     async def dial(self, key: Key, upstream: str, addresses: Sequence[Address]) -> Connection:
-        """Make a new connection to one of `addresses`, which stand for `key.origin` and are not looked up again.
+        """Make a new connection to one of `addresses`, which stand for the key's origin and are not looked up again.
 
-        Several are tried in parallel, a little apart (RFC 8305). Cancelling closes whatever was begun.
+        Several are tried in parallel, a little apart (RFC 8305). One alone is left to the loop, which connects at half
+        the price of a socket that is made here. Cancelling closes whatever was begun.
 
         Raises:
             UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
             OverloadedError: this machine lacks what a connection takes.
         """
-        origin = key.origin
+        origin, ca_file = key
         connection = Connection(upstream=upstream, key=key, on_idle=self._keep, on_closed=self._forget)
+        is_tls = origin.scheme == "https"
+        tls = self.tls.get(ca_file) if is_tls else None
+        server_hostname = origin.host if is_tls else None
         loop = asyncio.get_running_loop()
+        # Whatever it was given or made, the loop closes when the handshake fails or is cancelled.
         try:
-            sock = await aiohappyeyeballs.start_connection(
-                [address.info for address in addresses], happy_eyeballs_delay=ATTEMPT_DELAY_S, loop=loop
-            )
-            # The socket is closed by the loop when the handshake fails or is cancelled.
-            await loop.create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=self.tls.get(key.ca_file) if origin.scheme == "https" else None,
-                server_hostname=origin.host if origin.scheme == "https" else None,
-            )
+            if len(addresses) == 1:
+                family, _, _, _, (host, port, *_) = addresses[0].info
+                await loop.create_connection(
+                    lambda: connection,
+                    host,
+                    port,
+                    family=family,
+                    flags=socket.AI_NUMERICHOST,
+                    ssl=tls,
+                    server_hostname=server_hostname,
+                )
+            else:
+                sock = await aiohappyeyeballs.start_connection(
+                    [address.info for address in addresses], happy_eyeballs_delay=ATTEMPT_DELAY_S, loop=loop
+                )
+                await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
         except OSError as exc:
             raise (OverloadedError if exc.errno in _NO_ROOM else UpstreamUnreachableError) from exc
         except asyncio.CancelledError:
@@ -125,20 +135,18 @@ class Pool:
         self._clocks.forget(self)
 
     def _keep(self, connection: Connection) -> None:
-        assert isinstance(connection.key, Key)
         kept = self._kept.get(connection.key)
         if kept is None:
             kept = self._kept[connection.key] = []
-        if len(kept) >= MAX_KEPT:
+            self._clocks.watch(self)
+        elif len(kept) >= MAX_KEPT:
             connection.abort()
             return
         connection.idle_since_s = self._clocks.now()
         kept.append(connection)
-        self._clocks.watch(self)
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
-        assert isinstance(connection.key, Key)
         kept = self._kept.get(connection.key)
         if kept is not None and connection in kept:
             kept.remove(connection)

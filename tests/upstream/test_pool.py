@@ -1,0 +1,190 @@
+"""Dialling: the one address or the first of several that answers, and nothing left open where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import ssl
+import sys
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from proxy.clocks import Clocks
+from proxy.errors import OverloadedError, UpstreamUnreachableError
+from proxy.exchange import Origin
+from proxy.upstream.addresses import Address
+from proxy.upstream.pool import Pool
+from proxy.upstream.tls import TlsContexts
+from tests.peers import Upstream
+from tests.whole.leavers import blackhole
+from tests.whole.nodes import descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from proxy.upstream.connection import Connection
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    clocks = Clocks(asyncio.get_running_loop())
+    pool = Pool(clocks, TlsContexts())
+    yield pool
+    pool.close()
+    clocks.close()
+
+
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    """A port where nobody listens, and that nobody else is given meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def address(host: str, port: int) -> Address:
+    if ":" in host:
+        return Address((socket.AF_INET6, socket.SOCK_STREAM, 6, "", (host, port, 0, 0)))
+    return Address((socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)))
+
+
+async def dial(pool: Pool, addresses: list[Address], scheme: str = "http") -> Connection:
+    async with asyncio.timeout(10):
+        return await pool.dial((Origin(scheme, "vendor.example", 1), None), "main", addresses)
+
+
+def addresses_of(upstream: Upstream, count: int) -> list[Address]:
+    """So many addresses, of which only the last is any good."""
+    port = upstream.address[1]
+    return [address("::1" if number % 2 else "127.1.2.3", 1) for number in range(count - 1)] + [
+        address("127.0.0.1", port)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_dial_reaches_the_one_that_answers(pool: Pool, upstream: Upstream, count: int) -> None:
+    """A connection is made to the one address that is given, or to that of several that answers."""
+    connection = await dial(pool, addresses_of(upstream, count))
+    asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+    vendor, _ = await upstream.take()
+    vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert (await asked).status == 204
+    assert pool.counts() == {("main", "idle"): 1}
+
+
+class Upstream6(Upstream):
+    """A scripted vendor at an IPv6 address."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "::1", 0)
+        self.address = self._server.sockets[0].getsockname()
+        return self
+
+
+async def test_dial_an_ipv6_address(pool: Pool) -> None:
+    """An IPv6 address is dialled as it is."""
+    async with Upstream6() as upstream:
+        connection = await dial(pool, [address("::1", upstream.address[1])])
+        vendor = await upstream.accept()
+        connection.abort()
+        await vendor.closed()
+
+
+async def test_dial_sends_small_writes_at_once(pool: Pool, upstream: Upstream) -> None:
+    """A request is not held back for the acknowledgement of what went before it (Nagle)."""
+    connection = await dial(pool, addresses_of(upstream, 1))
+
+    assert connection._transport is not None
+    sock = connection._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_dial_refused(pool: Pool, refusing: int, count: int) -> None:
+    """Where nobody listens the upstream is unreachable, and no connection is counted."""
+    addresses = [address("127.0.0.1", refusing), address("::1", refusing)][:count]
+
+    with pytest.raises(UpstreamUnreachableError):
+        await dial(pool, addresses)
+    assert pool.counts() == {}
+
+
+async def test_dial_never_looks_up(pool: Pool, upstream: Upstream) -> None:
+    """What is no address is not looked up: between the check and the connection nobody is asked again."""
+    with pytest.raises(UpstreamUnreachableError):
+        await dial(pool, [address("localhost", upstream.address[1])])
+    assert upstream.is_untouched
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_dial_without_descriptors(pool: Pool, upstream: Upstream, count: int) -> None:
+    """A full descriptor table is this machine's fault, not the upstream's."""
+    addresses = addresses_of(upstream, count)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        with pytest.raises(OverloadedError):
+            await dial(pool, addresses)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert pool.counts() == {}
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    return sum(name.startswith("socket:") for name in descriptors(os.getpid()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("count", [1, 2])
+async def test_dial_cancelled_while_connecting(pool: Pool, count: int) -> None:
+    """Giving up closes the sockets whose connections are not made yet."""
+    with blackhole() as url:
+        before = sockets()
+        port = int(url.rpartition(":")[2])
+        dialling = asyncio.create_task(dial(pool, [address("127.0.0.1", port)] * count))
+        async with asyncio.timeout(10):
+            while sockets() == before:  # noqa: ASYNC110 - nothing tells when the loop has begun to connect
+                await asyncio.sleep(0)
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        async with asyncio.timeout(10):
+            while sockets() > before:  # noqa: ASYNC110 - the loop closes them in its next turn
+                await asyncio.sleep(0)
+    assert pool.counts() == {}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_dial_cancelled_in_the_handshake(pool: Pool, upstream: Upstream, count: int) -> None:
+    """Giving up on a server that says nothing to our hello closes the connection at once."""
+    dialling = asyncio.create_task(dial(pool, addresses_of(upstream, count), "https"))
+    vendor = await upstream.accept()
+    assert (await vendor.read_exactly(1)) == b"\x16"
+
+    dialling.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await dialling
+    await vendor.closed()
+    assert pool.counts() == {}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_dial_failing_handshake(pool: Pool, upstream: Upstream, count: int) -> None:
+    """A server that speaks no TLS is unreachable, and its connection is closed."""
+    dialling = asyncio.create_task(dial(pool, addresses_of(upstream, count), "https"))
+    vendor = await upstream.accept()
+    vendor.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with pytest.raises(UpstreamUnreachableError) as raised:
+        await dialling
+    assert isinstance(raised.value.__cause__, ssl.SSLError)
+    await vendor.closed()
+    assert pool.counts() == {}
