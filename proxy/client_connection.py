@@ -210,10 +210,11 @@ class ClientConnection(asyncio.Protocol):
 
     # The parser's side.
 
-    def arrived(self, request: Incoming) -> None:
-        """A request's head is there: it can be served while its body arrives."""
+    def arrived(self, request: Incoming | None) -> None:
+        """A request's head is there: it can be served while its body arrives. None where the parser gave up."""
         self._requests.append(request)
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # The clocks' side.
 
@@ -400,8 +401,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_broken = True
         body = None if self._parser is None else self._parser.body
         if body is None:
-            self._requests.append(None)
-            self._wake()
+            self.arrived(None)
             return
         self._linger_s = 0.0
         if self._is_last and not self._is_serving:
@@ -409,7 +409,3 @@ class ClientConnection(asyncio.Protocol):
             body.end()
         else:
             body.fail(InvalidRequestError())
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 _FIRST_ERROR = 400
 # What is no exchange: health, and the playground's page.
 _ASIDE = (b"/healthz", b"/readyz", b"/playground")
+# What is no way to an upstream, but for the streams.
+_OWN = frozenset({TICKETS, *playground.PATHS})
 # Below it, a stream by its id.
 _STREAMS = b"/forward-sse/streams/"
 
@@ -178,9 +180,17 @@ class Pipeline:
 
     async def _begin(self, call: Call) -> Relay | Settled:
         """Walk the phases up to the answer's head; what they raise is the refusal."""
-        exchange = call.exchange
-        head, framing, length = self._accept(call)
-        if cors.is_preflight(head.method, head.index):
+        exchange, request = call.exchange, call.request
+        assert request is not None
+        if b"origin" in request.index:
+            # A page may read the refusal of its malformed head, too.
+            call.origin = cors.request_origin(request.index)
+        # The log learns the path only now: where a target should be may stand anything, a credential even.
+        head, framing, length = accept(request.method, request.target, request.version, request.fields, request.index)
+        call.is_accepted = True
+        call.has_body = framing != "none"
+        exchange.path = head.path.decode("latin-1")
+        if head.method == "OPTIONS" and cors.is_preflight(head.method, head.index):
             return allow(call, head)
         if head.path.startswith(_STREAMS):
             return await self._stop(call, head)
@@ -193,10 +203,8 @@ class Pipeline:
             route = used
         elif is_draining:
             raise DrainingError
-        elif head.path in playground.PATHS:
-            return await self._playground(call, head)
-        elif head.path == TICKETS:
-            return await self._ticketing.make(call, head, framing, length)
+        elif head.path in _OWN:
+            return await self._serve_own(call, head, framing, length)
         else:
             route = await self._resolve(call, head, framing, length)
         exchange.upstream = route.upstream
@@ -208,6 +216,12 @@ class Pipeline:
             route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
         return answer(call, route, given, now_s=self._clocks.now(), deadline_s=deadline_s)
+
+    async def _serve_own(self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None) -> Settled:
+        """Serve what is no way to an upstream."""
+        if head.path == TICKETS:
+            return await self._ticketing.make(call, head, framing, length)
+        return await self._playground(call, head)
 
     async def _resolve(self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None) -> Route:
         """Authenticate, charge, receive and resolve. Our own judgement of the body charges nothing."""
@@ -227,18 +241,6 @@ class Pipeline:
         except ProxyError:
             give_back(call)
             raise
-
-    def _accept(self, call: Call) -> tuple[RequestHead, BodyFraming, int | None]:
-        assert call.request is not None
-        request = call.request
-        # A page may read the refusal of its malformed head, too.
-        call.origin = cors.request_origin(request.index)
-        # The log learns the path only now: where a target should be may stand anything, a credential even.
-        head, framing, length = accept(request.method, request.target, request.version, request.fields, request.index)
-        call.is_accepted = True
-        call.has_body = framing != "none"
-        call.exchange.path = head.path.decode("latin-1")
-        return head, framing, length
 
     async def _stop(self, call: Call, head: RequestHead) -> Settled:
         """End a running stream for the user whose it is; to anybody else it does not exist."""

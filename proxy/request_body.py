@@ -57,12 +57,10 @@ class RequestBody:
         if self._error is not None:
             raise self._error
         data = b"".join(self._pieces)
-        if data:
-            self._pieces = []
-            was_full = self.is_full
-            self._size = 0
-            if was_full:
-                self._source.read_on()
+        self._pieces = []
+        size, self._size = self._size, 0
+        if size > HIGH_WATER_BYTES:
+            self._source.read_on()
         return data
 
     async def read(self) -> bytes:

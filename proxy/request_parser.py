@@ -173,9 +173,11 @@ class RequestParser:
         self._has_progressed = True
         if self._body_framing:
             return
-        assert self.body is not None
-        if len(self._fields) > MAX_FIELDS:
-            raise InvalidRequestError
-        self._fields = []
-        self.body.end()
-        self.body = None
+        if self._fields:
+            # Trailers, which are dropped; but not any number of them.
+            if len(self._fields) > MAX_FIELDS:
+                raise InvalidRequestError
+            self._fields = []
+        body, self.body = self.body, None
+        assert body is not None
+        body.end()
