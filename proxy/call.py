@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ class Rules:
     playground: Playground | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Call:
-    """One request on its way; what the phases have found so far."""
+    """One request on its way; what the phases have found so far.
+
+    What is found on the way has its default in the class: making one for each request costs less so, and holding one
+    no more than slots would.
+    """
 
     rules: Rules
     request: Incoming | None
@@ -46,15 +50,15 @@ class Call:
     exchange: Exchange
     is_last: bool
     is_old: bool = False
-    is_accepted: bool = False
-    origin: bytes | None = None
-    admission: Admission | None = None
-    standing: Standing | None = None
-    has_body: bool = False
+    is_accepted: bool = field(init=False, default=False)
+    origin: bytes | None = field(init=False, default=None)
+    admission: Admission | None = field(init=False, default=None)
+    standing: Standing | None = field(init=False, default=None)
+    has_body: bool = field(init=False, default=False)
     # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
-    is_in_band: bool = False
+    is_in_band: bool = field(init=False, default=False)
     # What typed events are called where a ticket asks for them.
-    typed_names: Mapping[str, str] | None = None
+    typed_names: Mapping[str, str] | None = field(init=False, default=None)
 
     @property
     def is_body_arriving(self) -> bool:

@@ -221,7 +221,7 @@ class Route(NamedTuple):
         return f"Route(upstream={self.upstream!r}, method={self.method!r})"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Exchange:
     """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
 
@@ -233,15 +233,15 @@ class Exchange:
     id: str
     started_s: float
     method: str = ""
-    path: str = ""
-    dialect: str = "openai"
-    principal: Principal | None = None
-    upstream: str | None = None
-    status: int | None = None
-    ending: Ending | None = None
-    code: str | None = None
-    first_byte_s: float | None = None
-    bytes: int = 0
-    events: int = 0
-    interrupted_as: Ending | None = None
-    limits: str | None = None
+    path: str = field(init=False, default="")
+    dialect: str = field(init=False, default="openai")
+    principal: Principal | None = field(init=False, default=None)
+    upstream: str | None = field(init=False, default=None)
+    status: int | None = field(init=False, default=None)
+    ending: Ending | None = field(init=False, default=None)
+    code: str | None = field(init=False, default=None)
+    first_byte_s: float | None = field(init=False, default=None)
+    bytes: int = field(init=False, default=0)
+    events: int = field(init=False, default=0)
+    interrupted_as: Ending | None = field(init=False, default=None)
+    limits: str | None = field(init=False, default=None)

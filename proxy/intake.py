@@ -12,19 +12,16 @@ if TYPE_CHECKING:
 
     from proxy.call import Call
     from proxy.clocks import Clocks
-    from proxy.exchange import Principal, RequestHead
+    from proxy.exchange import RequestHead
+    from proxy.limits.store import Admission
     from proxy.protocol.heads import Framing
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-async def charge(call: Call, principal: Principal) -> None:
-    """Charge the request to its user's rates and take a lease; whoever made the call releases it.
-
-    Raises:
-        RateLimitExceededError, TooManyStreamsError, LimitsUnavailableError: as `store.Store.admit` says.
-    """
-    call.admission = admission = await call.rules.store.admit(principal)
+def take_in(call: Call, admission: Admission) -> None:
+    """Note that the request was let in by the limits: charged, and with a lease that whoever made the call releases."""
+    call.admission = admission
     call.standing = admission.standing
     call.exchange.limits = admission.fallback
 

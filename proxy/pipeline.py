@@ -21,7 +21,7 @@ from proxy.errors import (
 )
 from proxy.exchange import Ending, Exchange
 from proxy.identity import identify, identify_by_body, identify_by_head
-from proxy.intake import begin_body, charge, give_back, read_body
+from proxy.intake import begin_body, give_back, read_body, take_in
 from proxy.logs import exchange_logger, log_failure
 from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, write_answer
@@ -141,7 +141,7 @@ class Pipeline:
             return refuse(call, ProxyError())
         finally:
             if call.admission is not None:
-                call.admission.lease.release()
+                call.admission.release()
             self._calls.discard(call)
             if self._idle_waiters and not self._calls:
                 for waiter in self._idle_waiters:
@@ -229,14 +229,14 @@ class Pipeline:
         if length is not None and length > call.rules.max_body_bytes:
             raise BodyTooLargeError
         if principal is not None:
-            await charge(call, principal)
+            take_in(call, await call.rules.store.admit(principal))
         try:
             body = begin_body(call, head, framing, length)
             if body is None:
                 body = await read_body(call, length, self._clocks)
             if principal is None:
                 principal = identify_by_body(call, body)
-                await charge(call, principal)
+                take_in(call, await call.rules.store.admit(principal))
             return call.rules.router.by_body(destination, head, body, principal)
         except ProxyError:
             give_back(call)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import BodyTooLargeError, DrainingError, MethodNotAllowedError, NotFoundError, ProxyError
 from proxy.identity import hide, identify, identify_by_body
-from proxy.intake import begin_body, charge, give_back, read_body
+from proxy.intake import begin_body, give_back, read_body, take_in
 from proxy.limits.store import Spent
 from proxy.phases.ticket import FRONT, Makers, asks_for_typed, make_ticket, ticket_in, use_ticket
 from proxy.replies import JSON, succeed
@@ -68,7 +68,7 @@ class Ticketing:
         destination, principal = await identify(call, asked)
         if principal is None:
             principal = identify_by_body(call, body)
-        await charge(call, principal)
+        take_in(call, await call.rules.store.admit(principal))
         try:
             route = router.by_body(destination, asked, body, principal)
         except ProxyError:

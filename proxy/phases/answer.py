@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.protocol.heads import render_response
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _WITHOUT_LENGTH = frozenset({204, 304})
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What the server is told of an answer that was written: whether another request may follow.
 
     `ended_in_words`: the answer breaks off, and its last bytes say why; the client must have the time to read them.
