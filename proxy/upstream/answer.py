@@ -54,42 +54,45 @@ class Sink(Protocol):
 class Answer:
     """An upstream's answer: its head, and its body while it arrives.
 
-    `index` is the head's fields by name. `length` is None where the head does not tell it.
     Until a sink is attached at most one read is held, and the upstream is not read.
+
+    Attributes:
+        index: The head's fields by name.
+        length: None where the head does not tell it.
+        source: Where the body comes from; None once all of it has come, or nothing more will.
+        held: What has come of the body before there was a sink.
     """
 
     __slots__ = (
-        "_connection",
-        "_held",
         "failure",
         "fields",
         "framing",
+        "held",
         "index",
         "is_complete",
         "length",
         "sink",
+        "source",
         "status",
     )
 
     def __init__(
         self,
-        connection: Source,
+        source: Source | None,
         status: int,
         fields: list[Field],
         index: FieldIndex,
         framing: Framing,
         length: int | None,
-        *,
-        is_complete: bool,
     ) -> None:
-        self._connection: Source | None = connection
-        self._held = b""
+        self.source = source
+        self.held = b""
         self.status = status
         self.fields = fields
         self.index = index
         self.framing = framing
         self.length = length
-        self.is_complete = is_complete
+        self.is_complete = source is None
         self.failure: ProxyError | None = None
         self.sink: Sink | None = None
 
@@ -101,11 +104,11 @@ class Answer:
     @property
     def has_body_waiting(self) -> bool:
         """Whether `attach` will call the sink before it returns."""
-        return bool(self._held) or self.is_complete
+        return bool(self.held) or self.is_complete
 
     def attach(self, sink: Sink) -> None:
         """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
-        held, self._held = self._held, b""
+        held, self.held = self.held, b""
         self.sink = sink
         if self.is_complete:
             sink.body(held, is_last=True)
@@ -114,37 +117,34 @@ class Answer:
             sink.body(held)
         if self.failure is not None:
             sink.failed(self.failure)
-        elif self._connection is not None:
-            self._connection.stream_to(sink)
+        elif self.source is not None:
+            self.source.stream_to(sink)
 
     def pause(self) -> None:
         """Stop reading the upstream, because the client does not keep up."""
-        if self._connection is not None:
-            self._connection.pause_reading()
+        if self.source is not None:
+            self.source.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self._connection is not None:
-            self._connection.resume_reading()
+        if self.source is not None:
+            self.source.resume_reading()
 
     def abort(self) -> None:
         """Close the upstream's connection at once, unless the answer is complete and it has gone back to the pool."""
-        if self._connection is not None:
-            self._connection.abort()
+        if self.source is not None:
+            self.source.abort()
 
-    def deliver(self, data: bytes, *, is_last: bool) -> None:
-        """Called by the connection: body bytes of one read."""
-        if is_last:
-            self.is_complete = True
-            self._connection = None
+    def deliver(self, data: bytes) -> None:
+        """Called by the connection: body bytes of one read; none only where the answer is complete."""
         if self.sink is not None:
-            self.sink.body(data, is_last=is_last)
+            self.sink.body(data, is_last=self.is_complete)
         else:
-            self._held += data
+            self.held += data
 
     def fail(self, error: ProxyError) -> None:
         """Called by the connection: it broke before the body's end."""
-        self._connection = None
+        self.source = None
         self.failure = error
         if self.sink is not None:
             self.sink.failed(error)

@@ -114,8 +114,8 @@ class Connection(asyncio.Protocol):
         self._may_keep = False
         self._overhead = 0
         self._paused = False
-        # None once the connection is closed: it holds our callbacks.
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        # One for all answers. Like the transport only while the connection stands: it holds our callbacks.
+        self._parser: httptools.HttpResponseParser | None = None
 
     # Use, from the connect phase and the relay.
 
@@ -183,6 +183,7 @@ class Connection(asyncio.Protocol):
         """Remember the transport, and how to ask the kernel whether anything waits to be read."""
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             poll = select.poll()
@@ -224,37 +225,44 @@ class Connection(asyncio.Protocol):
             self._drop()
             return
         is_first_read = self._overhead == 0
-        body = self._take_body()
-        if body:
+        fragments = self._fragments
+        if fragments:
+            body = b"".join(fragments)
+            fragments.clear()
             self._overhead = 0
         else:
+            body = b""
             self._overhead += len(data)
             if self._overhead > MAX_OVERHEAD_BYTES:
                 self._break(UpstreamProtocolError())
                 return
         if answer is None:
             return
+        self._head_waiter = None
         is_complete = answer.is_complete
-        if waiter is not None:
-            self._head_waiter = None
-            if not waiter.done():
-                waiter.set_result(answer)
-            if not is_complete:
-                self.pause_reading()
-                if is_first_read and answer.framing == "chunked":
-                    # The head has come in one read: its end is where the first chunk begins.
-                    self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
         if is_complete:
             self._finish()
-        if body or is_complete:
-            answer.deliver(body, is_last=is_complete)
+        if waiter is None:
+            if body or is_complete:
+                answer.deliver(body)
+            return
+        answer.held = body
+        if not waiter.done():
+            waiter.set_result(answer)
+        if not is_complete:
+            self.pause_reading()
+            if is_first_read and answer.framing == "chunked":
+                # The head has come in one read: its end is where the first chunk begins.
+                self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
 
     def eof_received(self) -> bool:
         """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
         answer = self._answer
         if answer is not None and answer.framing == "close" and not answer.is_complete:
             self._answer = None
-            answer.deliver(b"", is_last=True)
+            answer.is_complete = True
+            answer.source = None
+            answer.deliver(b"")
             self._drop()
         else:
             self._break(UpstreamUnreachableError())
@@ -300,7 +308,8 @@ class Connection(asyncio.Protocol):
             length = None if given is None else int(given)
         if self._is_head_request or status in {204, 304}:
             framing = "none"
-        self._answer = Answer(self, status, fields, index, framing, length, is_complete=self._is_head_request)
+        source = None if self._is_head_request else self
+        self._answer = Answer(source, status, fields, index, framing, length)
 
     def on_message_complete(self) -> None:
         """The end of the answer; or of an interim one, after which another may begin."""
@@ -310,6 +319,7 @@ class Connection(asyncio.Protocol):
             return
         assert self._parser is not None
         answer.is_complete = True
+        answer.source = None
         self._sink = None
         self._may_keep = self._parser.should_keep_alive()
 
@@ -334,13 +344,8 @@ class Connection(asyncio.Protocol):
             self._may_keep = False
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
-            answer.deliver(self._take_body(), is_last=False)
+            answer.deliver(b"".join(self._fragments))
         self._break(UpstreamProtocolError())
-
-    def _take_body(self) -> bytes:
-        body = b"".join(self._fragments)
-        self._fragments.clear()
-        return body
 
     def _finish(self) -> None:
         """The answer is complete: go back to the pool, or close."""
@@ -354,7 +359,8 @@ class Connection(asyncio.Protocol):
             and transport is not None
             and transport.get_write_buffer_size() == 0
         ):
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
             self.on_idle(self)
         else:
             self._drop()
@@ -365,7 +371,7 @@ class Connection(asyncio.Protocol):
         if waiter is not None:
             if not waiter.done():
                 waiter.set_exception(error)
-        elif answer is not None and not answer.is_complete:
+        elif answer is not None:
             answer.fail(error)
         self._drop()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +14,7 @@ from proxy.phases.relay import Relay, StreamClocks
 from proxy.protocol.chunks import follow
 from proxy.protocol.sse import EventStreamObserver
 from proxy.upstream.connection import Connection
-
-if TYPE_CHECKING:
-    import socket
+from tests.upstream.wire import Wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -39,38 +37,6 @@ PAYLOADS = st.one_of(
     ),
     st.binary(min_size=1, max_size=300).map(lambda junk: junk + b"\n\n"),
 )
-
-
-class Wire:
-    """A transport of which both ends are this test's."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.protocol: asyncio.Protocol | None = None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        self.protocol = protocol
-
-    def get_extra_info(self, _name: str) -> socket.socket | None:
-        return None
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
 
 
 def coded(payload: bytes) -> bytes:
