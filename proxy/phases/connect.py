@@ -74,7 +74,7 @@ async def connect(
     head = render_request(
         route.method,
         route.target,
-        route.origin.host_field,
+        route.host,
         route.fields,
         len(route.body) if has_body else None,
     )
