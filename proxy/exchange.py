@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
-from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
@@ -20,8 +18,6 @@ TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
 )
 
-_NAME: Final = itemgetter(0)
-_VALUE: Final = itemgetter(1)
 _NONE: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
 
 
@@ -85,14 +81,9 @@ class Origin(NamedTuple):
     @property
     def host_field(self) -> bytes:
         """The value of `Host`: no port where it is the scheme's own, brackets around IPv6 (RFC 9110 §7.2)."""
-        return _host_field(self)
-
-
-@lru_cache(maxsize=256)
-def _host_field(origin: Origin) -> bytes:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    is_default = origin.port == (443 if origin.scheme == "https" else 80)
-    return (host if is_default else f"{host}:{origin.port}").encode()
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_default = self.port == (443 if self.scheme == "https" else 80)
+        return (host if is_default else f"{host}:{self.port}").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +137,8 @@ class FieldIndex(dict[bytes, bytes]):
     single: ClassVar[Callable[[FieldIndex, bytes], bytes | None]] = dict.get
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        self.update(zip(map(bytes.lower, map(_NAME, fields)), map(_VALUE, fields), strict=False))
+        for name, value in fields:
+            self[name.lower()] = value
         self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
         if len(self) != len(fields):
             values: dict[bytes, list[bytes]] = {}
@@ -198,23 +190,24 @@ class RequestHead:
 class Route(NamedTuple):
     """Where an authenticated request goes, and the exact bytes that go there.
 
-    `upstream` is the label of logs and metrics. `fields` are complete but for Host and Content-Length.
+    `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
+    Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
-    `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     """
 
     upstream: str
     dialect: str
     origin: Origin
+    host: bytes
+    timeouts: Timeouts
+    heartbeat_s: float | None
+    ca_file: str | None
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
     body: bytes
-    timeouts: Timeouts
-    heartbeat_s: float | None = None
-    ca_file: str | None = None
-    is_pinned: bool = False
     typed_names: Mapping[str, str] | None = None
+    is_pinned: bool = False
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

@@ -13,6 +13,9 @@ from proxy.auth.credentials import find_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedError, ProxyError, UnknownUpstreamError
 
+# What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.
+_SAID_LATER = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
+
 if TYPE_CHECKING:
     from proxy.call import Call, Rules
     from proxy.exchange import Exchange, Principal, RequestHead
@@ -29,18 +32,19 @@ async def identify(call: Call, head: RequestHead) -> tuple[Destination, Principa
         ProxyError: what the router refuses by the head.
     """
     rules, exchange = call.rules, call.exchange
-    router = rules.router
-    exchange.dialect = router.dialect_name(head)
-    fault: ProxyError | None = None
     destination: Destination | None = None
+    fault: ProxyError | None = None
     try:
-        destination = router.by_head(head, exchange.dialect)
-    except (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError) as error:
+        destination = rules.router.by_head(head)
+        exchange.dialect = destination.dialect_name
+    except ProxyError as error:
+        exchange.dialect = rules.router.dialect_name(head)
+        if not isinstance(error, _SAID_LATER):
+            raise
         fault = error
-    token = find_credential(head, gemini=DIALECTS[exchange.dialect].query_credential, query_token=rules.query_token)
-    if token is not None:
-        hide(exchange, token)
-    principal = _recall(rules, token) or await _authenticate(rules, token)
+    has_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
+    token, principal = _recall(call, head, gemini=has_key)
+    principal = principal or await _authenticate(rules, token)
     if principal is None and not (rules.envelope_passcode and destination is not None and destination.may_be_envelope):
         raise MissingTokenError
     exchange.principal = principal
@@ -50,7 +54,7 @@ async def identify(call: Call, head: RequestHead) -> tuple[Destination, Principa
     if destination.upstream is not None:
         exchange.upstream = destination.upstream.name
         if principal is not None:
-            router.check_plan(destination, principal)
+            rules.router.check_plan(destination, principal)
     return destination, principal
 
 
@@ -60,10 +64,8 @@ async def identify_by_head(call: Call, head: RequestHead) -> Principal:
     Raises:
         MissingTokenError: it does not.
     """
-    token = find_credential(head, gemini=False, query_token=call.rules.query_token)
-    if token is not None:
-        hide(call.exchange, token)
-    principal = _recall(call.rules, token) or await _authenticate(call.rules, token)
+    token, principal = _recall(call, head, gemini=False)
+    principal = principal or await _authenticate(call.rules, token)
     if principal is None:
         raise MissingTokenError
     call.exchange.principal = principal
@@ -94,9 +96,15 @@ def hide(exchange: Exchange, secret: str) -> None:
         exchange.id = os.urandom(12).hex()
 
 
-def _recall(rules: Rules, token: str | None) -> Principal | None:
-    """The principal of a token that was verified before, without waiting: nearly all are."""
-    return None if token is None or rules.authenticator is None else rules.authenticator.recall(token)
+def _recall(call: Call, head: RequestHead, *, gemini: bool) -> tuple[str | None, Principal | None]:
+    """The request's token, and whose it is where it was verified before, as nearly all were; without waiting."""
+    rules, exchange = call.rules, call.exchange
+    token = find_credential(head, gemini=gemini, query_token=rules.query_token)
+    if token is None:
+        return None, None
+    if token in exchange.path or token in exchange.id:
+        hide(exchange, token)
+    return token, None if rules.authenticator is None else rules.authenticator.recall(token)
 
 
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:

@@ -18,9 +18,10 @@ from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.limits.dial import RedisAddress
 from proxy.limits.memory import MemoryStore
 from proxy.limits.redis import RedisStore
-from proxy.phases.resolve import EnvelopeRules, Router
+from proxy.phases.resolve import Router
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern
+from proxy.routing.envelopes import EnvelopeRules
 from proxy.web.playground import Playground
 
 if TYPE_CHECKING:

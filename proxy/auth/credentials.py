@@ -1,4 +1,4 @@
-"""Where a caller's credential stands in a request, for each vendor's SDK, and how it leaves the query.
+"""Where a caller's credential stands in a request, for each vendor's SDK, and how it is kept from leaving.
 
 Pure: reads a request head, raises refusals. Whether the credential is any good is the authenticator's business; taking
 the header fields that carried it off the forwarded request is the route's.
@@ -6,11 +6,12 @@ the header fields that carried it off the forwarded request is the route's.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.errors import InvalidRequestError, InvalidTokenError
+from proxy.protocol.fields import SERVER_CREDENTIALS, fold
+from proxy.protocol.paths import query_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 # Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
 MAX_CREDENTIAL_BYTES: Final = 8192
 
+# Shorter strings are no secrets, and occur in values by chance.
+_MIN_CREDENTIAL: Final = 8
 _KEY_FIELDS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
-# Visible ASCII: wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no
-# control character, no comma splitting.
-_CREDENTIAL: Final = re.compile(rb"[!-~]+")
-# What needs no closer look, as nearly every `Authorization`.
-_PLAIN_BEARER: Final = re.compile(rb"(?i:bearer) ([!-~]{1,%d})" % MAX_CREDENTIAL_BYTES)
+# Wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no control
+# character, no comma splitting.
+_VISIBLE: Final = bytes(range(ord("!"), ord("~") + 1))
 _OWS: Final = b" \t"
-_AFTER_SCHEME: Final = frozenset({b"", b" ", b"\t"})
 
 
 def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> str | None:
@@ -75,22 +75,32 @@ def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
     return b"&".join(kept) or None
 
 
+def repeats_credential(value: bytes, head: RequestHead, passcode: str | None = None) -> bool:
+    """Whether a value that is about to leave holds what the caller may have authenticated with.
+
+    `passcode` is that of the envelope which the request carries.
+    """
+    own = [given.strip().rpartition(b" ")[2] for name, given in head.fields if fold(name) in SERVER_CREDENTIALS]
+    own += [given for name, given in query_members(head.query) if name in _GEMINI_NAMES]
+    if passcode is not None:
+        own.append(passcode.encode())
+    return any(len(secret) >= _MIN_CREDENTIAL and secret in value for secret in own)
+
+
 def _bearer(value: bytes | None) -> bytes | None:
     """The token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
     if value is None:
         return None
-    plain = _PLAIN_BEARER.fullmatch(value)
-    if plain is not None:
-        return plain[1]
     value = value.strip(_OWS)
-    if value[:6].lower() != b"bearer" or value[6:7] not in _AFTER_SCHEME:
-        return None
+    scheme = value[:7].lower()
     # RFC 6750 §2.1: exactly one space; what else stands there is part of the token, and refused as such.
-    return _checked(value[7:] if value[6:7] == b" " else b"")
+    if scheme == b"bearer ":
+        return _checked(value[7:])
+    return _checked(b"") if scheme in {b"bearer", b"bearer\t"} else None
 
 
 def _checked(credential: bytes) -> bytes:
-    if len(credential) > MAX_CREDENTIAL_BYTES or _CREDENTIAL.fullmatch(credential) is None:
+    if not credential or len(credential) > MAX_CREDENTIAL_BYTES or credential.translate(None, _VISIBLE):
         raise InvalidTokenError
     return credential
 

@@ -70,7 +70,7 @@ async def connect(
     head = render_request(
         method,
         route.target,
-        route.origin.host_field,
+        route.host,
         route.fields,
         len(body) if body or method in _WITH_BODY else None,
     )

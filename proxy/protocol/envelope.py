@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from proxy.errors import Field
 
 _ENVELOPE_MEMBERS: Final = ("targetUrl", "method", "body", "header", "passcode", "model")
-_ROUTING_MEMBERS: Final = ("targetUrl", "model")
-_QUOTED: Final = {
-    names: tuple(b'"%b"' % name.encode() for name in names) for names in (_ENVELOPE_MEMBERS, _ROUTING_MEMBERS)
-}
+_QUOTED: Final = tuple(b'"%b"' % name.encode() for name in _ENVELOPE_MEMBERS)
 # Letters can be spelled `\u0041`: only then can a member's name stand in the body without its own bytes.
 _SPELLED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 
@@ -78,9 +75,11 @@ def read_json_object(body: bytes) -> dict[str, Any]:
         InvalidRequestError: not UTF-8, not JSON, not an object, nested too deeply, or ambiguous.
     """
     members = _load(body)
-    names = _ENVELOPE_MEMBERS if "targetUrl" in members else _ROUTING_MEMBERS
-    if _spells_letters(body) or any(body.count(name) > 1 for name in _QUOTED[names]):
-        _refuse_repeated(_member_names(body), names)
+    if "targetUrl" in members:
+        if _spells_letters(body) or any(body.count(name) > 1 for name in _QUOTED):
+            _refuse_repeated(_member_names(body), _ENVELOPE_MEMBERS)
+    elif body.count(b'"model"') > 1 or _spells_letters(body):
+        _refuse_repeated(_member_names(body), ("model",))
     return members
 
 

@@ -12,8 +12,6 @@ their applications as one name, so `X_Api_Key` would carry a credential past a r
 
 from __future__ import annotations
 
-from itertools import compress
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -56,6 +54,8 @@ CREDENTIALS: Final = frozenset(
         b"x-upstream-authorization",
     }
 )
+# Those of them that are for the server which answers, not for a proxy on the way.
+SERVER_CREDENTIALS: Final = CREDENTIALS - {b"proxy-authorization", b"x-upstream-authorization"}
 _NOT_UPSTREAM: Final = (
     _HOP_BY_HOP
     | CREDENTIALS
@@ -90,9 +90,6 @@ _CONNECTION: Final = b"connection"
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 # In place of a name: the field does not pass.
 _DROPPED: Final = b""
-
-_NAME: Final = itemgetter(0)
-_VALUE: Final = itemgetter(1)
 
 # Upper case to lower case and `_` to `-`, in one C call a name.
 _FOLD: Final = bytes.maketrans(bytes(range(ord("A"), ord("Z") + 1)) + b"_", bytes(range(ord("a"), ord("z") + 1)) + b"-")
@@ -135,7 +132,8 @@ def to_upstream(fields: Sequence[Field], index: FieldIndex, added: Added) -> tup
     Via comes after those that are there (RFC 9110 §7.6.3). Time grows with the number of fields, whatever is in them.
     `index` is that of `fields`.
     """
-    passed: Iterable[Field] = compress(fields, map(_TO_UPSTREAM, map(_NAME, fields)))
+    passes = _PASSES_TO_UPSTREAM
+    passed = [field for field in fields if passes[field[0]]]
     unwanted = added.replaced
     if _CONNECTION in index:
         unwanted |= _connection_options(index)
@@ -152,9 +150,8 @@ def to_client(fields: Sequence[Field], index: FieldIndex) -> list[Field]:
     """
     if _CONNECTION in index and (unwanted := _connection_options(index)):
         fields = _without(fields, unwanted)
-    names = map(_TO_CLIENT, map(_NAME, fields))
-    # Those that have a name left.
-    return list(filter(_NAME, zip(names, map(_VALUE, fields), strict=False)))
+    names = _NAMES_TO_CLIENT
+    return [(name, value) for raw, value in fields if (name := names[raw]) is not _DROPPED]
 
 
 def _without(fields: Iterable[Field], names: Container[bytes]) -> list[Field]:
@@ -248,5 +245,5 @@ class _Judged(dict[bytes, _T]):
         return self._judge(name)
 
 
-_TO_UPSTREAM: Final = _Judged(_passes_to_upstream).__getitem__
-_TO_CLIENT: Final = _Judged(_name_to_client).__getitem__
+_PASSES_TO_UPSTREAM: Final = _Judged(_passes_to_upstream)
+_NAMES_TO_CLIENT: Final = _Judged(_name_to_client)

@@ -23,9 +23,10 @@ from proxy.errors import (
     UpstreamNotAllowedError,
 )
 from proxy.exchange import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
-from proxy.phases.resolve import EnvelopeRules, Router
+from proxy.phases.resolve import Router
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
+from proxy.routing.envelopes import EnvelopeRules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -601,6 +602,10 @@ def test_envelope_own_header() -> None:
         upstream="envelope",
         dialect="raw",
         origin=Origin("https", "a.agents.example", 443),
+        host=b"a.agents.example",
+        timeouts=Timeouts(idle_s=7.0),
+        heartbeat_s=None,
+        ca_file=None,
         method="POST",
         target=b"/run?x=%2F",
         fields=(
@@ -611,7 +616,6 @@ def test_envelope_own_header() -> None:
             (b"authorization", b"Bearer vendor"),
         ),
         body=b'{"a":1}',
-        timeouts=Timeouts(idle_s=7.0),
         is_pinned=True,
     )
 

@@ -1,0 +1,1 @@
+"""What routes are made of: the way to each upstream, and what an envelope asks for."""

@@ -1,0 +1,118 @@
+"""Envelopes: from what an envelope asks for to the route that it gets, if any.
+
+The target is the caller's, so nothing goes there that the operator did not allow, and the address is checked again when
+it is connected to. What an envelope looks like is `protocol.envelope`'s to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.auth.credentials import repeats_credential, strip_query
+from proxy.errors import InvalidRequestError, TargetNotAllowedError
+from proxy.exchange import FieldIndex, Route, Timeouts
+from proxy.protocol.envelope import parse_envelope
+from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
+from proxy.protocol.paths import is_query, parse_target, with_query
+from proxy.routing.legs import NOT_READABLE, check_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.errors import Field
+    from proxy.exchange import Principal, RequestHead
+    from proxy.protocol.envelope import Envelope
+    from proxy.protocol.paths import Target, TargetPattern
+    from proxy.routing.legs import Leg
+
+# The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
+ENVELOPE: Final = "envelope"
+_ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
+_JSON: Final[Field] = (b"Content-Type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeRules:
+    """Which targets an envelope may name, in the file's order, and the clocks of those without an upstream."""
+
+    targets: tuple[tuple[TargetPattern, str | None], ...]
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+def route_envelope(
+    rules: EnvelopeRules | None,
+    legs: Mapping[str, Leg],
+    head: RequestHead,
+    members: dict[str, Any],
+    principal: Principal,
+    *,
+    is_typed: bool,
+) -> Route:
+    """The route of an envelope whose members these are; `head` is that of the request which carries it.
+
+    Raises:
+        TargetNotAllowedError: no entry allows the target, or envelopes are not configured.
+        InvalidRequestError: the envelope is malformed, or repeats a credential that is meant for the proxy.
+        UpstreamNotAllowedError: the plan does not include it.
+    """
+    if rules is None:
+        raise TargetNotAllowedError
+    envelope = parse_envelope(members)
+    target = parse_target(envelope.target_url)
+    if target.query is not None and not is_query(target.query):
+        raise InvalidRequestError("targetUrl is malformed.")
+    index = FieldIndex(envelope.fields)
+    if is_loop(index):
+        raise InvalidRequestError("The request has been through this proxy before.")
+    entry = next((entry for entry in rules.targets if entry[0].matches(target)), None)
+    if entry is None:
+        raise TargetNotAllowedError
+    plain: tuple[Field, ...] = (_ACCEPT,)
+    if envelope.has_json_body and b"content-type" not in index:
+        plain = (_ACCEPT, _JSON)
+    if entry[1] is None:
+        check_plan(ENVELOPE, principal)
+        if is_typed:
+            raise InvalidRequestError(NOT_READABLE)
+        return _own_route(rules, target, head, envelope, index, plain)
+    check_plan(entry[1], principal)
+    leg = legs[entry[1]]
+    # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
+    added = leg.added(head).under(plain)
+    query = strip_query(target.query, gemini=leg.dialect.query_credential)
+    return leg.route(
+        envelope.method,
+        with_query(target.path, query),
+        to_upstream(envelope.fields, index, added),
+        envelope.body,
+        leg.typed_names() if is_typed else leg.unasked_names,
+    )._replace(origin=target.origin, host=target.origin.host_field, is_pinned=True)
+
+
+def _own_route(
+    rules: EnvelopeRules,
+    target: Target,
+    head: RequestHead,
+    envelope: Envelope,
+    index: FieldIndex,
+    plain: tuple[Field, ...],
+) -> Route:
+    """To a target without an upstream goes the envelope's own header, with its credential for that server."""
+    if any(repeats_credential(value, head, envelope.passcode) for _, value in envelope.fields):
+        raise InvalidRequestError("The envelope's header repeats the credential that is meant for the proxy.")
+    own = (own_field for own_field in envelope.fields if fold(own_field[0]) in SERVER_CREDENTIALS)
+    return Route(
+        upstream=ENVELOPE,
+        dialect="raw",
+        origin=target.origin,
+        host=target.origin.host_field,
+        timeouts=rules.timeouts,
+        heartbeat_s=None,
+        ca_file=None,
+        method=envelope.method,
+        target=with_query(target.path, target.query),
+        fields=to_upstream(envelope.fields, index, Added((*plain, *own))),
+        body=envelope.body,
+        is_pinned=True,
+    )
