@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Framing = Literal["none", "length", "chunked", "close"]
 
 LAST_CHUNK = b"0\r\n\r\n"
+_END_AND_LAST = b"\r\n" + LAST_CHUNK
 
 
 class ErrorEvent(Protocol):
@@ -167,34 +168,28 @@ class Relay:
         return self._bytes if self._lane is None else self._bytes + self._lane.bytes
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
-        """Write one read's worth of body as one chunk; with the last, the chunk that ends the body."""
+        """Write one read's worth of body as one chunk: with the first the head, with the last what ends the body."""
         if self.ending is not None:
             return
-        if is_last or self._head or not self._is_chunked:
-            self._write_edge(data, is_last=is_last)
-        elif data:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if data:
+        size = len(data)
+        if not self._is_chunked:
+            framed = self._head + data
+        elif size:
+            # Joined and not formatted, which for large reads takes and gives back more memory than the chunk has.
+            framed = b"".join((self._head, b"%x\r\n" % size, data, _END_AND_LAST if is_last else b"\r\n"))
+        else:
+            framed = self._head + (LAST_CHUNK if is_last else b"")
+        self._head = b""
+        if framed:
+            self._transport.write(framed)
+        if size:
             if not self._bytes:
                 self.first_byte_s = asyncio.get_running_loop().time()
-            self._bytes += len(data)
+            self._bytes += size
             if self._observer is not None:
                 self._observer.feed(data)
         if is_last:
             self._end(Ending.COMPLETE)
-
-    def _write_edge(self, data: bytes, *, is_last: bool) -> None:
-        """Write body with the head before it or the body's end behind it, in one piece."""
-        if not self._is_chunked:
-            framed = data
-        elif not data:
-            framed = LAST_CHUNK if is_last else b""
-        else:
-            framed = b"%x\r\n%b\r\n%b" % (len(data), data, LAST_CHUNK if is_last else b"")
-        framed = self._head + framed
-        self._head = b""
-        if framed:
-            self._transport.write(framed)
 
     def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running answer ends alike
         """The upstream broke off."""

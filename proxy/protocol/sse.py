@@ -30,7 +30,7 @@ class EventStreamObserver:
 
     Lines end with LF, CRLF or CR, in any mixture; a leading byte order mark is skipped. Never raises. Keeps a few
     bytes whatever passes. A read that is one whole event with LF costs a handful of C calls, of many events
-    (`_feed_blocks`) a few for all of them and one for each; any other costs time in proportion to its lines. No case
+    (`_count_events`) a few for all of them and one for each; any other costs time in proportion to its lines. No case
     is guessed: the fast ways are taken only where they give for any bytes what the slow one would.
 
     Attributes:
@@ -58,60 +58,45 @@ class EventStreamObserver:
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the stream."""
-        if not self._is_opened and not self._head and data[:1] not in _BOM_BEGINS:
-            self._is_opened = True
-        if self.at_boundary and self._is_opened:
-            # What most reads are: one block of a `data` line, or of one other line and a `data` line (should that other
-            # one be blank, it changes nothing here). Written for speed: a slice compares faster than `startswith`, and
-            # an integer is looked for with memchr.
-            start = 0
-            if data[:5] != b"data:":
-                start = data.find(b"\n") + 1
-                if data[start : start + 5] != b"data:":
-                    start = -1
+        if self.at_boundary:
+            # What most reads are: one block of a `data` line, or of one other line and a `data` line. Should that other
+            # one be blank, or begin with the byte order mark, it changes nothing here. Written for speed: a slice
+            # compares faster than `startswith`, and an integer is looked for with memchr.
+            start = 0 if data[:5] == b"data:" else data.find(b"\n") + 1
             if (
-                start >= 0
                 # The `data` line's end is the first half of the blank line that ends the read.
-                and data.find(b"\n", start) == len(data) - 2
+                data.find(b"\n", start) == len(data) - 2
                 and data[-1] == _LF
+                and (start == 0 or data[start : start + 5] == b"data:")
                 and _CR not in data
             ):
                 self.events += 1
                 return
+        self._feed_lines(data)
+
+    def _feed_lines(self, data: bytes) -> None:
+        """Take any read: the end of the block that is under way, whole blocks, and the beginning of another."""
+        if not self._is_opened and (self.events or (not self._head and data[:1] not in _BOM_BEGINS)):
+            self._is_opened = True
         if not self._is_opened or _CR in data:
             self._feed_slowly(data)
             return
-        # The end of the block that is under way, whole blocks, and the beginning of another.
         start = 0 if self.at_boundary else data.find(b"\n\n") + 2
         if start:
             self._feed_slowly(data[: start if start > 1 else len(data)])
+        lines = io.BytesIO(data)
         while start != 1:
             stop = data.rfind(b"\n\n", start, start + _BLOCKS_BYTES) + 2
             if stop <= start + 1:
                 self._feed_slowly(data[start:])
                 return
-            self._feed_blocks(data[start:stop])
+            lines.seek(start)
+            events = _count_events(lines.readlines(stop - start))
+            if events:
+                self.events += events
+            else:
+                self._feed_slowly(data[start:stop])
             start = stop
-
-    def _feed_blocks(self, data: bytes) -> None:
-        """Take whole blocks of lines that end with LF.
-
-        When all blocks have as many lines as the first, and before each blank line stands a `data` line, there are as
-        many events as blocks. That is so for what vendors send, and is found out by comparing in C, whatever the number
-        of lines.
-        """
-        lines = io.BytesIO(data).readlines()
-        size = lines.index(b"\n") + 1
-        blanks = lines.count(b"\n")
-        if (
-            size > 1
-            and blanks * size == len(lines)
-            and lines[size - 1 :: size].count(b"\n") == blanks
-            and [line[:5] for line in lines[size - 2 :: size]].count(b"data:") == blanks
-        ):
-            self.events += blanks
-        else:
-            self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> None:
         for begin in range(0, len(data), _SLICE_BYTES):
@@ -153,6 +138,21 @@ class EventStreamObserver:
         self._head = (self._head + rest[:_HEAD_BYTES])[:_HEAD_BYTES]
         self._after_cr = ends_with_cr
         self.at_boundary = not (self._head or self._is_block_open or ends_with_cr)
+
+
+def _count_events(lines: list[bytes]) -> int:
+    """How many events whole blocks of lines are that end with LF; 0 where they are not as vendors send them.
+
+    When before each blank line stands a `data` line, there are as many events as blank lines. Those stand as far apart
+    as in the first block, which is found out by comparing in C, whatever the number of lines: all of the lines before
+    blank ones begin with `data:` when the least and the greatest of them do.
+    """
+    size = lines.index(b"\n") + 1
+    blanks = lines.count(b"\n")
+    if size == 1 or lines[size - 1 :: size].count(b"\n") != blanks:
+        return 0
+    last = lines[size - 2 :: size]
+    return blanks if min(last)[:5] == max(last)[:5] == b"data:" else 0
 
 
 def encode_event(data: bytes, event: bytes | None = None) -> bytes:

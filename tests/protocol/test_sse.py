@@ -94,6 +94,34 @@ def test_observer_reads_of_blocks(reads: list[bytes]) -> None:
     assert observed(*framed) == expected(b"".join(framed))
 
 
+LINES = st.sampled_from(
+    [
+        *(b"data: x", b"data:", b"data", b"datb: x", b"dat", b"data;", b"data 1", b"daza:"),
+        *(b"e", b"event: data: x", b"", b"\xff"),
+    ]
+)
+BLOCKS = st.lists(LINES, max_size=4).map(lambda lines: b"".join(line + b"\n" for line in lines) + b"\n")
+
+
+@given(BLOCKS, st.lists(BLOCKS, max_size=3), st.integers(1, 5), st.integers(0, 12))
+@STEADY
+def test_observer_reads_of_like_blocks(block: bytes, others: list[bytes], times: int, cut: int) -> None:
+    """Many blocks of a kind in one read, as vendors send them, and others among them, give what the parser gives."""
+    read = b"".join(block * times + other for other in [*others, b""])
+    framed = [b"id: 0\n\n", read[:cut], read[cut:], read]
+    assert observed(*framed) == expected(b"".join(framed))
+    assert observed(read) == expected(read)
+
+
+@pytest.mark.parametrize("odd", [b"datb: x\n\n", b"data\n\n", b"dat: x\n\n", b"\n\n", b"data:\ndata:\n\n"])
+def test_observer_odd_one_of_many(odd: bytes) -> None:
+    """One other block, wherever it stands in a large read of like ones, is counted for what it is."""
+    block = b"data: " + b"x" * 200 + b"\n\n"
+    for place in (0, 1, 300, 599):
+        read = block * place + odd + block * (600 - place)
+        assert observed(block, read) == expected(block + read)
+
+
 @pytest.mark.parametrize(
     ("stream", "events", "at_boundary"),
     [
@@ -127,6 +155,9 @@ def test_observer_reads_of_blocks(reads: list[bytes]) -> None:
         pytest.param(b"id: 1\rdata: a\n\n", 1, True, id="data line after a lone cr"),
         pytest.param(b"data: a\nb", 0, False, id="one byte of the next line"),
         pytest.param(b"\ndata: a\n\n", 1, True, id="blank line first"),
+        pytest.param(b"\xef\xbb\xbfid: 1\ndata: a\n\n", 1, True, id="byte order mark before another line"),
+        pytest.param(b"\xef\xbb\xbf\ndata: a\n\n", 1, True, id="byte order mark before a blank line"),
+        pytest.param(b"id: 1\ndata: a\n\n\xef\xbb\xbfdata: b\n\n", 1, True, id="mark after the first event"),
     ],
 )
 def test_observer_example(stream: bytes, events: int, at_boundary: bool) -> None:
@@ -144,6 +175,13 @@ def test_observer_boundary_after_crlf() -> None:
         boundaries.append(observer.at_boundary)
     assert boundaries == [False, True, False, False, False, True]
     assert observer.events == 2
+
+
+def test_observer_mark_after_first_read() -> None:
+    """A byte order mark is one only before everything else, however the first event was taken in."""
+    for first in (b"data: a\n\n", b"id: 1\ndata: a\n\n"):
+        reads = (first, b"\xef\xbb\xbfdata: b\n\n", b"\xef\xbb\xbf\ndata: c\n\n")
+        assert observed(*reads) == expected(b"".join(reads)) == (2, True)
 
 
 def test_observer_endless_line() -> None:
