@@ -12,10 +12,6 @@ from typing import Final
 # More chunks in one read are not looked at one by one: then the parser is the cheaper way.
 _MAX_LOOKED_AT: Final = 8
 _LINE: Final = re.compile(rb"([1-9a-f][0-9a-f]{0,6})\r\n")
-# How long a whole chunk is whose first four or five bytes are these: its line, its payload, its end.
-WHOLE_LENGTHS: Final = {line: len(line) + size + 2 for size in range(0x10, 0x1000) for line in [b"%x\r\n" % size]}
-# Whole chunks of less than this have a line of four bytes.
-LINE_OF_5: Final = 0x100 + 5 + 2
 
 
 def follow(data: bytes, position: int, missing: int) -> int | None:

@@ -8,15 +8,31 @@ those that passed here.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
-
-from proxy.protocol.chunks import LINE_OF_5, WHOLE_LENGTHS
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # As integers: so they are looked for in one call, and quickly.
 _LF, _CR = b"\n\r"
+# How a line of data begins, and how a chunk ends of which it is the last line.
+_DATA: Final = b"data:"
+_END: Final = b"\n\n\r\n"
+
+
+def _shapes() -> tuple[tuple[bytes, int, int], ...]:
+    # As long as no chunk is: its line cannot be less than nothing.
+    shapes = [(_DATA, -len(_DATA) - 1, 0)] * (len(b"fff\r\n") + 0xFFF + len(b"\r\n") + 1)
+    for payload in range(0x10, 0x1000):
+        lead = b"%x\r\n" % payload
+        shapes[len(lead) + payload + len(b"\r\n")] = (lead + _DATA, payload - len(_DATA) - len(b"\n\n"), payload)
+    return tuple(shapes)
+
+
+# For every length of a read what it is if it is one whole chunk with one line of data: how that begins, how long the
+# line is from there on, and how long the payload.
+_SHAPES: Final = _shapes()
+_TOO_LONG: Final = len(_SHAPES)
 
 
 class Lane(asyncio.Protocol):
@@ -46,16 +62,20 @@ class Lane(asyncio.Protocol):
         line says how long it is, and that ends with a blank line, is one event if what stands between is one block of
         lines, of which the last is data.
         """
-        if data[-4:] == b"\n\n\r\n":
-            size = len(data)
-            start = 4 if size < LINE_OF_5 else 5
-            if WHOLE_LENGTHS.get(data[:start]) == size:
-                block = data[start:-4]
-                if _CR not in block and (_LF not in block if block[:5] == b"data:" else _is_named_event(block)):
-                    self._write(data)
-                    self.bytes += size - start - 2
-                    self.events += 1
-                    return
+        size = len(data)
+        if size < _TOO_LONG:
+            lead, length, payload = _SHAPES[size]
+            line = data.removeprefix(lead).removesuffix(_END)
+            # With both gone, that is what is left.
+            if len(line) == length:
+                is_event = _LF not in line and _CR not in line
+            else:
+                is_event = _is_named_event(data, lead, length)
+            if is_event:
+                self._write(data)
+                self.bytes += payload
+                self.events += 1
+                return
         assert self._connection is not None
         self._connection.data_received(data)
 
@@ -70,7 +90,15 @@ class Lane(asyncio.Protocol):
         self._connection.connection_lost(exc)
 
 
-def _is_named_event(block: bytes) -> bool:
-    """Whether a block is a line that is not blank and one of data, as those vendors send that name their events."""
+def _is_named_event(data: bytes, lead: bytes, length: int) -> bool:
+    """Whether a chunk is a line that is not blank and one of data, as those vendors send that name their events."""
+    block = data.removeprefix(lead.removesuffix(_DATA)).removesuffix(_END)
+    if len(block) != len(_DATA) + length:
+        return False
     line_end = block.find(b"\n")
-    return line_end > 0 and block[line_end + 1 : line_end + 6] == b"data:" and block.find(b"\n", line_end + 1) < 0
+    return (
+        line_end > 0
+        and block[line_end + 1 : line_end + 6] == _DATA
+        and block.find(b"\n", line_end + 1) < 0
+        and _CR not in block
+    )

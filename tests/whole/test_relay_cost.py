@@ -21,8 +21,8 @@ EVENTS = 50
 CALLS_PER_EVENT = 1.5
 # A read of many events: what the parser, the observer and the relay cost once, whatever their number.
 CALLS_PER_READ = 40
-# `len`, the look-up of the chunk's length, and no more; the write is the transport's.
-C_CALLS_PER_EVENT = 4
+# The length before and after the two cuts, and no more (but for that tick); the write is the transport's.
+C_CALLS_PER_EVENT = 5
 
 
 class Calls:
