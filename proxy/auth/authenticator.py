@@ -102,9 +102,9 @@ class Authenticator:
 
     def recall(self, token: str) -> Principal | None:
         """The principal of a token that was verified before and is still good, else None; never raises."""
-        if len(token) > MAX_CREDENTIAL_BYTES:
+        if not token.isascii() or len(token) > MAX_CREDENTIAL_BYTES:
             return None
-        digest = _digest(token.encode(errors="surrogatepass")).digest()
+        digest = _digest(token.encode()).digest()
         verified = self._cache.get(digest)
         if verified is None:
             return None

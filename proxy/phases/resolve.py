@@ -38,8 +38,6 @@ _SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The dialect of refusals where nothing says which upstream was meant.
 _USUAL_DIALECT: Final = "openai"
-# The fields that have a say about where `POST /forward-sse` goes, or that it goes nowhere.
-_TELLING: Final = frozenset({b"via", b"x-upstream"})
 # The member of a query that asks for typed events.
 _TYPED: Final = (b"events", b"typed")
 # Longer names are no models of anybody's, and globs are not to be tried on them.
@@ -112,7 +110,8 @@ class Router:
             InvalidRequestError: a loop, a malformed query, two upstreams, or typed events of a dialect without them.
         """
         path, query, is_typed = head.path, head.query, False
-        if path == _FRONT and head.method == "POST" and query is None and head.index.keys().isdisjoint(_TELLING):
+        is_silent = query is None and b"x-upstream" not in head.index and b"via" not in head.index
+        if is_silent and path == _FRONT and head.method == "POST":
             # Nothing left to judge, as in most requests.
             return _TOLD_BY_BODY
         _check_door(head)

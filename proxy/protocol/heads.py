@@ -107,7 +107,7 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     Raises:
         InvalidRequestError: any other form (`*`, an authority), or a fragment, which no client sends.
     """
-    if not target.startswith(b"/"):
+    if target[:1] != b"/":
         match = _ABSOLUTE.match(target)
         if match is None:
             raise InvalidRequestError("The request target is malformed.")
