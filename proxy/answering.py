@@ -1,7 +1,7 @@
 """Answering: from the head of an upstream's answer to the client's, and to the relay that takes the body.
 
 There are three relays: the bytes as they are, typed events made of them, and either of them for an `EventSource`, which
-is told in the stream what it cannot see.
+is told in the stream what it cannot see. An answer that is there whole, with its head, needs none of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.dialects import DIALECTS
 from proxy.exchange import Ending
 from proxy.phases.answer import Settled, date
-from proxy.phases.relay import Relay, StreamClocks
+from proxy.phases.relay import Relay, StreamClocks, ending_of_whole, write_whole
 from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
 from proxy.protocol.fields import to_client
 from proxy.protocol.heads import render_response
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from proxy.phases.relay import Framing
     from proxy.upstream.answer import Answer
 
-_STREAM_FIELDS: tuple[Field, ...] = (
-    (b"Cache-Control", b"no-cache, no-transform"),
-    (b"X-Accel-Buffering", b"no"),
-)
-_CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
+# What every answer says that is passed on, behind its own fields.
+_STREAM_LINES = b"Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
+_END = _STREAM_LINES + b"\r\n"
+_END_CHUNKED = _STREAM_LINES + b"Transfer-Encoding: chunked\r\n\r\n"
+_END_LENGTH = _STREAM_LINES + b"Content-Length: %d\r\n\r\n"
 _NO_CONTENT = 204
 
 
 def answer(call: Call, route: Route, given: Answer, *, now_s: float, deadline_s: float | None) -> Relay | Settled:
-    """Make the client's head and the relay, which is not started; nothing is written yet.
+    """Make the client's head and the relay, which is not started: nothing is written yet.
+
+    An answer that has come whole, and is passed as it is, needs no relay: it is written here, and settled.
 
     Raises:
         UpstreamProtocolError: the body would have to be read, and is compressed; the upstream's connection is closed.
@@ -47,45 +49,48 @@ def answer(call: Call, route: Route, given: Answer, *, now_s: float, deadline_s:
         given.abort()
         call.exchange.ending = Ending.CLIENT_CLOSED
         return Settled(keep_alive=False)
-    dialect = DIALECTS[route.dialect]
-    clocks = StreamClocks(
-        now_s,
-        route.timeouts.idle_s,
-        call.rules.write_timeout_s,
-        deadline_s,
-        route.heartbeat_s if dialect.heartbeat_allowed else None,
-    )
+    framing: Framing = "close" if call.is_old else "chunked"
     if call.is_in_band:
-        return _answer_ticket(call, route, given, transport, clocks)
-    call.exchange.status = given.status
+        return _answer_ticket(call, route, given, transport, framing, _clocks(call, route, now_s, deadline_s))
+    status = call.exchange.status = given.status
     translator = None if route.typed_names is None else begin_translation(route, given)
     if translator is not None:
-        framing: Framing = "close" if call.is_old else "chunked"
-        head = _head(call, given.status, translated_fields(given), given, framing)
+        head = _head(call, status, translated_fields(given), given, framing)
+        clocks = _clocks(call, route, now_s, deadline_s)
         return TypedRelay(translator, given, transport, head, framing=framing, clocks=clocks)
-    framing = "close" if call.is_old else "chunked"
     if given.framing in {"none", "length"}:
         framing = given.framing
     index = given.index
     is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
-    head = _head(call, given.status, to_client(given.fields, index), given, framing)
-    target = route.target
+    observer = EventStreamObserver() if is_watched else None
+    head = _head(call, status, to_client(given.fields, index), given, framing)
+    if given.is_complete and given.held:
+        whole = given.held
+        write_whole(transport, head, whole, framing)
+        exchange = call.exchange
+        exchange.first_byte_s = now_s
+        exchange.bytes = len(whole)
+        if observer is not None:
+            observer.feed(whole)
+            exchange.events = observer.events
+        exchange.ending = ending_of_whole(status)
+        return Settled(keep_alive=framing != "close" and not call.is_last)
+    dialect, target = DIALECTS[route.dialect], route.target
     return Relay(
         given,
         transport,
         head,
         framing=framing,
-        observer=EventStreamObserver() if is_watched else None,
+        observer=observer,
         error_event=lambda code, message: dialect.error_event(code, message, target),
-        clocks=clocks,
+        clocks=_clocks(call, route, now_s, deadline_s),
     )
 
 
 def _answer_ticket(
-    call: Call, route: Route, given: Answer, transport: asyncio.Transport, clocks: StreamClocks
+    call: Call, route: Route, given: Answer, transport: asyncio.Transport, framing: Framing, clocks: StreamClocks
 ) -> Relay:
     """200 and an event stream, whatever the upstream's answer is."""
-    framing: Framing = "close" if call.is_old else "chunked"
     id_, status = call.exchange.id, given.status
     translator = begin_translation(route, given)
     if translator is not None:
@@ -110,15 +115,20 @@ def _answer_ticket(
     )
 
 
+def _clocks(call: Call, route: Route, now_s: float, deadline_s: float | None) -> StreamClocks:
+    heartbeat_s = route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None
+    return StreamClocks(now_s, route.timeouts.idle_s, call.rules.write_timeout_s, deadline_s, heartbeat_s)
+
+
 def _head(call: Call, status: int, fields: list[Field], given: Answer, framing: Framing) -> bytes:
     if b"date" not in given.index:
         fields.append((b"Date", date()))
     fields += own_fields(call)
-    fields += _STREAM_FIELDS
     if framing == "chunked":
-        fields.append(_CHUNKED)
+        end = _END_CHUNKED
     elif framing != "close" and given.length is not None and status != _NO_CONTENT:
         # RFC 9110 §8.6: none on 204.
-        fields.append((b"Content-Length", b"%d" % given.length))
-    given.let_head_go()
-    return render_response(status, fields)
+        end = _END_LENGTH % given.length
+    else:
+        end = _END
+    return render_response(status, fields, end)

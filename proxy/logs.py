@@ -139,7 +139,7 @@ class Redactor:
         known.update(secret.encode() for secret in secrets if len(secret) >= MIN_SECRET_LENGTH)
         self._secrets = tuple(known)
 
-    def __call__(self, line: bytes) -> bytes:
+    def redact(self, line: bytes) -> bytes:
         """The line without secrets."""
         for secret in self._secrets:
             # Not `in`, which for bytes tries first whether the secret is a number, and fails at some cost.
@@ -152,11 +152,11 @@ class _Logger:
     """What structlog hands a rendered line to."""
 
     def __init__(self, writer: Writer, redactor: Redactor) -> None:
-        self._writer = writer
-        self._redactor = redactor
+        self.writer = writer
+        self.redactor = redactor
 
-    def msg(self, line: bytes | str) -> None:
-        self._writer.write(self._redactor(line.encode() if isinstance(line, str) else line))
+    def msg(self, line: bytes) -> None:
+        self.writer.write(self.redactor.redact(line))
 
     debug = info = warning = error = critical = msg
 
@@ -173,6 +173,15 @@ class _ThirdParty(logging.Handler):
 
 def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
     return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _render_console() -> structlog.typing.Processor:
+    render = structlog.dev.ConsoleRenderer(colors=False)
+
+    def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
+        return render(logger, name, event).encode()
+
+    return render_bytes
 
 
 def _stamp(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -226,7 +235,7 @@ def configure(
     if writer is None:
         writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
     number = logging.getLevelNamesMapping()[level.upper()]
-    render: Any = _render_json if format_ == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    render: structlog.typing.Processor = _render_json if format_ == "json" else _render_console()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -247,21 +256,25 @@ def configure(
 def exchange_logger() -> Callable[[dict[str, Any]], None]:
     """What writes an exchange's line, by the configuration of the moment.
 
-    It applies structlog's processors to the event and hands it to the writer, as structlog does, but without making
-    the logger, the context and the copies that other lines have: this one is written for every request.
+    The line is what structlog would make of the event, with the processors of `configure`, but for the loggers,
+    contexts and copies that other lines have: this one is written for every request.
     """
     config = structlog.get_config()
     if not structlog.get_logger().is_enabled_for(logging.INFO):
         return lambda _event: None
-    processors, logger = config["processors"], config["logger_factory"]()
+    *constant, stamp, render = config["processors"]
+    logger: _Logger = config["logger_factory"]()
+    write, redact = logger.writer.write, logger.redactor.redact
+    # What the first ones add is the same in every line.
+    added: dict[str, Any] = {}
+    for process in constant:
+        added = process(logger, "info", added)
 
-    def write(event: dict[str, Any]) -> None:
-        line: Any = event
-        for process in processors:
-            line = process(logger, "info", line)
-        logger.msg(line)
+    def write_exchange(event: dict[str, Any]) -> None:
+        event.update(added)
+        write(redact(render(logger, "info", stamp(logger, "info", event))))
 
-    return write
+    return write_exchange
 
 
 def log_failure(id_: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._upstreams: dict[str, _Upstream] = {}
-        self._requests: dict[tuple[str, str, str], int] = {}
-        self._refusals: dict[str, int] = {}
+        self._upstreams: defaultdict[str, _Upstream] = defaultdict(_Upstream)
+        self._requests: defaultdict[tuple[str, int | None, str], int] = defaultdict(int)
+        self._refusals: defaultdict[str, int] = defaultdict(int)
         self.registry.register(self)
         self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
         self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
@@ -74,7 +75,7 @@ class Metrics:
         self,
         *,
         upstream: str,
-        status: str,
+        status: int | None,
         ending: str,
         code: str | None,
         first_byte_s: float | None,
@@ -83,12 +84,11 @@ class Metrics:
         events: int,
     ) -> None:
         """Count one exchange."""
-        labels = (upstream, status, ending)
-        self._requests[labels] = self._requests.get(labels, 0) + 1
+        self._requests[upstream, status, ending] += 1
         if code is not None:
-            self._refusals[code] = self._refusals.get(code, 0) + 1
+            self._refusals[code] += 1
         if first_byte_s is not None:
-            counted = self._upstream(upstream)
+            counted = self._upstreams[upstream]
             counted.first_byte.observe(first_byte_s)
             counted.duration.observe(duration_s)
             counted.bytes += bytes_
@@ -96,17 +96,17 @@ class Metrics:
 
     def stream_began(self, upstream: str) -> None:
         """One more running answer."""
-        self._upstream(upstream).active += 1
+        self._upstreams[upstream].active += 1
 
     def stream_ended(self, upstream: str) -> None:
         """One less."""
-        self._upstream(upstream).active -= 1
+        self._upstreams[upstream].active -= 1
 
     def collect(self) -> Iterator[Metric]:
         """What was counted of exchanges, in the library's form; called by the registry."""
         requests = _family("requests", "Exchanges that ended.", "upstream", "status", "ending")
-        for labels, count in self._requests.items():
-            requests.add_metric(labels, count)
+        for (upstream, status, ending), count in self._requests.items():
+            requests.add_metric((upstream, "" if status is None else str(status), ending), count)
         refusals = _family("refusals", "Answers of the proxy's own, by code.", "code")
         for code, count in self._refusals.items():
             refusals.add_metric([code], count)
@@ -149,12 +149,6 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
-
-    def _upstream(self, name: str) -> _Upstream:
-        counted = self._upstreams.get(name)
-        if counted is None:
-            counted = self._upstreams[name] = _Upstream()
-        return counted
 
 
 def _family(name: str, documentation: str, *labels: str) -> CounterMetricFamily:

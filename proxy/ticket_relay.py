@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from proxy.dialects.base import broken_stream_status
 from proxy.errors import ProxyError, UpstreamProtocolError
-from proxy.exchange import Ending
-from proxy.phases.relay import BROKEN, LAST_CHUNK, Relay
+from proxy.phases.relay import BROKEN, LAST_CHUNK, Relay, ending_of_whole
 from proxy.phases.typed_relay import TypedRelay
 from proxy.protocol.fields import fold, to_client
 from proxy.protocol.in_band import DataLines, end_event, torn
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
 
     from proxy.dialects.typed.translator import Translator
     from proxy.errors import ErrorShape, Field
+    from proxy.exchange import Ending
     from proxy.phases.relay import Framing, StreamClocks
     from proxy.upstream.answer import Answer
 
-# RFC 9110 §15: the error classes.
-_FIRST_ERROR = 400
 _CONTENT_TYPE: Field = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here.
 _OF_THE_BODY = frozenset(
@@ -119,7 +117,7 @@ class TicketRelay(Relay):
             data = self._lines.feed(data) + (self._lines.end() if is_last else b"")
         super().body(data)
         if is_last:
-            ending = Ending.COMPLETE if self._status < _FIRST_ERROR else Ending.UPSTREAM_ERROR
+            ending = ending_of_whole(self._status)
             self._part(end_event(self._id, ending, self._status))
             if self._is_chunked:
                 self._transport.write(LAST_CHUNK)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]
 
+# RFC 9110 §15: the error classes.
+_FIRST_ERROR = 400
+
 LAST_CHUNK = b"0\r\n\r\n"
 _END_AND_LAST = b"\r\n" + LAST_CHUNK
 
@@ -56,6 +59,19 @@ class StreamClocks(NamedTuple):
     write_s: float | None
     deadline_s: float | None
     heartbeat_s: float | None
+
+
+def write_whole(transport: asyncio.Transport, head: bytes, body: bytes, framing: Framing) -> None:
+    """Write an answer of which everything is there, with its body's end, in one piece."""
+    if framing == "chunked":
+        transport.write(b"".join((head, b"%x\r\n" % len(body), body, _END_AND_LAST)))
+    else:
+        transport.write(head + body)
+
+
+def ending_of_whole(status: int) -> Ending:
+    """How an exchange ended whose answer the client has been given whole (contract §7)."""
+    return Ending.COMPLETE if status < _FIRST_ERROR else Ending.UPSTREAM_ERROR
 
 
 class Relay:
@@ -135,6 +151,7 @@ class Relay:
 
     def start(self) -> None:
         """Write the head, and take the body: what has arrived of it now, in the same write, the rest as it comes."""
+        self._answer.let_head_go()
         if not (self.joins_head and self._answer.has_body_waiting):
             self._transport.write(self._head)
             self._head = b""

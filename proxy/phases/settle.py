@@ -21,9 +21,9 @@ NO_UPSTREAM = "none"
 def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[[dict[str, Any]], None]) -> None:
     """Write the line and count the exchange; called exactly once for each, whatever happened."""
     principal = exchange.principal
-    ending = (exchange.ending or Ending.CLIENT_CLOSED).value
-    ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
+    ending = exchange.ending or Ending.CLIENT_CLOSED
     duration_s = now_s - exchange.started_s
+    ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
     path = exchange.path
     line = {
         "id": exchange.id,
@@ -35,8 +35,9 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
         "status": exchange.status,
         "ending": ending,
-        "ttfb_ms": None if ttfb_s is None else _ms(ttfb_s),
-        "duration_ms": _ms(duration_s),
+        # To a tenth; `round` costs three times as much.
+        "ttfb_ms": None if ttfb_s is None else int(ttfb_s * 10_000 + 0.5) / 10,
+        "duration_ms": int(duration_s * 10_000 + 0.5) / 10,
         "bytes": exchange.bytes,
         "events": exchange.events,
         "code": exchange.code,
@@ -47,7 +48,7 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
     log(line)
     metrics.exchange_settled(
         upstream=exchange.upstream or NO_UPSTREAM,
-        status=str(exchange.status or ""),
+        status=exchange.status,
         ending=ending,
         code=exchange.code,
         first_byte_s=ttfb_s,
@@ -55,8 +56,3 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         bytes_=exchange.bytes,
         events=exchange.events,
     )
-
-
-def _ms(seconds: float) -> float:
-    """Milliseconds, to a tenth; `round` costs three times as much."""
-    return int(seconds * 10_000 + 0.5) / 10

@@ -53,9 +53,9 @@ def render_request(
     return b"\r\n".join([line, *map(b": ".join, fields), end])
 
 
-def render_response(status: int, fields: Iterable[Field]) -> bytes:
-    """The head of a response."""
-    return b"\r\n".join([_STATUS_LINES[status], *map(b": ".join, fields), b"\r\n"])
+def render_response(status: int, fields: Iterable[Field], end: bytes = b"\r\n") -> bytes:
+    """The head of a response; `end` is what comes after the fields, lines that are always the same and a blank one."""
+    return b"\r\n".join([_STATUS_LINES[status], *map(b": ".join, fields), end])
 
 
 def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing, int | None]:

@@ -23,7 +23,7 @@ def worker(*, requests: int = 1, active: int = 0, upstream: str = "main") -> Met
     for number in range(requests):
         metrics.exchange_settled(
             upstream=upstream,
-            status="200",
+            status=200,
             ending="complete",
             code=None,
             first_byte_s=0.02 * (number + 1),
