@@ -109,10 +109,10 @@ class Answer:
     def attach(self, sink: Sink) -> None:
         """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
         held, self.held = self.held, b""
-        self.sink = sink
         if self.is_complete:
             sink.body(held, is_last=True)
             return
+        self.sink = sink
         if held:
             sink.body(held)
         if self.failure is not None:
@@ -132,19 +132,25 @@ class Answer:
 
     def abort(self) -> None:
         """Close the upstream's connection at once, unless the answer is complete and it has gone back to the pool."""
+        self.sink = None
         if self.source is not None:
             self.source.abort()
 
     def deliver(self, data: bytes) -> None:
         """Called by the connection: body bytes of one read; none only where the answer is complete."""
-        if self.sink is not None:
-            self.sink.body(data, is_last=self.is_complete)
-        else:
+        sink = self.sink
+        if sink is None:
             self.held += data
+            return
+        if self.is_complete:
+            # It holds the answer, too: both are let go at once, without the collector's help.
+            self.sink = None
+        sink.body(data, is_last=self.is_complete)
 
     def fail(self, error: ProxyError) -> None:
         """Called by the connection: it broke before the body's end."""
         self.source = None
         self.failure = error
-        if self.sink is not None:
-            self.sink.failed(error)
+        sink, self.sink = self.sink, None
+        if sink is not None:
+            sink.failed(error)
