@@ -26,6 +26,7 @@ from proxy.logs import exchange_logger, log_failure
 from proxy.phases.accept import Ids, Incoming, accept
 from proxy.phases.answer import Settled, write_answer
 from proxy.phases.connect import connect
+from proxy.phases.relay import ending_of_whole
 from proxy.phases.settle import settle
 from proxy.phases.ticket import FRONT, TICKETS, has_ticket
 from proxy.protocol import cors
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from proxy.protocol.heads import Framing as BodyFraming
     from proxy.upstream.pool import Pool
 
-# RFC 9110 §15: the error classes.
-_FIRST_ERROR = 400
 # What is no exchange: health, and the playground's page.
 _ASIDE = (b"/healthz", b"/readyz", b"/playground")
 # What is no way to an upstream, but for the streams.
@@ -289,9 +288,7 @@ class Pipeline:
             exchange.bytes = relay.sent
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
-        if ending is Ending.COMPLETE and (exchange.status or 0) >= _FIRST_ERROR:
-            ending = Ending.UPSTREAM_ERROR
-        exchange.ending = ending
+        exchange.ending = ending_of_whole(exchange.status or 0) if ending is Ending.COMPLETE else ending
         return Settled(
             keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last,
             ended_in_words=relay.ended_in_words,
