@@ -67,7 +67,8 @@ class Pool:
         """Make a new connection to one of `addresses`, which stand for the key's origin and are not looked up again.
 
         Several are tried in parallel, a little apart (RFC 8305). One alone is left to the loop, which connects at half
-        the price of a socket that is made here. Cancelling closes whatever was begun.
+        the price of a socket that is made here, but cannot be told the scope that a link-local address has. Cancelling
+        closes whatever was begun.
 
         Raises:
             UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
@@ -81,8 +82,8 @@ class Pool:
         loop = asyncio.get_running_loop()
         # Whatever it was given or made, the loop closes when the handshake fails or is cancelled.
         try:
-            if len(addresses) == 1:
-                family, _, _, _, (host, port, *_) = addresses[0].info
+            family, _, _, _, (host, port, *scope) = addresses[0].info
+            if len(addresses) == 1 and not any(scope):
                 await loop.create_connection(
                     lambda: connection,
                     host,

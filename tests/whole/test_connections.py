@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import socket
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -633,3 +634,20 @@ async def test_upgrade_with_a_framing_of_its_own(proxy: Running, upstream: Upstr
     assert (await client.read_message()).status == 400
     await client.closed()
     assert upstream.is_untouched
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems hand on other options")
+async def test_client_sockets_have_the_listeners_options(proxy: Running) -> None:
+    """A client that vanishes is noticed, and little is taken for one that hardly reads."""
+    client = await proxy.client()
+    client.write(request("/healthz", method="GET"))
+    await client.read_message()
+
+    connection = next(iter(proxy.app.public_listener.open))
+    assert connection.transport is not None
+    sock = connection.transport.get_extra_info("socket")
+
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 65_536
