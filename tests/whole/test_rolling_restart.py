@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -86,9 +87,9 @@ class Node:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the system gives to connections."""
+    """Ports that nobody listens on, below those that the system gives to connections; other ones in another run."""
     found: list[int] = []
-    for port in range(21000, 32000, 7):
+    for port in range(21000 + os.getpid() % 1000 * 10, 32000):
         with socket.socket() as sock:
             try:
                 sock.bind(("127.0.0.1", port))
