@@ -26,6 +26,9 @@ Framing = Literal["none", "length", "chunked", "close"]
 # RFC 9110 §15: the error classes.
 _FIRST_ERROR = 400
 
+# From this size on a chunk's data costs more to copy between its line and its end than three buffers cost to write.
+_COPIED_BYTES = 16_384
+
 LAST_CHUNK = b"0\r\n\r\n"
 _END_AND_LAST = b"\r\n" + LAST_CHUNK
 
@@ -189,16 +192,17 @@ class Relay:
         if self.ending is not None:
             return
         size = len(data)
-        if not self._is_chunked:
-            framed = self._head + data
-        elif size:
-            # Joined and not formatted, which for large reads takes and gives back more memory than the chunk has.
-            framed = b"".join((self._head, b"%x\r\n" % size, data, _END_AND_LAST if is_last else b"\r\n"))
+        if self._is_chunked and size:
+            end = _END_AND_LAST if is_last else b"\r\n"
+            if size < _COPIED_BYTES:
+                self._transport.write(b"".join((self._head, b"%x\r\n" % size, data, end)))
+            else:
+                self._transport.writelines((self._head + b"%x\r\n" % size, data, end))
         else:
-            framed = self._head + (LAST_CHUNK if is_last else b"")
+            framed = self._head + (LAST_CHUNK if self._is_chunked and is_last else data)
+            if framed:
+                self._transport.write(framed)
         self._head = b""
-        if framed:
-            self._transport.write(framed)
         if size:
             if not self._bytes:
                 self.first_byte_s = asyncio.get_running_loop().time()

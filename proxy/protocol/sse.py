@@ -22,7 +22,8 @@ _DATA_HEADS = frozenset({b"data", b"data:"})
 
 # Both slower ways make lists of lines; a read of nothing but line ends must not make them large.
 _SLICE_BYTES = 16_384
-_BLOCKS_BYTES = 65_536
+# Above 30,000 CPython counts in a way that is made for needles in haystacks, of which here there is one in every line.
+_BLOCKS_BYTES = 28_672
 
 
 class EventStreamObserver:
@@ -84,18 +85,17 @@ class EventStreamObserver:
         start = 0 if self.at_boundary else data.find(b"\n\n") + 2
         if start:
             self._feed_slowly(data[: start if start > 1 else len(data)])
-        lines = io.BytesIO(data)
         while start != 1:
             stop = data.rfind(b"\n\n", start, start + _BLOCKS_BYTES) + 2
             if stop <= start + 1:
                 self._feed_slowly(data[start:])
                 return
-            lines.seek(start)
-            events = _count_events(lines.readlines(stop - start))
+            blocks = data[start:stop]
+            events = _count_events(blocks)
             if events:
                 self.events += events
             else:
-                self._feed_slowly(data[start:stop])
+                self._feed_slowly(blocks)
             start = stop
 
     def _feed_slowly(self, data: bytes) -> None:
@@ -140,8 +140,21 @@ class EventStreamObserver:
         self.at_boundary = not (self._head or self._is_block_open or ends_with_cr)
 
 
-def _count_events(lines: list[bytes]) -> int:
-    """How many events whole blocks of lines are that end with LF; 0 where they are not as vendors send them.
+def _count_events(blocks: bytes) -> int:
+    """How many events whole blocks are whose lines end with LF; 0 where they are not as vendors send them.
+
+    Of blocks that begin with `data:` each has that line's end and the blank line at least: with no other LF, each is
+    one event. They are counted without making a list, whose lines cost more than the counting.
+    """
+    events = blocks.count(b"\n\ndata:") + 1
+    # The LFs are what goes with them: CPython looks for those with memchr, and counts byte by byte.
+    if blocks[:5] == b"data:" and len(blocks) - len(blocks.replace(b"\n", b"")) == 2 * events:
+        return events
+    return _count_longer_events(io.BytesIO(blocks).readlines())
+
+
+def _count_longer_events(lines: list[bytes]) -> int:
+    """The same for blocks of several lines.
 
     When before each blank line stands a `data` line, there are as many events as blank lines. Those stand as far apart
     as in the first block, which is found out by comparing in C, whatever the number of lines: all of the lines before
