@@ -5,6 +5,7 @@ A head is handed on as soon as it is whole, with the body that is still to come.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import httptools
@@ -139,7 +140,7 @@ class RequestParser:
             raise InvalidRequestError
         if self._overhead + self._size > MAX_LINE_BYTES:
             # Only now may a line of it be too long.
-            longest = max(len(target), *(max(map(len, field)) for field in fields))
+            longest = max(map(len, chain((target,), *fields)))
             if longest > MAX_LINE_BYTES:
                 raise InvalidRequestError
         self._has_progressed = True
