@@ -24,7 +24,7 @@ worker_rlimit_nofile {descriptors};
 pid {directory}/nginx.pid;
 error_log {directory}/error.log warn;
 {user}
-events {{ worker_connections {descriptors}; }}
+events {{ worker_connections {connections}; }}
 http {{
     log_format exchange escape=json '{{"time":"$time_iso8601","id":"$request_id","user":"$remote_user",'
         '"method":"$request_method","path":"$uri","status":$status,"bytes":$body_bytes_sent,'
@@ -84,6 +84,8 @@ def run(site: Site, *, http: str = "", checks: str = "", locations: str = "") ->
         _CONFIG.format(
             directory=site.directory,
             descriptors=site.descriptors,
+            # With fewer than a sixteenth of them free it closes connections whose request has not come yet.
+            connections=site.descriptors * 9 // 8,
             # As root its worker would change to a user who may not write here.
             user="user root;" if os.geteuid() == 0 else "",
             upstream=site.upstream_port,
