@@ -14,7 +14,8 @@ _VANISHED_S = 60
 # megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
 # would look stuck to the write clock.
 _NOTSENT_BYTES = 64 * 1024
-BACKLOG = 2048
+# Who comes in a burst, as after a network that was away, waits here instead of being turned away. The system has its own cap.
+BACKLOG = 4096
 
 
 def show(address: tuple[str, int] | None) -> str | None:
