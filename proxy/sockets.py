@@ -14,7 +14,7 @@ _VANISHED_S = 60
 # megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
 # would look stuck to the write clock.
 _NOTSENT_BYTES = 64 * 1024
-# Who comes in a burst, as after a network that was away, waits here instead of being turned away. The system has its own cap.
+# Who comes in a burst, as after a network that was away, waits here. The system has a cap of its own.
 BACKLOG = 4096
 
 
