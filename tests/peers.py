@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def event(text: str) -> bytes:

@@ -106,8 +106,6 @@ def test_log_full_disk_at_the_end() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     writer = LineWriter(full)
     writer.write(b"nobody will read this")
-    began_s = time.monotonic()
     writer.close()
     os.close(full)
     assert not writer._thread.is_alive()
-    assert time.monotonic() - began_s < 2

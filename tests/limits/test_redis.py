@@ -151,7 +151,7 @@ async def test_plans_of_one_user_share(workers: Workers) -> None:
 
 async def test_leases_of_a_dead_worker_lapse(workers: Workers) -> None:
     """A worker that dies frees its streams within their life; those of the others are renewed for as long as held."""
-    dead, living = await workers.several(2, life_s=0.6)
+    dead, living = await workers.several(2, life_s=1.5)
     await dead.admit(user(STREAMS))
     await dead.admit(user(STREAMS))
     kept = await living.admit(user(STREAMS))
@@ -166,8 +166,8 @@ async def test_leases_of_a_dead_worker_lapse(workers: Workers) -> None:
         return len(later) == 2
 
     await comes_true(is_admitted_twice)
-    # The living one's own is still there, three lives later.
-    await asyncio.sleep(1.8)
+    # The living one's own is still there, two lives later.
+    await asyncio.sleep(3.0)
     assert await attempt(living, user(STREAMS)) == "too_many_streams"
     later[0].lease.release()
     kept.lease.release()

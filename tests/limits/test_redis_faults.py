@@ -17,6 +17,7 @@ from tests.limits.redis_support import (
     PATIENCE_S,
     RedisServer,
     Workers,
+    at_once,
     attempt,
     die,
     holds,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from proxy.limits.store import Admission
 
 TEN = Plan("ten", (Rate(10, 3600.0),), concurrent_streams=4)
-# What the product has; the other tests are more patient, because machines that test are busy.
-TIMEOUT_S = 0.1
+# Several times what the product has, because machines that test are busy.
+TIMEOUT_S = 0.4
 POLICIES = ["deny", "local", "allow"]
 OUTAGES = ["kill", "stop"]
 
@@ -86,12 +87,9 @@ async def test_outage(workers: Workers, how: str, policy: str) -> None:
     first = await asyncio.gather(*[timed(store, f"user-{number}") for number in range(50)])
     assert max(waited_s for _, waited_s in first) < PATIENCE_S
     await passes(lambda: store.problem() is not None)
-    # Known to be away: nobody waits at all, that is, not even for a turn of the loop.
+    # Known to be away: nobody waits at all.
     for number in range(50):
-        coroutine = attempt(store, user(TEN, f"user-{number}"))
-        with pytest.raises(StopIteration) as ended:
-            coroutine.send(None)
-        outcome = ended.value.value
+        outcome = at_once(store, user(TEN, f"user-{number}"))
         if policy == "deny":
             assert outcome == "limits_unavailable"
         else:
@@ -127,8 +125,7 @@ async def test_absent_at_the_start(waiting: Workers, policy: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         store = await waiting.one(timeout_s=TIMEOUT_S, on_store_error=policy)
     assert store.problem() == "the server cannot be reached"
-    outcome, waited_s = await timed(store)
-    assert waited_s < 0.05
+    outcome = at_once(store, user(TEN))
     assert (outcome == "limits_unavailable") is (policy == "deny")
     with pytest.raises(LimitsUnavailableError):
         await store.put_ticket("a", b"b", 60, user(TEN))
@@ -147,7 +144,7 @@ async def test_absent_at_the_start(waiting: Workers, policy: str) -> None:
 async def test_hanging_at_the_start(workers: Workers) -> None:
     """A server that hangs does not hold up the start either."""
     workers.server.stop()
-    async with asyncio.timeout(2 * PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         store = await workers.one(timeout_s=TIMEOUT_S)
     assert store.problem() == "the server did not answer in time"
     workers.server.go_on()
@@ -387,10 +384,10 @@ async def test_renewals_that_fail(workers: Workers) -> None:
 
 async def test_renewals_on_a_full_server(workers: Workers) -> None:
     """Streams that run keep their leases also while the server has no room for new ones."""
-    store = await workers.one(life_s=0.3)
+    store = await workers.one(life_s=1.0)
     admission = await store.admit(user(TEN))
     await workers.server.ask("CONFIG", "SET", "maxmemory", "1")
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(2.0)
     assert await workers.server.leases() == 1
     admission.lease.release()
     await holds(workers.server, 0)
@@ -399,11 +396,11 @@ async def test_renewals_on_a_full_server(workers: Workers) -> None:
 
 async def test_many_leases(workers: Workers) -> None:
     """More leases than one batch holds are renewed as well, for one user as for many."""
-    store = await workers.one(life_s=0.6)
+    store = await workers.one(life_s=1.5)
     free = Plan("free")
     held = [await store.admit(user(free)) for _ in range(1200)]
     held += [await store.admit(user(free, f"user-{number}")) for number in range(300)]
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.5)
     assert await workers.server.leases() == 1500
     for admission in held:
         admission.lease.release()
@@ -473,7 +470,7 @@ async def test_least_privileges(workers: Workers) -> None:
         "ACL", "SETUSER", "proxy", "on", ">secret", "resetkeys", "~forward-sse:*", "-@all", *granted
     )
     address = replace(workers.server.address, user="proxy", password="secret", db=1)
-    store = await workers.one(address=address, life_s=0.3, on_store_error="deny")
+    store = await workers.one(address=address, life_s=1.0, on_store_error="deny")
     assert store.problem() is None
     first, second = await store.admit(user(TEN)), await store.admit(user(TEN))
     first.refund()
@@ -482,7 +479,7 @@ async def test_least_privileges(workers: Workers) -> None:
         await store.put_ticket(str(number), b"x", 60, user(TEN))
         assert await store.take_ticket(str(number)) == b"x"
     workers.server.address = replace(workers.server.address, db=1)
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(2.0)
     assert await workers.server.leases() > 0
     second.lease.release()
     # Empty: what a worker remembers is told.

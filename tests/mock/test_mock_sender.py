@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -187,7 +186,7 @@ async def test_crlf_error_length() -> None:
 
 
 async def test_pace() -> None:
-    """Events come no faster than their interval, the first no sooner than its own time; each comes by itself."""
+    """Events come no faster than their interval, the first no sooner than its own time."""
     loop = asyncio.get_running_loop()
     async with vendor_of_tests() as vendor, connected(vendor) as client:
         started = loop.time()
@@ -197,10 +196,10 @@ async def test_pace() -> None:
             await client.read_until(wanted)
             times.append(loop.time() - started)
 
-    assert times[0] >= 0.06
-    # A little less than the interval: the reader may be late for one event and in time for the next.
-    assert all(later - earlier > 0.01 for earlier, later in pairwise(times[1:]))
-    assert times[-1] >= 0.06 + 5 * 0.03
+    # The loop's clock has whole milliseconds.
+    assert all(at_s > due_s - 0.005 for at_s, due_s in zip(times, (0.06, 0.09, 0.12, 0.15, 0.21), strict=True))
+    # Not all at the end; the reader may be late for one and in time for the next.
+    assert times[-1] - times[0] > 0.03
 
 
 async def test_pace_default() -> None:

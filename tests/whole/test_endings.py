@@ -247,7 +247,7 @@ async def test_upstream_closed_before_its_answer_is_a_502_and_no_second_request(
     await check_ending(proxy, "upstream_error", code="upstream_unreachable")
 
 
-TIMEOUTS = "timeouts: {connect: 1s, first_byte: 150ms, idle: 150ms, total: TOTAL}\n"
+TIMEOUTS = "timeouts: {connect: 1s, first_byte: 500ms, idle: 500ms, total: TOTAL}\n"
 
 
 async def test_timeout_first_byte_is_a_504(start: Callable[..., Any], upstream: Upstream) -> None:

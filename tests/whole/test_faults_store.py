@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,9 +25,6 @@ WORKERS = 2
 RATE = 5
 PLANS = f"plans: {{default: {{concurrent_streams: {WORKERS}}}, rated: {{requests: [{RATE}/1d]}}, free: {{}}}}\n"
 POLICIES = ("deny", "local", "allow")
-# Of one request on a machine that other tests keep busy; the median is held to what is promised of the store. Without
-# a bound of the store's own a request would wait for ever, or for a client library's five seconds.
-WORST_S = 1.0
 
 
 @pytest.fixture
@@ -51,8 +47,8 @@ async def lost(served: Node, before: int) -> list[Asked]:
 
 async def check_away(served: Node, policy: str, asked: list[Asked], since: int) -> None:
     """Nobody waited; answers, readiness, figures and lines are the policy's."""
-    assert statistics.median(one.took_s for one in asked) < PATIENCE_S
-    assert max(one.took_s for one in asked) < WORST_S
+    # Without a bound of the store's own they would wait for ever, or for a client library's five seconds.
+    assert max(one.took_s for one in asked) < PATIENCE_S
     answer = (503, "limits_unavailable") if policy == "deny" else (200, None)
     # The server may have answered a worker's question before it was stopped.
     assert [(one.status, one.code) for one in asked[-20:]] == [answer] * 20
@@ -173,5 +169,5 @@ async def test_faults_store_emptied_in_a_blink(
     assert reasons == {"the server came back empty, and is being told what was counted"}
     assert ready.status == 503
     assert {one.code for one in asked} == {"limits_unavailable"}
-    assert statistics.median(one.took_s for one in asked) < PATIENCE_S
+    assert max(one.took_s for one in asked) < PATIENCE_S
     assert again.code == "too_many_streams"

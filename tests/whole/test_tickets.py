@@ -528,7 +528,7 @@ async def test_whole_body_with_half_an_event(tickets: Running, upstream: Upstrea
 
 async def test_timeouts(start: Callable[..., Any], upstream: Upstream) -> None:
     """The clocks run for tickets too: before the answer, and between its events."""
-    proxy = await start(CORS + "timeouts: {first_byte: 200ms, idle: 200ms}\n")
+    proxy = await start(CORS + "timeouts: {first_byte: 500ms, idle: 500ms}\n")
     answer = await (await use(proxy, await ticket_url(proxy))).read_message()
     assert end_of(answer) == {"ending": "timeout_first_byte", "status": 504, "code": "upstream_timeout"}
     silent, _ = await upstream.take()

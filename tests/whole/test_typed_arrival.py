@@ -200,7 +200,7 @@ async def test_typed_http_1_0(typing: Running, upstream: Upstream) -> None:
 
 async def test_typed_heartbeat(start: Callable[..., Any], upstream: Upstream) -> None:
     """With heartbeats on, the client's silence is filled, though the vendor sends what says nothing and is not idle."""
-    proxy = await start("timeouts: {idle: 400ms}\n", config=PLAIN)
+    proxy = await start("timeouts: {idle: 1s}\n", config=PLAIN)
     client = await proxy.client()
     client.write(request("/always/v1/chat/completions", BODY, token=token()))
     vendor, _ = await upstream.take()

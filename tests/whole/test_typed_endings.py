@@ -85,7 +85,7 @@ ENDINGS: dict[str, tuple[Callable[[Peer], None], dict[str, Any], str]] = {
 async def test_typed_endings(start: Callable[..., Any], upstream: Upstream, name: str) -> None:
     """However a stream breaks, its client is told once, in order; the log says how it was; nothing is left open."""
     act, last, ending = ENDINGS[name]
-    clocks = "timeouts: {idle: 300ms}\n" if name.startswith("idle") else ""
+    clocks = "timeouts: {idle: 600ms}\n" if name.startswith("idle") else ""
     proxy = await start(clocks, config=PLAIN)
     client, vendor, _ = await begin(proxy, upstream)
 
@@ -103,7 +103,7 @@ async def test_typed_endings(start: Callable[..., Any], upstream: Upstream, name
 
 async def test_typed_total(start: Callable[..., Any], upstream: Upstream) -> None:
     """The total clock ends a lively stream, in order."""
-    proxy = await start("timeouts: {total: 400ms}\n", config=PLAIN)
+    proxy = await start("timeouts: {total: 800ms}\n", config=PLAIN)
     client, vendor, _ = await begin(proxy, upstream)
     reading = asyncio.create_task(rest_of(client))
     while not reading.done():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from proxy.workers.siblings import Question
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
