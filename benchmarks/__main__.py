@@ -143,13 +143,15 @@ def _measure(arguments: argparse.Namespace, progress: Progress) -> Results:
     ):
         upstream = Upstream.start(helpers, upstream_binary, Path(directory))
         bench = Bench(sizes, Load(load_binary, cores=load_cores), upstream, descriptors)
-        contenders = Runner(bench, programs, Path(directory), progress).run(peers, scenarios)
+        runner = Runner(bench, programs, Path(directory), progress)
+        contenders = runner.run(peers, scenarios)
     return Results(
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         sizes=asdict(sizes),
         machine=machine,
         peers=with_added_delay(tuple(contender.result() for contender in contenders)),
         seconds=time.monotonic() - began,
+        repeated=runner.repeated,
     )
 
 

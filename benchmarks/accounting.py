@@ -15,6 +15,8 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 # Places in /proc/PID/stat, counted after the command's closing parenthesis (proc(5) numbers them from 3 there).
 _PPID, _UTIME, _STIME, _CUTIME, _CSTIME = 1, 11, 12, 13, 14
+# Place in the first line of /proc/stat, the line's name included (proc(5)).
+_STEAL = 8
 
 
 def tree(roots: Iterable[int]) -> list[int]:
@@ -40,6 +42,15 @@ def cpu_ns(roots: Iterable[int]) -> int:
     process's own counts, to the tick: the larger of the two is the nearer to the truth, as both are lower bounds.
     """
     return sum(_process_cpu_ns(pid) for pid in tree(roots))
+
+
+def stolen_ns() -> int:
+    """Nanoseconds of all cores that the host has taken away from this virtual machine; 0 where it does not tell."""
+    try:
+        fields = (_PROC / "stat").read_text().partition("\n")[0].split()
+        return int(fields[_STEAL]) * _TICK_NS
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def pss_bytes(roots: Iterable[int]) -> int:

@@ -25,19 +25,25 @@ LAG_P99 = "upstream_lag_p99_us"
 
 @dataclass(frozen=True)
 class Sample:
-    """One load against one peer."""
+    """One load against one peer; `stolen` is the share of the machine's time that its host took away meanwhile."""
 
     figures: dict[str, float]
     failures: dict[str, int] = field(default_factory=dict)
+    stolen: float = 0.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A peer's figures in one scenario: medians over the rounds. With any failure they are no result."""
+    """A peer's figures in one scenario: medians over the rounds. With any failure they are no result.
+
+    `by_round` has what the medians are of, `stolen` the share of the machine's time that its host took away in each.
+    """
 
     figures: dict[str, float]
     failures: dict[str, int]
     rounds: int
+    by_round: dict[str, list[float]] = field(default_factory=dict)
+    stolen: list[float] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -60,13 +66,14 @@ class PeerResult:
 
 @dataclass(frozen=True)
 class Results:
-    """One run."""
+    """One run; `repeated` is how many loads were run again because the host took too much of the machine away."""
 
     date: str
     sizes: dict[str, Any]
     machine: dict[str, Any]
     peers: tuple[PeerResult, ...]
     seconds: float = 0.0
+    repeated: int = 0
 
     def peer(self, name: str) -> PeerResult | None:
         """The peer of that name, if it took part."""
@@ -91,9 +98,15 @@ def cell(samples: list[Sample]) -> Cell:
     failures: Counter[str] = Counter()
     for sample in samples:
         failures.update(sample.failures)
-    names = {name for sample in samples for name in sample.figures}
-    figures = {name: median(sample.figures[name] for sample in samples if name in sample.figures) for name in names}
-    return Cell(dict(sorted(figures.items())), dict(failures), len(samples))
+    names = sorted({name for sample in samples for name in sample.figures})
+    by_round = {name: [sample.figures[name] for sample in samples if name in sample.figures] for name in names}
+    return Cell(
+        figures={name: median(values) for name, values in by_round.items()},
+        failures=dict(failures),
+        rounds=len(samples),
+        by_round=by_round,
+        stolen=[sample.stolen for sample in samples],
+    )
 
 
 def with_added_delay(peers: tuple[PeerResult, ...], base: str = "direct") -> tuple[PeerResult, ...]:
@@ -148,6 +161,7 @@ def to_json(results: Results, targets: list[dict[str, Any]]) -> dict[str, Any]:
         "schema": 1,
         "date": results.date,
         "seconds": round(results.seconds, 1),
+        "repeated": results.repeated,
         "sizes": results.sizes,
         "machine": results.machine,
         "peers": {peer.name: _peer_json(peer) for peer in results.peers},
@@ -170,13 +184,22 @@ def from_json(document: dict[str, Any]) -> Results:
         )
         for name, data in document["peers"].items()
     )
-    return Results(document["date"], document["sizes"], document["machine"], peers, document["seconds"])
+    return Results(
+        date=document["date"],
+        sizes=document["sizes"],
+        machine=document["machine"],
+        peers=peers,
+        seconds=document["seconds"],
+        repeated=document.get("repeated", 0),
+    )
 
 
 def _peer_json(peer: PeerResult) -> dict[str, Any]:
     cells = {scenario: asdict(found) for scenario, found in peer.cells.items()}
     for found in cells.values():
         found["figures"] = {name: _rounded(value) for name, value in found["figures"].items()}
+        found["by_round"] = {name: list(map(_rounded, values)) for name, values in found["by_round"].items()}
+        found["stolen"] = list(map(_rounded, found["stolen"]))
     return {
         "title": peer.title,
         "state": peer.state,

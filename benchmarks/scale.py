@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks import results as figures
 from benchmarks.accounting import cpu_ns
 from benchmarks.scenarios import RESERVE, Scenario, Watch, sample, watched
-from benchmarks.table import grid, machine_text, number, problems
+from benchmarks.table import disturbance, grid, machine_text, number, problems
 
 if TYPE_CHECKING:
     from benchmarks.peers.peer import Peer, Started
@@ -66,7 +66,7 @@ def render(results: Results) -> str:
                 value = line.get(streams)
                 row.append("-" if value is None else number(value / (1 if name.startswith("CPU") else _US_PER_MS)))
         rows.append(row)
-    return "\n\n".join(filter(None, (machine_text(results), grid(rows, 2), problems(results))))
+    return "\n\n".join(filter(None, (machine_text(results), grid(rows, 2), problems(results), disturbance(results))))
 
 
 def _run(streams: int, bench: Bench, peer: Peer, started: Started) -> Sample:

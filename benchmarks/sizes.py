@@ -53,6 +53,11 @@ class Sizes:
     scale_ramp_ms: int = 8_000
     # Once so much time has gone by, no scenario's second or later round is begun: a busy machine gets fewer rounds.
     budget_s: float | None = None
+    # A load during which the host took a larger share of the machine's time is run again, so often, unless the run has
+    # lasted too long by then; the one it disturbed least counts. Memory is not disturbed, and is not read again.
+    stolen_limit: float = 0.03
+    repeats: int = 0
+    repeat_until_s: float = 2_400.0
     # A peer that took longer to start is not started afresh for the scenarios about memory.
     restart_limit_s: float | None = None
     notes: tuple[str, ...] = field(default=())
@@ -61,6 +66,7 @@ class Sizes:
 FULL = Sizes(
     name="full",
     rounds={"hold": 3, "request": 5, "paced": 5, "flat": 5, "cancel": 3, "slow": 3, "scale": 3},
+    repeats=2,
 )
 
 QUICK = Sizes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import results as figures
@@ -127,6 +128,7 @@ def _notes(results: Results) -> str:
     ]
     lines += [f"{peer.title}: {peer.note}." for peer in results.peers if peer.note and peer.state != "absent"]
     lines += results.sizes.get("notes", ())
+    lines += filter(None, [disturbance(results)])
     planned = results.sizes.get("rounds", {})
     short = {
         scenario
@@ -138,6 +140,18 @@ def _notes(results: Results) -> str:
     if short:
         lines.append(f"The machine was busy: {', '.join(sorted(short))} had fewer rounds than planned.")
     return "\n".join(lines)
+
+
+def disturbance(results: Results) -> str:
+    """How much of the machine its host took away while it was measured; empty where nothing."""
+    shares = [share for peer in results.peers for cell in peer.cells.values() for share in cell.stolen]
+    if not any(shares):
+        return ""
+    again = f"; {results.repeated} loads were run again for it" if results.repeated else ""
+    return (
+        f"The host took {median(shares):.1%} of the machine's time away during the median load, "
+        f"{max(shares):.0%} during the worst{again}."
+    )
 
 
 def machine_text(results: Results) -> str:

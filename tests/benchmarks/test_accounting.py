@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_accounting_ended_process() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert (accounting.cpu_ns([gone.pid]), accounting.pss_bytes([gone.pid]), accounting.tree([gone.pid])) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "ticks"),
+    [("cpu  1 2 3 4 5 6 7 80 9 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n", 80), ("cpu  1 2 3 4\n", 0), ("", 0), (None, 0)],
+)
+def test_accounting_stolen(text: str | None, ticks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the host took is read of all cores together; a kernel that does not tell took nothing."""
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(accounting, "_PROC", tmp_path)
+    assert accounting.stolen_ns() == ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def test_accounting_memory() -> None:

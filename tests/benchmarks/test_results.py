@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ def test_cell_takes_medians_and_keeps_failures() -> None:
     """A cell is the median of each figure, and any failure of any round makes it unsound."""
     sound = cell([Sample({"a": 3.0, "b": 1.0}), Sample({"a": 1.0}), Sample({"a": 2.0})])
     assert (sound.figures, sound.rounds, sound.is_sound) == ({"a": 2.0, "b": 1.0}, 3, True)
+    assert (sound.by_round, sound.stolen) == ({"a": [3.0, 1.0, 2.0], "b": [1.0]}, [0.0] * 3)
     unsound = cell([Sample({"a": 1.0}), Sample({"a": 2.0}, {"no [DONE]": 2}), Sample({}, {"no [DONE]": 1})])
     assert (unsound.failures, unsound.is_sound) == ({"no [DONE]": 3}, False)
 
@@ -152,6 +154,18 @@ def test_table_names_the_absent_and_the_failed() -> None:
     assert "not reached" not in text
 
 
+def test_table_tells_what_the_host_took() -> None:
+    """The median and the worst share that the host took away are told, and how often it made a load run again."""
+    ours = _results().peer("ours")
+    assert ours is not None
+    ours.cells["paced"].stolen.extend([0.0, 0.014, 0.4])
+    disturbed = replace(_results(ours=ours), repeated=2)
+    line = "The host took 1.4% of the machine's time away during the median load, 40% during the worst; 2 loads"
+    assert line in render(disturbed, [])
+    assert line in scale.render(disturbed)
+    assert "The host" not in render(_results(), [])
+
+
 def test_grid_keeps_columns_in_line() -> None:
     """The first column stands to the left, the others to the right."""
     assert grid([["", "a"], ["one", "1"], ["two", "22"]], 1).splitlines() == [
@@ -172,7 +186,7 @@ def test_json_shape() -> None:
     """The JSON has the machine, every peer with its state, the ratios and the verdicts, and can be read back."""
     results = _results(haproxy=PeerResult("haproxy", "HAProxy", "absent", reason="not installed"))
     document = json.loads(json.dumps(to_json(results, targets.judge(results))))
-    assert set(document) == {"schema", "date", "seconds", "sizes", "machine", "peers", "ratios", "targets"}
+    assert set(document) == {"schema", "date", "seconds", "repeated", "sizes", "machine", "peers", "ratios", "targets"}
     assert document["peers"]["haproxy"]["state"] == "absent"
     assert document["peers"]["ours"]["scenarios"]["paced"] == {
         "figures": {
@@ -184,6 +198,8 @@ def test_json_shape() -> None:
         },
         "failures": {},
         "rounds": 3,
+        "by_round": {},
+        "stolen": [],
     }
     assert document["ratios"]["to_nginx"]["paced.cpu_us_per_event"]["ours"] == 1.25
     assert document["ratios"]["ours_to_nginx_auth"]["request.cpu_us_per_request"] == 0.5
