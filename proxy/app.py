@@ -21,7 +21,7 @@ from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
-from proxy.sockets import BACKLOG, hold_little, notice_vanishing
+from proxy.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S = 1.0
+# Before the listener closes: time for handshakes that are under way, a round trip within a region.
+_HANDSHAKE_S = 0.02
 # After the listener closed: time for the requests of who came in last.
 _ARRIVING_S = 1.0
 # Read once, at start; a reload that changes one of them says so and leaves it.
@@ -157,8 +159,7 @@ class App:
     async def drain(self, timeout_s: float | None = None) -> None:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
         self.pipeline.is_draining = True
-        for server in self._public:
-            await self._stop_listening(server)
+        await self._stop_listening()
         timeout_s = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         structlog.get_logger().info("drain.started", streams=len(self.pipeline.live()), timeout_s=timeout_s)
         with contextlib.suppress(TimeoutError):
@@ -171,18 +172,24 @@ class App:
                 await self.pipeline.idle()
         structlog.get_logger().info("drain.finished", streams_ended=ended)
 
-    async def _stop_listening(self, server: asyncio.Server) -> None:
-        """Close a listener, but take in first who waits there: to its client such a connection stands already."""
-        listening = [sock.dup() for sock in server.sockets]
-        server.close()
+    async def _stop_listening(self) -> None:
+        """Close the listener, but take in first who has connected: to its client such a connection stands already."""
         arrived: list[socket.socket] = []
-        for listened in listening:
-            with listened:
-                listened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        with contextlib.ExitStack() as closing:
+            listening = [closing.enter_context(sock.dup()) for server in self._public for sock in server.sockets]
+            if self._place is None:
+                # Among several workers that is for the arbiter to say, who knows whether others go on.
+                for sock in listening:
+                    answer_no_more(sock)
+            await asyncio.sleep(_HANDSHAKE_S)
+            for server in self._public:
+                server.close()
+            for sock in listening:
+                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
                 # Nobody any more, or no descriptor for anybody.
                 with contextlib.suppress(OSError):
                     while len(arrived) < BACKLOG:
-                        arrived.append(listened.accept()[0])
+                        arrived.append(sock.accept()[0])
         try:
             while arrived:
                 with contextlib.suppress(OSError):
@@ -190,6 +197,8 @@ class App:
         finally:
             for sock in arrived:
                 sock.close()
+        # Whom the loop itself accepted last is known to the listener a turn later.
+        await asyncio.sleep(0)
 
     async def _serve_the_last(self) -> None:
         """Give the requests of those that came in last the time to arrive; bounded, for some never send any."""

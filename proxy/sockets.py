@@ -5,8 +5,12 @@ What is asked about a client's does nothing where the system has no such thing.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import select
 import socket
+import struct
+import sys
 
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
@@ -16,6 +20,19 @@ _VANISHED_S = 60
 _NOTSENT_BYTES = 64 * 1024
 # Who comes in a burst, as after a network that was away, waits here. The system has a cap of its own.
 BACKLOG = 4096
+# Linux, socket(7). A filter of a TCP socket sees its packets from the TCP header on, whose byte 13 has the flags.
+_SO_ATTACH_FILTER = 26
+_FLAGS_BYTE, _SYN = 13, 0x02
+_LOAD_BYTE, _JUMP_IF_SET, _RETURN = 0x30, 0x45, 0x06
+_DROP_SYN = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (_LOAD_BYTE, 0, 0, _FLAGS_BYTE),
+        (_JUMP_IF_SET, 0, 1, _SYN),
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+    )
+)
 
 
 def show(address: tuple[str, int] | None) -> str | None:
@@ -52,6 +69,23 @@ def listening(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def answer_no_more(sock: socket.socket) -> None:
+    """Have the system not answer who asks for a connection from now on; who was answered already still gets in.
+
+    Closing a listener resets whom the system has let in since the last look at it: clients that are connected, as far
+    as they know, and may have sent their request. One that was not answered has sent nothing, asks again within a
+    second, and is refused if the listener is closed by then. It holds for every process that shares the socket, and
+    for good (Linux; elsewhere nothing happens).
+    """
+    if sys.platform != "linux":
+        return
+    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    filter_ = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
+    # A system may forbid it: then it is as elsewhere.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
 def notice_vanishing(sock: socket.socket | None) -> None:

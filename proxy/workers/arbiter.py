@@ -203,7 +203,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT002 - gunicorn's signature
         """Have every worker drain, hurry them at another signal, and kill who is left when the time is over."""
         self._is_stopping = True
-        self.app.ground.stop_listening()
+        self.app.ground.stop_listening(for_good=self.is_last)
         drain_s = self.app.settings.drain_timeout_s or 0.0
         limit_s = time.monotonic() + (drain_s if graceful else 0.0) + PARTING_S
         number = signal.SIGTERM if graceful else signal.SIGQUIT

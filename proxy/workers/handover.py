@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from proxy.sockets import listening
+from proxy.sockets import answer_no_more, listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,8 +83,10 @@ class Ground:
             listeners[role] = str(address), [sock.fileno() for sock in sockets]
         return orjson.dumps({"directory": str(self.directory), "listeners": listeners}).decode()
 
-    def stop_listening(self) -> None:
-        """Close this process's sockets."""
+    def stop_listening(self, *, for_good: bool) -> None:
+        """Close this process's sockets. For good: nobody else listens on, and no one who connects now is to be lost."""
+        for sock in self.listen if for_good else ():
+            answer_no_more(sock)
         for sock in (*self.listen, *self.admin_listen):
             sock.close()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY
 from tests.peers import WAIT_S, Message, connect, request
-from tests.whole.several import SERVE, Several, address_of, with_store
+from tests.whole.several import SERVE_PATIENTLY, Several, address_of, with_store
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -115,7 +115,7 @@ def configuration(vendor: MockVendor, upstream: Upstream, more: str, store: str,
 
 @asynccontextmanager
 async def node(
-    config: Path, text: str, *, workers: int = 2, command: tuple[str, ...] = (sys.executable, *SERVE)
+    config: Path, text: str, *, workers: int = 2, command: tuple[str, ...] = (sys.executable, *SERVE_PATIENTLY)
 ) -> AsyncIterator[Node]:
     """A node by that configuration; every process of it has ended when this is left."""
     config.write_text(text)  # noqa: ASYNC240 - a few lines

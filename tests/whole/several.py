@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
-from tests.limits.redis_support import RedisServer
+from tests.limits.redis_support import RedisServer, holds
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, connect, event, request
 from tests.whole.test_admin_whole import samples
 from tests.whole.test_commands import Served
@@ -24,6 +24,14 @@ BODY = {"model": "gpt-x", "stream": True}
 NO_BOUND = "plans: {default: {}}\n"
 WORKERS = 3
 SERVE = ("-m", "proxy", "serve")
+# With more time for the limits server: where a machine stands still for a tenth of a second, nothing is lost.
+_PATIENT = """
+from proxy.cli import main
+from proxy.limits.redis import RedisStore
+RedisStore.__init__.__kwdefaults__["timeout_s"] = 0.5
+main()
+"""
+SERVE_PATIENTLY = ("-c", _PATIENT, "serve")
 # Not to be used again: the next stream's connection may then be of another worker.
 ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
@@ -154,9 +162,12 @@ async def hold(served: Several, upstream: Upstream, number: int, credential: str
 
 @asynccontextmanager
 async def one_in_each(
-    served: Several, upstream: Upstream, credential: str | None = None
+    served: Several, upstream: Upstream, credential: str | None = None, *, store: RedisServer | None = None
 ) -> AsyncIterator[dict[str, Held]]:
-    """A stream in every worker, whoever takes a connection; further ones of a worker are ended."""
+    """A stream in every worker, whoever takes a connection; further ones of a worker are ended.
+
+    With the store given, the next begins when it knows of the end: for a user who may have no more than these.
+    """
     held: dict[str, Held] = {}
     clients = []
     try:
@@ -165,6 +176,8 @@ async def one_in_each(
             clients.append(stream.client)
             if held.setdefault(stream.worker, stream) is not stream:
                 assert await stream.ends_well()
+                if store is not None:
+                    await holds(store, len(held))
             if len(held) == len(served.pids):
                 break
         assert set(held) == set(served.pids)

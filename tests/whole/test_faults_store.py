@@ -86,7 +86,10 @@ async def test_faults_store_lost_while_streams_run(
 ) -> None:
     """Killed, restarted empty, stopped, gone on: streams run on, and what was held before is held after."""
     text = configuration(vendor, upstream, PLANS, f"unix://{store.path}", policy)
-    async with node(tmp_path / "node.yaml", text) as served, one_in_each(served, upstream, token("holder")) as held:
+    async with (
+        node(tmp_path / "node.yaml", text) as served,
+        one_in_each(served, upstream, token("holder"), store=store) as held,
+    ):
         await holds(store, WORKERS)
         rated = token("rated", plan="rated")
         used = [await served.post(rated) for _ in range(RATE + 1)]
@@ -154,7 +157,10 @@ async def test_faults_store_emptied_in_a_blink(
 ) -> None:
     """A server that is back at once but empty, as after a failover, is away until it has been told everything."""
     text = configuration(vendor, upstream, PLANS, f"unix://{store.path}", "deny")
-    async with node(tmp_path / "node.yaml", text) as served, one_in_each(served, upstream, token("holder")) as held:
+    async with (
+        node(tmp_path / "node.yaml", text) as served,
+        one_in_each(served, upstream, token("holder"), store=store) as held,
+    ):
         await holds(store, WORKERS)
         await store.ask("FLUSHALL")
         await store.ask("CLIENT", "KILL", "TYPE", "normal")

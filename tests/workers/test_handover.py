@@ -32,7 +32,7 @@ def names(ground: Ground) -> list[tuple[str, int]]:
 
 def leave(*grounds: Ground) -> None:
     for ground in grounds:
-        ground.stop_listening()
+        ground.stop_listening(for_good=True)
         os.close(ground.turn)
         ground.remove()
 
@@ -73,7 +73,7 @@ def test_take_over(tmp_path: Path) -> None:
     second = Ground.prepare(settings(tmp_path), handed(first, old))
     assert names(second) == names(first)
     assert second.directory == first.directory
-    first.stop_listening()
+    first.stop_listening(for_good=False)
     with socket.create_connection(names(second)[0]):
         pass
     os.close(first.turn)
