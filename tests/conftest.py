@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from proxy.app import App
 from proxy.config_file import load
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Start = Callable[..., Any]
+
+# The same examples each time, and none is judged by how long it took: the machine may be busy with something else.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 VENDOR_KEY = "vendor-key-canary-7c1f"

@@ -445,7 +445,7 @@ SCALARS = st.sampled_from(
 )
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(
     st.dictionaries(
         st.sampled_from(Settings.yaml_keys()) | st.text(max_size=5),
@@ -474,7 +474,7 @@ def test_file_of_any_shape(tmp_path_factory: pytest.TempPathFactory, values: dic
         assert error.faults  # noqa: PT017 - that it may be raised is half of what is tested
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(st.binary(max_size=60) | st.text("{}[]:,&*!|>-#?%@` \n\t'\"ab", max_size=60).map(str.encode))
 def test_bytes_of_any_kind(content: bytes) -> None:
     """Whatever bytes stand in the file, they parse or give a fault, and never another error."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.phases.accept import Incoming
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 
 
 @dataclass

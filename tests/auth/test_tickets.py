@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.auth.tickets import Ticket
 from proxy.exchange import RequestHead
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 HEAD = RequestHead(
     "POST",
     b"/forward-sse",

@@ -51,7 +51,7 @@ def test_typed_mock_stream(name: str) -> None:
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("name", NAMES)
 @given(cuts=st.lists(st.integers(0, 12_000), max_size=20))
-@settings(derandomize=True, max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_typed_any_split(name: str, newline: bytes, cuts: list[int]) -> None:
     """The same bytes give the same typed events, wherever they are split and however their lines end."""
     dialect, path, body, expected, _ = STREAMS[name]
@@ -253,7 +253,6 @@ def test_typed_dashscope_differences(texts: tuple[str, ...], asked: bool | None,
 
 
 @given(st.text(max_size=60), st.lists(st.integers(0, 60), max_size=10), st.booleans())
-@settings(derandomize=True, deadline=None)
 def test_typed_dashscope_any_text(text: str, lengths: list[int], is_incremental: bool) -> None:
     """Whatever is said, in whatever steps, repeated or not: what the request asked for, together, is the text."""
     ends = [*sorted(min(length, len(text)) for length in lengths), len(text)]
@@ -373,7 +372,6 @@ JSON = st.recursive(
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini", "dashscope"])
 @given(values=st.lists(st.dictionaries(MEMBERS, JSON), max_size=3))
-@settings(derandomize=True, deadline=None)
 def test_typed_never_raises(dialect: str, values: list[dict[str, Any]]) -> None:
     """Whatever JSON stands where other types are expected, there is one last event and no exception."""
     events = typed(dialect, *(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values))

@@ -18,7 +18,7 @@ from proxy.limits.quotas import Quotas, limits_of
 from proxy.limits.store import Standing
 from proxy.settings.units import MAX_DURATION_S
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 
 # RFC 8941: a List of Strings with Integer parameters, as the draft profiles it.
 MEMBER = re.compile(rb'"([ -!#-\[\]-~]*)"((?:;[a-z]=\d{1,15})+)')

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.limits import gcra
 from proxy.limits.gcra import Limit
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 
 LIMITS = st.builds(Limit, st.integers(1, 6), st.integers(1, 40))
 STEPS = st.lists(st.integers(0, 12), max_size=40)  # ticks between requests

@@ -16,7 +16,7 @@ from proxy.limits.memory import MemoryStore
 from proxy.limits.quotas import limits_of, rate_name
 from proxy.limits.store import Admission, RateStanding, Store
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 
 
 class Clock:

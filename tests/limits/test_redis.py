@@ -316,7 +316,7 @@ _RATES = st.lists(
         *[("refund", 4, 0), ("refund", 5, 0), ("refund", 3, 0), ("admit", 1, 0)],
     ],
 )
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_decides_as_memory_does(
     one_server: RedisServer,
     rates: tuple[Sequence[Rate], Sequence[Rate]],

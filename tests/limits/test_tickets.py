@@ -178,4 +178,4 @@ class Shelf(RuleBasedStateMachine):
 
 
 TestShelf = Shelf.TestCase
-TestShelf.settings = settings(derandomize=True, max_examples=60, stateful_step_count=40, deadline=None)
+TestShelf.settings = settings(max_examples=60, stateful_step_count=40)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.protocol.event_stream import Event, EventStreamDecoder
 
-STEADY = settings(derandomize=True, max_examples=200, deadline=None)
+STEADY = settings(max_examples=200)
 LARGE = 1000
 
 PIECES = st.sampled_from(

@@ -14,7 +14,7 @@ from proxy.protocol.in_band import DataLines, end_event, torn
 from proxy.protocol.sse import EventStreamObserver, encode_event
 from tests.peers import read_events
 
-STEADY = settings(derandomize=True, max_examples=300, deadline=None)
+STEADY = settings(max_examples=300)
 
 
 def test_read_events_is_the_standards() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import TYPED_NAMES
@@ -35,7 +35,6 @@ def test_piece(kind: Any) -> None:
 
 
 @given(st.text(min_size=1))
-@settings(derandomize=True, deadline=None)
 def test_piece_is_one_line_for_everybody(text: str) -> None:
     """Whatever the text, no reader of lines takes it for more than one, and it arrives as it was."""
     event = encoder().piece("Text", text)
@@ -95,7 +94,6 @@ def test_half_that_stays_alone() -> None:
 
 
 @given(st.text(st.sampled_from("a\ud83d\ude42\U0001f642é")))
-@settings(derandomize=True, deadline=None)
 def test_mend(text: str) -> None:
     """Pairs become characters, every lone half U+FFFD; nothing else changes."""
     expected = ""
