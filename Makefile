@@ -12,8 +12,10 @@ NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/nod
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
 
+# Many tests wait for clocks and processes, so two at a time take half as long, also on one core. JOBS=0 runs them in turn.
+JOBS ?= 2
 test: $(DEVELOPMENT) $(NODE_PACKAGES)  ## every test, with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 15 --cov --cov-report=term
 
 MINUTES ?= 10
 soak: $(DEVELOPMENT)  ## a mixed load on real processes for MINUTES, then what must hold afterwards; ARGS for more
