@@ -57,7 +57,7 @@ class Sizes:
     # lasted too long by then; the one it disturbed least counts. Memory is not disturbed, and is not read again.
     stolen_limit: float = 0.03
     repeats: int = 0
-    repeat_until_s: float = 2_400.0
+    repeat_until_s: float = 1_500.0
     # A peer that took longer to start is not started afresh for the scenarios about memory.
     restart_limit_s: float | None = None
     notes: tuple[str, ...] = field(default=())
