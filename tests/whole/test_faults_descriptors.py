@@ -26,6 +26,8 @@ ROOM = 41
 CLIENTS = 100
 # A loop that spins on a listener it cannot accept from uses all of a core.
 MAX_CPU = 0.5
+# So many are turned away meanwhile, at least.
+ENOUGH = 5
 
 
 STREAM = request(SILENT, BODY, token=token())
@@ -77,7 +79,7 @@ async def test_faults_full_descriptor_table(tmp_path: Path, vendor: MockVendor, 
         loop = asyncio.get_running_loop()
         spent_s, until_s, refused = used_cpu_s(pid), loop.time() + 1.0, 0
         # Others go on knocking: a connection that waits and cannot be accepted must be no reason to spin.
-        while loop.time() < until_s:
+        while loop.time() < until_s or refused <= ENOUGH:
             refused += await ask(served, clients) is None
             await asyncio.sleep(0.05)
         spent_s = used_cpu_s(pid) - spent_s
@@ -93,7 +95,6 @@ async def test_faults_full_descriptor_table(tmp_path: Path, vendor: MockVendor, 
     assert set(seen) <= {(200, None), (503, "overloaded"), None}
     assert told == (503, "overloaded")
     assert seen.count((200, None)) == running
-    assert refused > 5
     assert spent_s < MAX_CPU
     assert [asked.status for asked in after] == [200] * 5
     settled = served.all("exchange.settled")
