@@ -173,15 +173,10 @@ async def test_own_refusals_are_given_back(start: Callable[..., Any], server: Re
     """A body that we refuse costs nothing, and its answer says so already."""
     proxy = await start(limits(server))
     client = await proxy.client()
-    remaining = []
-    for _ in range(5):
+    for _ in range(3):
         client.write(request(body=b"{", token=token()))
         answer = await client.read_message()
-        assert answer.status == 400
-        remaining.append(answer.get("x-ratelimit-remaining-requests"))
-    # The server's clock may be set back by a moment, which is a request less until it has caught up.
-    assert "20" in remaining
-    assert set(remaining) <= {"19", "20"}
+        assert (answer.status, answer.get("x-ratelimit-remaining-requests")) == (400, "20")
     await proxy.idle()
     await holds(server, 0)
     assert upstream.is_untouched
