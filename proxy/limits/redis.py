@@ -222,6 +222,8 @@ class RedisStore:
 
         def hand_over(told: Answer) -> None:
             if isinstance(told, list):
+                # With its clock: by an older one, what is unused would look used.
+                self._clock.learn(told[0])
                 account.learn(quotas, read_tats(limits, told, 1))
 
         connection = self._link.connection
@@ -275,13 +277,23 @@ class RedisStore:
             self._link.suspend("the server came back empty, and is being told what was counted")
             await self._restore(connection)
         await self._leases.register(connection)
-        # As a request would: only what it needs tells whether it would be served. Nobody has this name.
-        probe = PREFIX + b"{probe}:"
-        arguments: list[bytes | int] = [self._leases.life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]
-        await self._scripts.admit.ask(connection, [probe + b"leases", probe + b"rate"], arguments)
+        await self._probe(connection)
         if is_empty:
             await asyncio.sleep(self._settle_s)
         self._memory = memory
+
+    async def _probe(self, connection: Connection) -> None:
+        """Do what a request would: only that tells whether one would be served. Nobody has this name.
+
+        The server knows the scripts from here on. One that it must first be told runs behind what was sent meanwhile:
+        a refund behind its user's next charge, a renewal behind the release, which would be forgotten.
+        """
+        probe = PREFIX + b"{probe}:"
+        life = self._leases.life
+        arguments: list[bytes | int] = [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]
+        await self._scripts.admit.ask(connection, [probe + b"leases", probe + b"rate"], arguments)
+        await self._scripts.renew.ask(connection, [probe + b"leases"], [life])
+        await self._scripts.refund.ask(connection, [], [])
 
     async def _restore(self, connection: Connection) -> None:
         """Tell an empty server how far the rates are used of every user that this worker has seen."""

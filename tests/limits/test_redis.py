@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,45 @@ async def test_refund_at_once_in_the_fields(workers: Workers) -> None:
     store = await workers.one()
     admission = await store.admit(user(TEN))
     admission.refund()
+    assert store.standing(user(TEN)).rates[0].remaining == 10
+
+
+async def test_first_refund_is_in_order(workers: Workers) -> None:
+    """A server's first refund runs before its user's next charge: nothing is run late because it must be told first."""
+    store = await workers.one()
+    first = await store.admit(user(TEN))
+    first.refund()
+    second = await store.admit(user(TEN))
+    assert second.standing.rates[0].remaining == 9
+
+
+async def test_first_renewal_is_in_order(workers: Workers) -> None:
+    """The same of renewals: a lease that is released behind the first one does not come back."""
+    store = await workers.one()
+    admission = await store.admit(user(TEN))
+    assert store._link.connection is not None
+    renewal = asyncio.create_task(store._leases._renew(store._link.connection, (admission.account,)))
+    await asyncio.sleep(0)
+    admission.lease.release()
+    await renewal
+    # Answers come in order: that of the release is there with this one.
+    await store._link.connection.ask("PING")
+    assert await workers.server.leases() == 0
+
+
+async def test_fields_after_a_late_answer(workers: Workers) -> None:
+    """An answer that was read late makes nothing look used that was given back."""
+    store = await workers.one()
+    asking = asyncio.create_task(store.admit(user(TEN)))
+    await asyncio.sleep(0)
+    # The worker stands still while the answer is there.
+    time.sleep(0.1)  # noqa: ASYNC251 - as said
+    admission = await asking
+    admission.refund()
+    assert store.standing(user(TEN)).rates[0].remaining == 10
+    # As above.
+    assert store._link.connection is not None
+    await store._link.connection.ask("PING")
     assert store.standing(user(TEN)).rates[0].remaining == 10
 
 
