@@ -482,9 +482,12 @@ async def test_least_privileges(workers: Workers) -> None:
     await asyncio.sleep(2.0)
     assert await workers.server.leases() > 0
     second.lease.release()
+    assert workers.changes == []
     # Empty: what a worker remembers is told.
     await workers.server.ask("FLUSHALL")
     await workers.server.ask("CLIENT", "KILL", "USER", "proxy")
-    await passes(lambda: store._memory is not None and store._link.connection is not None)
-    assert workers.changes == []
+    await passes(lambda: len(workers.changes) == 2)
+    assert workers.changes == ["the server came back empty, and is being told what was counted", None]
+    again = await store.admit(user(TEN))
+    assert again.standing.rates[0].remaining == 6
     assert workers.failures == 0
