@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from proxy.limits.store import Admission, Store
 
 WAIT_S = 30.0
-# What no request waits for the store, whatever is the matter with it: far more than the store's own bound, for machines
-# that stand still meanwhile, and far less than many requests that wait for it one after the other.
-PATIENCE_S = 3.0
 
 
 def server_binary() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from tests.mock.mock_wire import (
     request,
     vendor_of_tests,
 )
+from tests.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +188,21 @@ async def test_crlf_error_length() -> None:
 
 
 async def test_pace() -> None:
-    """Events come no faster than their interval, the first no sooner than its own time."""
+    """Events come no faster than their interval, the first no sooner than its own time; each comes by itself."""
+    for _ in range(20):
+        with Stopwatch() as watch:
+            times = await times_of_a_paced_stream()
+            # Behind its time the vendor hurries, so only a machine that did not stand still shows each by itself.
+            if watch.is_true:
+                break
+
+    # The loop's clock has whole milliseconds.
+    assert all(at_s > due_s - 0.005 for at_s, due_s in zip(times, (0.06, 0.09, 0.12, 0.15, 0.21), strict=True))
+    # A little less than the interval: the reader may be late for one event and in time for the next.
+    assert all(later - earlier > 0.01 for earlier, later in pairwise(times[1:]))
+
+
+async def times_of_a_paced_stream() -> list[float]:
     loop = asyncio.get_running_loop()
     async with vendor_of_tests() as vendor, connected(vendor) as client:
         started = loop.time()
@@ -195,11 +211,7 @@ async def test_pace() -> None:
         for wanted in (HEAD_END, b"Hello", b" from", b" the", b"[DONE]"):
             await client.read_until(wanted)
             times.append(loop.time() - started)
-
-    # The loop's clock has whole milliseconds.
-    assert all(at_s > due_s - 0.005 for at_s, due_s in zip(times, (0.06, 0.09, 0.12, 0.15, 0.21), strict=True))
-    # Not all at the end; the reader may be late for one and in time for the next.
-    assert times[-1] - times[0] > 0.03
+    return times
 
 
 async def test_pace_default() -> None:

@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY
 from tests.peers import WAIT_S, Message, connect, request
+from tests.stopwatch import Stopwatch
 from tests.whole.several import SERVE_PATIENTLY, Several, address_of, with_store
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Asked(NamedTuple):
 
     status: int
     code: str | None
+    # By a stopwatch that stands still while the machine does.
     took_s: float
 
 
@@ -69,13 +70,12 @@ class Node(Several):
 
     async def post(self, credential: str, path: str = SHORT, fields: tuple[tuple[str, str], ...] = ()) -> Asked:
         """Ask on a connection of its own, and read the whole answer."""
-        began_s = time.monotonic()
-        async with await connect(self.address) as client:
-            client.write(request(path, BODY, token=credential, fields=fields))
-            # Who leaves between head and end is another ending.
-            answer = await client.read_message()
-            took_s = time.monotonic() - began_s
-            return Asked(answer.status, answer.get("x-forward-sse-code"), took_s)
+        with Stopwatch() as watch:
+            async with await connect(self.address) as client:
+                client.write(request(path, BODY, token=credential, fields=fields))
+                # Who leaves between head and end is another ending.
+                answer = await client.read_message()
+                return Asked(answer.status, answer.get("x-forward-sse-code"), watch.elapsed_s)
 
     async def quiet(self) -> dict[str, float]:
         """Scrape until no stream runs and no connection to an upstream is in use."""
