@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY
 from tests.peers import WAIT_S, Message, connect, request
 from tests.stopwatch import Stopwatch
-from tests.whole.several import SERVE_PATIENTLY, Several, address_of, with_store
+from tests.whole.several import HURRY, SERVE_PATIENTLY, Several, address_of, with_store
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -133,9 +133,9 @@ async def node(
         one.read_on()
         yield one
     finally:
-        for _ in range(2):
+        for number in HURRY:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
         try:
             async with asyncio.timeout(WAIT_S):
                 await process.wait()

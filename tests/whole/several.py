@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ RedisStore.__init__.__kwdefaults__["timeout_s"] = 0.5
 main()
 """
 SERVE_PATIENTLY = ("-c", _PATIENT, "serve")
+# To be gone at once. Two of a kind would be one, to a process that has not looked meanwhile.
+HURRY = (signal.SIGTERM, signal.SIGINT)
 # Not to be used again: the next stream's connection may then be of another worker.
 ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
@@ -69,6 +72,13 @@ class Several(Served):
     async def streams(self) -> dict[str, str]:
         """The worker of each live stream by its id."""
         return {stream["id"]: stream["worker"] for stream in (await self.ask("/admin/streams")).json["streams"]}
+
+    async def worker_of(self, id_: str) -> str:
+        """The worker of a live stream; of a worker that is too busy to answer, nothing is listed."""
+        async with asyncio.timeout(WAIT_S):
+            while (worker := (await self.streams()).get(id_)) is None:  # noqa: ASYNC110 - it is they who must be asked
+                await asyncio.sleep(0.02)
+        return worker
 
 
 class Held:
@@ -131,12 +141,12 @@ async def several(
         await served.up()
         yield served
     finally:
-        # The generation that serves, which may be a later one; twice, to be gone at once.
+        # The generation that serves, which may be a later one.
         pids = [line["pid"] for line in served.lines if line["event"] == "server.started"]
-        for pid in pids[-1:] * 2:
+        for pid, number in itertools.product(pids[-1:], HURRY):
             with contextlib.suppress(ProcessLookupError):
                 if pid != process.pid or process.returncode is None:
-                    os.kill(pid, signal.SIGTERM)
+                    os.kill(pid, number)
         try:
             async with asyncio.timeout(WAIT_S):
                 await process.wait()
@@ -157,7 +167,7 @@ async def hold(served: Several, upstream: Upstream, number: int, credential: str
     vendor, _ = await upstream.take()
     vendor.write(ONCE + chunk(event("one")))
     await client.read_until(event("one"))
-    return Held(client, vendor, (await served.streams())[id_], id_)
+    return Held(client, vendor, await served.worker_of(id_), id_)
 
 
 @asynccontextmanager
