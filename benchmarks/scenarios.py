@@ -110,13 +110,14 @@ def paced(bench: Bench, peer: Peer, started: Started) -> Sample:
 
 
 def flat(bench: Bench, peer: Peer, started: Started) -> Sample:
-    """Events as fast as they go."""
+    """Answers of many events, each as fast as they go, one after the other on each of some connections."""
     sizes = bench.sizes
     options = [
-        *("--connections", scaled(sizes.flat_streams, peer, least=1), "--events", sizes.flat_events),
-        *("--interval-us", 0, "--size", sizes.event_bytes, "--ramp-ms", 0),
+        *("--connections", scaled(sizes.flat_streams, peer, least=1)),
+        *("--requests", scaled(sizes.flat_answers, peer, least=1)),
+        *("--events", sizes.flat_events, "--interval-us", 0, "--size", sizes.event_bytes),
     ]
-    report, cpu = _priced(bench, peer, started, "streams", options)
+    report, cpu = _priced(bench, peer, started, "request", options)
     found = {figures.PER_SECOND: report["events"] / max(report["wall_s"], 1e-9)}
     return sample(report, started, found, {figures.CPU_PER_EVENT: (cpu, report["events"])})
 

@@ -24,7 +24,9 @@ class Sizes:
     paced_interval_us: int = 20_000
     paced_ramp_ms: int = 1_000
 
+    # Streams at a time, and answers in all: one for each would be over before its CPU could be told from noise.
     flat_streams: int = 20
+    flat_answers: int = 200
     flat_events: int = 2_000
 
     # None: as many as the descriptors let through.
@@ -76,6 +78,7 @@ QUICK = Sizes(
     paced_events=150,
     paced_ramp_ms=800,
     flat_streams=10,
+    flat_answers=40,
     hold_streams=2_000,
     hold_ramp_ms=2_000,
     hold_s=1.5,
@@ -101,6 +104,7 @@ SMOKE = Sizes(
     paced_interval_us=10_000,
     paced_ramp_ms=50,
     flat_streams=2,
+    flat_answers=4,
     flat_events=200,
     hold_streams=50,
     hold_ramp_ms=100,
