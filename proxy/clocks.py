@@ -2,6 +2,9 @@
 
 A timer per stream or per event would cost more than the events themselves. Instead whoever has a deadline is *watched*:
 asked a few times a second whether its time has come. The price is precision: a clock fires up to one tick late.
+
+Thousands of streams asked a few times a second cost more than their events, so those that have long clocks alone are
+asked at every sixth tick, a sixth of them at each.
 """
 
 from __future__ import annotations
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
 # Four wakes a second are nothing to a worker, and a quarter of a second is nothing to clocks of seconds.
 COARSEST_TICK_S = 0.25
 FINEST_TICK_S = 0.01
+# Every how many ticks they are asked who have no clock shorter than this. Silence is noticed up to one such interval
+# late, and its end up to another: together an eighth of the shortest.
+_SELDOM = 6
+LONG_S = 8 * 2 * _SELDOM * COARSEST_TICK_S
+# Objects of one size are so far apart that these bits of their addresses differ.
+_ADDRESS_BITS = 6
 
 
 class Watched(Protocol):
@@ -41,12 +50,15 @@ class Clocks:
         forget: Stops asking; forgetting what is not watched does nothing.
     """
 
-    __slots__ = ("_handle", "_loop", "_tick_s", "_watched", "forget", "now")
+    __slots__ = ("_handle", "_loop", "_seldom", "_tick_s", "_turn", "_watched", "forget", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tick_s: float = COARSEST_TICK_S) -> None:
         self._loop = loop
         self._tick_s = tick_s
         self._watched: set[Watched] = set()
+        # Each has the ticks of its turn.
+        self._seldom: tuple[set[Watched], ...] = tuple(set() for _ in range(_SELDOM))
+        self._turn = 0
         self._handle: asyncio.TimerHandle | None = None
         # The loop's and the set's own methods: every request calls them several times.
         self.now: Callable[[], float] = loop.time
@@ -55,13 +67,21 @@ class Clocks:
     def watch(self, watched: Watched) -> None:
         """Begin to ask `watched`; watching twice is watching once."""
         self._watched.add(watched)
-        if self._handle is None:
-            self._handle = self._loop.call_later(self._tick_s, self._tick)
+        self._go_on()
+
+    def watch_seldom(self, watched: Watched) -> None:
+        """Begin to ask one that has no clock shorter than `LONG_S`, at every sixth tick."""
+        self._seldom[_turn_of(watched)].add(watched)
+        self._go_on()
+
+    def forget_seldom(self, watched: Watched) -> None:
+        """Stop asking it; forgetting what is not watched does nothing."""
+        self._seldom[_turn_of(watched)].discard(watched)
 
     @property
     def watched_count(self) -> int:
         """How many are watched."""
-        return len(self._watched)
+        return len(self._watched) + sum(map(len, self._seldom))
 
     def sharpen(self, tick_s: float) -> None:
         """Change the tick, from the next wake on."""
@@ -70,13 +90,26 @@ class Clocks:
     def close(self) -> None:
         """Ask nobody any more."""
         self._watched.clear()
+        for watched in self._seldom:
+            watched.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
     def _tick(self) -> None:
+        self._handle = None
         now_s = self.now()
+        self._turn = (self._turn + 1) % _SELDOM
         # A copy: whoever is asked may forget itself or others.
-        for watched in tuple(self._watched):
+        for watched in (*self._watched, *self._seldom[self._turn]):
             watched.check(now_s)
-        self._handle = self._loop.call_later(self._tick_s, self._tick) if self._watched else None
+        if self.watched_count:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._tick_s, self._tick)
+
+
+def _turn_of(watched: Watched) -> int:
+    return (id(watched) >> _ADDRESS_BITS) % _SELDOM

@@ -273,7 +273,8 @@ class Pipeline:
         try:
             relay.start()
             if relay.ending is None:
-                self._clocks.watch(relay)
+                watch = self._clocks.watch_seldom if relay.has_long_clocks else self._clocks.watch
+                watch(relay)
                 await relay.wait()
             ending = relay.ending
         except asyncio.CancelledError:
@@ -284,6 +285,7 @@ class Pipeline:
         finally:
             client.relay = None
             self._clocks.forget(relay)
+            self._clocks.forget_seldom(relay)
             self._metrics.stream_ended(upstream)
             exchange.bytes = relay.sent
             exchange.events = relay.events

@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
+from proxy.clocks import LONG_S
 from proxy.exchange import Ending
 from proxy.protocol.sse import PING
 from proxy.upstream.lane import Lane
@@ -232,15 +233,24 @@ class Relay:
 
     # The clocks' side.
 
+    @property
+    def has_long_clocks(self) -> bool:
+        """Whether none of its clocks is shorter than `clocks.LONG_S`."""
+        total_s = None if self._deadline_s is None else self._deadline_s - self._quiet_since_s
+        durations_s = (self._idle_s, self._write_s, self._heartbeat_s, total_s)
+        return all(duration_s is None or duration_s >= LONG_S for duration_s in durations_s)
+
     def check(self, now_s: float) -> None:
-        """End what ran out of time; ask for a heartbeat where one is due. At most a tick late."""
+        """End what ran out of time; ask for a heartbeat where one is due."""
         if self.ending is not None:
             return
+        # `sent`, spelt out: thousands are asked, and the property cost more than all the rest.
+        sent = self._bytes if self._lane is None else self._bytes + self._lane.bytes
         if self._deadline_s is not None and now_s >= self._deadline_s:
             self.finish(Ending.TIMEOUT_TOTAL)
-        elif self._touched or self.sent != self._noted:
+        elif self._touched or sent != self._noted:
             self._touched = False
-            self._noted = self.sent
+            self._noted = sent
             self._quiet_since_s = now_s
         elif self._paused:
             # Any byte that the client's socket took is progress (as nginx' send_timeout).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from proxy.clocks import LONG_S
 from proxy.dialects import DIALECTS
 from proxy.dialects.typed.translator import Translator
 from proxy.errors import UpstreamProtocolError
@@ -136,6 +137,11 @@ class TypedRelay(Relay):
             self._write_last(given)
         elif given:
             self._write(given)
+
+    @property
+    def has_long_clocks(self) -> bool:
+        """See `Relay`; its heartbeat is its own."""
+        return super().has_long_clocks and (self._ping_s is None or self._ping_s >= LONG_S)
 
     def check(self, now_s: float) -> None:
         """Ask for a heartbeat, too: the client's silence is not the upstream's, which may send what says nothing."""

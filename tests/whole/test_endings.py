@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.clocks import LONG_S
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, event, only, request
 
@@ -266,8 +267,12 @@ async def test_timeout_first_byte_is_a_504(start: Callable[..., Any], upstream: 
     await check_ending(proxy, "timeout_first_byte", status=504, code="upstream_timeout")
 
 
-async def test_timeout_idle_breaks_the_stream(start: Callable[..., Any], upstream: Upstream) -> None:
+@pytest.mark.parametrize("long_s", [LONG_S, 0.4], ids=["short clocks", "long clocks"])
+async def test_timeout_idle_breaks_the_stream(
+    start: Callable[..., Any], upstream: Upstream, monkeypatch: pytest.MonkeyPatch, long_s: float
+) -> None:
     """A silence after the head ends the stream: an event says which clock, the last chunk is missing."""
+    monkeypatch.setattr("proxy.phases.relay.LONG_S", long_s)
     proxy = await start(TIMEOUTS.replace("TOTAL", '"off"'))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
 
