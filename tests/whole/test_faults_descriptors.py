@@ -30,16 +30,20 @@ MAX_CPU = 0.5
 ENOUGH = 5
 
 
-STREAM = request(SILENT, BODY, token=token())
+def stream() -> bytes:
+    """Made when it is needed: the tests' tokens live for ten minutes, and all tests may take longer."""
+    return request(SILENT, BODY, token=token())
+
+
 HEALTH = request("/healthz", method="GET")
 
 
-async def ask(served: Node, clients: list[Peer], what: bytes = STREAM) -> tuple[int, str | None] | None:
+async def ask(served: Node, clients: list[Peer], what: bytes | None = None) -> tuple[int, str | None] | None:
     """Ask for a stream that goes on for ever, or something else; None where the connection is refused."""
     try:
         client = await connect(served.address)
         clients.append(client)
-        client.write(what)
+        client.write(stream() if what is None else what)
         head = await client.read_head()
     except (OSError, asyncio.IncompleteReadError):
         return None
