@@ -3,8 +3,8 @@
 A timer per stream or per event would cost more than the events themselves. Instead whoever has a deadline is *watched*:
 asked a few times a second whether its time has come. The price is precision: a clock fires up to one tick late.
 
-Thousands of streams asked a few times a second cost more than their events, so those that have long clocks alone are
-asked at every sixth tick, a sixth of them at each.
+Asking a stream four times costs more than relaying an event to it, so with thousands of slow streams the asking would
+prevail: those that have long clocks alone are asked at every sixth tick, a sixth of them at each.
 """
 
 from __future__ import annotations

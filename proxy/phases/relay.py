@@ -244,7 +244,7 @@ class Relay:
         """End what ran out of time; ask for a heartbeat where one is due."""
         if self.ending is not None:
             return
-        # `sent`, spelt out: thousands are asked, and the property cost more than all the rest.
+        # `sent`, spelt out: thousands are asked, and a property is a call of its own.
         sent = self._bytes if self._lane is None else self._bytes + self._lane.bytes
         if self._deadline_s is not None and now_s >= self._deadline_s:
             self.finish(Ending.TIMEOUT_TOTAL)
