@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.dialects import DIALECTS
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.phases.answer import Settled, date
 from proxy.phases.relay import Relay, StreamClocks, ending_of_whole, write_whole
 from proxy.phases.typed_relay import TypedRelay, begin_translation, translated_fields
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from proxy.call import Call
     from proxy.errors import Field
-    from proxy.exchange import Route
+    from proxy.model import Route
     from proxy.phases.relay import Framing
     from proxy.upstream.answer import Answer
 

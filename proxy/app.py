@@ -16,12 +16,12 @@ import structlog
 from proxy.admin import Admin, Health
 from proxy.client_connection import ClientClocks
 from proxy.clocks import Clocks, tick_for
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
-from proxy.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
+from proxy.server.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from proxy.auth.authenticator import Authenticator
     from proxy.call import Rules
-    from proxy.exchange import Route
+    from proxy.model import Route
     from proxy.logs import Redactor
     from proxy.settings import Address as ListenAddress
     from proxy.settings import Settings

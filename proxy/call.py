@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from proxy.auth.authenticator import Authenticator
-    from proxy.exchange import Ending, Exchange, Principal, Route
+    from proxy.model import Ending, Exchange, Principal, Route
     from proxy.limits.store import Admission, Standing, Store
     from proxy.phases.accept import ClientConnection, Incoming
     from proxy.phases.resolve import Router

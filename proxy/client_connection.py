@@ -13,10 +13,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.errors import InvalidRequestError, RequestTimeoutError
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.logs import log_failure
 from proxy.request_parser import RequestParser
-from proxy.sockets import has_left
+from proxy.server.sockets import has_left
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,7 +15,7 @@ import jwt
 from proxy.config_file import load
 from proxy.logs import Redactor, configure
 from proxy.mock.server import MockVendor
-from proxy.server import new_event_loop, serve
+from proxy.server.run import new_event_loop, serve
 
 if TYPE_CHECKING:
     from proxy.settings import Settings

@@ -18,7 +18,7 @@ _SAID_LATER = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
 
 if TYPE_CHECKING:
     from proxy.call import Call, Rules
-    from proxy.exchange import Exchange, Principal, RequestHead
+    from proxy.model import Exchange, Principal, RequestHead
     from proxy.phases.resolve import Destination
 
 

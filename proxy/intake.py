@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from proxy.call import Call
     from proxy.clocks import Clocks
-    from proxy.exchange import RequestHead
+    from proxy.model import RequestHead
     from proxy.limits.store import Admission
     from proxy.protocol.heads import Framing
 

@@ -19,7 +19,7 @@ from proxy.errors import (
     NotFoundError,
     ProxyError,
 )
-from proxy.exchange import Ending, Exchange
+from proxy.model import Ending, Exchange
 from proxy.identity import identify, identify_by_body, identify_by_head
 from proxy.intake import begin_body, give_back, read_body, take_in
 from proxy.logs import exchange_logger, log_failure
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.clocks import Clocks
-    from proxy.exchange import RequestHead, Route
+    from proxy.model import RequestHead, Route
     from proxy.metrics import Metrics
     from proxy.phases.accept import ClientConnection
     from proxy.phases.relay import Relay

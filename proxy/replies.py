@@ -15,7 +15,7 @@ from proxy.errors import (
     refusal,
     retry_after,
 )
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.identity import hide
 from proxy.limits.fields import rate_limit_fields
 from proxy.phases.answer import Settled, write_answer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from proxy.call import Call
     from proxy.errors import Field
-    from proxy.exchange import RequestHead
+    from proxy.model import RequestHead
 
 JSON: Field = (b"Content-Type", b"application/json")
 _EVENT_STREAM: Field = (b"Content-Type", b"text/event-stream")

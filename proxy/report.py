@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.exchange import Rate
+    from proxy.model import Rate
     from proxy.settings import Auth, JwtIssuer, PlanSettings, Settings, UpstreamSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

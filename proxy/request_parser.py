@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import httptools
 
 from proxy.errors import InvalidRequestError
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 from proxy.phases.accept import ClientConnection, Incoming
 from proxy.request_body import RequestBody, Source
 

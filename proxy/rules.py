@@ -14,7 +14,7 @@ from proxy.auth.keysets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.call import Rules
 from proxy.dialects import DIALECTS
-from proxy.exchange import Origin, Plan, Principal, Timeouts, Upstream
+from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.limits.dial import RedisAddress
 from proxy.limits.memory import MemoryStore
 from proxy.limits.redis import RedisStore
@@ -27,7 +27,7 @@ from proxy.web.playground import Playground
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
-    from proxy.exchange import Route
+    from proxy.model import Route
     from proxy.limits.store import Store
     from proxy.settings import JwtIssuer, Settings, UpstreamSettings
     from proxy.upstream.addresses import Address

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from proxy.dialects.typed.translator import Translator
     from proxy.errors import ErrorShape, Field
-    from proxy.exchange import Ending
+    from proxy.model import Ending
     from proxy.phases.relay import Framing, StreamClocks
     from proxy.upstream.answer import Answer
 

@@ -15,7 +15,7 @@ from proxy.replies import JSON, succeed
 if TYPE_CHECKING:
     from proxy.call import Call
     from proxy.clocks import Clocks
-    from proxy.exchange import RequestHead, Route
+    from proxy.model import RequestHead, Route
     from proxy.phases.answer import Settled
     from proxy.protocol.heads import Framing
 

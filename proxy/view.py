@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.exchange import Ending
+from proxy.model import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from proxy.app import App
 from proxy.config_file import load
 from proxy.logs import Redactor, configure
-from proxy.server import new_event_loop
+from proxy.server.run import new_event_loop
 from tests.peers import WAIT_S, Peer, Upstream, connect
 
 if TYPE_CHECKING:

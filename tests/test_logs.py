@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from proxy import logs
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.logs import LineWriter, Redactor, configure, exchange_logger
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 from proxy.settings import Address, Settings, Wrong
 from proxy.settings.units import MAX_DURATION_S, read_address, read_clock, read_duration, read_rate, read_size
 

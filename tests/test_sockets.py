@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from proxy.sockets import answer_no_more
+from proxy.server.sockets import answer_no_more
 
 WAIT_S = 30.0
 # Far longer than a loopback answers in, and shorter than the second after which a client asks again.
@@ -49,7 +49,7 @@ def test_answer_no_more(listener: socket.socket) -> None:
 
 def test_answer_no_more_is_allowed_to_fail(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no filters, everything is as it was."""
-    monkeypatch.setattr("proxy.sockets._SO_ATTACH_FILTER", 9999)
+    monkeypatch.setattr("proxy.server.sockets._SO_ATTACH_FILTER", 9999)
     answer_no_more(listener)
     with listener, connected(listener):
         pass

@@ -16,7 +16,7 @@ from proxy.auth.api_keys import API_KEY_PREFIX
 from proxy.auth.credentials import MAX_CREDENTIAL_BYTES
 from proxy.auth.issuers import verify
 from proxy.errors import InvalidTokenError, ProxyError
-from proxy.exchange import Principal
+from proxy.model import Principal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxy.auth.api_keys import ApiKeys
     from proxy.auth.issuers import Claims, Issuer
     from proxy.auth.keysets import KeySource
-    from proxy.exchange import Plan
+    from proxy.model import Plan
 
 API_KEY_ISSUER: Final = "key"
 DEFAULT_PLAN: Final = "default"

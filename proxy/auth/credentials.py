@@ -16,7 +16,7 @@ from proxy.protocol.paths import query_members
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.exchange import RequestHead
+    from proxy.model import RequestHead
 
 # Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
 MAX_CREDENTIAL_BYTES: Final = 8192

@@ -20,7 +20,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from proxy.exchange import RequestHead
+from proxy.model import RequestHead
 
 if TYPE_CHECKING:
     from proxy.errors import Field

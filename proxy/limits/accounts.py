@@ -13,7 +13,7 @@ from proxy.limits.quotas import NO_QUOTAS, quotas_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.exchange import Plan
+    from proxy.model import Plan
     from proxy.limits.gcra import Limit
     from proxy.limits.quotas import Quotas
 

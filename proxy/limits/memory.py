@@ -20,7 +20,7 @@ from proxy.limits.tickets import TicketShelf
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from proxy.exchange import Principal
+    from proxy.model import Principal
     from proxy.limits.gcra import Limit
     from proxy.limits.store import Lease, Spent
 

@@ -31,7 +31,7 @@ from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxy.exchange import Principal
+    from proxy.model import Principal
     from proxy.limits.dial import RedisAddress
     from proxy.limits.gcra import Limit
     from proxy.limits.quotas import Quotas

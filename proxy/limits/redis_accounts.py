@@ -20,7 +20,7 @@ from proxy.limits.resp import pack
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from proxy.exchange import Plan, Principal
+    from proxy.model import Plan, Principal
     from proxy.limits.gcra import Limit
     from proxy.limits.memory import MemoryStore
     from proxy.limits.scripts import Scripts

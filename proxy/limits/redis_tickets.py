@@ -16,7 +16,7 @@ from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, S
 from proxy.limits.tickets import OVERHEAD_BYTES
 
 if TYPE_CHECKING:
-    from proxy.exchange import Principal
+    from proxy.model import Principal
     from proxy.limits.dial import Dialler
     from proxy.limits.link import Link
     from proxy.limits.scripts import Script, Scripts

@@ -15,7 +15,7 @@ from proxy.limits import gcra
 from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
 
 if TYPE_CHECKING:
-    from proxy.exchange import Principal
+    from proxy.model import Principal
 
 # A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
 STREAM_RETRY_AFTER_S = 1.0

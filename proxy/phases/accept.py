@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import InvalidRequestError
-from proxy.exchange import Ending, FieldIndex, RequestHead
+from proxy.model import Ending, FieldIndex, RequestHead
 from proxy.protocol.heads import Framing, check_request, origin_form
 
 if TYPE_CHECKING:

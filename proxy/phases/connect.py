@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from proxy.clocks import Clocks
-    from proxy.exchange import Route
+    from proxy.model import Route
     from proxy.upstream.addresses import Address
     from proxy.upstream.answer import Answer
     from proxy.upstream.connection import Connection

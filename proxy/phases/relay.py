@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from proxy.clocks import LONG_S
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.protocol.sse import PING
 from proxy.upstream.lane import Lane
 

@@ -19,7 +19,7 @@ from proxy.errors import (
     NotFoundError,
     UnknownUpstreamError,
 )
-from proxy.exchange import TYPED_NAMES
+from proxy.model import TYPED_NAMES
 from proxy.protocol.envelope import find_envelope, read_json_object
 from proxy.protocol.fields import is_loop, to_upstream
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
@@ -29,7 +29,7 @@ from proxy.routing.legs import Leg, check_plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.exchange import Principal, RequestHead, Route, Upstream
+    from proxy.model import Principal, RequestHead, Route, Upstream
     from proxy.routing.envelopes import EnvelopeRules
 
 _FRONT: Final = b"/forward-sse"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from proxy.exchange import Ending
+from proxy.model import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.exchange import Exchange
+    from proxy.model import Exchange
     from proxy.metrics import Metrics
 
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.

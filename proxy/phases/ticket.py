@@ -17,7 +17,7 @@ from proxy.protocol.paths import query_members
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.exchange import Principal, RequestHead
+    from proxy.model import Principal, RequestHead
     from proxy.limits.store import Store
 
 # Where tickets are made, and where they are used: each stands for a POST to the second.

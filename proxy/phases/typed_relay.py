@@ -13,14 +13,14 @@ from proxy.clocks import LONG_S
 from proxy.dialects import DIALECTS
 from proxy.dialects.typed.translator import Translator
 from proxy.errors import UpstreamProtocolError
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.phases.relay import BROKEN, LAST_CHUNK, Relay
 from proxy.protocol.fields import fold, single, to_client
 from proxy.protocol.sse import PING, is_event_stream
 
 if TYPE_CHECKING:
     from proxy.errors import Field
-    from proxy.exchange import Route
+    from proxy.model import Route
     from proxy.phases.relay import Framing, StreamClocks
     from proxy.upstream.answer import Answer
 

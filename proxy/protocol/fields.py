@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
 
     from proxy.errors import Field
-    from proxy.exchange import FieldIndex
+    from proxy.model import FieldIndex
 
 _T = TypeVar("_T")
 

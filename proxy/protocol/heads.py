@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxy.errors import Field
-    from proxy.exchange import FieldIndex
+    from proxy.model import FieldIndex
 
 # A reason phrase of the upstream's is never repeated: it may hold anything, and nobody reads it.
 _STATUS_LINES = {

@@ -15,7 +15,7 @@ import orjson
 from proxy.protocol.sse import encode_event
 
 if TYPE_CHECKING:
-    from proxy.exchange import Ending
+    from proxy.model import Ending
 
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 

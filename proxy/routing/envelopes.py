@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxy.auth.credentials import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
-from proxy.exchange import FieldIndex, Route, Timeouts
+from proxy.model import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import parse_envelope
 from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
 from proxy.protocol.paths import is_query, parse_target, with_query
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.errors import Field
-    from proxy.exchange import Principal, RequestHead
+    from proxy.model import Principal, RequestHead
     from proxy.protocol.envelope import Envelope
     from proxy.protocol.paths import Target, TargetPattern
     from proxy.routing.legs import Leg

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from proxy.auth.credentials import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
-from proxy.exchange import Route
+from proxy.model import Route
 from proxy.protocol.fields import Added, fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from proxy.errors import Field
-    from proxy.exchange import Principal, RequestHead, Upstream
+    from proxy.model import Principal, RequestHead, Upstream
 
 NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this upstream has none."
 

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 from proxy.settings import units
 from proxy.settings.units import Address, Wrong
 

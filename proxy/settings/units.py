@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 
 # Nothing here is meant to be longer; it also keeps every sum with these numbers far from overflow.
 MAX_DURATION_S = 366 * 86_400.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 from proxy.protocol.chunks import follow
 from proxy.upstream.answer import Answer
 

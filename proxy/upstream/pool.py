@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.clocks import Clocks
-    from proxy.exchange import Origin
+    from proxy.model import Origin
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
 

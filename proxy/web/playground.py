@@ -19,7 +19,7 @@ from proxy.protocol.fields import values
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxy.exchange import Principal, Upstream
+    from proxy.model import Principal, Upstream
     from proxy.phases.accept import Incoming
     from proxy.protocol.cors import CorsPolicy
     from proxy.web.page import Page

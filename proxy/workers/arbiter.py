@@ -32,8 +32,8 @@ from proxy.app import trust
 from proxy.config_file import ConfigurationError
 from proxy.logs import Redactor, configure
 from proxy.rules import secrets_of
-from proxy.signals import log_refused
-from proxy.sockets import show
+from proxy.server.signals import log_refused
+from proxy.server.sockets import show
 from proxy.workers.handover import VARIABLE, Ground
 from proxy.workers.journal import DirectWriter, Journal
 from proxy.workers.service import STUCK_S, Service

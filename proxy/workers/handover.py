@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from proxy.sockets import answer_no_more, listening
+from proxy.server.sockets import answer_no_more, listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,7 @@ from gunicorn.arbiter import Arbiter
 
 from proxy.app import App, Place
 from proxy.logs import LineWriter, configure
-from proxy.signals import Signals, drain, log_refused
+from proxy.server.signals import Signals, drain, log_refused
 
 if TYPE_CHECKING:
     from proxy.settings import Settings

@@ -20,7 +20,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.keysets import StaticKeySet
 from proxy.errors import AuthenticationError, ExpiredTokenError, InvalidTokenError
-from proxy.exchange import Plan, Principal
+from proxy.model import Plan, Principal
 from tests.auth.auth_support import NOW, SECRET, Clock, claims, jwk, keyring, pem, run, segment, signature, token
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.published_keys import MAX_WAITERS, RefreshPolicy, RemoteKeySet
 from proxy.errors import AuthUnavailableError, InvalidTokenError
-from proxy.exchange import Plan, Principal
+from proxy.model import Plan, Principal
 from tests.auth.auth_support import NOW, Clock, KeyServer, Timers, claims, jwk, keyring, token
 
 if TYPE_CHECKING:

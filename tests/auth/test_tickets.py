@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.auth.tickets import Ticket
-from proxy.exchange import RequestHead
+from proxy.model import RequestHead
 
 STEADY = settings(max_examples=200)
 HEAD = RequestHead(

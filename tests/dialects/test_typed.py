@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.dialects import DIALECTS
 from proxy.dialects.typed.dashscope import asks_for_increments
 from proxy.dialects.typed.translator import Translator
-from proxy.exchange import TYPED_NAMES
+from proxy.model import TYPED_NAMES
 from tests.typed_streams import INCREMENTAL, STREAMS, data, end, failed, mocked, read
 
 CUT = ("upstream_unreachable", "cut")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.errors import ProxyError
-from proxy.exchange import Plan, Principal
+from proxy.model import Plan, Principal
 from proxy.limits.dial import Dialler, RedisAddress
 from proxy.limits.redis import RedisStore
 from proxy.limits.resp import StoreError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 from proxy.limits import gcra
 from proxy.limits.fields import duration, rate_limit_fields
 from proxy.limits.gcra import Limit

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import LimitsUnavailableError, ProxyError, RateLimitExceededError, TooManyStreamsError
-from proxy.exchange import Plan, Principal, Rate
+from proxy.model import Plan, Principal, Rate
 from proxy.limits.gcra import Limit
 from proxy.limits.memory import MemoryStore
 from proxy.limits.quotas import limits_of, rate_name

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError
-from proxy.exchange import Plan, Principal, Rate
+from proxy.model import Plan, Principal, Rate
 from proxy.limits.dial import Dialler
 from proxy.limits.memory import MemoryStore
 from proxy.limits.redis import RedisStore

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import LimitsUnavailableError
-from proxy.exchange import Plan, Rate
+from proxy.model import Plan, Rate
 from proxy.limits.redis import RedisStore
 from proxy.limits.scripts import Scripts
 from tests.limits.redis_support import RedisServer, Workers, at_once, attempt, die, holds, passes, user

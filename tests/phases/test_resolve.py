@@ -22,7 +22,7 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.exchange import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
+from proxy.model import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
 from proxy.phases.resolve import Router
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern

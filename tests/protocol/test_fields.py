@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 from proxy.protocol import fields as rules
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, Added, fold, is_loop, single, values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import InvalidRequestError
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 from proxy.protocol.heads import check_request, origin_form, render_request, render_response
 
 HOST = (b"Host", b"a.example")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange import TYPED_NAMES
+from proxy.model import TYPED_NAMES
 from proxy.protocol.typed import TypedEncoder, Usage, mend
 
 

@@ -9,7 +9,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.phases.relay import Relay, StreamClocks
 from proxy.protocol.chunks import follow
 from proxy.protocol.sse import EventStreamObserver

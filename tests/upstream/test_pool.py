@@ -14,7 +14,7 @@ import pytest
 
 from proxy.clocks import Clocks
 from proxy.errors import OverloadedError, UpstreamUnreachableError
-from proxy.exchange import Origin
+from proxy.model import Origin
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts

@@ -23,7 +23,7 @@ from tests.whole.scenes import BODY, OK, begin, check_settled, serves
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxy.exchange import Principal, Route
+    from proxy.model import Principal, Route
     from proxy.upstream.addresses import Address
     from tests.conftest import Running
 

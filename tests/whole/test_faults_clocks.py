@@ -13,7 +13,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.keysets import StaticKeySet
 from proxy.errors import AuthenticationError
-from proxy.exchange import Plan
+from proxy.model import Plan
 from tests.conftest import SECRET, token
 from tests.peers import LAST, STREAM_HEAD, chunk, connect, event, request
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.dialects.typed.translator import MAX_EVENT_BYTES
-from proxy.exchange import Ending
+from proxy.model import Ending
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
 from tests.typed_streams import end, failed

@@ -12,8 +12,8 @@ import structlog
 from proxy import __version__
 from proxy.app import App
 from proxy.logs import Redactor, configure
-from proxy.signals import Signals, drain, reload_when_asked
-from proxy.sockets import show
+from proxy.server.signals import Signals, drain, reload_when_asked
+from proxy.server.sockets import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange import FieldIndex, RequestHead
+from proxy.model import FieldIndex, RequestHead
 
 NAMES = st.sampled_from([b"Host", b"host", b"Via", b"VIA", b"X-A", b"x_a"])
 

@@ -1,0 +1,1 @@
+"""One process: its listeners, its signals, its end."""
