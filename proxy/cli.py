@@ -120,7 +120,7 @@ def serve(config: Path | None, listen: Address | None, workers: int | None) -> N
 
     # Judged here first: a faulty file is told before anything of the server is even imported.
     _load(config, overrides)
-    from proxy import server  # noqa: PLC0415 - only this command needs it
+    from proxy.server import run as server  # noqa: PLC0415 - only this command needs it
 
     try:
         sys.exit(server.run(load))

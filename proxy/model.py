@@ -212,29 +212,3 @@ class Route(NamedTuple):
     def __repr__(self) -> str:
         """Neither credentials nor content."""
         return f"Route(upstream={self.upstream!r}, method={self.method!r})"
-
-
-@dataclass(eq=False)
-class Exchange:
-    """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
-
-    Times are the loop's, in seconds. `status` is None until an answer has begun. `interrupted_as` is why somebody other
-    than the two peers ended it; `limits` says how limits were held while their store was
-    away. Never holds a token, a key, or content.
-    """
-
-    id: str
-    started_s: float
-    method: str = ""
-    path: str = field(init=False, default="")
-    dialect: str = field(init=False, default="openai")
-    principal: Principal | None = field(init=False, default=None)
-    upstream: str | None = field(init=False, default=None)
-    status: int | None = field(init=False, default=None)
-    ending: Ending | None = field(init=False, default=None)
-    code: str | None = field(init=False, default=None)
-    first_byte_s: float | None = field(init=False, default=None)
-    bytes: int = field(init=False, default=0)
-    events: int = field(init=False, default=0)
-    interrupted_as: Ending | None = field(init=False, default=None)
-    limits: str | None = field(init=False, default=None)

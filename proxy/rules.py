@@ -12,7 +12,7 @@ from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.keysets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
-from proxy.call import Rules
+from proxy.routing.rules import Rules
 from proxy.dialects import DIALECTS
 from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.limits.dial import RedisAddress
@@ -75,7 +75,6 @@ def build_rules(
             page,
             upstreams.values(),
             default_upstream=settings.default_upstream,
-            policy=policy,
         )
         if settings.playground
         else None,

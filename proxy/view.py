@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.model import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from proxy.clocks import Clocks
-    from proxy.metrics import Metrics
-    from proxy.pipeline import Pipeline
+    from proxy.handlers.service import Service
 
 # `reasons` against being ready, and under other names what only limps.
 Problems = dict[str, list[str]]
@@ -41,15 +37,12 @@ class View(Protocol):
 class OneWorker:
     """The view of a worker on itself."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics, clocks: Clocks, problems: Callable[[], Problems]) -> None:
-        self._pipeline = pipeline
-        self._metrics = metrics
-        self._clocks = clocks
-        self._problems = problems
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def metrics(self) -> bytes:
         """The text of a scrape."""
-        return self._metrics.render()
+        return self._service.metrics.render()
 
     async def streams(self) -> list[Stream]:
         """The live streams."""
@@ -65,7 +58,7 @@ class OneWorker:
 
     def streams_now(self) -> list[Stream]:
         """The same, for who must not wait."""
-        now_s = self._clocks.now()
+        now_s = self._service.timers.now()
         return [
             {
                 "id": exchange.id,
@@ -80,13 +73,13 @@ class OneWorker:
                 "bytes": bytes_,
                 "events": events,
             }
-            for exchange, bytes_, events in self._pipeline.live()
+            for exchange, bytes_, events in self._service.exchanges.live()
         ]
 
     def stop_now(self, id_: str) -> bool:
         """The same, for who must not wait."""
-        return self._pipeline.interrupt(Ending.STOPPED, id_) > 0
+        return self._service.exchanges.interrupt(Ending.STOPPED, id_) > 0
 
     def problems_now(self) -> Problems:
         """The same, for who must not wait."""
-        return self._problems()
+        return self._service.problems()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy import __version__
-from proxy.app import App
 from proxy.logs import Redactor, configure
+from proxy.server.listen import Server
 from proxy.server.signals import Signals, drain, reload_when_asked
 from proxy.server.sockets import show
 
@@ -61,12 +61,12 @@ async def serve(
     *,
     announce: Callable[[str], None] | None = None,
 ) -> int:
-    """Open the app, obey signals, drain, close; `announce` is told the address once it is open."""
+    """Open the server, obey signals, drain, close; `announce` is told the address once it is open."""
     signals = Signals()
     signals.listen()
-    app = App(settings, redactor)
+    server = Server(settings, redactor)
     try:
-        await app.open()
+        await server.open()
     except OSError as exc:
         sys.stderr.write(f"forward-sse: cannot start: {exc.strerror or exc}\n")
         return EXIT_FAILED
@@ -76,17 +76,17 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=show(app.listen),
-        admin_listen=show(app.admin_listen),
+        listen=show(server.listen),
+        admin_listen=show(server.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
     if announce is not None:
-        announce(show(app.listen) or "")
-    reloading = asyncio.create_task(reload_when_asked(signals, app, load))
+        announce(show(server.listen) or "")
+    reloading = asyncio.create_task(reload_when_asked(signals, server, load))
     await signals.stop.wait()
     reloading.cancel()
-    await drain(signals, app)
+    await drain(signals, server)
     await asyncio.gather(reloading, return_exceptions=True)
-    await app.close()
+    await server.close()
     structlog.get_logger().info("server.stopped")
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""What is asked of a running app from outside its requests: drain, hurry, reload."""
+"""What is asked of a running server from outside its requests: drain, hurry, reload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.config_file import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.app import App
+    from proxy.server.listen import Server
     from proxy.settings import Settings
 
 
@@ -41,25 +41,25 @@ def _refuse_upgrade() -> None:
     structlog.get_logger().error("upgrade.refused", reason="one worker has no arbiter that could hand over")
 
 
-async def drain(signals: Signals, app: App) -> None:
-    """Drain the app; a signal to hurry ends what still runs."""
-    draining = asyncio.create_task(app.drain())
+async def drain(signals: Signals, server: Server) -> None:
+    """Drain the server; a signal to hurry ends what still runs."""
+    draining = asyncio.create_task(server.drain())
     hurrying = asyncio.create_task(signals.hurry.wait())
     await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         draining.cancel()
-        await app.drain(timeout_s=0)
+        await server.drain(timeout_s=0)
     hurrying.cancel()
     await asyncio.gather(draining, hurrying, return_exceptions=True)
 
 
-async def reload_when_asked(signals: Signals, app: App, load: Callable[[], Settings]) -> None:
+async def reload_when_asked(signals: Signals, server: Server, load: Callable[[], Settings]) -> None:
     """Read the file anew at each signal, until cancelled; a faulty one changes nothing and is told in one line."""
     while True:
         await signals.reload.wait()
         signals.reload.clear()
         try:
-            await app.reload(load())
+            await server.reload(load())
         except (ConfigurationError, OSError) as exc:
             log_refused(exc)
 

@@ -8,7 +8,6 @@ from proxy.model import FieldIndex
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
-    from proxy.upstream.lane import Lane
 
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_FIELDS: Final = FieldIndex(())
@@ -38,8 +37,12 @@ class Sink(Protocol):
     """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
 
     @property
-    def lane(self) -> Lane | None:
-        """Where whole events may pass it by; None where each read is to be taken by `body`."""
+    def allows_fast_path(self) -> bool:
+        """Whether the next whole event may be given to `event`, in place of `body`."""
+        ...
+
+    def event(self, data: bytes, payload_bytes: int) -> None:
+        """Take one whole event in one whole chunk, as it came; `payload_bytes` is the event's own size."""
         ...
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
@@ -96,8 +99,8 @@ class Answer:
         self.failure: ProxyError | None = None
         self.sink: Sink | None = None
 
-    def let_head_go(self) -> None:
-        """Forget the head's fields: streams are held by the thousand."""
+    def drop_headers(self) -> None:
+        """Free the parsed fields before a long stream starts."""
         self.fields = []
         self.index = _NO_FIELDS
 

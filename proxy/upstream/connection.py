@@ -18,15 +18,14 @@ import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
 from proxy.model import FieldIndex
-from proxy.protocol.chunks import follow
 from proxy.upstream.answer import Answer
+from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.errors import Field
     from proxy.upstream.answer import Framing, Sink
-    from proxy.upstream.lane import Lane
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
@@ -57,7 +56,7 @@ class Connection(asyncio.Protocol):
         "_fragments",
         "_head_waiter",
         "_is_head_request",
-        "_lane",
+        "_is_fast",
         "_may_keep",
         "_missing",
         "_overhead",
@@ -106,8 +105,8 @@ class Connection(asyncio.Protocol):
         self.on_message_begin: Callable[[], None] = self._asked.pop
         # Who takes the body while there is nothing to be told of it but its bytes.
         self._sink: Sink | None = None
-        # What stands in for us while the parser stands between two chunks.
-        self._lane: Lane | None = None
+        # Whether a whole event may pass the parser by: it stands between two chunks, and the sink between two events.
+        self._is_fast = False
         # What is missing of the chunk under way; None where nobody counts.
         self._missing: int | None = None
         self._is_head_request = False
@@ -169,7 +168,7 @@ class Connection(asyncio.Protocol):
     def stream_to(self, sink: Sink) -> None:
         """Read on; the body goes straight to `sink` from now on."""
         self._sink = sink
-        self._change_lanes(sink.lane if self._missing == 0 else None)
+        self._is_fast = self._missing == 0 and sink.allows_fast_path
         self.resume_reading()
 
     def abort(self) -> None:
@@ -191,7 +190,12 @@ class Connection(asyncio.Protocol):
             self._peek = poll.poll
 
     def data_received(self, data: bytes) -> None:
-        """Parse one read; its body bytes leave in one call."""
+        """Parse one read, unless it is one whole event; its body bytes leave in one call."""
+        if self._is_fast:
+            payload_bytes = whole_event(data)
+            if payload_bytes and self._sink is not None:
+                self._sink.event(data, payload_bytes)
+                return
         parser = self._parser
         if parser is None:
             return
@@ -201,7 +205,7 @@ class Connection(asyncio.Protocol):
             self._break_off()
             return
         if self._missing is not None:
-            self._missing = follow(data, 0, self._missing)
+            self._missing = missing_of_chunk(data, 0, self._missing)
         sink = self._sink
         fragments = self._fragments
         if sink is None or not fragments:
@@ -214,7 +218,7 @@ class Connection(asyncio.Protocol):
             body = b"".join(fragments)
             fragments.clear()
             sink.body(body)
-        self._change_lanes(sink.lane if self._missing == 0 and self._sink is sink else None)
+        self._is_fast = self._missing == 0 and self._sink is sink and sink.allows_fast_path
 
     def _look_closer(self, data: bytes) -> None:
         """What a read brought, where it was not just body."""
@@ -253,7 +257,7 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
             if is_first_read and answer.framing == "chunked":
                 # The head has come in one read: its end is where the first chunk begins.
-                self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
+                self._missing = missing_of_chunk(data, data.find(b"\r\n\r\n") + 4, 0)
 
     def eof_received(self) -> bool:
         """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
@@ -325,15 +329,6 @@ class Connection(asyncio.Protocol):
 
     # Inside.
 
-    def _change_lanes(self, lane: Lane | None) -> None:
-        """Let a stream pass in its lane, or come back from it."""
-        if lane is not self._lane:
-            self._lane = lane
-            if lane is not None:
-                lane.open(self)
-            if self._transport is not None:
-                self._transport.set_protocol(lane or self)
-
     def _break_off(self) -> None:
         """End at a fault. What came before it was good, and the client has a right to it.
 
@@ -350,8 +345,7 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """The answer is complete: go back to the pool, or close."""
         self._answer = self._sink = None
-        if self._lane is not None:
-            self._change_lanes(None)
+        self._is_fast = False
         transport = self._transport
         if (
             self._may_keep
@@ -377,6 +371,7 @@ class Connection(asyncio.Protocol):
 
     def _drop(self) -> None:
         self._parser = self._sink = None
+        self._is_fast = False
         if not self.is_closed:
             self.is_closed = True
             transport, self._transport = self._transport, None

@@ -18,8 +18,7 @@ from proxy.workers.siblings import Siblings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.metrics import Metrics
-    from proxy.pipeline import Pipeline
+    from proxy.handlers.service import Service
     from proxy.view import OneWorker, Problems, Stream
     from proxy.workers.siblings import Question
 
@@ -32,12 +31,12 @@ _DRAINING = "draining"
 class AllWorkers:
     """All workers as one; a worker that does not answer in time is left out, and counted as silent."""
 
-    def __init__(self, directory: Path, name: str, *, one: OneWorker, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, directory: Path, name: str, *, one: OneWorker, service: Service) -> None:
         self._directory = directory
         self._name = name
         self._one = one
-        self._pipeline = pipeline
-        self._ledger = Ledger(directory, name, metrics.registry.collect)
+        self._service = service
+        self._ledger = Ledger(directory, name, service.metrics.registry.collect)
         self._siblings = Siblings(directory, name, self._answer)
         self._keeping: asyncio.Task[None] | None = None
         self._keeps = True
@@ -125,7 +124,7 @@ class AllWorkers:
             case "stop":
                 return self._one.stop_now(question["id"])
             case "stop_own":
-                return self._pipeline.stop_own(question["id"], question["issuer"], question["user"]) > 0
+                return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
             case "problems":
                 return self._one.problems_now()
         raise KeyError(question["ask"])

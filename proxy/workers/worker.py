@@ -23,8 +23,8 @@ import structlog
 from aiohttp import GunicornUVLoopWebWorker, GunicornWebWorker
 from gunicorn.arbiter import Arbiter
 
-from proxy.app import App, Place
 from proxy.logs import LineWriter, configure
+from proxy.server.listen import Place, Server
 from proxy.server.signals import Signals, drain, log_refused
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         service: Service = self.app
         ground = service.ground
         self._orders.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        app = App(
+        server = Server(
             service.settings,
             service.redactor,
             Place(self.name, ground.directory, ground.listen, ground.admin_listen),
@@ -144,17 +144,17 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         beating = asyncio.create_task(self._beat())
         obeying: asyncio.Task[None] | None = None
         try:
-            await app.open()
+            await server.open()
             gc.collect()
             gc.freeze()
             self.booted = True
             structlog.get_logger().info("worker.started", pid=os.getpid())
             self._tell(_IS_UP)
-            obeying = asyncio.create_task(self._obey_orders(app))
+            obeying = asyncio.create_task(self._obey_orders(server))
             await self._signals.stop.wait()
             obeying.cancel()
-            await drain(self._signals, app)
-            await app.close()
+            await drain(self._signals, server)
+            await server.close()
             if self._is_orphan and not any(ground.directory.glob("*.sock")):
                 # Nobody else is left to do it.
                 ground.remove()
@@ -184,14 +184,14 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
             self.notify()
             await asyncio.sleep(BEAT_S)
 
-    async def _obey_orders(self, app: App) -> None:
+    async def _obey_orders(self, server: Server) -> None:
         reader, writer = await asyncio.open_connection(sock=self._orders)
         try:
             while True:
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
                 settings = pickle.loads(await reader.readexactly(length))  # noqa: S301 - of our own arbiter, by a socket that nobody else has
                 try:
-                    await app.reload(settings)
+                    await server.reload(settings)
                 except OSError as exc:
                     log_refused(exc)
         except (asyncio.IncompleteReadError, OSError):

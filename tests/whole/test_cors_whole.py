@@ -119,7 +119,7 @@ async def test_cors_refusals(crossing: Running, upstream: Upstream, origin: str)
     answers[502] = await client.read_message()
     client.write(request(body=BODY, token=tiny, fields=fields))
     answers[429] = await client.read_message()
-    crossing.app.pipeline.is_draining = True
+    crossing.service.is_draining = True
     client.write(request(body=BODY, token=token(), fields=fields))
     answers[503] = await client.read_message()
 

@@ -236,10 +236,10 @@ async def test_playground_by_reload(proxy: Running, tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     text = path.read_text()
     path.write_text(text + ON)
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
     assert (await ask(proxy)).status == 200
     path.write_text(text)
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
     assert (await ask(proxy)).status == 404
 
 
@@ -249,7 +249,7 @@ async def test_playground_while_draining(playing: Running, upstream: Upstream) -
     client.write(request("/playground", method="GET"))
     assert (await client.read_message()).status == 200
     streaming, vendor, _ = await begin(playing, upstream)
-    draining = asyncio.create_task(playing.app.drain(timeout_s=30))
+    draining = asyncio.create_task(playing.server.drain(timeout_s=30))
     await asyncio.sleep(0)  # one step: the drain has begun when it first waits
 
     client.write(request("/playground", method="GET"))

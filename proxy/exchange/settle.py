@@ -9,7 +9,7 @@ from proxy.model import Ending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.model import Exchange
+    from proxy.exchange.exchange import Exchange
     from proxy.metrics import Metrics
 
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.

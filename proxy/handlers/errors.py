@@ -1,0 +1,122 @@
+"""The one middleware: a `ProxyError` becomes its answer, in the dialect of the upstream asked for.
+
+And the one hook of every response: the fields that each answer has besides its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from proxy.dialects import DIALECTS
+from proxy.errors import DrainingError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal, retry_after
+from proxy.exchange import EXCHANGE
+from proxy.handlers.service import SERVICE
+from proxy.limits.fields import rate_limit_fields
+from proxy.logs import log_failure
+from proxy.protocol.in_band import end_event
+from proxy.protocol.sse import encode_event
+from proxy.protocol.typed import TypedEncoder
+from proxy.relay.response import RelayResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.errors import Field
+    from proxy.exchange import Exchange
+    from proxy.protocol.cors import CorsPolicy
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_EVENT_STREAM: Final = "text/event-stream"
+_VERSIONS: Final = frozenset({(1, 0), (1, 1)})
+
+
+@web.middleware
+async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with the error that a handler raises; what is no `ProxyError` is a defect of ours, and 500."""
+    if request.version not in _VERSIONS:
+        return _refuse_version(request)
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        return respond(request, error)
+    except web.HTTPException:
+        # Only the router raises them: for a target that is no path, such as `*`.
+        return respond(request, InvalidRequestError("The request target is malformed."))
+    except Exception:  # noqa: BLE001 - a defect of ours: the client is told that, the log where, neither what of
+        if EXCHANGE not in request:
+            log_failure("")
+        return respond(request, ProxyError())
+
+
+def respond(request: web.Request, error: ProxyError) -> web.Response:
+    """The response of an error; an exchange that never began is settled here, so that it has its log line."""
+    exchange = request.get(EXCHANGE)
+    if exchange is None:
+        service = request.config_dict[SERVICE]
+        exchange = service.exchanges.refuse(service.rules, error, request)
+    if exchange.is_in_band:
+        response = web.Response(body=_in_band(exchange, error), headers={"Content-Type": _EVENT_STREAM})
+        response.headers["X-Forward-Sse-Code"] = error.code
+    else:
+        answer = refusal(error, DIALECTS[exchange.dialect])
+        response = web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
+    is_body_broken = not request.content.is_eof() or getattr(request.protocol, "is_malformed", False)
+    if exchange.head is None or is_body_broken or isinstance(error, DrainingError | RequestTimeoutError):
+        # A head that is malformed, or a body that is still arriving: where the next request begins is not known.
+        response.force_close()
+    return response
+
+
+def _refuse_version(request: web.Request) -> web.StreamResponse:
+    """Refuse another version of HTTP and close the connection, on which nobody can tell what would follow."""
+    refuse = getattr(request.protocol, "refuse", None)
+    if refuse is None:
+        request.protocol.force_close()
+    else:
+        refuse(InvalidRequestError("Only HTTP/1.0 and HTTP/1.1 are spoken here."))
+    return web.Response(status=400)
+
+
+def as_headers(fields: tuple[Field, ...]) -> list[tuple[str, str]]:
+    """Our own fields, which are ASCII, as aiohttp takes them."""
+    return [(name.decode(), value.decode()) for name, value in fields]
+
+
+def add_own_fields(request: web.Request, response: web.StreamResponse, policy: CorsPolicy) -> None:
+    """Add to a response what every one says: its id, the user's limits, and who may read it in a browser."""
+    headers, exchange = response.headers, request.get(EXCHANGE)
+    headers.popall("Server", None)
+    if isinstance(response, RelayResponse):
+        if not response.has_content_type:
+            headers.popall("Content-Type", None)
+    elif "Cache-Control" not in headers:
+        headers["Cache-Control"] = "no-store"
+    fields: list[Field] = []
+    if exchange is not None:
+        headers["X-Forward-Sse-Id"] = exchange.id
+        if exchange.standing is not None:
+            fields += rate_limit_fields(exchange.standing)
+        elif exchange.principal is not None:
+            fields += rate_limit_fields(exchange.rules.store.standing(exchange.principal))
+        if not exchange.is_preflight:
+            fields += exchange.rules.cors.answer_fields(exchange.origin)
+    else:
+        origins = request.headers.getall("Origin", ())
+        fields += policy.answer_fields(origins[0].encode("latin-1", "replace") if len(origins) == 1 else None)
+    for name, value in fields:
+        headers.add(name.decode(), value.decode())
+
+
+def _in_band(exchange: Exchange, error: ProxyError) -> bytes:
+    """A refusal as an `EventSource` can read it: in events."""
+    ending = exchange.ending
+    if exchange.typed_names is None:
+        said = encode_event(DIALECTS[exchange.dialect].error_body(error))
+    else:
+        said = TypedEncoder(exchange.typed_names).error(error.code, error.message)
+    if ending is None:
+        return said
+    return said + end_event(exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error))

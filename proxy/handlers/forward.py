@@ -1,0 +1,78 @@
+"""Every way to an upstream: `POST /forward-sse`, `ANY /{upstream}/{path}`, and the short paths of the vendors' SDKs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from proxy.errors import DrainingError, ProxyError
+from proxy.exchange.authenticate import PRINCIPAL, authenticate, authenticate_body
+from proxy.exchange.body import check_length, read_body
+from proxy.exchange.connect import connect
+from proxy.exchange.head import check_head
+from proxy.handlers.service import SERVICE
+from proxy.relay import relay
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
+    from proxy.handlers.service import Service
+    from proxy.model import RequestHead, Route
+
+
+async def forward(request: web.Request) -> web.StreamResponse:
+    """Serve one request, from its head to its settlement. Cancelling it is the client leaving."""
+    service = request.app[SERVICE]
+    with service.exchanges.begin(request, service.rules) as exchange:
+        head = check_head(request, exchange, prefix=service.prefix)  # 400 501
+        if service.must_refuse(request):
+            raise DrainingError  # 503
+        route = await resolve(request, exchange, head, service)  # 400 401 403 404 405 408 413 415 429 503
+        return await send(request, exchange, route, service)  # 502 503 504, then the stream
+
+
+async def resolve(request: web.Request, exchange: Exchange, head: RequestHead, service: Service) -> Route:
+    """Authenticate, charge the limits, read the body, decide the route.
+
+    Raises:
+        ProxyError: whatever the steps refuse. What is refused after the charge is refunded.
+    """
+    rules = exchange.rules
+    destination, principal = await authenticate(exchange, head, request.get(PRINCIPAL))
+    check_length(head, max_bytes=rules.max_body_bytes)
+    if principal is not None:
+        exchange.admit(await rules.store.admit(principal))
+    try:
+        body = await read_body(
+            request, head, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, timers=service.timers
+        )
+        if principal is None:
+            principal = authenticate_body(exchange, body)
+            exchange.admit(await rules.store.admit(principal))
+        return rules.router.by_body(destination, head, body, principal)
+    except ProxyError:
+        exchange.refund()
+        raise
+
+
+async def send(request: web.Request, exchange: Exchange, route: Route, service: Service) -> web.StreamResponse:
+    """Send the request to its upstream, and relay the response.
+
+    Raises:
+        ProxyError: the upstream cannot be reached, is late, or its response is invalid.
+    """
+    exchange.upstream, exchange.dialect = route.upstream, route.dialect
+    total_s = route.timeouts.total_s
+    deadline_s = None if total_s is None else service.timers.now() + total_s
+    upstream_response = await connect(
+        route, pool=service.pool, resolve=exchange.rules.resolve, clocks=service.timers, deadline_s=deadline_s
+    )
+    return await relay(
+        request,
+        exchange,
+        route,
+        upstream_response,
+        deadline_s=deadline_s,
+        timers=service.timers,
+        metrics=service.metrics,
+    )

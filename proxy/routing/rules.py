@@ -1,0 +1,35 @@
+"""The rules of one configuration: what every request is served by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from proxy.auth.authenticator import Authenticator
+    from proxy.model import Principal, Route
+    from proxy.limits.store import Store
+    from proxy.phases.resolve import Router
+    from proxy.protocol.cors import CorsPolicy
+    from proxy.upstream.addresses import Address
+    from proxy.web.playground import Playground
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
+
+    authenticator: Authenticator | None
+    anonymous: Principal
+    query_token: bool
+    envelope_passcode: bool
+    store: Store
+    router: Router
+    cors: CorsPolicy
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]]
+    max_body_bytes: int
+    body_timeout_s: float | None
+    write_timeout_s: float | None
+    playground: Playground | None = None

@@ -1,0 +1,193 @@
+"""One worker's listeners: opens the two applications, takes connections, drains, closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from aiohttp import web
+
+from proxy.app import BUILDER, SETTINGS, connection_options, make_admin_app, make_app, reload
+from proxy.handlers import SERVICE
+from proxy.model import Ending
+from proxy.server.connection import ClientConnection, ClientTimeouts
+from proxy.server.sockets import BACKLOG, hold_little, notice_vanishing
+from proxy.view import OneWorker
+from proxy.workers.whole import AllWorkers
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from proxy.errors import Field, ProxyError
+    from proxy.handlers import Service
+    from proxy.logs import Redactor
+    from proxy.server.connection import Refuse
+    from proxy.settings import Address, Settings
+
+# After the last stream was ended: time for its last bytes to leave.
+_PARTING_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A worker's place among several: its name, where they meet, and the listening sockets that they share.
+
+    The server closes its own copies of the sockets.
+    """
+
+    name: str
+    directory: Path
+    listen: Sequence[socket.socket]
+    admin_listen: Sequence[socket.socket]
+
+
+class Server:
+    """One worker: the public application and the operator's, each behind its listener.
+
+    `open` listens and returns; `drain` stops taking requests and waits for those that run; `close` ends what is left.
+    The addresses say where it really listens, also where the settings said port 0.
+    """
+
+    def __init__(self, settings: Settings, redactor: Redactor, place: Place | None = None) -> None:
+        """`place` is None for a worker that is alone."""
+        self._settings = settings
+        self._place = place
+        self.app = make_app(settings, redactor=redactor)
+        self._runner = web.AppRunner(self.app)
+        self._admin_runner: web.AppRunner | None = None
+        self._public: list[asyncio.Server] = []
+        self._admin: list[asyncio.Server] = []
+        self._whole: AllWorkers | None = None
+        self._timeouts = _client_timeouts(settings)
+        self.listen: tuple[str, int] | None = None
+        self.admin_listen: tuple[str, int] | None = None
+
+    @property
+    def service(self) -> Service:
+        """What the handlers share; there once the server is open."""
+        return self.app[SERVICE]
+
+    @property
+    def connections(self) -> list[web.RequestHandler]:
+        """The clients' connections that are open."""
+        return [] if self._runner.server is None else self._runner.server.connections
+
+    async def open(self) -> None:
+        """Start the applications and listen.
+
+        Raises:
+            OSError: an address cannot be listened on, or an authority file or the playground's cannot be read.
+        """
+        settings, place = self._settings, self._place
+        await self._runner.setup()
+        service = self.service
+        one = OneWorker(service)
+        if place is not None:
+            self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
+            service.stop_elsewhere = self._whole.stop_elsewhere
+            await self._whole.open()
+        self._admin_runner = web.AppRunner(make_admin_app(self._whole or one))
+        await self._admin_runner.setup()
+        self.listen, self._public = await self._serve(
+            self._runner, self._refuse_public, settings.listen, () if place is None else place.listen
+        )
+        if place is not None and place.admin_listen:
+            self.admin_listen, self._admin = await self._serve(
+                self._admin_runner, _refuse_admin, None, place.admin_listen
+            )
+        elif place is None and settings.admin_listen is not None:
+            self.admin_listen, self._admin = await self._serve(
+                self._admin_runner, _refuse_admin, settings.admin_listen, ()
+            )
+        own = (address for address in (self.listen, self.admin_listen) if address is not None)
+        self.app[BUILDER].own_listeners.extend(own)
+
+    async def reload(self, settings: Settings) -> None:
+        """Replace the rules at once; running exchanges keep theirs.
+
+        Raises:
+            OSError: an authority file cannot be read; nothing has changed.
+        """
+        await reload(self.app, settings)
+        new = _client_timeouts(settings)
+        self._timeouts.header_s, self._timeouts.write_s = new.header_s, new.write_s
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
+        service = self.service
+        service.is_draining = True
+        for server in self._public:
+            server.close()
+        if timeout_s is None:
+            timeout_s = self.app[BUILDER].settings.drain_timeout_s
+        structlog.get_logger().info("drain.started", streams=len(service.exchanges.live()), timeout_s=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await service.exchanges.idle()
+        ended = service.exchanges.interrupt(Ending.DRAINED)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_S):
+                await service.exchanges.idle()
+        structlog.get_logger().info("drain.finished", streams_ended=ended)
+
+    async def close(self) -> None:
+        """End everything that is left: connections, key set fetches, the store."""
+        for server in (*self._public, *self._admin):
+            server.close()
+        if self._whole is not None:
+            await self._whole.close()
+        for runner in (self._admin_runner, self._runner):
+            if runner is not None:
+                await runner.cleanup()
+
+    def _refuse_public(self, error: ProxyError) -> list[Field]:
+        service = self.service
+        exchange = service.exchanges.refuse(service.rules, error)
+        return [
+            (b"X-Forward-Sse-Id", exchange.id.encode()),
+            (b"Cache-Control", b"no-store"),
+            *service.rules.cors.answer_fields(None),
+        ]
+
+    async def _serve(
+        self, runner: web.AppRunner, refuse: Refuse, address: Address | None, shared: Sequence[socket.socket]
+    ) -> tuple[tuple[str, int], list[asyncio.Server]]:
+        """Listen on the shared sockets; without any, on the address."""
+        loop = asyncio.get_running_loop()
+        options = connection_options(self.app[SETTINGS])
+        del options["handler_cancellation"]
+        manager, timers = runner.server, self.service.timers
+
+        def connection() -> ClientConnection:
+            assert manager is not None
+            return ClientConnection(
+                manager, loop=loop, timers=timers, timeouts=self._timeouts, refuse=refuse, **options
+            )
+
+        servers = [await loop.create_server(connection, sock=sock, backlog=BACKLOG) for sock in shared]
+        if address is not None and not servers:
+            servers = [
+                await loop.create_server(connection, address.host, address.port, backlog=BACKLOG, reuse_address=True)
+            ]
+        for server in servers:
+            for sock in server.sockets:
+                # Every connection has them from the socket that it was accepted on.
+                notice_vanishing(sock)
+                hold_little(sock)
+        host, port = servers[0].sockets[0].getsockname()[:2]
+        return (host, port), servers
+
+
+def _refuse_admin(_error: ProxyError) -> list[Field]:
+    """The operator's listener has no exchanges."""
+    return []
+
+
+def _client_timeouts(settings: Settings) -> ClientTimeouts:
+    timeouts = settings.client_timeouts
+    return ClientTimeouts(header_s=timeouts.header_s, write_s=timeouts.write_s)
