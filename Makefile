@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.development
 NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/node_modules/.installed
 
 .PHONY: demo test soak check format lock schema clean bench bench-quick bench-scale bench-peers
-# Two targets may install into one .
+# Two targets may install into one environment.
 .NOTPARALLEL:
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
@@ -23,11 +23,12 @@ MINUTES ?= 10
 soak: $(DEVELOPMENT)  ## a mixed load on real processes for MINUTES, then what must hold afterwards; ARGS for more
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
-check: $(DEVELOPMENT)  ## format, lint, types, import directions
+check: $(DEVELOPMENT)  ## format, lint, types, import directions, lock files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.locks
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
@@ -48,13 +49,13 @@ lock: $(DEVELOPMENT)  ## bring every lock file in line with what is asked for; A
 	cd tests/clients/node && npm install --package-lock-only
 	cd tests/browser/js && npm install --package-lock-only
 
-# Each  is ready when its stamp is there; the script writes it last.
+# Each environment is ready when its stamp is there; the script writes it last.
 INSTALL := PYTHON="$(PYTHON)" sh .ci/install.sh
 
 $(RUNTIME): .ci/requirements.txt
 	@$(INSTALL) $< $@
 
-# The runtime's lock file is a part of the other.
+# The runtime's lock file is a part of the other, which `make check` watches.
 $(DEVELOPMENT): .ci/requirements-dev.txt pyproject.toml
 	@$(INSTALL) $< $@ .
 	@cp .ci/requirements.txt $(RUNTIME)
