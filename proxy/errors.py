@@ -249,4 +249,9 @@ def retry_after(error: ProxyError) -> int | None:
     """The whole seconds after which it is of use to come back, for the two statuses that say so."""
     if error.status not in {429, 503}:
         return None
-    return max(1, -int(-(DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s) // 1))
+    return whole_seconds(DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s)
+
+
+def whole_seconds(wait_s: float) -> int:
+    """Round a wait up to the whole seconds that `Retry-After` can hold, at least 1; messages round by this one too."""
+    return max(1, -int(-wait_s // 1))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.auth.tickets import Ticket
-from proxy.errors import InvalidRequestError, NotFoundError, TooManyTicketsError
+from proxy.errors import InvalidRequestError, NotFoundError
+from proxy.limits.messages import too_many_ticket_bodies
 from proxy.limits.store import SPENT, Spent
 from proxy.protocol.paths import query_members
 
@@ -47,7 +48,7 @@ class Makers:
             return
         user = principal.issuer, principal.user
         if self._making[user] >= MAX_MAKING:
-            raise TooManyTicketsError
+            raise too_many_ticket_bodies(MAX_MAKING)
         self._making[user] += 1
         try:
             yield
