@@ -80,7 +80,8 @@ def _issuer(issuer: JwtIssuer) -> str:
         }[issuer.source]
     )
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
-    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{scopes}"
+    claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
+    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
 
 
 def _rate(rate: Rate) -> str:

@@ -167,6 +167,7 @@ def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: 
         audiences=issuer.audience,
         algorithms=issuer.algorithms,
         keys=known.get(keys.settings_key, keys),
+        audience_claim=issuer.audience_claim,
         user_claim=issuer.user_claim,
         plan_claim=issuer.plan_claim,
         required_scopes=issuer.required_scopes,

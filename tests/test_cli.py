@@ -194,6 +194,16 @@ def test_token(file: Path) -> None:
     assert claims["jti"]
 
 
+def test_token_of_an_issuer_with_another_audience_claim(file: Path) -> None:
+    """The audience stands in the claim that the issuer's entry names, and a plan under the very name of its claim."""
+    file.write_text(FILE.replace("plan_claim: tier", "plan_claim: app.plan, audience_claim: azp"))
+    done = run("token", "--user", "a", "--plan", "pro", "--config", str(file), environ={"SECRET": SECRET})
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS512"])
+    assert (claims["azp"], claims.get("aud"), claims["app.plan"]) == ("llm", None, "pro")
+    shown = run("check", "--config", str(file), environ={"SECRET": SECRET}).stdout
+    assert "audience llm, web in azp, scopes llm.stream" in shown
+
+
 def test_token_of_another_plan(file: Path) -> None:
     """A scope is taken as given; a plan that the file does not have is signed with a warning."""
     arguments = ("token", "--user", "a", "--plan", "prp", "--scope", "x y", "--config", str(file))

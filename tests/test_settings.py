@@ -177,7 +177,8 @@ def test_issuer_with_only_what_is_required() -> None:
     auth = settings(auth=issuer()).auth
     assert auth is not None
     (made,) = auth.jwt
-    assert (made.audience, made.user_claim, made.plan_claim, made.leeway_s) == (("llm",), "sub", "plan", 30.0)
+    assert (made.audience, made.audience_claim, made.user_claim, made.plan_claim) == (("llm",), "aud", "sub", "plan")
+    assert made.leeway_s == 30.0
     assert made.source == "secret"
 
 

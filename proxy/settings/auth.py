@@ -113,14 +113,24 @@ class JwtIssuer(Model):
     """One issuer of access tokens and the one place its keys come from."""
 
     issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
-    audience: Audience = Field(description="A token must be for one of these (`aud`); a string or a list.")
+    audience: Audience = Field(description="A token must be for one of these; a string or a list.")
     algorithms: tuple[Algorithm, ...] = Field(description="The signature algorithms accepted from this issuer.")
     jwks_url: KeySetUrl | None = Field(None, description="Where its key set is; https://, or http:// to loopback.")
     discovery: Flag = Field(default=False, description="Find the key set by OpenID discovery below the issuer's URL.")
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
-    user_claim: Text = Field("sub", description="The claim that names the user.")
-    plan_claim: Text = Field("plan", description="The claim that names the plan; absent or unknown means `default`.")
+    audience_claim: Text = Field(
+        "aud",
+        description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk).",
+    )
+    user_claim: Text = Field(
+        "sub", description="The claim that names the user; a whole number counts as its text, except in `sub`."
+    )
+    plan_claim: Text = Field(
+        "plan",
+        description="The claim that names the plan, or a path such as `app_metadata.plan`; of a list the first plan "
+        "that is known. Absent, null or unknown means `default`.",
+    )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
     leeway_s: Leeway = Field(
         written("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."

@@ -34,6 +34,8 @@ auth:
        required_scopes: [llm.stream, llm.read]}}}}
     - {{{{issuer: named, audience: llm, algorithms: [HS256], secret: "{{secret}}",
        user_claim: email, plan_claim: tier}}}}
+    - {{{{issuer: numbered, audience: web, audience_claim: client_id, algorithms: [HS256], secret: "{{secret}}",
+       user_claim: user_id, plan_claim: realm_access.roles}}}}
   api_keys:
     - {{{{user: ci, sha256: "{hashlib.sha256(API_KEY.encode()).hexdigest()}", plan: pro}}}}
   QUERY
@@ -79,6 +81,7 @@ async def refused(proxy: Running, upstream: Upstream, data: bytes) -> Message:
         ("/forward-sse", "Authorization", "Bearer {}"),
         ("/forward-sse", "authorization", "bearer {}"),
         ("/forward-sse", "AUTHORIZATION", "BEARER {}"),
+        ("/forward-sse", "Authorization", "Bearer   {}"),
         ("/forward-sse", "x-api-key", "{}"),
         ("/forward-sse", "X-API-Key", "{}"),
         ("/forward-sse", "api-key", "{}"),
@@ -190,6 +193,14 @@ async def test_auth_query_token_ambiguous(start: Callable[..., Any], upstream: U
     assert (answer.status, answer.get("x-forward-sse-code")) == (400, "invalid_request")
 
 
+def null_claims(*names: str) -> str:
+    """A token with these claims `null`; `token` would leave them out."""
+    now_s = int(time.time())
+    claims: dict[str, Any] = {"iss": "tests", "aud": "llm", "sub": "alice", "iat": now_s, "exp": now_s + 600}
+    header, payload = ({"alg": "HS256"}, claims | dict.fromkeys(names))
+    return jwt.api_jws.encode(json.dumps(payload).encode(), SECRET, algorithm="HS256", headers=header)
+
+
 def unsigned() -> str:
     return jwt.encode({"iss": "tests", "aud": "llm", "sub": "alice", "exp": 2**31}, "", algorithm="none")
 
@@ -206,6 +217,14 @@ WRONG: dict[str, Callable[[], str]] = {
     "no expiry": lambda: token(exp=None),
     "expiry as text": lambda: token(exp="2100"),
     "no user": lambda: token(sub=None),
+    "null expiry": lambda: null_claims("exp"),
+    "plan as number": lambda: token(plan=5),
+    "plan as object": lambda: token(plan={"name": "pro"}),
+    "list of plans with a number": lambda: token(plan=["pro", 5]),
+    "audience in a claim that is not judged": lambda: token(iss="numbered", aud="web", user_id=42),
+    "other client": lambda: token(iss="numbered", client_id="other", aud="web", user_id=42),
+    "user as boolean": lambda: token(iss="numbered", client_id="web", user_id=True),
+    "user as fraction": lambda: token(iss="numbered", client_id="web", user_id=4.5),
     "empty user": lambda: token(""),
     "user as number": lambda: token(7),  # type: ignore[arg-type]  # the wrong type is the case
     "not yet": lambda: token(nbf=int(time.time()) + 600),
@@ -239,7 +258,7 @@ async def test_auth_invalid_token(guarded: Running, upstream: Upstream, case: st
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer", "Bearer ", "Bearer  a", "Bearer a b", "Bearer a,b", "Bearer\ta", "bearer é"]
+    "value", ["Bearer", "Bearer ", "Bearer  a  b", "Bearer a b", "Bearer a,b", "Bearer\ta", "Bearer \ta", "bearer é"]
 )
 async def test_auth_unusable_bearer(guarded: Running, upstream: Upstream, value: str) -> None:
     """A Bearer that holds no token is a bad one, not a missing one, and never an error of ours."""
@@ -300,6 +319,40 @@ async def test_auth_claims_by_other_names(guarded: Running, upstream: Upstream) 
         ("a@b.c", "pro", "named"),
         ("a@b.c", "default", "named"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("credential", "user", "plan"),
+    [
+        pytest.param(lambda: null_claims("plan", "iat", "nbf"), "alice", "default", id="null-plan-iat-nbf"),
+        pytest.param(lambda: token(plan=["unknown", "pro", "default"]), "alice", "pro", id="list-first-known-plan"),
+        pytest.param(lambda: token(plan=["unknown"]), "alice", "default", id="list-no-known-plan"),
+        pytest.param(lambda: token(plan="unknown"), "alice", "default", id="unknown-plan"),
+        pytest.param(
+            lambda: token(iss="numbered", aud=None, client_id="web", user_id=42, realm_access={"roles": ["x", "pro"]}),
+            "42",
+            "pro",
+            id="client-id-number-and-roles",
+        ),
+        pytest.param(
+            lambda: token(iss="numbered", aud=["else"], client_id=["web"], user_id="u"), "u", "default", id="no-roles"
+        ),
+        pytest.param(
+            lambda: token(iss="numbered", client_id="web", user_id=0, realm_access="pro"),
+            "0",
+            "default",
+            id="no-object-on-the-way",
+        ),
+    ],
+)
+async def test_auth_claims_as_issued(
+    guarded: Running, upstream: Upstream, credential: Callable[[], str], user: str, plan: str
+) -> None:
+    """What identity providers put into a token's claims is read as they mean it."""
+    await passes(guarded, upstream, request(body=BODY, token=credential()))
+
+    line = only(await guarded.settled(), "exchange.settled")
+    assert (line["user"], line["plan"]) == (user, plan)
 
 
 async def test_auth_none(start: Callable[..., Any], upstream: Upstream) -> None:
