@@ -147,8 +147,15 @@ class Authenticator:
         return Principal(API_KEY_ISSUER, owner.user, self._plan((owner.plan_name,) if owner.plan_name else ()))
 
     def problems(self) -> tuple[str, ...]:
-        """The issuers whose tokens cannot be judged now, because no keys of theirs are loaded."""
-        return tuple(name for name, issuer in self._issuers.items() if not issuer.keys.is_loaded)
+        """The issuers whose tokens cannot be judged now, because no keys of theirs are loaded, each with the reason.
+
+        The words may be shown to anybody.
+        """
+        return tuple(
+            f"{name}: {issuer.keys.failure or 'no keys yet'}"
+            for name, issuer in self._issuers.items()
+            if not issuer.keys.is_loaded
+        )
 
     def is_ready(self) -> bool:
         """False only where no configured way of authenticating works."""

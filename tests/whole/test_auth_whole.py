@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from proxy.config_file import ConfigurationError
+from tests.auth.certificates import CertificateAuthority
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import Message, Upstream, only, request, secret_free
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.conftest import Running
 
@@ -374,6 +381,7 @@ class Issuer:
     def __init__(self) -> None:
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         self.is_up = True
+        self.fault: Callable[[], web.Response] | None = None
         self.fetches = 0
         self.url = ""
 
@@ -387,6 +395,8 @@ class Issuer:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.fetches += 1
+        if self.fault is not None:
+            return self.fault()
         if not self.is_up:
             return web.Response(status=500)
         keys = [
@@ -396,19 +406,25 @@ class Issuer:
         return web.json_response({"keys": keys})
 
 
-@pytest.fixture
-async def issuer(unused_tcp_port: int) -> AsyncIterator[Issuer]:
+@asynccontextmanager
+async def key_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Issuer]:
     """An issuer that is asked for its keys."""
     state = Issuer()
     state.rotate("k1")
     application = web.Application()
-    application.router.add_get("/jwks", state.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
-    state.url = f"http://127.0.0.1:{unused_tcp_port}/jwks"
+    application.router.add_get("/{path:.*}", state.answer)
+    server = TestServer(application, host="127.0.0.1")
+    await server.start_server(ssl=tls)
+    state.url = str(server.make_url("/jwks"))
     yield state
-    await runner.cleanup()
+    await server.close()
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """An issuer that is asked for its keys by http."""
+    async with key_server() as state:
+        yield state
 
 
 REMOTE = "    - {{issuer: remote, audience: llm, algorithms: [ES256], jwks_url: ISSUER}}\n"
@@ -424,6 +440,15 @@ async def readiness(proxy: Running) -> Message:
     client = await proxy.client()
     client.write(request("/readyz", method="GET"))
     return await client.read_message()
+
+
+async def key_set_line(proxy: Running) -> dict[str, Any]:
+    """The log's line of the first fetch of a key set."""
+    async with asyncio.timeout(5):
+        # The log's own thread writes to a file; there is no event to wait for.
+        while not (lines := [line for line in proxy.lines() if line["event"] == "keys.refreshed"]):  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+    return lines[0]
 
 
 async def test_auth_remote_keys_rotate(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:
@@ -469,7 +494,91 @@ async def test_auth_issuer_is_down(start: Callable[..., Any], upstream: Upstream
     assert int(answer.get("retry-after") or "") >= 1
     ready = await readiness(proxy)
     assert (ready.status, ready.json["status"]) == (503, "unready")
-    assert ready.json["reasons"] == ["auth: remote"]
+    assert ready.json["reasons"] == ["auth: remote: key set: status 500"]
+
+
+KEY_SET_FAULTS: dict[str, tuple[Callable[[], web.Response], str, str]] = {
+    "redirect": (
+        lambda: web.Response(status=302, headers={"Location": "https://login.internal/?token=canary"}),
+        "a redirect (status 302), which is not followed",
+        ' (to "https://login.internal/")',
+    ),
+    "map of certificates": (
+        lambda: web.json_response({"k1": "-----BEGIN CERTIFICATE-----\nMIIC"}),
+        "a map of x509 certificates, not a JWK Set (the issuer publishes one at another URL)",
+        "",
+    ),
+    "login page": (lambda: web.Response(text="<html>canary"), "a page of HTML or XML", ""),
+    "no usable key": (
+        lambda: web.json_response({"keys": [{"kty": "oct", "k": "canary"}]}),
+        "no usable key: keys[0]: a private or symmetric key is published",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEY_SET_FAULTS)
+async def test_auth_key_set_cannot_be_loaded(start: Callable[..., Any], issuer: Issuer, case: str) -> None:
+    """Why a key set could not be loaded is said at warning in the log, and without hosts to who asks for readiness."""
+    issuer.fault, words, more = KEY_SET_FAULTS[case]
+    proxy = await start(config=remote_config(issuer, alone=True))
+    line = await key_set_line(proxy)
+
+    assert (line["level"], line["issuer"], line["outcome"]) == ("warning", "remote", "failed")
+    assert line["reason"] == f"key set: {words}{more}"
+    ready = await readiness(proxy)
+    assert (ready.status, ready.json["reasons"]) == (503, [f"auth: remote: key set: {words}"])
+    assert b"canary" not in proxy.log_bytes()
+
+
+async def test_auth_discovery_document_of_another_issuer(start: Callable[..., Any], issuer: Issuer) -> None:
+    """Where the discovery document names another issuer, the log says which two differ."""
+    base = issuer.url.removesuffix("/jwks")
+    issuer.fault = lambda: web.json_response({"issuer": "https://id.internal/r", "jwks_uri": issuer.url})
+    entry = f"{{{{issuer: '{base}', audience: llm, algorithms: [ES256], discovery: true}}}}"
+    local = next(line for line in CONFIG.splitlines(keepends=True) if "issuer: tests" in line)
+    proxy = await start(config=CONFIG.replace(local, f"    - {entry}\n"))
+    line = await key_set_line(proxy)
+
+    assert line["reason"] == (
+        "discovery document: it names another issuer than the file "
+        f'(it is of "https://id.internal/r", the file has "{base}")'
+    )
+    ready = await readiness(proxy)
+    assert ready.json["reasons"] == [f"auth: {base}: discovery document: it names another issuer than the file"]
+
+
+async def test_auth_key_set_by_http(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:
+    """With `allow_http` a key set is fetched by http from another host than loopback, as within a cluster."""
+    # To the rules this is another machine; the system connects to this one.
+    config = remote_config(issuer, alone=True).replace(issuer.url, issuer.url.replace("127.0.0.1", "0.0.0.0"))
+    with pytest.raises(ConfigurationError):
+        await start(config=config)
+    proxy = await start(config=config.replace("algorithms: [ES256]", "algorithms: [ES256], allow_http: true"))
+
+    await passes(proxy, upstream, request(body=BODY, token=issuer.token("k1")))
+    assert (await key_set_line(proxy))["level"] == "info"
+
+
+@pytest.mark.parametrize("is_trusted", [True, False], ids=["trusted", "of another authority"])
+async def test_auth_key_set_with_a_private_authority(
+    start: Callable[..., Any], upstream: Upstream, tmp_path: Path, is_trusted: bool
+) -> None:
+    """A key set's server is verified with the authorities of `ca_file`, and what is wrong is said."""
+    own, other = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "other")
+    async with key_server(own.server()) as issuer:
+        entry = f"jwks_url: '{issuer.url}', ca_file: '{(own if is_trusted else other).file}'"
+        config = remote_config(issuer, alone=True).replace(f"jwks_url: {issuer.url}", entry)
+        proxy = await start(config=config)
+        data = request(body=BODY, token=issuer.token("k1"))
+        if is_trusted:
+            await passes(proxy, upstream, data)
+        else:
+            answer = await refused(proxy, upstream, data)
+            assert (answer.status, answer.get("x-forward-sse-code")) == (503, "auth_unavailable")
+            words = "key set: TLS: the server's certificate is not signed by a trusted authority (see ca_file)"
+            assert (await readiness(proxy)).json["reasons"] == [f"auth: remote: {words}"]
+            assert (await key_set_line(proxy))["reason"].startswith(words)
 
 
 async def test_auth_issuer_is_down_and_another_is_not(
@@ -485,7 +594,7 @@ async def test_auth_issuer_is_down_and_another_is_not(
     assert (await client.read_message()).status == 503
     ready = await readiness(proxy)
     assert (ready.status, ready.json["status"]) == (200, "ready")
-    assert ready.json["limping"] == ["auth: remote"]
+    assert ready.json["limping"] == ["auth: remote: key set: status 500"]
 
 
 async def test_auth_issuer_goes_down_later(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:
