@@ -248,9 +248,14 @@ class App:
         page = self._open_page if settings.auth is None else self._guarded_page
         return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
 
-    def _keys_refreshed(self, issuer: str, outcome: str) -> None:
+    def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)
-        structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
+        log = structlog.get_logger()
+        if reason is None:
+            log.info("keys.refreshed", issuer=issuer, outcome=outcome)
+        else:
+            # Each time: the attempts become seldom by themselves, and the reason may change.
+            log.warning("keys.refreshed", issuer=issuer, outcome=outcome, reason=reason)
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:

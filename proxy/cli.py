@@ -178,8 +178,8 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
         click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
     now = int(time.time())
     scopes = scope if scope is not None else " ".join(issuer.required_scopes)
-    claims: dict[str, object] = {"iss": issuer.issuer, "aud": issuer.audience[0], "iat": now, "exp": now + int(ttl)}
-    claims |= {"jti": secrets.token_urlsafe(16), issuer.user_claim: user}
+    claims: dict[str, object] = {"iss": issuer.issuer, "iat": now, "exp": now + int(ttl)}
+    claims |= {"jti": secrets.token_urlsafe(16), issuer.audience_claim: issuer.audience[0], issuer.user_claim: user}
     if plan is not None:
         claims[issuer.plan_claim] = plan
     if scopes:

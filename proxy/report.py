@@ -80,7 +80,8 @@ def _issuer(issuer: JwtIssuer) -> str:
         }[issuer.source]
     )
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
-    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{scopes}"
+    claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
+    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
 
 
 def _rate(rate: Rate) -> str:
@@ -150,5 +151,8 @@ def _auth_warnings(auth: Auth) -> Iterator[str]:
     if auth.query_token:
         yield "auth.query_token: tokens in URLs end up in browsers' histories and others' logs"
     for issuer in auth.jwt:
-        if issuer.jwks_url is not None and urlsplit(issuer.jwks_url).hostname == "id.example.com":
+        url = urlsplit((issuer.jwks_url or issuer.issuer) if issuer.source in {"jwks_url", "discovery"} else "")
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            yield f"auth.jwt: {issuer.issuer}: its keys come unencrypted (http://); whoever changes them is any user"
+        if issuer.jwks_url is not None and url.hostname == "id.example.com":
             yield f"auth.jwt: {issuer.issuer} is the example; nobody can come in through it"

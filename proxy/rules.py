@@ -86,7 +86,7 @@ def build_authenticator(
     settings: Settings,
     *,
     known: Mapping[Hashable, KeySource],
-    on_refresh: Callable[[str, str], None],
+    on_refresh: Callable[[str, str, str | None], None],
 ) -> Authenticator | None:
     """The authenticator of `settings`, None where the file says `auth: none`.
 
@@ -154,19 +154,28 @@ def build_store(
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
 
 
-def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:
+def _issuer(
+    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str, str | None], None]
+) -> Issuer:
     keys: KeySource
     if issuer.secret is not None:
         keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)
     elif issuer.public_key is not None:
         keys = StaticKeySet.from_pem(issuer.public_key, issuer.algorithms)
     else:
-        keys = RemoteKeySet(JwksSource(issuer.issuer, issuer.jwks_url), issuer.algorithms, on_refresh=on_refresh)
+        source = JwksSource(
+            issuer.issuer,
+            issuer.jwks_url,
+            allow_http=issuer.allow_http,
+            ca_file=None if issuer.ca_file is None else str(issuer.ca_file),
+        )
+        keys = RemoteKeySet(source, issuer.algorithms, on_refresh=on_refresh)
     return Issuer(
         issuer=issuer.issuer,
         audiences=issuer.audience,
         algorithms=issuer.algorithms,
         keys=known.get(keys.settings_key, keys),
+        audience_claim=issuer.audience_claim,
         user_claim=issuer.user_claim,
         plan_claim=issuer.plan_claim,
         required_scopes=issuer.required_scopes,

@@ -106,6 +106,37 @@ def test_check_faulty_file(file: Path) -> None:
     ]
 
 
+def test_check_issuer_faults(file: Path) -> None:
+    """A file of authorities that cannot be used and an issuer that no token has are told with their lines."""
+    authorities = file.with_name("ca.pem")
+    authorities.write_text("not a certificate")
+    tenant = "https://login.microsoftonline.com/{tenantid}/v2.0"
+    file.write_text(
+        FILE.replace("- {issuer: other,", f'- {{issuer: "{tenant}", ca_file: {authorities},').replace(
+            "${SECRET}", SECRET
+        )
+    )
+    done = run("check", "--config", str(file))
+    unusable = "cannot be used as a file of authorities: it must be readable and hold certificates in PEM"
+    placeholder = (
+        "has a placeholder, but a token has its own tenant's id in its place: write that id, such as "
+        "https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{file}:3: auth.jwt[0].ca_file: {unusable}",
+        f"{file}:3: auth.jwt[0].issuer: {placeholder}",
+    ]
+
+
+def test_check_key_set_by_http(file: Path) -> None:
+    """A key set that comes unencrypted is allowed where it says so, and warned of."""
+    file.write_text(FILE.replace('"https://h/jwks"', '"http://h/jwks", allow_http: true'))
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    assert done.returncode == 0
+    assert "warning: auth.jwt: other: its keys come unencrypted (http://)" in done.stderr
+
+
 def test_check_missing_file(tmp_path: Path) -> None:
     """Without a file there is a sentence and exit 2, no traceback."""
     done = run("check", cwd=tmp_path)
@@ -192,6 +223,16 @@ def test_token(file: Path) -> None:
     assert claims["exp"] - claims["iat"] == 900
     assert before <= claims["iat"] <= time.time()
     assert claims["jti"]
+
+
+def test_token_of_an_issuer_with_another_audience_claim(file: Path) -> None:
+    """The audience stands in the claim that the issuer's entry names, and a plan under the very name of its claim."""
+    file.write_text(FILE.replace("plan_claim: tier", "plan_claim: app.plan, audience_claim: azp"))
+    done = run("token", "--user", "a", "--plan", "pro", "--config", str(file), environ={"SECRET": SECRET})
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS512"])
+    assert (claims["azp"], claims.get("aud"), claims["app.plan"]) == ("llm", None, "pro")
+    shown = run("check", "--config", str(file), environ={"SECRET": SECRET}).stdout
+    assert "audience llm, web in azp, scopes llm.stream" in shown
 
 
 def test_token_of_another_plan(file: Path) -> None:

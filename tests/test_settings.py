@@ -177,7 +177,8 @@ def test_issuer_with_only_what_is_required() -> None:
     auth = settings(auth=issuer()).auth
     assert auth is not None
     (made,) = auth.jwt
-    assert (made.audience, made.user_claim, made.plan_claim, made.leeway_s) == (("llm",), "sub", "plan", 30.0)
+    assert (made.audience, made.audience_claim, made.user_claim, made.plan_claim) == (("llm",), "aud", "sub", "plan")
+    assert (made.leeway_s, made.allow_http, made.ca_file) == (30.0, False, None)
     assert made.source == "secret"
 
 
@@ -246,6 +247,8 @@ EC_PEM = pem(ec.generate_private_key(ec.SECP256R1()))
 ED_KEY = ed25519.Ed25519PrivateKey.generate()
 PRIVATE_PEM = ED_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 URL = "https://id.example.com/jwks"
+ENTRA = "https://login.microsoftonline.com/{}/v2.0"
+REMOTE: dict[str, Any] = {"secret": None, "jwks_url": URL, "algorithms": ["RS256"]}
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,19 @@ URL = "https://id.example.com/jwks"
         {"secret": None, "public_key": EC_PEM, "algorithms": ["ES256"]},
         {"secret": None, "public_key": pem(ED_KEY), "algorithms": ["EdDSA"]},
         {"discovery": False},
+        {"allow_http": False},
+        {"secret": None, "jwks_url": "http://keycloak:8080/certs", "allow_http": True, "algorithms": ["RS256"]},
+        {"secret": None, "jwks_url": "http://keycloak:8080/certs", "allow_http": "true", "algorithms": ["RS256"]},
+        {"secret": None, "jwks_url": URL, "allow_http": True, "algorithms": ["RS256"]},
+        {
+            "secret": None,
+            "discovery": True,
+            "issuer": "http://keycloak:8080/realms/r",
+            "allow_http": True,
+            "algorithms": ["RS256"],
+        },
+        {"issuer": ENTRA.format("11111111-2222-3333-4444-555555555555")},
+        {"issuer": "https://login.example.com/common/v2.0"},
     ],
 )
 def test_issuer_sound(keys: dict[str, Any]) -> None:
@@ -293,6 +309,48 @@ def test_issuer_sound(keys: dict[str, Any]) -> None:
         ({"secret": None, "jwks_url": "http://id.example.com/", "algorithms": ["RS256"]}, ("jwks_url",), "https://"),
         ({"secret": None, "jwks_url": "http://127.0.0.1.evil.com/", "algorithms": ["RS256"]}, ("jwks_url",), "https"),
         ({"secret": None, "discovery": True, "algorithms": ["RS256"]}, ("issuer",), "with discovery"),
+        (REMOTE | {"jwks_url": "http://keycloak:8080/certs"}, ("jwks_url",), "allow_http: true"),
+        (REMOTE | {"jwks_url": "http://keycloak/certs", "allow_http": False}, ("jwks_url",), "allow_http: true"),
+        (REMOTE | {"jwks_url": "ftp://keycloak/certs", "allow_http": True}, ("jwks_url",), "https:// or http://"),
+        (REMOTE | {"jwks_url": "http://u:p@keycloak/", "allow_http": True}, ("jwks_url",), "user or a password"),
+        (REMOTE | {"allow_http": "yes"}, ("allow_http",), "true or false"),
+        (
+            REMOTE | {"jwks_url": None, "discovery": True, "issuer": "http://keycloak:8080/realms/r"},
+            ("issuer",),
+            "allow_http: true",
+        ),
+        ({"allow_http": True}, ("allow_http",), "no effect with secret"),
+        ({"ca_file": "/etc/hostname"}, ("ca_file",), "no effect with secret"),
+        (
+            {"secret": None, "public_key": RSA_PEM, "algorithms": ["RS256"], "allow_http": True},
+            ("allow_http",),
+            "no effect with public_key",
+        ),
+        (
+            {"secret": None, "public_key": RSA_PEM, "algorithms": ["RS256"], "ca_file": "/etc/hostname"},
+            ("ca_file",),
+            "no effect with public_key",
+        ),
+        (REMOTE | {"ca_file": "/nowhere/ca.pem"}, ("ca_file",), "names no readable file"),
+        (REMOTE | {"ca_file": "/"}, ("ca_file",), "names no readable file"),
+        (REMOTE | {"ca_file": __file__}, ("ca_file",), "certificates in PEM"),
+        (
+            REMOTE | {"jwks_url": "http://127.0.0.1/certs", "ca_file": "/etc/hostname"},
+            ("ca_file",),
+            "no effect: the jwks_url is http://",
+        ),
+        ({"issuer": ENTRA.format("{tenantid}")}, ("issuer",), "write that id"),
+        ({"issuer": ENTRA.format("{tenantId}")}, ("issuer",), "write that id"),
+        ({"issuer": ENTRA.format("common")}, ("issuer",), "stands for every tenant"),
+        ({"issuer": ENTRA.format("organizations")}, ("issuer",), "stands for every tenant"),
+        ({"issuer": "https://sts.windows.net/{tenantid}/"}, ("issuer",), "write that id"),
+        (
+            REMOTE | {"jwks_url": None, "discovery": True, "issuer": ENTRA.format("common")},
+            ("issuer",),
+            "https://login.microsoftonline.com/<tenant id>/v2.0",
+        ),
+        ({"audience_claim": ""}, ("audience_claim",), "must not be empty"),
+        ({"audience_claim": ["aud"]}, ("audience_claim",), "must be text"),
     ],
 )
 def test_issuer_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:

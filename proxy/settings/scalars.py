@@ -195,21 +195,6 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def read_key_set_url(value: object) -> str:
-    """Read where an issuer's keys are: https, because who answers there decides who may log in; http to loopback only.
-
-    Raises:
-        Wrong: Not such a URL.
-    """
-    url, origin = split_http_url(value)
-    if url.fragment:
-        raise Wrong("must not have a fragment")
-    if origin.scheme == "http" and not is_loopback(origin.host):
-        text = str(value)
-        raise Wrong("must be https:// (http:// only to loopback)", suggestion=f"https{text[4:]}", echoes=True)
-    return str(value)
-
-
 def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Read a CIDR block.
 
@@ -287,7 +272,6 @@ VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()
 UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
 BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
 TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]
-KeySetUrl = Annotated[str, PlainValidator(read_key_set_url), _text_schema(pattern="^https?://")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), _text_schema(examples=["10.0.0.0/8"])
 ]
