@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import InvalidRequestError
 from proxy.exchange import FieldIndex
-from proxy.protocol.heads import check_request, origin_form, render_request, render_response
+from proxy.protocol.heads import check_request, join_identical, origin_form, render_request, render_response
 
 HOST = (b"Host", b"a.example")
 
@@ -130,3 +130,37 @@ def test_render_request() -> None:
 def test_render_response(status: int, line: bytes) -> None:
     """An unregistered status has no phrase; the fields stand as given."""
     assert render_response(status, [(b"A", b"\xff")]) == line + b"\r\nA: \xff\r\n\r\n"
+
+
+TYPE = (b"Content-Type", b"a/b")
+
+
+def test_check_request_one_content_type() -> None:
+    """A second Content-Type is refused, whatever it says, and named."""
+    assert check_request((1, 1), FieldIndex((HOST, TYPE))) == ("none", None)
+    for second in (TYPE, (b"content-type", b"c/d")):
+        with pytest.raises(InvalidRequestError, match="Content-Type"):
+            check_request((1, 1), FieldIndex((HOST, TYPE, second)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param([TYPE], [TYPE], id="nothing repeated"),
+        pytest.param([(b"X", b"1"), (b"X", b"1")], [(b"X", b"1"), (b"X", b"1")], id="any other field"),
+        pytest.param([TYPE, (b"X", b"1"), (b"content-type", b"a/b")], [TYPE, (b"X", b"1")], id="the first is kept"),
+        pytest.param([TYPE, (b"Content-Type", b"a/B")], None, id="two values"),
+        pytest.param([TYPE, TYPE, (b"Content-Length", b"1"), (b"Content-Length", b"1")], None, id="a length"),
+        pytest.param([(b"Content-Encoding", b"br")] * 2, None, id="a coding"),
+        pytest.param([(b"Transfer-Encoding", b"chunked")] * 2, None, id="a transfer coding"),
+    ],
+)
+def test_join_identical(fields: list[tuple[bytes, bytes]], expected: list[tuple[bytes, bytes]] | None) -> None:
+    """Repetitions that agree are one field, for its index too; those that frame the body never are."""
+    joined = join_identical(fields, FieldIndex(fields))
+
+    assert (joined is None) is (expected is None)
+    if joined is not None and expected is not None:
+        assert joined[0] == expected
+        assert joined[1] == FieldIndex(expected)
+        assert joined[1].repeated == FieldIndex(expected).repeated
