@@ -30,6 +30,7 @@ from proxy.phases.relay import ending_of_whole
 from proxy.phases.settle import settle
 from proxy.phases.ticket import FRONT, TICKETS, has_ticket
 from proxy.protocol import cors
+from proxy.protocol.paths import own_path
 from proxy.replies import JSON, allow, part, refuse, succeed
 from proxy.ticketing import Ticketing
 from proxy.web import playground
@@ -158,7 +159,7 @@ class Pipeline:
         return settled
 
     def _health(self, request: Incoming) -> Settled | None:
-        reply = self.health(request.target.partition(b"?")[0].decode("latin-1"))
+        reply = self.health(own_path(request.target.partition(b"?")[0]).decode("latin-1"))
         if reply is None or request.method not in {"GET", "HEAD"}:
             return None
         try:
