@@ -99,6 +99,22 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
     return ("length", size) if size else ("none", None)
 
 
+def asks_for_websocket(fields: FieldIndex) -> bool:
+    """Whether a request is a WebSocket handshake (RFC 6455 §4.1), or what a proxy on the way has left of one.
+
+    Every other upgrade may be ignored (RFC 9110 §7.8), and then the request is served as it stands. A handshake is of
+    no use as a plain GET, but it would go out with the vendor's key.
+    """
+    if b"upgrade" in fields and b"websocket" in _options(fields.every(b"upgrade")):
+        return True
+    return b"sec-websocket-key" in fields and b"upgrade" in _options(fields.every(b"connection"))
+
+
+def _options(values: Iterable[bytes]) -> set[bytes]:
+    """The members of a list-valued field, in lower case, without a version (`websocket/13`)."""
+    return {option.partition(b"/")[0].strip(b" \t") for value in values for option in value.lower().split(b",")}
+
+
 def join_identical(fields: list[Field], index: FieldIndex) -> tuple[list[Field], FieldIndex] | None:
     """Judge the repeated fields of a response, and remove a repetition that says nothing new.
 

@@ -22,6 +22,8 @@ _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
 # As it stands in a request line; not empty.
 _QUERY = re.compile(r'[!"$-~]+')
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+MIN_HEADER_BYTES = 1024
+MAX_HEADER_BYTES = 256 * 1024
 _TEXT_LIMIT = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -297,6 +299,18 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
     return read
 
 
+def read_header_size(value: object) -> int:
+    """Read the bound of one line of a head. A stranger may keep four such lines in memory.
+
+    Raises:
+        Wrong: Not a size, or one beyond what servers and balancers use.
+    """
+    size = units.read_size(value)
+    if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:
+        raise Wrong("must be between 1KiB and 256KiB")
+    return size
+
+
 _DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
 _CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
 _ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}"
@@ -308,6 +322,7 @@ Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEM
 PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration), _DURATION_SCHEMA]
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
+HeaderSize = Annotated[int, PlainValidator(read_header_size), _schema(units.SIZE_PATTERN, "16KiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
 ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
 Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]

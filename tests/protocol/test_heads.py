@@ -6,7 +6,14 @@ import pytest
 
 from proxy.errors import InvalidRequestError
 from proxy.exchange import FieldIndex
-from proxy.protocol.heads import check_request, join_identical, origin_form, render_request, render_response
+from proxy.protocol.heads import (
+    asks_for_websocket,
+    check_request,
+    join_identical,
+    origin_form,
+    render_request,
+    render_response,
+)
 
 HOST = (b"Host", b"a.example")
 
@@ -164,3 +171,23 @@ def test_join_identical(fields: list[tuple[bytes, bytes]], expected: list[tuple[
         assert joined[0] == expected
         assert joined[1] == FieldIndex(expected)
         assert joined[1].repeated == FieldIndex(expected).repeated
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_handshake"),
+    [
+        pytest.param([(b"Upgrade", b"websocket")], True, id="upgrade"),
+        pytest.param([(b"upgrade", b"h2c , WebSocket/13")], True, id="in a list"),
+        pytest.param([(b"Upgrade", b"h2c"), (b"Upgrade", b"websocket")], True, id="in a second field"),
+        pytest.param(
+            [(b"Connection", b"keep-alive, Upgrade"), (b"Sec-WebSocket-Key", b"x")], True, id="a proxy took it"
+        ),
+        pytest.param([(b"Sec-WebSocket-Key", b"x")], False, id="a key alone"),
+        pytest.param([(b"Connection", b"Upgrade"), (b"Upgrade", b"h2c")], False, id="another protocol"),
+        pytest.param([(b"Upgrade", b"websockets")], False, id="a longer name"),
+        pytest.param([], False, id="nothing"),
+    ],
+)
+def test_asks_for_websocket(fields: list[tuple[bytes, bytes]], *, is_handshake: bool) -> None:
+    """A handshake is known by its upgrade in any case and place, or by its key and an upgrade that lost its name."""
+    assert asks_for_websocket(FieldIndex(fields)) is is_handshake
