@@ -32,7 +32,7 @@ class DashScope(Dialect):
             "/services/aigc/*",
             "/services/embeddings/*",
             "/services/rerank/*",
-            "/services/nlp/nlu/understanding",
+            "/nlp/nlu/understanding",
             "/services/audio/asr/recognition",
             "/services/audio/asr/transcription",
             "/services/audio/tts/SpeechSynthesizer",

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.config_file import load
 from tests.conftest import token
 from tests.peers import Peer, Upstream, request
 from tests.whole.scenes import BODY, OK, check_secrets, check_settled, head, serves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Running
 
@@ -107,6 +109,23 @@ async def test_max_header(start: Callable[..., Any], upstream: Upstream, bound: 
         answer = await client.read_message()
         assert answer.status == status
     assert upstream.is_untouched
+
+
+async def test_max_header_by_reload(proxy: Running, tmp_path: Path) -> None:
+    """A reload changes the bound for the connections that come."""
+    path = tmp_path / "proxy.yaml"
+    path.write_text(path.read_text() + "max_header: 1KiB\n")
+    long = request("/healthz", method="GET", fields=(("X-Long", "x" * 2000),))
+    before = await proxy.client()
+    before.write(long)
+    assert (await before.read_message()).status == 200
+
+    await proxy.app.reload(load(path, {}))
+
+    after = await proxy.client()
+    for client, status in ((before, 200), (after, 431)):
+        client.write(long)
+        assert (await client.read_message()).status == status
 
 
 async def test_line_too_long_behind_a_request(proxy: Running, upstream: Upstream) -> None:
