@@ -466,6 +466,16 @@ def test_allow_paths_of_nothing() -> None:
             route(line, through=closed)
 
 
+@pytest.mark.parametrize("length", [10, 200, 300, 5000])
+def test_allow_paths_of_any_length(length: int) -> None:
+    """A path is held to the list whatever its length, and each time."""
+    name = "m" * length
+    for _ in range(2):
+        assert route(f"GET /openai/v1/models/{name}", body=b"").target == f"/v1/models/{name}".encode()
+        with pytest.raises(PathNotAllowedError):
+            route(f"GET /openai/v1/files/{name}", body=b"")
+
+
 def test_allow_paths_empty_raw() -> None:
     """A raw upstream serves its configured path and nothing else."""
     assert route("GET /agent/run?x", body=b"").target == b"/run?x"

@@ -140,6 +140,14 @@ def test_canonical_path_is_stable(path: bytes) -> None:
             assert canonical_path(canonical.encode()) == canonical
 
 
+@given(st.lists(st.sampled_from(["a", ".", "/", "%2F", "%2f", "%2e", "%25", "%", "2F", "\\", " "]), max_size=14))
+def test_canonical_path_of_an_encoded_slash(tail: list[str]) -> None:
+    """A path with encoded slashes has the form, and so the permissions, of the path with plain ones, or none."""
+    path = b"/x" + "".join(tail).encode()
+
+    assert canonical_path(path) == canonical_path(re.sub(rb"%2[Ff]", b"/", path))
+
+
 @given(st.text("ab/*", max_size=12), st.text("ab/", max_size=16))
 def test_matches_is_a_glob(pattern: str, text: str) -> None:
     """`matches` gives what the regular expression with `.*` for each `*` would."""
@@ -370,6 +378,8 @@ def test_parse_target(url: str, origin: Origin, path: bytes, query: bytes | None
                 "/v1/%252e%252e/x",
                 "/v1/..;/x",
                 "/v1%2f..",
+                "/v1/a%2f..%2f..%2fb",
+                "/v1/a%2f%2fb",
                 "//v1",
                 "/v1/./x",
                 "/v1/%zz",
@@ -440,6 +450,8 @@ def test_parse_target_total(url: str) -> None:
         ("https://a.example.com/v1/*", "https://A.EXAMPLE.COM.:443/v1/x", True),
         ("https://a.example.com/v1/*", "https://a.example.com/v2/x", False),
         ("https://a.example.com/v1/*", "https://a.example.com/V1/x", False),
+        ("https://a.example.com/v1/*", "https://a.example.com/v1/org%2Fname", True),
+        ("https://a.example.com/v1/run", "https://a.example.com/v1/run%2Fother", False),
         ("https://a.example.com/v1/*", "http://a.example.com/v1/x", False),
         ("https://a.example.com/v1/*", "https://a.example.com:8443/v1/x", False),
         ("https://a.example.com:8443/*", "https://a.example.com:8443/v1/x", True),
