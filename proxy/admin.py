@@ -8,8 +8,9 @@ import orjson
 
 from proxy import metrics as names
 from proxy.dialects import DIALECTS
-from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.phases.answer import Settled, write_answer
+from proxy.protocol.paths import without_slash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ class Admin:
 
     async def handle(self, request: Incoming) -> Settled:
         """Answer one request; bodies are not read."""
-        path = request.target.partition(b"?")[0].decode("latin-1")
+        path = without_slash(request.target.partition(b"?")[0]).decode("latin-1")
         is_last = request.is_last or not request.content.is_complete
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
@@ -84,8 +85,6 @@ class Admin:
         if stream_id != path:
             if method != "DELETE":
                 raise MethodNotAllowedError("DELETE")
-            if not stream_id:
-                raise InvalidRequestError("An id is required.")
             if not await self._view.stop(stream_id):
                 raise NotFoundError("No such stream is running.")
             return 204, _JSON, b""

@@ -112,6 +112,7 @@ class App:
             self.pipeline.refuse_head,
             clocks=self.clocks,
             client_clocks=_client_clocks(settings),
+            max_header_bytes=settings.max_header_bytes,
         )
         one = OneWorker(self.pipeline, self.metrics, self.clocks, self._problems)
         if self._place is not None:
@@ -122,7 +123,11 @@ class App:
             await self._whole.open()
         admin = Admin(self._whole or one, health)
         self._admin_listener = Listener(
-            admin.handle, admin.refuse_head, clocks=self.clocks, client_clocks=_client_clocks(settings)
+            admin.handle,
+            admin.refuse_head,
+            clocks=self.clocks,
+            client_clocks=_client_clocks(settings),
+            max_header_bytes=settings.max_header_bytes,
         )
         place = self._place
         self.listen, self._public = await self._serve(
@@ -149,6 +154,7 @@ class App:
         self.pipeline.rules = rules
         self.pool.tls = tls
         self._listener.client_clocks = self._admin_listener.client_clocks = _client_clocks(settings)
+        self._listener.max_header_bytes = self._admin_listener.max_header_bytes = settings.max_header_bytes
         self.clocks.sharpen(_tick(settings))
         ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
         self._settings = settings

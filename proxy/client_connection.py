@@ -12,7 +12,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
-from proxy.errors import InvalidRequestError, RequestTimeoutError
+from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError
 from proxy.exchange import Ending
 from proxy.logs import log_failure
 from proxy.request_parser import RequestParser
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.clocks import Clocks
-    from proxy.errors import ProxyError
     from proxy.phases.accept import ClientConnection as AnyConnection
     from proxy.phases.accept import Incoming, Relay
     from proxy.phases.answer import Settled
@@ -61,6 +60,8 @@ class Server(Protocol):
     refuse_head: Callable[[AnyConnection, ProxyError], Settled]
     clocks: Clocks
     client_clocks: ClientClocks
+    # Of one line of a head.
+    max_header_bytes: int
 
     def opened(self, connection: ClientConnection) -> None:
         """It was made."""
@@ -117,8 +118,8 @@ class ClientConnection(asyncio.Protocol):
         self._parser: RequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        # Those that came and are not served yet; None where the parser gave up.
-        self._requests: deque[Incoming | None] = deque()
+        # Those that came and are not served yet; an error where the parser gave up.
+        self._requests: deque[Incoming | ProxyError] = deque()
         # What came behind more requests than may wait, not parsed yet.
         self._rest = b""
         self._is_broken = False
@@ -141,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
         # uvloop's transports are none of asyncio's classes.
         self.transport = self._socket_transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._parser = RequestParser(self)
+        self._parser = RequestParser(self, self._listener.max_header_bytes)
         self._listener.opened(self)
         self._expect(self._listener.client_clocks.header_s)
         self._task = self._loop.create_task(self._serve())
@@ -210,8 +211,8 @@ class ClientConnection(asyncio.Protocol):
 
     # The parser's side.
 
-    def arrived(self, request: Incoming | None) -> None:
-        """A request's head is there: it can be served while its body arrives. None where the parser gave up."""
+    def arrived(self, request: Incoming | ProxyError) -> None:
+        """A request's head is there: it can be served while its body arrives. An error where the parser gave up."""
         self._requests.append(request)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -309,8 +310,8 @@ class ClientConnection(asyncio.Protocol):
             if self._is_held:
                 self.read_on()
             try:
-                if request is None:
-                    settled = self._listener.refuse_head(self, InvalidRequestError())
+                if isinstance(request, ProxyError):
+                    settled = self._listener.refuse_head(self, request)
                 else:
                     settled = await self._listener.handle(request)
             except asyncio.CancelledError:
@@ -322,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
             finally:
                 self._is_serving = False
                 self.has_answered = True
-            body = None if request is None else request.content
+            body = None if isinstance(request, ProxyError) else request.content
             if self._paused or self._is_last or (body is not None and not body.is_complete):
                 await self._part(body)
             else:
@@ -386,8 +387,8 @@ class ClientConnection(asyncio.Protocol):
         assert self._parser is not None
         try:
             self._parser.feed(data)
-        except InvalidRequestError:
-            self._break()
+        except (InvalidRequestError, HeaderTooLargeError) as error:
+            self._break(error)
         else:
             if len(self._requests) > MAX_WAITING:
                 self.hold()
@@ -396,16 +397,16 @@ class ClientConnection(asyncio.Protocol):
         body = None if self._parser is None else self._parser.body
         return len(self._requests) > MAX_WAITING or (body is not None and body.is_full)
 
-    def _break(self) -> None:
+    def _break(self, error: ProxyError) -> None:
         """Nothing more can be parsed: the request whose body it was is told, or the next answer says so."""
         self._is_broken = True
         body = None if self._parser is None else self._parser.body
         if body is None:
-            self.arrived(None)
+            self.arrived(error)
             return
         self._linger_s = 0.0
         if self._is_last and not self._is_serving:
             # Answered already, and only read away: that ends.
             body.end()
         else:
-            body.fail(InvalidRequestError())
+            body.fail(error)

@@ -7,10 +7,32 @@ a token, a key, a host of ours, or anything the client sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 Blame = Literal["client", "upstream", "proxy"]
 Field = tuple[bytes, bytes]
+
+# Fields that grow long, in the spelling in which a message names them.
+_KNOWN_FIELDS = {
+    name.lower().encode(): name
+    for name in (
+        "Accept",
+        "Api-Key",
+        "Authorization",
+        "Baggage",
+        "Content-Type",
+        "Cookie",
+        "Forwarded",
+        "Referer",
+        "Tracestate",
+        "User-Agent",
+        "Via",
+        "X-Api-Key",
+        "X-Forwarded-For",
+        "X-Goog-Api-Key",
+        "X-Upstream-Authorization",
+    )
+}
 
 
 class ProxyError(Exception):
@@ -124,6 +146,38 @@ class BodyTooLargeError(ProxyError):
     """The body exceeds `max_body` (413)."""
 
     status, code, blame, message = 413, "body_too_large", "client", "The request body is too large."
+
+
+class HeaderTooLargeError(ProxyError):
+    """A line of the head, or the head, exceeds its bound (431, RFC 6585 §5); the message says which.
+
+    A field is named only where its name is a well-known one: any other may be a secret in the wrong place.
+    """
+
+    status, code, blame, message = 431, "header_too_large", "client", "The request's head is too large."
+
+    @classmethod
+    def of_request_line(cls, max_bytes: int) -> Self:
+        """The request line, which is the target for the most part."""
+        return cls(f"The request line is longer than {max_bytes} bytes.")
+
+    @classmethod
+    def of_field(cls, name: bytes | None, max_bytes: int) -> Self:
+        """One field, name and value together; None where its name has not been read."""
+        known = _KNOWN_FIELDS.get(b"" if name is None else name.lower())
+        return cls(f"{'A header field' if known is None else f'The {known} field'} is longer than {max_bytes} bytes.")
+
+    @classmethod
+    def of_head(cls, max_bytes: int) -> Self:
+        """All lines together."""
+        return cls(f"The request line and the header fields are longer than {max_bytes} bytes together.")
+
+
+class UpgradeNotSupportedError(ProxyError):
+    """The client asks for a WebSocket, which is not proxied (501)."""
+
+    status, code, blame = 501, "upgrade_not_supported", "client"
+    message = "WebSocket connections are not supported; ask for an event stream."
 
 
 class RequestTimeoutError(ProxyError):

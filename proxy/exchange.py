@@ -100,7 +100,8 @@ class Timeouts:
 class Upstream:
     """A vendor as the operator described it.
 
-    `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it.
+    `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it,
+    perhaps with a query. `allow_paths` is None where the dialect's own are meant.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
     `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream. `is_typed`
     means that its streams become typed events unasked, `typed_names` what those are called.
@@ -114,7 +115,7 @@ class Upstream:
     key_source: Literal["own", "client", "none"]
     keys: tuple[str, ...] = field(default=(), repr=False)
     models: tuple[str, ...] = ()
-    allow_paths: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None

@@ -28,11 +28,13 @@ class Listener:
         *,
         clocks: Clocks,
         client_clocks: ClientClocks,
+        max_header_bytes: int,
     ) -> None:
         self.handle = handle
         self.refuse_head = refuse_head
         self.clocks = clocks
         self.client_clocks = client_clocks
+        self.max_header_bytes = max_header_bytes
         self.open: set[ClientConnection] = set()
         self._emptied: asyncio.Event | None = None
 

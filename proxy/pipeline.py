@@ -18,6 +18,7 @@ from proxy.errors import (
     MethodNotAllowedError,
     NotFoundError,
     ProxyError,
+    UpgradeNotSupportedError,
 )
 from proxy.exchange import Ending, Exchange
 from proxy.identity import identify, identify_by_body, identify_by_head
@@ -30,6 +31,8 @@ from proxy.phases.relay import ending_of_whole
 from proxy.phases.settle import settle
 from proxy.phases.ticket import FRONT, TICKETS, has_ticket
 from proxy.protocol import cors
+from proxy.protocol.heads import asks_for_websocket
+from proxy.protocol.paths import own_path
 from proxy.replies import JSON, allow, part, refuse, succeed
 from proxy.ticketing import Ticketing
 from proxy.web import playground
@@ -158,7 +161,7 @@ class Pipeline:
         return settled
 
     def _health(self, request: Incoming) -> Settled | None:
-        reply = self.health(request.target.partition(b"?")[0].decode("latin-1"))
+        reply = self.health(own_path(request.target.partition(b"?")[0]).decode("latin-1"))
         if reply is None or request.method not in {"GET", "HEAD"}:
             return None
         try:
@@ -189,6 +192,10 @@ class Pipeline:
         call.is_accepted = True
         call.has_body = framing != "none"
         exchange.path = head.path.decode("latin-1")
+        if (b"upgrade" in head.index or b"sec-websocket-key" in head.index) and asks_for_websocket(head.index):
+            # Before anything is asked of a store or charged: no credential makes a difference.
+            exchange.dialect = call.rules.router.dialect_name(head)
+            raise UpgradeNotSupportedError
         if head.method == "OPTIONS" and cors.is_preflight(head.method, head.index):
             return allow(call, head)
         if head.path.startswith(_STREAMS):

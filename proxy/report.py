@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from proxy.protocol.paths import below
+from proxy.settings import ALL_PATHS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -104,16 +107,28 @@ def _plan(plan: PlanSettings) -> str:
     return f"{rates} requests, {streams} streams at a time, {where}"
 
 
+def _default_path(upstream: UpstreamSettings) -> str | None:
+    path = _DEFAULT_PATHS.get(upstream.dialect)
+    return None if path is None else below(urlsplit(upstream.url).path, path)
+
+
+def _paths(upstream: UpstreamSettings) -> str:
+    if upstream.allow_paths is None:
+        return "only its path" if upstream.dialect == "raw" else "the dialect's own"
+    if upstream.allow_paths == ALL_PATHS:
+        return "all"
+    return ", ".join(upstream.allow_paths) or "none"
+
+
 def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "url", upstream.url
     yield "dialect", upstream.dialect
-    yield "path", upstream.path or _DEFAULT_PATHS.get(upstream.dialect, "none: POST /forward-sse cannot reach it")
+    yield "path", upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it"
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
     yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
     yield "models", ", ".join(upstream.models) or "none: only by name"
-    default_paths = "only its path" if upstream.dialect == "raw" else "the dialect's own"
-    yield "paths", default_paths if upstream.allow_paths is None else ", ".join(upstream.allow_paths) or "none"
+    yield "paths", _paths(upstream)
     if upstream.headers:
         yield "headers", ", ".join(upstream.headers)
     yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
@@ -142,6 +157,11 @@ def _warnings(settings: Settings) -> Iterator[str]:
         url = urlsplit(upstream.url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK and upstream.key_source != "none":
             yield f"upstreams.{name}: its key and every prompt travel unencrypted (http://)"
+        path, _, query = (upstream.path or "").partition("?")
+        if path.endswith(":streamGenerateContent") and "alt=sse" not in query.split("&"):
+            yield f"upstreams.{name}.path: Gemini streams events only where it ends in ?alt=sse"
+        if upstream.allow_paths == ALL_PATHS and upstream.key_source == "own":
+            yield f"upstreams.{name}.allow_paths: all: its users can list, read and delete what is stored under its key"
         for glob in upstream.models:
             if (first := models.setdefault(glob, name)) != name:
                 yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"

@@ -5,25 +5,31 @@ A head is handed on as soon as it is whole, with the body that is still to come.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import httptools
 
-from proxy.errors import InvalidRequestError
+from proxy.errors import HeaderTooLargeError, InvalidRequestError
 from proxy.exchange import FieldIndex
 from proxy.phases.accept import ClientConnection, Incoming
 from proxy.request_body import RequestBody, Source
 
 if TYPE_CHECKING:
-    from proxy.errors import Field
+    from collections.abc import Iterable, Sequence
 
-MAX_LINE_BYTES = 8190
+    from proxy.errors import Field, ProxyError
+
+# Of one line of a head, where the configuration does not say.
+MAX_LINE_BYTES = 16 * 1024
 MAX_FIELDS = 100
 # What may come without a head, a piece of a body or an end becoming whole by it: of a head, of chunk extensions, of
-# trailers. The parser bounds none of these.
+# trailers. The parser bounds none of these. A head may be of four of its longest lines, where those are longer.
 MAX_OVERHEAD_BYTES = 64 * 1024
+_LINES_OF_A_HEAD = 4
 
+# `GET /x HTTP/1.1` without the method and the target, `name: value` without either.
+_AROUND_TARGET = 10
+_BETWEEN = 2
 _FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 _VERSIONS = {"1.1": (1, 1), "1.0": (1, 0)}
 _UNKNOWN_VERSION = (0, 0)
@@ -47,9 +53,12 @@ class RequestParser:
     __slots__ = (
         "_body_framing",
         "_client",
+        "_fault",
         "_fields",
         "_has_progressed",
         "_is_resuming",
+        "_max_line_bytes",
+        "_max_overhead_bytes",
         "_overhead",
         "_parser",
         "_size",
@@ -57,8 +66,13 @@ class RequestParser:
         "body",
     )
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        """`max_line_bytes` bounds the request line and each field of a head, without their line ends."""
         self._client = client
+        self._max_line_bytes = max_line_bytes
+        self._max_overhead_bytes = max(MAX_OVERHEAD_BYTES, _LINES_OF_A_HEAD * max_line_bytes)
+        # What a callback raised: the parser raises an error of its own instead.
+        self._fault: ProxyError | None = None
         self._parser = httptools.HttpRequestParser(self)
         self.body: RequestBody | None = None
         self._target = b""
@@ -75,7 +89,8 @@ class RequestParser:
         """Take the next bytes.
 
         Raises:
-            InvalidRequestError: they are no HTTP/1.1, or too much of it. Nothing more can be parsed then.
+            HeaderTooLargeError: a line of a head is too long, or the head.
+            InvalidRequestError: they are no HTTP/1.1, or too much of it. Nothing more can be parsed after either.
         """
         self._has_progressed = False
         self._size = len(data)
@@ -86,17 +101,41 @@ class RequestParser:
                 self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             # `from None`: the cause may quote the request.
-            raise InvalidRequestError from None
+            raise (self._fault or InvalidRequestError()) from None
         if self._has_progressed:
-            self._overhead = 0
+            # How much of this read stands behind what became whole in it is not known: a next head may begin there.
+            self._overhead = self._size
             return
         self._overhead += self._size
-        if self._overhead > MAX_OVERHEAD_BYTES or len(self._fields) > MAX_FIELDS:
+        if len(self._fields) > MAX_FIELDS:
             raise InvalidRequestError
+        if self._overhead > self._max_overhead_bytes:
+            raise InvalidRequestError if self.body is not None else self._too_large(self._fields)
 
     def close(self) -> None:
         """Let the parser go, which holds this as this holds it."""
         del self._parser
+
+    def _too_long(self, target: bytes, fields: Iterable[Field]) -> HeaderTooLargeError | None:
+        """What is wrong with the first line that is too long, if one is."""
+        bound = self._max_line_bytes
+        method = self._parser.get_method()
+        if len(method) + len(target) + _AROUND_TARGET > bound:
+            return HeaderTooLargeError.of_request_line(bound)
+        for name, value in fields:
+            if len(name) + len(value) + _BETWEEN > bound:
+                return HeaderTooLargeError.of_field(name, bound)
+        return None
+
+    def _too_large(self, fields: Sequence[Field]) -> HeaderTooLargeError:
+        """What is wrong with a head that has come to its bound and has no end yet."""
+        error = self._too_long(self._target, fields)
+        if error is None:
+            read = len(self._target) + sum(len(name) + len(value) + _BETWEEN for name, value in fields)
+            # The parser keeps the last whole field until another begins: of the rest that is one line, or two.
+            if self._overhead - read > 2 * self._max_line_bytes:
+                error = HeaderTooLargeError.of_field(None, self._max_line_bytes)
+        return error or HeaderTooLargeError.of_head(self._max_overhead_bytes)
 
     def _decline(self, data: bytes | memoryview) -> None:
         """Parse on as HTTP behind a head that asked for another protocol: it does not get it (RFC 9110 §7.8).
@@ -138,11 +177,11 @@ class RequestParser:
             return
         if len(fields) > MAX_FIELDS:
             raise InvalidRequestError
-        if self._overhead + self._size > MAX_LINE_BYTES:
+        if self._overhead + self._size > self._max_line_bytes:
             # Only now may a line of it be too long.
-            longest = max(map(len, chain((target,), *fields)))
-            if longest > MAX_LINE_BYTES:
-                raise InvalidRequestError
+            self._fault = self._too_long(target, fields)
+            if self._fault is not None:
+                raise self._fault
         self._has_progressed = True
         self.body = RequestBody(self._client)
         self._client.arrived(

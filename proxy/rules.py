@@ -20,7 +20,7 @@ from proxy.limits.memory import MemoryStore
 from proxy.limits.redis import RedisStore
 from proxy.phases.resolve import Router
 from proxy.protocol.cors import CorsPolicy
-from proxy.protocol.paths import TargetPattern
+from proxy.protocol.paths import TargetPattern, below
 from proxy.routing.envelopes import EnvelopeRules
 from proxy.web.playground import Playground
 
@@ -187,22 +187,20 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
     url = urlsplit(upstream.url)
     assert url.hostname is not None
     dialect = DIALECTS[upstream.dialect]
-    path = upstream.path or dialect.default_path
-    allow_paths = upstream.allow_paths
-    if allow_paths is None:
-        # The path that the operator chose for POST /forward-sse is allowed by having been chosen.
-        chosen = () if upstream.path is None else (upstream.path,)
-        allow_paths = (*dialect.default_allow_paths, *chosen)
+    base_path = url.path.rstrip("/")
+    path = upstream.path
+    if path is None and dialect.default_path is not None:
+        path = below(base_path, dialect.default_path)
     return Upstream(
         name=name,
         origin=Origin(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme]),
-        base_path=url.path.rstrip("/"),
+        base_path=base_path,
         dialect=upstream.dialect,
         path=path,
         key_source=upstream.key_source,
         keys=tuple(key.get_secret_value() for key in upstream.keys),
         models=upstream.models,
-        allow_paths=allow_paths,
+        allow_paths=upstream.allow_paths,
         headers=tuple((field.encode(), value.encode("latin-1")) for field, value in upstream.headers.items()),
         timeouts=Timeouts(
             connect_s=upstream.timeouts.connect_s,

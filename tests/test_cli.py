@@ -88,6 +88,28 @@ def test_check_sound_file(file: Path) -> None:
     assert "do-not-show" not in done.stdout + done.stderr
 
 
+def test_check_paths(file: Path) -> None:
+    """`check` shows where POST /forward-sse goes and what is open, and warns of what was hardly meant."""
+    file.write_text(
+        "auth: none\nupstreams:\n"
+        "  one: {url: https://a.example/api/v1, dialect: dashscope, api_key: k, allow_paths: all}\n"
+        "  two: {url: https://b.example, dialect: gemini, api_key: k, path: '/v1/models/g:streamGenerateContent'}\n"
+        "  six: {url: https://c.example, dialect: openai, api_key: client, path: '/x?version=1', allow_paths: all}\n"
+    )
+    done = run("check", "--config", str(file))
+    assert done.returncode == 0
+    for words in (
+        "path       /services/aigc/text-generation/generation",
+        "path       /x?version=1",
+        "paths      all",
+        "paths      the dialect's own",
+    ):
+        assert words in done.stdout
+    assert "warning: upstreams.one.allow_paths: all" in done.stderr
+    assert "warning: upstreams.two.path: Gemini streams events only where it ends in ?alt=sse" in done.stderr
+    assert "upstreams.six" not in done.stderr
+
+
 def test_check_without_auth(file: Path) -> None:
     """`auth: none` is accepted, and warned of."""
     done = run("check", "--config", str(file), environ={"SECRET": SECRET, "FORWARD_SSE_AUTH": "none"})

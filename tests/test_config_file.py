@@ -77,6 +77,8 @@ def test_file_sound(file: File) -> None:
         ("drain_timeout: 60", "p.yaml:8: drain_timeout: is not a duration"),
         ("drain_timeout: 1 min", "(did you mean 1m?)"),
         ("max_body: 32MB", "(did you mean 32MiB?)"),
+        ("max_header: 1000B", "p.yaml:8: max_header: must be between 1KiB and 256KiB"),
+        ("max_header: 257KiB", "p.yaml:8: max_header: must be between 1KiB and 256KiB"),
         ("timeouts: {total: no}", "(did you mean off?)"),
         ("plans: {default: {requests: [60/s]}}", "p.yaml:8: plans.default.requests[0]: is not a rate"),
         (
@@ -348,6 +350,7 @@ def test_secret_locations_exist() -> None:
         ("CLIENT_TIMEOUTS", '{"header": "5s"}', "client_timeouts.header_s", 5.0),
         ("DEFAULT_UPSTREAM", "openai", "default_upstream", "openai"),
         ("MAX_BODY", "1MiB", "max_body_bytes", 1 << 20),
+        ("MAX_HEADER", "32KiB", "max_header_bytes", 32 << 10),
         ("WORKERS", "1", "workers", 1),
         ("CORS__CREDENTIALS", "true", "cors.credentials", True),
         ("CORS__ORIGINS", '["https://a.example"]', "cors.origins", ("https://a.example",)),

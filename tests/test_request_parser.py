@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import InvalidRequestError
+from proxy.errors import HeaderTooLargeError, InvalidRequestError
 from proxy.request_parser import MAX_FIELDS, MAX_LINE_BYTES, MAX_OVERHEAD_BYTES, RequestParser
 
 if TYPE_CHECKING:
@@ -143,25 +143,14 @@ def test_parser_takes_many_requests_of_one_read(fields: bytes) -> None:
 
 
 AT_MOST = b"a" * MAX_LINE_BYTES
+# A request line is `GET /… HTTP/1.1`, a field `X: …` or `…: x`.
+TARGET = b"/" + AT_MOST[: -len("GET / HTTP/1.1")]
+SHORT_BY_3 = AT_MOST[:-3]
 
 
 @pytest.mark.parametrize(
     ("within", "beyond"),
     [
-        pytest.param(
-            b"GET /%b HTTP/1.1\r\n\r\n" % AT_MOST[1:], b"GET /%b HTTP/1.1\r\n\r\n" % AT_MOST, id="target-and-no-field"
-        ),
-        pytest.param(
-            b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % AT_MOST[1:],
-            b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % AT_MOST,
-            id="target",
-        ),
-        pytest.param(
-            b"GET / HTTP/1.1\r\nX: %b\r\n\r\n" % AT_MOST, b"GET / HTTP/1.1\r\nX: %ba\r\n\r\n" % AT_MOST, id="value"
-        ),
-        pytest.param(
-            b"GET / HTTP/1.1\r\n%b: x\r\n\r\n" % AT_MOST, b"GET / HTTP/1.1\r\n%ba: x\r\n\r\n" % AT_MOST, id="name"
-        ),
         pytest.param(
             b"GET / HTTP/1.1\r\n%b\r\n" % (b"X: y\r\n" * MAX_FIELDS),
             b"GET / HTTP/1.1\r\n%b\r\n" % (b"X: y\r\n" * (MAX_FIELDS + 1)),
@@ -186,9 +175,61 @@ def test_parser_bounds(within: bytes, beyond: bytes, piece: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("within", "what"),
+    [
+        pytest.param(b"GET %b HTTP/1.1\r\n\r\n" % TARGET, "The request line", id="target-and-no-field"),
+        pytest.param(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % TARGET, "The request line", id="target"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: %b\r\nHost: x\r\n\r\n" % SHORT_BY_3, "A header field", id="value"),
+        pytest.param(b"GET / HTTP/1.1\r\n%b: x\r\n\r\n" % SHORT_BY_3, "A header field", id="name"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nAUTHORIZATION: %b\r\n\r\n" % AT_MOST[len("Authorization: ") :],
+            "The Authorization field",
+            id="known",
+        ),
+    ],
+)
+@pytest.mark.parametrize("piece", [1000, 1_000_000])
+def test_parser_bounds_a_line(within: bytes, what: str, piece: int) -> None:
+    """A line of the longest length is taken; one byte more is not, and the error says which line that is."""
+    assert len(parsed(split(within, range(0, len(within), piece)))[1]) == 1
+    beyond = within.replace(b"aaa", b"aaaa", 1)
+    with pytest.raises(HeaderTooLargeError) as caught:
+        parsed(split(beyond, range(0, len(beyond), piece)))
+    assert caught.value.message == f"{what} is longer than {MAX_LINE_BYTES} bytes."
+
+
+@pytest.mark.parametrize("bound", [1024, 100_000])
+def test_parser_bounds_a_line_as_configured(bound: int) -> None:
+    """The bound is what it is given; a head may have four of its longest lines."""
+    lines = b"".join(b"X-%d: %b\r\n" % (number, b"a" * (bound - 5)) for number in range(3))
+    client: Any = Connection()
+    RequestParser(client, bound).feed(b"GET / HTTP/1.1\r\n%b\r\n" % lines)
+    assert len(client.requests) == 1
+    with pytest.raises(HeaderTooLargeError, match=f"than {bound} bytes"):
+        RequestParser(client, bound).feed(b"GET / HTTP/1.1\r\n%b\r\n" % lines.replace(b"aaa", b"aaaa", 1))
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "what"),
+    [
+        pytest.param(b"GET /", b"a" * 4096, "The request line", id="target"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"a" * 4096, "A header field", id="field"),
+        pytest.param(b"GET / HTTP/1.1\r\n", b"X: %b\r\n" % (b"a" * 4091), "The request line and the", id="fields"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nCookie: %b\r\n" % (b"a" * 20_000), b"X: %b\r\n" % (b"a" * 4091), "The Cookie", id="read"
+        ),
+    ],
+)
+def test_parser_gives_up_a_head_that_never_ends(start: bytes, more: bytes, what: str) -> None:
+    """A head without an end is not kept for ever, and the error says what of it is too long."""
+    with pytest.raises(HeaderTooLargeError) as caught:
+        parsed([start, *[more] * (MAX_OVERHEAD_BYTES // 4096 + 1)])
+    assert caught.value.message.startswith(what)
+
+
+@pytest.mark.parametrize(
     "start",
     [
-        pytest.param(b"GET / HTTP/1.1\r\nX: ", id="head"),
         pytest.param(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;a=", id="chunk-extension"),
         pytest.param(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", id="trailer"),
     ],

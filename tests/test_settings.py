@@ -157,6 +157,7 @@ def test_settings_with_only_what_is_required() -> None:
     assert made.listen == Address("0.0.0.0", 8080)
     assert made.admin_listen == Address("127.0.0.1", 9090)
     assert (made.workers, made.max_body_bytes, made.drain_timeout_s) == (1, 32 << 20, 60.0)
+    assert made.max_header_bytes == 16 << 10
     assert made.client_timeouts.model_dump() == {"header_s": 10, "body_s": 30, "keep_alive_s": 75, "write_s": 30}
     assert made.timeouts.model_dump() == {"connect_s": 5, "first_byte_s": 60, "idle_s": 120, "total_s": None}
     assert made.plans["default"].requests == (Rate(60, 10.0),)
@@ -402,8 +403,19 @@ def test_api_key_digest() -> None:
         ({"url": "https://h\\@evil"}, ("url",), "backslashes"),
         ({"dialect": "raw"}, ("path",), "is required"),
         ({"path": "v1"}, ("path",), "slash"),
-        ({"path": "/a?b"}, ("path",), "query"),
+        ({"path": "/a?"}, ("path",), "query"),
+        ({"path": "/a?b#c"}, ("path",), "query"),
+        ({"path": "/a?b c"}, ("path",), "query"),
+        ({"path": "/a/../b?c"}, ("path",), "`..`"),
+        ({"path": "/a%2F%2e%2e/b"}, ("path",), "one reading"),
+        ({"path": "/a%252Fb"}, ("path",), "one reading"),
+        ({"path": "/a?access%5Ftoken=x"}, ("path",), "credential"),
+        ({"dialect": "gemini", "path": "/v1/m:x?alt=sse&key=k"}, ("path",), "credential"),
         ({"allow_paths": ["/v1/%2E%2e/x"]}, ("allow_paths", 0), "`..`"),
+        ({"allow_paths": ["/v1/x", "/v1//x"]}, ("allow_paths", 1), "one reading"),
+        ({"allow_paths": "ALL"}, ("allow_paths",), "the word all"),
+        ({"allow_paths": "/v1/*"}, ("allow_paths",), "must be a list"),
+        ({"allow_paths": ["all"]}, ("allow_paths", 0), "slash"),
         ({"dialect": "gemini", "heartbeat": "5s"}, ("heartbeat",), "must be off"),
         ({"events": "types"}, ("events",), "must be one of raw, typed"),
         ({"dialect": "raw", "path": "/run", "events": "typed"}, ("events",), "must be raw"),
@@ -447,6 +459,15 @@ def test_typed_names_repeated_between_the_levels() -> None:
     """Two kinds with one name are a fault where the second stands, though the first stands elsewhere."""
     faulty = faults(typed_names={"Text": "x"}, upstreams=upstream(typed_names={"End": "x"}))
     assert "is the name of Text too" in faulty[("upstreams", "openai", "typed_names", "End")]
+
+
+def test_upstream_paths() -> None:
+    """`path` may have a query; the word `all`, from a file or a variable, stands for every path."""
+    path = "/v1beta/models/g:streamGenerateContent?alt=sse&x=%2F|"
+    made = settings(upstreams=upstream(path=path, allow_paths="all")).upstreams["openai"]
+    assert (made.path, made.allow_paths) == (path, ("/*",))
+    assert settings().upstreams["openai"].allow_paths is None
+    assert settings(upstreams=upstream(allow_paths=[])).upstreams["openai"].allow_paths == ()
 
 
 def test_upstream_url_trailing_slash() -> None:

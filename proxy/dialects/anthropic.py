@@ -37,8 +37,16 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     default_path = "/v1/messages"
+    models_path = "/v1/models"
     # No `/v1/messages/batches`, no `/v1/files`: what is there belongs to everybody who shares the vendor's key.
-    generation_paths = ("/v1/messages", "/v1/messages/count_tokens", "/messages", "/messages/count_tokens")
+    generation_paths = (
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/complete",
+        "/messages",
+        "/messages/count_tokens",
+        "/complete",
+    )
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.errors import InvalidRequestError
 from proxy.exchange import Ending, FieldIndex, RequestHead
 from proxy.protocol.heads import Framing, check_request, origin_form
+from proxy.protocol.paths import own_path
 
 if TYPE_CHECKING:
     import asyncio
@@ -98,6 +99,8 @@ def accept(
 ) -> tuple[RequestHead, Framing, int | None]:
     """Check the head and split its target; give also how the body is framed, and its length where that is known.
 
+    One slash at the end of an own path is dropped.
+
     Raises:
         InvalidRequestError: the framing, the target or the method is malformed; the connection must be closed.
     """
@@ -105,6 +108,8 @@ def accept(
     path, query = origin_form(target)
     if method not in _METHODS and _METHOD.fullmatch(method) is None:
         raise InvalidRequestError("The request method is malformed.")
+    if path[-1:] == b"/":
+        path = own_path(path)
     return RequestHead(method, path, query, fields, index), framing, length
 
 

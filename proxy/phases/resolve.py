@@ -34,7 +34,15 @@ if TYPE_CHECKING:
 
 _FRONT: Final = b"/forward-sse"
 # The paths that stock SDKs of two vendors call below a bare base URL, and whose SDKs they are.
-_SHORT: Final = {b"/v1/chat/completions": "openai", b"/v1/responses": "openai", b"/v1/messages": "anthropic"}
+_SHORT: Final = {
+    b"/v1/chat/completions": "openai",
+    b"/v1/responses": "openai",
+    b"/v1/messages": "anthropic",
+    b"/v1/completions": "openai",
+    b"/v1/embeddings": "openai",
+}
+# What chat frontends ask for first below the same base URL: the default upstream's list.
+_MODELS: Final = b"/v1/models"
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The dialect of refusals where nothing says which upstream was meant.
 _USUAL_DIALECT: Final = "openai"
@@ -94,6 +102,8 @@ class Router:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
         if head.path in _SHORT:
             return _SHORT[head.path]
+        if head.path == _MODELS:
+            return _USUAL_DIALECT if self._default is None else self._default.dialect
         if head.path == _FRONT:
             named = self._named(head)
             upstream = self._upstreams.get(named[0]) if len(named) == 1 else None
@@ -132,6 +142,9 @@ class Router:
             if upstream is None:
                 return Destination(_USUAL_DIALECT, None, None, query, is_typed)
             leg, path_below = self._legs[upstream.name], None
+        elif path == _MODELS:
+            upstream, path_below = self._models_below(head.method)
+            leg = self._legs[upstream.name]
         else:
             name, _, rest = path[1:].partition(b"/")
             if name not in self._upstreams:
@@ -190,14 +203,16 @@ class Router:
         leg = self._legs[self._by_model(members or {}) if upstream is None else upstream.name]
         check_plan(leg.name, principal)
         is_front = path is None
-        if path is None:
-            path = leg.front_path or leg.refuse_front()
-        elif upstream is None:  # else `by_head` has checked it
-            leg.check_path(head.method, path)
-        added = leg.added(head, is_front=is_front)
-        target = leg.base_path + path
         if query is not None:
-            target = with_query(target, strip_query(query, gemini=leg.dialect.query_credential))
+            query = strip_query(query, gemini=leg.dialect.query_credential)
+        if path is None:
+            target = leg.front_target(query)
+        else:
+            if upstream is None:  # else `by_head` has checked it
+                path = leg.below(path)
+                leg.check_path(head.method, path)
+            target = with_query(leg.base_path + path, query)
+        added = leg.added(head, is_front=is_front)
         fields = to_upstream(head.fields, head.index, added)
         return leg.route(head.method, target, fields, body, leg.typed_names() if is_typed else leg.unasked_names)
 
@@ -208,6 +223,17 @@ class Router:
             if named:
                 return named
         return [value.strip(b" \t") for value in head.index.every(b"x-upstream")]
+
+    def _models_below(self, method: str) -> tuple[Upstream, bytes]:
+        """The default upstream, and the path of its list of models."""
+        upstream = self._default
+        if upstream is None:
+            raise UnknownUpstreamError("There is no default upstream whose models could be listed.")
+        leg = self._legs[upstream.name]
+        if leg.models_path is None:
+            raise NotFoundError("The default upstream lists no models.")
+        leg.check_path(method, leg.models_path)
+        return upstream, leg.models_path
 
     def _front_upstream(self, head: RequestHead) -> Upstream | None:
         named = self._named(head)
@@ -240,6 +266,9 @@ def _check_door(head: RequestHead) -> None:
     if path == _FRONT or path in _SHORT:
         if head.method != "POST":
             raise MethodNotAllowedError("POST")
+    elif path == _MODELS:
+        if head.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowedError("GET, HEAD")
     elif path.startswith((_FRONT + b"/", b"//")) or path.count(b"/") < 2:  # noqa: PLR2004 - /{upstream}/{path}
         raise NotFoundError
     elif head.method not in _METHODS:

@@ -18,9 +18,10 @@ from proxy.settings.service import (
 )
 from proxy.settings.store import StoreUrl
 from proxy.settings.units import Address, Wrong, read_duration
-from proxy.settings.upstreams import UpstreamSettings, UpstreamTimeouts
+from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
 
 __all__ = [
+    "ALL_PATHS",
     "FAULT",
     "HMAC_SECRET_BYTES",
     "UNKNOWN_KEY",

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.exchange import Rate
+from proxy.protocol.paths import canonical_path
 from proxy.settings import units
 from proxy.settings.units import Address, Wrong
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
+# As it stands in a request line; not empty.
+_QUERY = re.compile(r'[!"$-~]+')
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+MIN_HEADER_BYTES = 1024
+MAX_HEADER_BYTES = 256 * 1024
 _TEXT_LIMIT = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -119,6 +124,31 @@ def read_path(value: object) -> str:
     if _PATH.fullmatch(text) is None or "." in segments or ".." in segments:
         raise Wrong("must be a path: no query, fragment, spaces, `.` or `..`")
     return text
+
+
+def read_asked_path(value: object) -> str:
+    """Read a path, or a glob of paths, that clients ask for.
+
+    Raises:
+        Wrong: Anything else, and what no request can match because servers read it in several ways.
+    """
+    path = read_path(value)
+    if canonical_path(path.encode()) is None:
+        raise Wrong("must have one reading: no `//`, `;`, `%25` or encoded dots, backslashes or controls")
+    return path
+
+
+def read_front_path(value: object) -> str:
+    """Read an upstream's `path`: a path below its `url`, perhaps with a query.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    path, mark, query = read_text(value).partition("?")
+    read_asked_path(path)
+    if mark and _QUERY.fullmatch(query) is None:
+        raise Wrong("must have a query of visible ASCII behind its `?`, without a fragment")
+    return path + mark + query
 
 
 def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
@@ -254,6 +284,18 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
     return read
 
 
+def read_header_size(value: object) -> int:
+    """Read the bound of one line of a head. A stranger may keep four such lines in memory.
+
+    Raises:
+        Wrong: Not a size, or one beyond what servers and balancers use.
+    """
+    size = units.read_size(value)
+    if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:
+        raise Wrong("must be between 1KiB and 256KiB")
+    return size
+
+
 _DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
 _CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
 _ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}"
@@ -265,11 +307,13 @@ Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEM
 PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration), _DURATION_SCHEMA]
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
+HeaderSize = Annotated[int, PlainValidator(read_header_size), _schema(units.SIZE_PATTERN, "16KiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
 ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
 Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
 VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]
-UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
+UrlPath = Annotated[str, PlainValidator(read_asked_path), _text_schema(pattern="^/")]
+FrontPath = Annotated[str, PlainValidator(read_front_path), _text_schema(pattern="^/", examples=["/v1/x?alt=sse"])]
 BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
 TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]
 Network = Annotated[

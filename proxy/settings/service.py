@@ -15,6 +15,7 @@ from proxy.settings.scalars import (
     Count,
     Duration,
     Flag,
+    HeaderSize,
     ListenAddress,
     LogLevel,
     Network,
@@ -154,6 +155,9 @@ class Settings(Model):
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
+    max_header_bytes: HeaderSize = Field(
+        written("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+    )
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import unquote
 
-from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping, written
-from proxy.settings.scalars import BaseUrl, Clock, Text, UrlPath, VendorKey, read_text
+from proxy.settings.model import Contradiction, Model, closest, mapping, written
+from proxy.settings.scalars import BaseUrl, Clock, FrontPath, Text, UrlPath, VendorKey, read_text
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+# What `allow_paths: all` stands for. What has no one reading (dot segments, double encodings) matches no glob.
+ALL_PATHS = ("/*",)
 # First segments of the proxy's own paths: `ANY /{upstream}/{path}` must not shadow them.
 RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playground", "metrics", "admin"})
 
@@ -61,6 +64,18 @@ def _read_ca_file(value: object) -> Path:
     return path
 
 
+def _read_allow_paths(value: object) -> object:
+    if value == "all":
+        return ALL_PATHS
+    if isinstance(value, str):
+        raise Wrong("must be a list of paths, or the word all", suggestion=closest(value, ["all"]))
+    return value
+
+
+def _all_in_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(1, {"const": "all"})
+
+
 FieldValue = Annotated[str, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
 CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
@@ -83,8 +98,10 @@ class UpstreamSettings(Model):
     dialect: Literal["openai", "dashscope", "anthropic", "gemini", "raw"] = Field(
         description="What it speaks: its paths, its credential header, its error shapes."
     )
-    path: UrlPath | None = Field(
-        None, description="Where POST /forward-sse goes, below `url`; each dialect but gemini and raw has a default."
+    path: FrontPath | None = Field(
+        None,
+        description="Where POST /forward-sse goes, below `url`; each dialect but gemini and raw has a default. "
+        "Members of its query (`?alt=sse`) win over the caller's.",
     )
     api_key: VendorKey | None = Field(
         None,
@@ -92,8 +109,11 @@ class UpstreamSettings(Model):
     )
     api_keys: tuple[VendorKey, ...] | None = Field(None, description="Several keys, used in turn.")
     models: tuple[Text, ...] = Field((), description="Globs of `model`: requests that name no upstream go by them.")
-    allow_paths: tuple[UrlPath, ...] | None = Field(
-        None, description="Globs of the paths allowed below `url`; by default the dialect's own, for raw only `path`."
+    allow_paths: Annotated[tuple[UrlPath, ...] | None, BeforeValidator(_read_allow_paths)] = Field(
+        None,
+        description="Globs of the paths allowed below `url`, or the word `all`; by default what the dialect has that "
+        "is the caller's own and keeps nothing, for raw only `path`.",
+        json_schema_extra=_all_in_schema,
     )
     headers: dict[str, FieldValue] = Field(
         default_factory=dict, repr=False, description="Headers added to each request, replacing the client's."
@@ -137,11 +157,21 @@ class UpstreamSettings(Model):
         yield from _key_faults(data)
         if dialect == "raw" and "path" not in data:
             yield ("path",), Wrong("is required: the dialect raw has no path of its own")
+        if (name := _credential_in_query(dialect, data.get("path"))) is not None:
+            yield ("path",), Wrong(f"must not carry a credential (`{name}`): api_key is for that")
         if dialect == "gemini" and data.get("heartbeat", "off") != "off":
             yield ("heartbeat",), Wrong("must be off: Gemini's clients take a comment for an event", suggestion="off")
         if dialect == "raw" and data.get("events") == "typed":
             yield ("events",), Wrong("must be raw: it is not known what the dialect raw streams", suggestion="raw")
         yield from _header_faults(mapping(data.get("headers")))
+
+
+def _credential_in_query(dialect: object, path: object) -> str | None:
+    """The member of a path's query that carries a credential: paths are shown in reports and logs."""
+    query = path.partition("?")[2] if isinstance(path, str) else ""
+    names = {"access_token", "key"} if dialect == "gemini" else {"access_token"}
+    given = (unquote(member.partition("=")[0]) for member in query.split("&"))
+    return next((name for name in given if name in names), None)
 
 
 def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:

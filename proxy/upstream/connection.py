@@ -19,6 +19,7 @@ import httptools
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
 from proxy.exchange import FieldIndex
 from proxy.protocol.chunks import follow
+from proxy.protocol.heads import join_identical
 from proxy.upstream.answer import Answer
 
 if TYPE_CHECKING:
@@ -33,18 +34,6 @@ MAX_OVERHEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
 # A head and a body up to this size leave in one write, where the copy is cheaper than a second system call.
 _ONE_WRITE_BYTES = 64 * 1024
-
-# Fields of which a second one would leave the reader to choose (RFC 9110 §5.3).
-_SINGLETONS = frozenset(
-    {
-        b"content-type",
-        b"content-length",
-        b"content-encoding",
-        b"location",
-        b"retry-after",
-        b"transfer-encoding",
-    }
-)
 
 
 class Connection(asyncio.Protocol):
@@ -290,12 +279,16 @@ class Connection(asyncio.Protocol):
                 raise UpstreamProtocolError
             return
         index = FieldIndex(fields)
+        if index.repeated:
+            joined = join_identical(fields, index)
+            if joined is None:
+                raise UpstreamProtocolError
+            fields, index = joined
         coding = index.single(b"transfer-encoding")
         version = parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
             or len(fields) > MAX_FIELDS
-            or not _SINGLETONS.isdisjoint(index.repeated)
             or (version != "1.1" and (version != "1.0" or coding is not None))
             or (coding is not None and coding.lower() != b"chunked")
         ):

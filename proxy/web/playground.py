@@ -15,6 +15,7 @@ from proxy.phases.accept import accept
 from proxy.phases.answer import Settled, write_answer
 from proxy.protocol import cors
 from proxy.protocol.fields import values
+from proxy.protocol.paths import own_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from proxy.protocol.cors import CorsPolicy
     from proxy.web.page import Page
 
-_PAGES: Final = (b"/playground", b"/playground/")
+_PAGE: Final = b"/playground"
 UPSTREAMS: Final = b"/playground/upstreams"
-PATHS: Final = frozenset((*_PAGES, UPSTREAMS))
+PATHS: Final = frozenset((_PAGE, UPSTREAMS))
 # Asked for anew each time, and sent anew only when it has changed: an update of the proxy is an update of the page.
 _REVALIDATED: Final = b"no-cache"
 
@@ -53,7 +54,7 @@ class Playground:
 
     def serve(self, request: Incoming) -> Settled | None:
         """Answer a request for the page; None for any other, and for what has to be refused on the way of all."""
-        if request.target.partition(b"?")[0] not in _PAGES or request.method not in {"GET", "HEAD"}:
+        if own_path(request.target.partition(b"?")[0]) != _PAGE or request.method not in {"GET", "HEAD"}:
             return None
         try:
             accept(request.method, request.target, request.version, request.fields, request.index)

@@ -273,7 +273,7 @@ function waysOf(upstream) {
   const other = (id, below) => ({ id, label: APIS[id].label, path: () => name + below });
   switch (upstream.dialect) {
     case "openai":
-      if (path.endsWith("/responses")) return [usual("responses")];
+      if (path.split("?")[0].endsWith("/responses")) return [usual("responses")];
       if (!path.endsWith("/chat/completions")) return [usual("chat")];
       return [usual("chat"), other("responses", path.replace(/chat\/completions$/, "responses"))];
     case "anthropic":

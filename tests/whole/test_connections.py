@@ -392,7 +392,7 @@ async def test_via_of_ours_is_a_loop(proxy: Running, upstream: Upstream, via: st
     assert upstream.is_untouched
 
 
-@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+@pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0, HTTP/2.0", "websockets"])
 async def test_upgrade_is_ignored(proxy: Running, upstream: Upstream, upgrade: str) -> None:
     """An upgrade is neither done nor passed on; the next request on the connection is read as HTTP."""
     client = await proxy.client()
