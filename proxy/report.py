@@ -110,6 +110,8 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
     yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
+    if upstream.credential_header is not None:
+        yield "key in", upstream.credential_header
     yield "models", ", ".join(upstream.models) or "none: only by name"
     default_paths = "only its path" if upstream.dialect == "raw" else "the dialect's own"
     yield "paths", default_paths if upstream.allow_paths is None else ", ".join(upstream.allow_paths) or "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
@@ -13,10 +13,16 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from proxy.config_file import ConfigurationError, json_schema, load, marked_yaml
 from proxy.config_file.substitution import SECRET_LOCATIONS, expand
-from proxy.settings import Address, Settings, Wrong
+from proxy.report import report
+from proxy.rules import secrets_of
+from proxy.settings import Address, Settings, StoreUrl, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 SECRET = "do-not-show-" + "x" * 60
@@ -194,7 +200,7 @@ def test_secret_not_utf8(file: File) -> None:
     assert found == ["p.yaml:1: auth.jwt[0].secret: must be UTF-8 text"]
 
 
-@pytest.mark.parametrize("key", [SECRET[:31] + " " + SECRET, SECRET + "\n", f"{SECRET}\r\nX-Evil: 1"])
+@pytest.mark.parametrize("key", [SECRET[:31] + " " + SECRET, SECRET + "\n\n", f"{SECRET}\r\nX-Evil: 1"])
 def test_secret_faulty(file: File, key: str) -> None:
     """A faulty secret is refused without being shown, and nothing of it remains in the error."""
     with pytest.raises(ConfigurationError) as caught:
@@ -274,6 +280,121 @@ def test_yaml_words(file: File) -> None:
 # Secrets in files
 
 
+# What editors, shells and tools leave around a secret; the first of each pair is dropped.
+ENDS = {"bare": "{}", "line end": "{}\n", "CRLF": "{}\r\n", "mark": "\ufeff{}", "mark and line end": "\ufeff{}\r\n"}
+FAULTY_ENDS = {
+    "two line ends": ("{}\n\n", "white space around it"),
+    "two CRLF": ("{}\r\n\r\n", "white space around it"),
+    "space behind": ("{} ", "white space around it"),
+    "space before": (" {}", "white space around it"),
+    "tab before the line end": ("{}\t\n", "white space around it"),
+    "no-break space": ("\u00a0{}", "white space around it"),
+    "double quotes": ('"{}"', "is in quotes: docker's --env-file keeps them; write NAME=value"),
+    "single quotes": ("'{}'", "is in quotes"),
+    "quotes and a line end": ("'{}'\n", "is in quotes"),
+}
+ISSUER = "auth: {jwt: [{issuer: a, audience: b, algorithms: [HS256], secret: '${SECRET}'}]}"
+# Each place of a secret: the file that has it there, and how it is read again.
+SECRET_PLACES: dict[str, tuple[str, str, Callable[[Settings], str]]] = {
+    "an issuer's secret": (
+        BASE.replace("auth: none", ISSUER),
+        "auth.jwt[0].secret",
+        lambda made: made.auth.jwt[0].secret.get_secret_value(),  # type: ignore[union-attr] # there is one
+    ),
+    "a key": (
+        BASE.replace("${KEY:-sk-1}", "${SECRET}"),
+        "upstreams.openai.api_key",
+        lambda made: made.upstreams["openai"].keys[0].get_secret_value(),
+    ),
+    "a key of several": (
+        BASE.replace("api_key: ${KEY:-sk-1}", "api_keys: [a, '${SECRET}']"),
+        "upstreams.openai.api_keys[1]",
+        lambda made: made.upstreams["openai"].keys[1].get_secret_value(),
+    ),
+    "a header": (
+        BASE.replace("api_key: ${KEY:-sk-1}", "api_key: none\n    headers: {api-key: '${SECRET}'}"),
+        "upstreams.openai.headers.api-key",
+        lambda made: made.upstreams["openai"].headers["api-key"].get_secret_value(),  # type: ignore[union-attr] # it is one
+    ),
+}
+
+
+@pytest.mark.parametrize("place", SECRET_PLACES)
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("source", ["variable", "file"])
+def test_secret_ends_dropped(file: File, tmp_path: Path, place: str, ends: str, source: str) -> None:
+    """One line end behind a secret and a byte order mark before it are no part of it, wherever it comes from."""
+    text, _, read = SECRET_PLACES[place]
+    value = ENDS[ends].format(SECRET)
+    if source == "file":
+        (tmp_path / "secret").write_bytes(value.encode())
+        value = f"file:{tmp_path}/secret\n"
+    assert read(file.load(text, {"SECRET": value})) == SECRET
+
+
+@pytest.mark.parametrize("place", SECRET_PLACES)
+@pytest.mark.parametrize("ends", FAULTY_ENDS)
+@pytest.mark.parametrize("source", ["variable", "file"])
+def test_secret_ends_faulty(file: File, tmp_path: Path, place: str, ends: str, source: str) -> None:
+    """Whatever else stands around a secret is a fault at its line, in words and without the secret."""
+    text, key, _ = SECRET_PLACES[place]
+    form, words = FAULTY_ENDS[ends]
+    value = form.format(SECRET)
+    if source == "file":
+        (tmp_path / "secret").write_bytes(value.encode())
+        value = f"file:{tmp_path}/secret"
+    (fault,) = file.faults(text, {"SECRET": value})
+    assert fault.startswith("p.yaml:")
+    assert f": {key}: " in fault
+    assert words in fault
+    assert SECRET not in fault
+
+
+def test_secret_ends_of_an_override(file: File) -> None:
+    """An overriding variable is trimmed as one that the file mentions."""
+    environ = {"FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY": "\ufeffsk-9\n"}
+    assert file.load(BASE, environ).upstreams["openai"].keys[0].get_secret_value() == "sk-9"
+    environ = {"FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY": "'sk-9'"}
+    (fault,) = file.faults(BASE, environ)
+    assert "FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY: upstreams.openai.api_key: is in quotes" in fault
+
+
+@pytest.mark.parametrize(
+    ("password", "words"), [("p4ss\n", None), ("'p4ss'", "is in quotes"), (" p4ss", "white space"), ("%20p4ss", None)]
+)
+def test_store_password_ends(file: File, password: str, words: str | None) -> None:
+    """A store's password from a variable is judged as any secret; what is percent-encoded is meant."""
+    text = BASE + "limits: {store: 'redis://:${PASSWORD}@h'}\n"
+    if words is None:
+        assert isinstance(file.load(text, {"PASSWORD": password}).limits.store, StoreUrl)
+        return
+    (fault,) = file.faults(text, {"PASSWORD": password})
+    assert "limits.store: has a password that" in fault
+    assert words in fault
+    assert "p4ss" not in fault
+
+
+def test_digest_ends(file: File) -> None:
+    """The digest of an API key may come from a variable with a line end, and not in quotes."""
+    text = BASE.replace("auth: none", "auth: {api_keys: [{user: ci, sha256: '${DIGEST}'}]}")
+    made = file.load(text, {"DIGEST": "0" * 64 + "\n"})
+    assert made.auth is not None
+    assert made.auth.api_keys[0].sha256 == "0" * 64
+    (fault,) = file.faults(text, {"DIGEST": '"' + "0" * 64 + '"'})
+    assert "is in quotes" in fault
+
+
+def test_header_in_the_file_is_no_secret(file: File) -> None:
+    """What everybody reads in the file is no secret; what comes from elsewhere is hidden in every text."""
+    text = BASE.replace(
+        "api_key: ${KEY:-sk-1}", "api_key: none\n    headers: {A: open, B: '${SECRET}', C: 'x ${SECRET}'}"
+    )
+    made = file.load(text, {"SECRET": SECRET})
+    assert set(secrets_of(made)) == {SECRET, f"x {SECRET}"}
+    assert SECRET not in repr(made)
+    assert SECRET not in report(made)
+
+
 @pytest.mark.parametrize(("content", "expected"), [("sk-2\n", "sk-2"), ("sk-2\r\n", "sk-2"), ("sk-2", "sk-2")])
 def test_secret_file(file: File, tmp_path: Path, content: str, expected: str) -> None:
     """A secret is read from the file that is named, without the line end at its end."""
@@ -294,6 +415,9 @@ def test_secret_file(file: File, tmp_path: Path, content: str, expected: str) ->
         ("binary", "not UTF-8"),
         ("large", "larger than 64 KiB"),
         ("two-lines", "visible ASCII"),
+        ("two-line-ends", "white space around it"),
+        ("two-marks", "white space around it"),
+        ("quoted", "is in quotes: docker's --env-file keeps them; write NAME=value"),
     ],
 )
 def test_secret_file_faulty(file: File, tmp_path: Path, name: str, words: str) -> None:
@@ -302,6 +426,9 @@ def test_secret_file_faulty(file: File, tmp_path: Path, name: str, words: str) -
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "large").write_bytes(b"a" * 65_537)
     (tmp_path / "two-lines").write_bytes(b"sk-1\nsk-2\n")
+    (tmp_path / "two-line-ends").write_bytes(b"sk-1\n\n")
+    (tmp_path / "two-marks").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfsk-1")
+    (tmp_path / "quoted").write_bytes(b'"sk-1"\n')
     (fault,) = file.faults(BASE, {"KEY": f"file:{tmp_path}/{name}"})
     assert fault.startswith("p.yaml:6: upstreams.openai.api_key: ")
     assert words in fault
@@ -332,7 +459,7 @@ def test_secret_locations_exist() -> None:
     definitions = json_schema()["$defs"]
     models = {"auth": "JwtIssuer", "upstreams": "UpstreamSettings"}
     for location in SECRET_LOCATIONS:
-        key = [step for step in location if step != "*"][-1]
+        key = next(step for step in reversed(location[2:]) if step != "*")
         assert key in definitions[models[location[0]]]["properties"]
 
 
@@ -353,7 +480,7 @@ def test_secret_locations_exist() -> None:
         ("CORS__ORIGINS", '["https://a.example"]', "cors.origins", ("https://a.example",)),
         ("UPSTREAMS__OPENAI__TIMEOUTS__IDLE", "9s", "upstreams.openai.timeouts.idle_s", 9.0),
         ("UPSTREAMS__OPENAI__MODELS", '["a*", "b"]', "upstreams.openai.models", ("a*", "b")),
-        ("UPSTREAMS__OPENAI__HEADERS", '{"X-A": "1"}', "upstreams.openai.headers", {"X-A": "1"}),
+        ("UPSTREAMS__OPENAI__HEADERS", '{"X-A": "1"}', "upstreams.openai.headers", {"X-A": SecretStr("1")}),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.tongyi-intl.url", "https://b"),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.openai.url", "https://api.openai.com"),
         ("PLANS__PRO__CONCURRENT_STREAMS", "3", "plans.pro.concurrent_streams", 3),

@@ -47,7 +47,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     variables = Overrides(environ, mentioned)
     merge(values, variables.values, document.places, variables.place)
     merge(values, overrides or {}, document.places, lambda location: Place(f"--{location[0]}"))
-    values = substitution.secret_files(values)
+    values = substitution.secrets(values)
     faults = [*document.faults, *substitution.faults, *variables.faults]
     try:
         settings = Settings.model_validate(values)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
+_QUOTES = "\"'"
 _TEXT_LIMIT = 2048
+_FIELD_NAME_LIMIT = 128
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -76,11 +79,23 @@ def read_count(value: object) -> int:
     return value
 
 
+def check_ends(text: str) -> None:
+    """Refuse what tools leave around a secret: it would be part of the secret, and nobody would see why it fails.
+
+    Raises:
+        Wrong: White space, a byte order mark or a pair of quotes around it. Never with the text.
+    """
+    if text != text.strip() or text.startswith("\ufeff"):
+        raise Wrong("has white space around it beyond the one line end that is dropped")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
+        raise Wrong("is in quotes: docker's --env-file keeps them; write NAME=value")
+
+
 def read_secret(value: object) -> SecretStr:
     """Read a secret; what it is never shows in a fault.
 
     Raises:
-        Wrong: Not text, or empty.
+        Wrong: Not text, empty, or with white space or quotes around it.
     """
     if isinstance(value, bool | int):
         raise Wrong("must be text: put it in quotes")
@@ -90,6 +105,7 @@ def read_secret(value: object) -> SecretStr:
         raise Wrong("must not be empty")
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
         raise Wrong("must be UTF-8 text")
+    check_ends(value)
     return SecretStr(value)
 
 
@@ -103,6 +119,23 @@ def read_vendor_key(value: object) -> SecretStr:
     if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
         raise Wrong("must be visible ASCII without spaces or line ends, as a header carries it")
     return secret
+
+
+def is_field_name(text: str) -> bool:
+    """True for what may be a header's name (RFC 9110 §5.1)."""
+    return len(text) <= _FIELD_NAME_LIMIT and _TOKEN.fullmatch(text) is not None
+
+
+def read_field_name(value: object) -> str:
+    """Read a header's name.
+
+    Raises:
+        Wrong: Not one; so is `*`, which the grammar allows and no header has.
+    """
+    text = read_text(value)
+    if not is_field_name(text) or "*" in text:
+        raise Wrong("is not a header's name (RFC 9110 §5.6.2)")
+    return text
 
 
 def read_path(value: object) -> str:
@@ -283,6 +316,7 @@ Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTER
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
 ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
 Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
+FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
 VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]
 UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
 BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]

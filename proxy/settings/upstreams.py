@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, mapping, written
-from proxy.settings.scalars import BaseUrl, Clock, Text, UrlPath, VendorKey, read_text
+from proxy.settings.scalars import (
+    BaseUrl,
+    Clock,
+    FieldName,
+    Text,
+    UrlPath,
+    VendorKey,
+    check_ends,
+    is_field_name,
+    read_text,
+)
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
 
@@ -20,7 +30,6 @@ UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 # First segments of the proxy's own paths: `ANY /{upstream}/{path}` must not shadow them.
 RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playground", "metrics", "admin"})
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 §5.5, without obs-text
 _MAX_HEADERS = 64
 # The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and it asks for no encoding because it
@@ -46,12 +55,15 @@ _RESERVED_FIELDS = frozenset(
 )
 
 
-def _read_field_value(value: object) -> str:
-    if isinstance(value, bool | int):
+def _read_field_value(value: object) -> str | SecretStr:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, bool | int):
         raise Wrong("must be text: put it in quotes")
-    if not isinstance(value, str) or _FIELD_VALUE.fullmatch(value) is None:
+    if isinstance(value, SecretStr):
+        check_ends(value.get_secret_value())
+    if not isinstance(text, str) or _FIELD_VALUE.fullmatch(text) is None:
         raise Wrong("must be a header's value: visible ASCII, no line ends, no spaces around it")
-    return value
+    return value if isinstance(value, SecretStr) else text
 
 
 def _read_ca_file(value: object) -> Path:
@@ -61,7 +73,8 @@ def _read_ca_file(value: object) -> Path:
     return path
 
 
-FieldValue = Annotated[str, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
+# A secret where it came from a variable or a file, and not from the file that everybody reads.
+FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
 CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
 
@@ -91,12 +104,17 @@ class UpstreamSettings(Model):
         description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
     )
     api_keys: tuple[VendorKey, ...] | None = Field(None, description="Several keys, used in turn.")
+    credential_header: FieldName | None = Field(
+        None, description="The header that carries the bare key, where it is not the dialect's own (Azure: api-key)."
+    )
     models: tuple[Text, ...] = Field((), description="Globs of `model`: requests that name no upstream go by them.")
     allow_paths: tuple[UrlPath, ...] | None = Field(
         None, description="Globs of the paths allowed below `url`; by default the dialect's own, for raw only `path`."
     )
     headers: dict[str, FieldValue] = Field(
-        default_factory=dict, repr=False, description="Headers added to each request, replacing the client's."
+        default_factory=dict,
+        repr=False,
+        description="Headers added to each request, replacing the client's; a value may be file:/path.",
     )
     timeouts: UpstreamTimeouts = Field(
         default_factory=UpstreamTimeouts, description="Clocks that differ from the top-level `timeouts`."
@@ -142,6 +160,7 @@ class UpstreamSettings(Model):
         if dialect == "raw" and data.get("events") == "typed":
             yield ("events",), Wrong("must be raw: it is not known what the dialect raw streams", suggestion="raw")
         yield from _header_faults(mapping(data.get("headers")))
+        yield from _credential_header_faults(data)
 
 
 def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -151,13 +170,26 @@ def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("headers",), Wrong(f"must be at most {_MAX_HEADERS}")
     for name in headers:
         lowered = name.lower()
-        if _TOKEN.fullmatch(name) is None:
+        if not is_field_name(name):
             yield ("headers", name), Wrong("is not a header's name (RFC 9110 §5.6.2)")
         elif lowered in _RESERVED_FIELDS:
             yield ("headers", name), Wrong("is written by the proxy itself and cannot be set")
         elif lowered in seen:
             yield ("headers", name), Wrong("is the same header as another one here")
         seen.add(lowered)
+
+
+def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """A place for the key that the proxy does not fill itself, for an upstream that has a key."""
+    name = data.get("credential_header")
+    if not isinstance(name, str):
+        return
+    if name.lower() in _RESERVED_FIELDS:
+        yield ("credential_header",), Wrong("is written by the proxy itself and cannot carry a key")
+    elif name.lower() in {other.lower() for other in mapping(data.get("headers"))}:
+        yield ("credential_header",), Wrong("is also in `headers`: the key and another value cannot both go there")
+    elif data.get("api_key") == "none":
+        yield ("credential_header",), Wrong("has nothing to carry: `api_key` is none")
 
 
 def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
