@@ -20,6 +20,7 @@ from proxy.exchange import Ending
 from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
+from proxy.rereading import FileWatch
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
 from proxy.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
@@ -31,7 +32,7 @@ from proxy.workers.whole import AllWorkers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from proxy.auth.authenticator import Authenticator
@@ -100,7 +101,7 @@ class App:
         self._own_listeners: list[tuple[str, int]] = []
         # Both at start: a reload may turn the playground on, or authentication off.
         self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
-        rules = self._rules(settings, None)
+        rules = self._rules(settings, self._authenticator(settings, None))
         if rules.authenticator is not None:
             await rules.authenticator.open()
         self._redactor.learn(secrets_of(settings))
@@ -132,6 +133,8 @@ class App:
             self.admin_listen, _ = await self._serve(self._admin_listener, None, place.admin_listen)
         elif place is None and settings.admin_listen is not None:
             self.admin_listen, _ = await self._serve(self._admin_listener, settings.admin_listen, ())
+        self.files = FileWatch(settings, self._take_files)
+        self._watching = asyncio.create_task(self.files.run())
         self._own_listeners += [address for address in (self.listen, self.admin_listen) if address is not None]
 
     async def reload(self, settings: Settings) -> None:
@@ -142,7 +145,7 @@ class App:
         """
         tls = trust(settings)
         old = self.pipeline.rules
-        rules = self._rules(settings, old.authenticator)
+        rules = self._rules(settings, self._authenticator(settings, old.authenticator))
         if rules.authenticator is not None:
             await rules.authenticator.open()
         self._redactor.learn(secrets_of(settings))
@@ -151,7 +154,7 @@ class App:
         self._listener.client_clocks = self._admin_listener.client_clocks = _client_clocks(settings)
         self.clocks.sharpen(_tick(settings))
         ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
-        self._settings = settings
+        self._settings = self.files.settings = settings
         if old.authenticator is not None:
             await old.authenticator.close()
         structlog.get_logger().info("configuration.reloaded", needs_restart=ignored)
@@ -211,6 +214,8 @@ class App:
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
         for server in self._servers:
             server.close()
         for listener in (self._listener, self._admin_listener):
@@ -233,10 +238,12 @@ class App:
         """The clients' listener."""
         return self._listener
 
-    def _rules(self, settings: Settings, old: Authenticator | None) -> Rules:
-        authenticator = build_authenticator(
+    def _authenticator(self, settings: Settings, old: Authenticator | None) -> Authenticator | None:
+        return build_authenticator(
             settings, known={} if old is None else old.key_sources, on_refresh=self._keys_refreshed
         )
+
+    def _rules(self, settings: Settings, authenticator: Authenticator | None) -> Rules:
         allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
         async def resolve(route: Route) -> Sequence[Address]:
@@ -247,6 +254,14 @@ class App:
 
         page = self._open_page if settings.auth is None else self._guarded_page
         return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
+
+    def _take_files(self, settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+        """Serve new requests with what has changed in files; running exchanges and kept connections keep theirs."""
+        self._redactor.learn(secrets_of(settings))
+        for ca_file, context in contexts.items():
+            self.pool.tls.replace(ca_file, context)
+        self._settings = settings
+        self.pipeline.rules = self._rules(settings, self.pipeline.rules.authenticator)
 
     def _keys_refreshed(self, issuer: str, outcome: str) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)

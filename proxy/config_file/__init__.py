@@ -57,6 +57,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         raise ConfigurationError(faults) from None  # pydantic's error holds what it was given
     if faults:
         raise ConfigurationError(faults)
+    settings.note_files(substitution.files)
     return settings
 
 

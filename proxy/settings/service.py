@@ -6,10 +6,10 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, sequence, written
+from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -184,6 +184,30 @@ class Settings(Model):
     cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
     playground: Flag = Field(default=False, description="The trial page at /playground.")
+
+    # Where upstreams' secrets stand here that were read from files, and the `file:/path` of each.
+    _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
+
+    @property
+    def secret_files(self) -> tuple[tuple[Location, str], ...]:
+        """Where upstreams' secrets stand that were read from files, and the `file:/path` of each."""
+        return self._secret_files
+
+    def note_files(self, files: Mapping[Location, str]) -> None:
+        """Note which secrets were read from files; called once, by who read them."""
+        self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+
+    def with_secret(self, location: Location, text: str) -> Settings | None:
+        """The same settings with another secret at the place of an upstream's; None where it is the same.
+
+        Raises:
+            Wrong: not a secret for that place. Never with any of it.
+        """
+        name = str(location[1])
+        upstream = self.upstreams[name].with_secret(location[2:], text)
+        if upstream is None:
+            return None
+        return self.model_copy(update={"upstreams": {**self.upstreams, name: upstream}})
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping, written
+from proxy.settings.model import Contradiction, Location, Model, mapping, written
 from proxy.settings.scalars import (
     BaseUrl,
     Clock,
@@ -19,6 +19,7 @@ from proxy.settings.scalars import (
     check_ends,
     is_field_name,
     read_text,
+    read_vendor_key,
 )
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
@@ -32,6 +33,7 @@ RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playgroun
 
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 §5.5, without obs-text
 _MAX_HEADERS = 64
+_KEY_WORDS = ("client", "none")
 # The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and it asks for no encoding because it
 # passes bytes on unread; a second value would split what it and the upstream understand.
 _RESERVED_FIELDS = frozenset(
@@ -148,6 +150,32 @@ class UpstreamSettings(Model):
             return self.api_keys
         return (self.api_key,) if self.api_key is not None and self.key_source == "own" else ()
 
+    def with_secret(self, location: Location, text: str) -> Self | None:
+        """The same upstream with another secret at that place below it; None where it is the same.
+
+        Raises:
+            Wrong: not a secret for that place. Never with any of it.
+        """
+        changes: dict[str, object]
+        match location:
+            case ("api_key",):
+                if text in _KEY_WORDS:
+                    # As a word it was for whoever wrote the file; a rotated key must not open another way.
+                    raise Wrong("is a word of `api_key`, not a key")
+                changes = {"api_key": read_vendor_key(text)}
+            case ("api_keys", int(index)) if self.api_keys is not None:
+                if text in _KEY_WORDS:
+                    raise Wrong("is a word of `api_key`, not a key")
+                keys = self.api_keys
+                changes = {"api_keys": (*keys[:index], read_vendor_key(text), *keys[index + 1 :])}
+            case ("headers", str(name)):
+                changes = {"headers": {**self.headers, name: _read_field_value(SecretStr(text))}}
+            case _:
+                return None
+        if all(getattr(self, key) == value for key, value in changes.items()):
+            return None
+        return self.model_copy(update=changes)
+
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """A way to the vendor that is complete, and nothing that its dialect has no place for."""
@@ -203,5 +231,5 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("api_keys",), Wrong("must not be empty")
     if isinstance(keys, list | tuple):
         for index, key in enumerate(keys):
-            if key in ("client", "none"):
+            if key in _KEY_WORDS:
                 yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")
