@@ -22,7 +22,7 @@ from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
 from proxy.rereading import FileWatch
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
-from proxy.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
+from proxy.sockets import BACKLOG, answer_no_more, hold_little, listening, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -67,7 +67,7 @@ class Place:
 
 
 class App:
-    """One worker: two listeners, the pipeline behind them, and what the pipeline uses.
+    """One worker: its listeners, the pipeline behind them, and what the pipeline uses.
 
     `open` listens and returns; `drain` stops taking requests and waits for those that run; `close` ends what is left.
     The addresses say where it really listens, also where the settings said port 0.
@@ -80,7 +80,8 @@ class App:
         self._place = place
         self._servers: list[asyncio.Server] = []
         self._whole: AllWorkers | None = None
-        self.listen: tuple[str, int] | None = None
+        # Where it really listens: of a name or a list every address, in their order.
+        self.listens: list[tuple[str, int]] = []
         self.admin_listen: tuple[str, int] | None = None
 
     async def open(self) -> None:
@@ -126,16 +127,17 @@ class App:
             admin.handle, admin.refuse_head, clocks=self.clocks, client_clocks=_client_clocks(settings)
         )
         place = self._place
-        self.listen, self._public = await self._serve(
+        self.listens, self._public = await self._serve(
             self._listener, settings.listen, () if place is None else place.listen
         )
-        if place is not None and place.admin_listen:
-            self.admin_listen, _ = await self._serve(self._admin_listener, None, place.admin_listen)
-        elif place is None and settings.admin_listen is not None:
-            self.admin_listen, _ = await self._serve(self._admin_listener, settings.admin_listen, ())
+        own_admin = () if place is not None or settings.admin_listen is None else (settings.admin_listen,)
+        admin_listens, _ = await self._serve(
+            self._admin_listener, own_admin, () if place is None else place.admin_listen
+        )
+        self.admin_listen = admin_listens[0] if admin_listens else None
         self.files = FileWatch(settings, self._take_files)
         self._watching = asyncio.create_task(self.files.run())
-        self._own_listeners += [address for address in (self.listen, self.admin_listen) if address is not None]
+        self._own_listeners += [*self.listens, *admin_listens]
 
     async def reload(self, settings: Settings) -> None:
         """Replace the rules at once; running exchanges keep theirs, users keep what they have used.
@@ -234,6 +236,11 @@ class App:
             await self._whole.close()
 
     @property
+    def listen(self) -> tuple[str, int] | None:
+        """The first of the addresses where it really listens for clients."""
+        return self.listens[0] if self.listens else None
+
+    @property
     def public_listener(self) -> Listener:
         """The clients' listener."""
         return self._listener
@@ -275,24 +282,32 @@ class App:
             structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
 
     async def _serve(
-        self, listener: Listener, address: ListenAddress | None, shared: Sequence[socket.socket]
-    ) -> tuple[tuple[str, int], list[asyncio.Server]]:
-        """Listen on the shared sockets; without any, on the address."""
+        self, listener: Listener, addresses: Sequence[ListenAddress], shared: Sequence[socket.socket]
+    ) -> tuple[list[tuple[str, int]], list[asyncio.Server]]:
+        """Listen on the shared sockets; without any, on the addresses. Says where."""
         loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(listener, sock=sock, backlog=BACKLOG) for sock in shared]
-        if not servers:
-            assert address is not None
-            servers = [
-                await loop.create_server(listener, address.host, address.port, backlog=BACKLOG, reuse_address=True)
-            ]
-        self._servers += servers
+        sockets = list(shared)
+        servers: list[asyncio.Server] = []
+        try:
+            if not shared:
+                for address in addresses:
+                    sockets += listening(address.host, address.port)
+            names = [sock.getsockname()[:2] for sock in sockets]
+            while sockets:
+                servers.append(await loop.create_server(listener, sock=sockets[0], backlog=BACKLOG))
+                sockets.pop(0)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        finally:
+            self._servers += servers
         for server in servers:
             for sock in server.sockets:
                 # Every connection has them from the socket that it was accepted on.
                 notice_vanishing(sock)
                 hold_little(sock)
-        host, port = servers[0].sockets[0].getsockname()[:2]
-        return (host, port), servers
+        return names, servers
 
     def _problems(self) -> dict[str, list[str]]:
         reasons: list[str] = []

@@ -30,7 +30,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
 
 
 def _lines(settings: Settings) -> Iterator[str]:
-    yield f"listen         {settings.listen}"
+    yield f"listen         {', '.join(map(str, settings.listen))}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
     yield f"workers        {settings.workers}"
     yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")

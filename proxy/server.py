@@ -13,7 +13,7 @@ from proxy import __version__
 from proxy.app import App
 from proxy.logs import Redactor, configure
 from proxy.signals import Signals, drain, reload_when_asked
-from proxy.sockets import show
+from proxy.sockets import show, show_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=show(app.listen),
+        listen=show_all(app.listens),
         admin_listen=show(app.admin_listen),
         auth="none" if settings.auth is None else "required",
     )

@@ -79,7 +79,11 @@ def test_file_sound(file: File) -> None:
         ("\n\nmax-body: 1MiB", "p.yaml:10: max-body: unknown key (did you mean max_body?)"),
         ("log: {format: jsn}", "p.yaml:8: log.format: must be one of json, console (did you mean json?)"),
         ("log:\n  levl: info", "p.yaml:9: log.levl: unknown key (did you mean level?)"),
-        ("listen: 8080", "(did you mean 0.0.0.0:8080?)"),
+        (
+            "listen: 8080",
+            "p.yaml:8: listen: is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080 (did you mean 0.0.0.0:8080?)",
+        ),
+        ("listen:\n  - h:1\n  - h:1", "p.yaml:10: listen[1]: is the same address as listen[0]"),
         ("drain_timeout: 60", "p.yaml:8: drain_timeout: is not a duration"),
         ("drain_timeout: 1 min", "(did you mean 1m?)"),
         ("max_body: 32MB", "(did you mean 32MiB?)"),
@@ -469,7 +473,8 @@ def test_secret_locations_exist() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "got", "expected"),
     [
-        ("LISTEN", "127.0.0.1:1", "listen", Address("127.0.0.1", 1)),
+        ("LISTEN", "127.0.0.1:1", "listen", (Address("127.0.0.1", 1),)),
+        ("LISTEN", '["127.0.0.1:1", "[::1]:1"]', "listen", (Address("127.0.0.1", 1), Address("::1", 1))),
         ("ADMIN_LISTEN", "off", "admin_listen", None),
         ("CLIENT_TIMEOUTS__HEADER", "5s", "client_timeouts.header_s", 5.0),
         ("CLIENT_TIMEOUTS", '{"header": "5s"}', "client_timeouts.header_s", 5.0),
@@ -534,7 +539,7 @@ def test_override_faulty(file: File, environ: dict[str, str], expected: str) -> 
 def test_override_of_a_faulty_value(file: File) -> None:
     """A value that is overridden is not judged, nor is the line blamed that no longer holds."""
     made = file.load(BASE + "listen: here\n", {"FORWARD_SSE_LISTEN": "h:1"})
-    assert made.listen == Address("h", 1)
+    assert made.listen == (Address("h", 1),)
 
 
 @pytest.mark.parametrize(
@@ -554,13 +559,13 @@ def test_variables_that_are_no_overrides(file: File, environ: dict[str, str]) ->
 def test_override_variable_used_by_the_file(file: File) -> None:
     """A variable of our prefix that the file itself asks for is a value of the file."""
     made = file.load(BASE + "listen: ${FORWARD_SSE_ADDRESS}\n", {"FORWARD_SSE_ADDRESS": "h:1"})
-    assert made.listen == Address("h", 1)
+    assert made.listen == (Address("h", 1),)
 
 
 def test_override_by_option(file: File) -> None:
     """The command line lies over the environment, and is named in a fault that it brings."""
     environ = {"FORWARD_SSE_LISTEN": "h:1"}
-    assert file.load(BASE, environ, listen="h:2").listen == Address("h", 2)
+    assert file.load(BASE, environ, listen="h:2").listen == (Address("h", 2),)
     (fault,) = file.faults(BASE, environ, workers=2)
     assert fault.startswith("--workers: workers: needs a shared limits.store")
 

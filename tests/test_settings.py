@@ -154,7 +154,7 @@ def test_address_faulty(text: object, suggestion: str | None) -> None:
 def test_settings_with_only_what_is_required() -> None:
     """Every key but `auth` and `upstreams` has the contract's default."""
     made = settings()
-    assert made.listen == Address("0.0.0.0", 8080)
+    assert made.listen == (Address("0.0.0.0", 8080),)
     assert made.admin_listen == Address("127.0.0.1", 9090)
     assert (made.workers, made.max_body_bytes, made.drain_timeout_s) == (1, 32 << 20, 60.0)
     assert made.client_timeouts.model_dump() == {"header_s": 10, "body_s": 30, "keep_alive_s": 75, "write_s": 30}
@@ -372,6 +372,17 @@ def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words
     assert words in faults(upstreams=upstream(**keys))[("upstreams", "openai", *key)]
 
 
+@pytest.mark.parametrize(
+    "listen",
+    ["[::]:8080", ["[::1]:8080", "0.0.0.0:8080"], ["127.0.0.1:0", "0.0.0.0:0"], ["127.0.0.1:1", "127.0.0.1:2"]],
+    ids=str,
+)
+def test_listen_on_several(listen: str | list[str]) -> None:
+    """One address or a list: what the system can serve side by side is taken, in its order."""
+    written = [listen] if isinstance(listen, str) else listen
+    assert [str(address) for address in settings(listen=listen).listen] == written
+
+
 def test_typed_names_are_inherited() -> None:
     """Names of the top level hold for every upstream; an upstream's own lie over them."""
     found = settings(
@@ -446,6 +457,16 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ),
         ({"admin_listen": "127.0.0.1:8080"}, ("admin_listen",), "same address"),
         ({"listen": "[::1]:9090", "admin_listen": "[0::1]:9090"}, ("admin_listen",), "same address"),
+        ({"listen": []}, ("listen",), "must not be empty"),
+        ({"listen": ["h:1"] * 17}, ("listen",), "at most 16"),
+        ({"listen": ["127.0.0.1:1", "here"]}, ("listen", 1), "is not HOST:PORT"),
+        ({"listen": ["127.0.0.1:1", "localhost:1"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["[::1]:0", "[0::1]:0"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["0.0.0.0:1", "127.0.0.1:2", "127.0.0.1:1"]}, ("listen", 2), "cannot share its port"),
+        ({"listen": ["0.0.0.0:1", "[::]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["[::]:1", "[::1]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["h:1", "127.0.0.1:9090"]}, ("listen",), "same address"),
+        ({"listen": ["h:1", "h:2"], "admin_listen": "h:2"}, ("admin_listen",), "same address"),
         ({"workers": 2}, ("workers",), "needs a shared limits.store"),
         ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
         ({"workers": 257}, ("workers",), "at most 256"),

@@ -11,7 +11,7 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.exchange import Rate
 from proxy.settings import units
-from proxy.settings.units import Address, Wrong
+from proxy.settings.units import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -304,7 +304,6 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
 
 _DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
 _CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
-_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}"
 
 Text = Annotated[str, PlainValidator(read_text), _text_schema()]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
@@ -314,7 +313,6 @@ PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration)
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
-ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
 Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
 FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
 VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]

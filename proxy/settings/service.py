@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
+from proxy.settings.listeners import (
+    ADMIN_LISTEN_DEFAULT,
+    LISTEN_DEFAULT,
+    AdminAddress,
+    ListenAddresses,
+    listen_faults,
+)
 from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
     Duration,
     Flag,
-    ListenAddress,
     LogLevel,
     Network,
     OriginText,
@@ -29,7 +34,7 @@ from proxy.settings.scalars import (
 )
 from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.typed import TypedNames, name_faults
-from proxy.settings.units import Address, Wrong, read_address
+from proxy.settings.units import Wrong
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
 if TYPE_CHECKING:
@@ -37,7 +42,6 @@ if TYPE_CHECKING:
 
 # More than any machine has use for; each has its own connections, keys and 60 MiB.
 MAX_WORKERS = 256
-_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 
 
 def _read_workers(value: object) -> int:
@@ -47,19 +51,6 @@ def _read_workers(value: object) -> int:
     return count
 
 
-def _read_admin_listen(value: object) -> Address | None:
-    if value == "off":
-        return None
-    if isinstance(value, bool):
-        raise Wrong("must be HOST:PORT or off", suggestion="off")
-    return read_address(value)
-
-
-AdminAddress = Annotated[
-    Address | None,
-    PlainValidator(_read_admin_listen),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
-]
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
@@ -148,9 +139,11 @@ DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_
 class Settings(Model):
     """Everything that the file says, in seconds and bytes. Made by `proxy.config_file.load`."""
 
-    listen: ListenAddress = Field(written("0.0.0.0:8080"), description="Where clients come in.")
+    listen: ListenAddresses = Field(
+        written(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
+    )
     admin_listen: AdminAddress = Field(
-        written("127.0.0.1:9090"), description="Where /metrics and /admin/* are; `off` to have none."
+        written(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
@@ -227,7 +220,7 @@ class Settings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Every name is one, every name that is used is defined, and a key stays with its origin."""
-        yield from _listener_faults(data)
+        yield from listen_faults(data)
         yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
@@ -289,26 +282,3 @@ def _target_faults(
         if ours and theirs and ours != theirs:
             words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
             yield (*where, "url"), Wrong(words)
-
-
-def _listener_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Two listeners cannot share a port: the second would fail at start, or take the other's clients."""
-    fields = Settings.model_fields
-    try:
-        public = read_address(data.get("listen", fields["listen"].default))
-        admin = _read_admin_listen(data.get("admin_listen", fields["admin_listen"].default))
-    except Wrong:
-        return  # the field tells it
-    if admin is None or public.port != admin.port or public.port == 0:
-        return
-    hosts = {_canonical(public.host), _canonical(admin.host)}
-    if len(hosts) == 1 or hosts & _WILDCARDS:
-        where = "admin_listen" if "admin_listen" in data else "listen"
-        yield (where,), Wrong("listen and admin_listen must not be the same address")
-
-
-def _canonical(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return "127.0.0.1" if host.lower() == "localhost" else host.lower()
