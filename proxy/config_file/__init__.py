@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from proxy.config_file import marked_yaml
+from proxy.config_file.egress import ignored_proxies
 from proxy.config_file.environment import CONFIG_VARIABLE, Overrides, merge
 from proxy.config_file.faults import ConfigurationError, Fault, Location, Place, Places, fault_at
 from proxy.config_file.marked_yaml import Unknowable
@@ -22,7 +23,7 @@ from proxy.settings import FAULT, UNKNOWN_KEY, Settings, Wrong
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "json_schema", "load", "path_of"]
+__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "ignored_proxies", "json_schema", "load", "path_of"]
 
 DEFAULT_PATH = Path("config/proxy.yaml")
 

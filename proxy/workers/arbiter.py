@@ -32,7 +32,7 @@ from proxy.app import trust
 from proxy.config_file import ConfigurationError
 from proxy.logs import Redactor, configure
 from proxy.rules import secrets_of
-from proxy.signals import log_refused
+from proxy.signals import log_refused, warn_of_ignored_proxies
 from proxy.sockets import show_all
 from proxy.workers.handover import VARIABLE, Ground
 from proxy.workers.journal import DirectWriter, Journal
@@ -267,6 +267,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
             pid=self.pid,
             **({"after": predecessor} if predecessor else {}),
         )
+        warn_of_ignored_proxies(os.environ)
         systemd.sd_notify(f"READY=1\nMAINPID={self.pid}", self.log)
         if predecessor:
             os.kill(predecessor, signal.SIGTERM)
