@@ -65,6 +65,9 @@ def _lines(settings: Settings) -> Iterator[str]:
             yield f"  target       {target.url} {whose}"
         yield from (f"  private      {network} is allowed" for network in settings.envelope.allow_private)
     yield f"cors           {', '.join(settings.cors.origins) or 'no origin'}"
+    for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):
+        if names:
+            yield f"  {what:<12} {', '.join(names)}"
     yield f"log            {settings.log.format}, {settings.log.level}"
 
 

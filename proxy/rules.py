@@ -56,6 +56,8 @@ def build_rules(
         frozenset(settings.cors.origins),
         credentials=settings.cors.credentials,
         max_age_s=int(settings.cors.max_age_s or 0),
+        headers=settings.cors.headers,
+        expose=settings.cors.expose,
     )
     return Rules(
         authenticator=authenticator,

@@ -20,6 +20,7 @@ from proxy.settings.scalars import (
     Clock,
     Count,
     Duration,
+    FieldName,
     Flag,
     LogLevel,
     Network,
@@ -31,6 +32,7 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
+    read_field_name,
 )
 from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.typed import TypedNames, name_faults
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 # More than any machine has use for; each has its own connections, keys and 60 MiB.
 MAX_WORKERS = 256
+MAX_CORS_NAMES = 64
 
 
 def _read_workers(value: object) -> int:
@@ -51,6 +54,13 @@ def _read_workers(value: object) -> int:
     return count
 
 
+def _read_request_field_name(value: object) -> str:
+    return "*" if value == "*" else read_field_name(value)
+
+
+RequestFieldName = Annotated[
+    str, PlainValidator(_read_request_field_name), WithJsonSchema({"type": "string", "minLength": 1})
+]
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
@@ -112,12 +122,23 @@ class Cors(Model):
     """Which pages may read our answers."""
 
     origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
+    headers: tuple[RequestFieldName, ...] = Field(
+        (), description='Headers that requests may have, beyond the built-in ones; ["*"] for whatever is asked for.'
+    )
+    expose: tuple[FieldName, ...] = Field(
+        (), description="Headers of answers that pages may read, beyond the built-in ones."
+    )
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
     max_age_s: Duration = Field(written("10m"), alias="max_age", description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Fetch §3.2.5: `*` and credentials exclude each other."""
+        """Fetch §3.2.5: `*` and credentials exclude each other; lists that every answer repeats are short."""
+        for key in ("headers", "expose"):
+            if len(sequence(data.get(key))) > MAX_CORS_NAMES:
+                yield (key,), Wrong(f"must be at most {MAX_CORS_NAMES}")
+        if len(names := sequence(data.get("headers"))) > 1 and "*" in names:
+            yield ("headers",), Wrong("must have `*` alone: it grants every name")
         if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
             yield ("credentials",), Wrong("must be false while origins has `*`", suggestion="false")
 
