@@ -488,6 +488,13 @@ def test_secret_locations_exist() -> None:
         ("UPSTREAMS__OPENAI__HEADERS", '{"X-A": "1"}', "upstreams.openai.headers", {"X-A": SecretStr("1")}),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.tongyi-intl.url", "https://b"),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.openai.url", "https://api.openai.com"),
+        ("TYPED_NAMES", '{"Text": 0, "Think": "1"}', "typed_names.Text", 0),
+        ("TYPED_NAMES", '{"Text": 0, "Think": "1"}', "typed_names.Think", "1"),
+        ("TYPED_NAMES__TEXT", "0", "typed_names.Text", 0),
+        ("TYPED_NAMES__THINK", "thought", "typed_names.Think", "thought"),
+        ("TYPED_NAMES__TEXT", "007", "typed_names.Text", "007"),
+        ("UPSTREAMS__OPENAI__TYPED_NAMES__END", "-1", "upstreams.openai.typed_names.End", -1),
+        ("UPSTREAMS__OPENAI__TYPED_NAMES", '{"End": 3}', "upstreams.openai.typed_names.End", 3),
         ("PLANS__PRO__CONCURRENT_STREAMS", "3", "plans.pro.concurrent_streams", 3),
     ],
 )
@@ -497,6 +504,16 @@ def test_override_by_variable(file: File, name: str, value: str, got: str, expec
     for step in got.split("."):
         made = made[step] if isinstance(made, dict) else getattr(made, step)
     assert made == expected
+
+
+def test_override_of_a_typed_name_faulty(file: File) -> None:
+    """A fault of such a name is told by its variable."""
+    assert file.faults(BASE, {"FORWARD_SSE_TYPED_NAMES__TEXT": "x" * 33}) == [
+        "FORWARD_SSE_TYPED_NAMES__TEXT: typed_names.Text: must be at most 32 characters"
+    ]
+    assert file.faults(BASE, {"FORWARD_SSE_TYPED_NAMES__TXT": "x"}) == [
+        "FORWARD_SSE_TYPED_NAMES__TXT: typed_names.txt: unknown key (did you mean Text?)"
+    ]
 
 
 def test_override_stays_text(file: File) -> None:

@@ -357,7 +357,11 @@ def test_api_key_digest() -> None:
         ({"typed_names": {"Txt": "text"}}, ("typed_names", "Txt"), "unknown key"),
         ({"typed_names": {"Text": ""}}, ("typed_names", "Text"), "must not be empty"),
         ({"typed_names": {"Text": "x" * 33}}, ("typed_names", "Text"), "at most 32"),
-        ({"typed_names": {"Text": 1}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": True}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": 2**53}}, ("typed_names", "Text"), "2^53 - 1"),
+        ({"typed_names": {"Text": 1.5}}, ("typed_names", "Text"), "must be text"),
+        ({"typed_names": {"Text": 0, "End": 0}}, ("typed_names", "End"), "is the name of Text too"),
+        ({"typed_names": {"Text": 0, "End": "0"}}, ("typed_names", "End"), "is the name of Text too"),
         ({"typed_names": {"Error": "End"}}, ("typed_names", "Error"), "is the name of End too"),
         ({"headers": {"Host": "h"}}, ("headers", "Host"), "proxy itself"),
         ({"headers": {"content-length": "1"}}, ("headers", "content-length"), "proxy itself"),
@@ -399,6 +403,16 @@ def test_typed_names_are_inherited() -> None:
         "End": "done",
         "Error": "Error",
     }
+
+
+def test_typed_names_that_are_numbers() -> None:
+    """Whole numbers stay numbers, 0 too, and are inherited beside text."""
+    found = settings(
+        typed_names={"Text": 0, "Think": 1, "Error": -1}, upstreams=upstream(events="typed", typed_names={"Think": 7})
+    )
+    names = dict(found.upstreams["openai"].typed_names)
+    assert names == {"Image": "Image", "Think": 7, "Text": 0, "Cancelled": "Cancelled", "End": "End", "Error": -1}
+    assert {type(names["Text"]), type(names["Think"])} == {int}
 
 
 def test_typed_names_repeated_between_the_levels() -> None:
