@@ -217,7 +217,7 @@ class App:
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
         self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.wait([self._watching])
         for server in self._servers:
             server.close()
         for listener in (self._listener, self._admin_listener):

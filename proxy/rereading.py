@@ -86,7 +86,11 @@ class FileWatch:
         settings = self.settings
         if not settings.secret_files and not any(upstream.ca_file for upstream in settings.upstreams.values()):
             return
-        found = await _in_thread(partial(_look, settings, dict(self._authorities)))
+        try:
+            found = await _in_thread(partial(_look, settings, dict(self._authorities)))
+        except RuntimeError as exc:  # the system has no thread left; the next look may get one
+            structlog.get_logger().warning("secret.unreadable", place="upstreams", reason=str(exc))
+            return
         if self.settings is not settings:
             # A reload has read them meanwhile.
             return
