@@ -378,6 +378,12 @@ def test_store_password_ends(file: File, password: str, words: str | None) -> No
     assert "p4ss" not in fault
 
 
+def test_secret_of_line_ends_alone(file: File) -> None:
+    """A variable that holds nothing but what is dropped is empty."""
+    (fault,) = file.faults(BASE.replace("${KEY:-sk-1}", "${KEY}"), {"KEY": "\ufeff\r\n"})
+    assert fault == "p.yaml:6: upstreams.openai.api_key: the environment variable KEY is empty"
+
+
 def test_digest_ends(file: File) -> None:
     """The digest of an API key may come from a variable with a line end, and not in quotes."""
     text = BASE.replace("auth: none", "auth: {api_keys: [{user: ci, sha256: '${DIGEST}'}]}")

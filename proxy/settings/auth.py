@@ -19,14 +19,12 @@ from proxy.settings.model import Contradiction, Model, closest, sequence, writte
 from proxy.settings.scalars import (
     Flag,
     KeySetUrl,
-    Secret,
     Text,
     at_most,
-    check_ends,
     read_key_set_url,
-    read_secret,
     read_text,
 )
+from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import Wrong
 
 # RFC 7518 §3.2: a key at least as long as the hash.

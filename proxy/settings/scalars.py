@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, WithJsonSchema
 
 from proxy.exchange import Rate
 from proxy.settings import units
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
-_QUOTES = "\"'"
 _TEXT_LIMIT = 2048
 _FIELD_NAME_LIMIT = 128
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -77,48 +75,6 @@ def read_count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 999_999_999:  # noqa: PLR2004 - nine digits
         raise Wrong("must be a whole number of at least 1")
     return value
-
-
-def check_ends(text: str) -> None:
-    """Refuse what tools leave around a secret: it would be part of the secret, and nobody would see why it fails.
-
-    Raises:
-        Wrong: White space, a byte order mark or a pair of quotes around it. Never with the text.
-    """
-    if text != text.strip() or text.startswith("\ufeff"):
-        raise Wrong("has white space around it beyond the one line end that is dropped")
-    if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
-        raise Wrong("is in quotes: docker's --env-file keeps them; write NAME=value")
-
-
-def read_secret(value: object) -> SecretStr:
-    """Read a secret; what it is never shows in a fault.
-
-    Raises:
-        Wrong: Not text, empty, or with white space or quotes around it.
-    """
-    if isinstance(value, bool | int):
-        raise Wrong("must be text: put it in quotes")
-    if not isinstance(value, str):
-        raise Wrong("must be text")
-    if not value.strip():
-        raise Wrong("must not be empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
-        raise Wrong("must be UTF-8 text")
-    check_ends(value)
-    return SecretStr(value)
-
-
-def read_vendor_key(value: object) -> SecretStr:
-    """Read a key that travels in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
-
-    Raises:
-        Wrong: Not such a key.
-    """
-    secret = read_secret(value)
-    if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
-        raise Wrong("must be visible ASCII without spaces or line ends, as a header carries it")
-    return secret
 
 
 def is_field_name(text: str) -> bool:
@@ -313,9 +269,7 @@ PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration)
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
-Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
 FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
-VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]
 UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
 BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
 TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]

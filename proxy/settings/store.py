@@ -11,7 +11,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import closest
-from proxy.settings.scalars import check_ends, read_text
+from proxy.settings.scalars import read_text
+from proxy.settings.secret_values import check_ends
 from proxy.settings.units import Wrong, is_host
 
 _PORT = 6379

@@ -15,12 +15,10 @@ from proxy.settings.scalars import (
     FieldName,
     Text,
     UrlPath,
-    VendorKey,
-    check_ends,
     is_field_name,
     read_text,
-    read_vendor_key,
 )
+from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
 

@@ -121,3 +121,16 @@ async def test_header_from_elsewhere(
     (line,) = await proxy.settled()
     assert line["id"] == "[redacted]"
     assert secret_free(proxy.log_bytes(), HEADER_SECRET)
+
+
+async def test_credential_header_of_an_envelope(start: Callable[..., Any], upstream: Upstream) -> None:
+    """An envelope to an upstream's target gets the key there, and its own header of that name goes nowhere."""
+    more = f'envelope: {{targets: [{{url: "{upstream.url}/v1/*", upstream: main}}], allow_private: ["127.0.0.0/8"]}}\n'
+    proxy = await start(more, config=config(f"api_key: {VENDOR_KEY}, credential_header: X-Vendor-Key"))
+    client = await proxy.client()
+    target = f"{upstream.url}/v1/chat/completions"
+    body = {"targetUrl": target, "method": "post", "header": {"x-vendor-key": "theirs"}, "body": "{}"}
+    client.write(request(body=body, token=token()))
+    vendor, received = await upstream.take()
+    assert received.all("x-vendor-key") == [VENDOR_KEY]
+    assert secret_free(vendor.seen, "theirs")
