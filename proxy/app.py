@@ -20,8 +20,9 @@ from proxy.exchange import Ending
 from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pipeline import Pipeline
+from proxy.rereading import FileWatch
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
-from proxy.sockets import BACKLOG, answer_no_more, hold_little, notice_vanishing
+from proxy.sockets import BACKLOG, answer_no_more, hold_little, listening, notice_vanishing
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -31,7 +32,7 @@ from proxy.workers.whole import AllWorkers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from proxy.auth.authenticator import Authenticator
@@ -66,7 +67,7 @@ class Place:
 
 
 class App:
-    """One worker: two listeners, the pipeline behind them, and what the pipeline uses.
+    """One worker: its listeners, the pipeline behind them, and what the pipeline uses.
 
     `open` listens and returns; `drain` stops taking requests and waits for those that run; `close` ends what is left.
     The addresses say where it really listens, also where the settings said port 0.
@@ -79,7 +80,8 @@ class App:
         self._place = place
         self._servers: list[asyncio.Server] = []
         self._whole: AllWorkers | None = None
-        self.listen: tuple[str, int] | None = None
+        # Where it really listens: of a name or a list every address, in their order.
+        self.listens: list[tuple[str, int]] = []
         self.admin_listen: tuple[str, int] | None = None
 
     async def open(self) -> None:
@@ -100,7 +102,7 @@ class App:
         self._own_listeners: list[tuple[str, int]] = []
         # Both at start: a reload may turn the playground on, or authentication off.
         self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
-        rules = self._rules(settings, None)
+        rules = self._rules(settings, self._authenticator(settings, None))
         if rules.authenticator is not None:
             await rules.authenticator.open()
         self._redactor.learn(secrets_of(settings))
@@ -130,14 +132,17 @@ class App:
             max_header_bytes=settings.max_header_bytes,
         )
         place = self._place
-        self.listen, self._public = await self._serve(
+        self.listens, self._public = await self._serve(
             self._listener, settings.listen, () if place is None else place.listen
         )
-        if place is not None and place.admin_listen:
-            self.admin_listen, _ = await self._serve(self._admin_listener, None, place.admin_listen)
-        elif place is None and settings.admin_listen is not None:
-            self.admin_listen, _ = await self._serve(self._admin_listener, settings.admin_listen, ())
-        self._own_listeners += [address for address in (self.listen, self.admin_listen) if address is not None]
+        own_admin = () if place is not None or settings.admin_listen is None else (settings.admin_listen,)
+        admin_listens, _ = await self._serve(
+            self._admin_listener, own_admin, () if place is None else place.admin_listen
+        )
+        self.admin_listen = admin_listens[0] if admin_listens else None
+        self.files = FileWatch(settings, self._take_files)
+        self._watching = asyncio.create_task(self.files.run())
+        self._own_listeners += [*self.listens, *admin_listens]
 
     async def reload(self, settings: Settings) -> None:
         """Replace the rules at once; running exchanges keep theirs, users keep what they have used.
@@ -147,7 +152,7 @@ class App:
         """
         tls = trust(settings)
         old = self.pipeline.rules
-        rules = self._rules(settings, old.authenticator)
+        rules = self._rules(settings, self._authenticator(settings, old.authenticator))
         if rules.authenticator is not None:
             await rules.authenticator.open()
         self._redactor.learn(secrets_of(settings))
@@ -157,7 +162,7 @@ class App:
         self._listener.max_header_bytes = self._admin_listener.max_header_bytes = settings.max_header_bytes
         self.clocks.sharpen(_tick(settings))
         ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(self._settings, key)]
-        self._settings = settings
+        self._settings = self.files.settings = settings
         if old.authenticator is not None:
             await old.authenticator.close()
         structlog.get_logger().info("configuration.reloaded", needs_restart=ignored)
@@ -217,6 +222,8 @@ class App:
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         for server in self._servers:
             server.close()
         for listener in (self._listener, self._admin_listener):
@@ -235,14 +242,21 @@ class App:
             await self._whole.close()
 
     @property
+    def listen(self) -> tuple[str, int] | None:
+        """The first of the addresses where it really listens for clients."""
+        return self.listens[0] if self.listens else None
+
+    @property
     def public_listener(self) -> Listener:
         """The clients' listener."""
         return self._listener
 
-    def _rules(self, settings: Settings, old: Authenticator | None) -> Rules:
-        authenticator = build_authenticator(
+    def _authenticator(self, settings: Settings, old: Authenticator | None) -> Authenticator | None:
+        return build_authenticator(
             settings, known={} if old is None else old.key_sources, on_refresh=self._keys_refreshed
         )
+
+    def _rules(self, settings: Settings, authenticator: Authenticator | None) -> Rules:
         allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
         async def resolve(route: Route) -> Sequence[Address]:
@@ -253,6 +267,14 @@ class App:
 
         page = self._open_page if settings.auth is None else self._guarded_page
         return build_rules(settings, authenticator=authenticator, store=self.store, resolve=resolve, page=page)
+
+    def _take_files(self, settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+        """Serve new requests with what has changed in files; running exchanges and kept connections keep theirs."""
+        self._redactor.learn(secrets_of(settings))
+        for ca_file, context in contexts.items():
+            self.pool.tls.replace(ca_file, context)
+        self._settings = settings
+        self.pipeline.rules = self._rules(settings, self.pipeline.rules.authenticator)
 
     def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
         self.metrics.jwks_refreshed(issuer, outcome)
@@ -271,24 +293,32 @@ class App:
             structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
 
     async def _serve(
-        self, listener: Listener, address: ListenAddress | None, shared: Sequence[socket.socket]
-    ) -> tuple[tuple[str, int], list[asyncio.Server]]:
-        """Listen on the shared sockets; without any, on the address."""
+        self, listener: Listener, addresses: Sequence[ListenAddress], shared: Sequence[socket.socket]
+    ) -> tuple[list[tuple[str, int]], list[asyncio.Server]]:
+        """Listen on the shared sockets; without any, on the addresses. Says where."""
         loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(listener, sock=sock, backlog=BACKLOG) for sock in shared]
-        if not servers:
-            assert address is not None
-            servers = [
-                await loop.create_server(listener, address.host, address.port, backlog=BACKLOG, reuse_address=True)
-            ]
-        self._servers += servers
+        sockets = list(shared)
+        servers: list[asyncio.Server] = []
+        try:
+            if not shared:
+                for address in addresses:
+                    sockets += listening(address.host, address.port)
+            names = [sock.getsockname()[:2] for sock in sockets]
+            while sockets:
+                servers.append(await loop.create_server(listener, sock=sockets[0], backlog=BACKLOG))
+                sockets.pop(0)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        finally:
+            self._servers += servers
         for server in servers:
             for sock in server.sockets:
                 # Every connection has them from the socket that it was accepted on.
                 notice_vanishing(sock)
                 hold_little(sock)
-        host, port = servers[0].sockets[0].getsockname()[:2]
-        return (host, port), servers
+        return names, servers
 
     def _problems(self) -> dict[str, list[str]]:
         reasons: list[str] = []

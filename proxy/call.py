@@ -58,7 +58,7 @@ class Call:
     # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
     is_in_band: bool = field(init=False, default=False)
     # What typed events are called where a ticket asks for them.
-    typed_names: Mapping[str, str] | None = field(init=False, default=None)
+    typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
 
     @property
     def is_body_arriving(self) -> bool:

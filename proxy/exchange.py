@@ -103,7 +103,8 @@ class Upstream:
     `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it,
     perhaps with a query. `allow_paths` is None where the dialect's own are meant.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
-    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
+    dialect's own. `ca_file` replaces the system's trust store for this upstream. `is_typed`
     means that its streams become typed events unasked, `typed_names` what those are called.
     """
 
@@ -114,6 +115,7 @@ class Upstream:
     path: str | None
     key_source: Literal["own", "client", "none"]
     keys: tuple[str, ...] = field(default=(), repr=False)
+    credential_header: bytes | None = None
     models: tuple[str, ...] = ()
     allow_paths: tuple[str, ...] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
@@ -121,7 +123,7 @@ class Upstream:
     heartbeat_s: float | None = None
     ca_file: str | None = None
     is_typed: bool = False
-    typed_names: Mapping[str, str] = field(default_factory=lambda: TYPED_NAMES, hash=False)
+    typed_names: Mapping[str, str | int] = field(default_factory=lambda: TYPED_NAMES, hash=False)
 
 
 class FieldIndex(dict[bytes, bytes]):
@@ -207,7 +209,7 @@ class Route(NamedTuple):
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
     body: bytes
-    typed_names: Mapping[str, str] | None = None
+    typed_names: Mapping[str, str | int] | None = None
     is_pinned: bool = False
 
     def __repr__(self) -> str:

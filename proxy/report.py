@@ -33,7 +33,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
 
 
 def _lines(settings: Settings) -> Iterator[str]:
-    yield f"listen         {settings.listen}"
+    yield f"listen         {', '.join(map(str, settings.listen))}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
     yield f"workers        {settings.workers}"
     yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
@@ -68,6 +68,9 @@ def _lines(settings: Settings) -> Iterator[str]:
             yield f"  target       {target.url} {whose}"
         yield from (f"  private      {network} is allowed" for network in settings.envelope.allow_private)
     yield f"cors           {', '.join(settings.cors.origins) or 'no origin'}"
+    for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):
+        if names:
+            yield f"  {what:<12} {', '.join(names)}"
     yield f"log            {settings.log.format}, {settings.log.level}"
 
 
@@ -127,6 +130,8 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
     yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
+    if upstream.credential_header is not None:
+        yield "key in", upstream.credential_header
     yield "models", ", ".join(upstream.models) or "none: only by name"
     yield "paths", _paths(upstream)
     if upstream.headers:

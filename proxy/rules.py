@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
@@ -54,6 +56,8 @@ def build_rules(
         frozenset(settings.cors.origins),
         credentials=settings.cors.credentials,
         max_age_s=int(settings.cors.max_age_s or 0),
+        headers=settings.cors.headers,
+        expose=settings.cors.expose,
     )
     return Rules(
         authenticator=authenticator,
@@ -120,6 +124,10 @@ def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret of the file: what must never be seen in a log line."""
     for upstream in settings.upstreams.values():
         yield from (key.get_secret_value() for key in upstream.keys)
+        for value in upstream.headers.values():
+            if isinstance(value, SecretStr):
+                # Behind a scheme (`Bearer …`) the credential is a secret without it, too.
+                yield from {value.get_secret_value(), value.get_secret_value().rpartition(" ")[2]}
     store = settings.limits.store
     if store != "memory" and store.password is not None:
         yield store.password.get_secret_value()
@@ -201,7 +209,8 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         keys=tuple(key.get_secret_value() for key in upstream.keys),
         models=upstream.models,
         allow_paths=upstream.allow_paths,
-        headers=tuple((field.encode(), value.encode("latin-1")) for field, value in upstream.headers.items()),
+        credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
+        headers=tuple((field.encode(), _plain(value).encode("latin-1")) for field, value in upstream.headers.items()),
         timeouts=Timeouts(
             connect_s=upstream.timeouts.connect_s,
             first_byte_s=upstream.timeouts.first_byte_s,
@@ -213,6 +222,10 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         is_typed=upstream.events == "typed",
         typed_names=MappingProxyType(dict(upstream.typed_names)),
     )
+
+
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _envelope(settings: Settings) -> EnvelopeRules | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import structlog
 from proxy import __version__
 from proxy.app import App
 from proxy.logs import Redactor, configure
-from proxy.signals import Signals, drain, reload_when_asked
-from proxy.sockets import show
+from proxy.signals import Signals, drain, reload_when_asked, warn_of_ignored_proxies
+from proxy.sockets import show, show_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +77,11 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=show(app.listen),
+        listen=show_all(app.listens),
         admin_listen=show(app.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
+    warn_of_ignored_proxies(os.environ)
     if announce is not None:
         announce(show(app.listen) or "")
     reloading = asyncio.create_task(reload_when_asked(signals, app, load))

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import select
 import socket
 import struct
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
@@ -20,6 +25,7 @@ _VANISHED_S = 60
 _NOTSENT_BYTES = 64 * 1024
 # Who comes in a burst, as after a network that was away, waits here. The system has a cap of its own.
 BACKLOG = 4096
+_EVERY = "::"
 # Linux, socket(7). A filter of a TCP socket sees its packets from the TCP header on, whose byte 13 has the flags.
 _SO_ATTACH_FILTER = 26
 _FLAGS_BYTE, _SYN = 13, 0x02
@@ -43,8 +49,16 @@ def show(address: tuple[str, int] | None) -> str | None:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def show_all(addresses: Iterable[tuple[str, int]]) -> str | None:
+    """Every `HOST:PORT`, None where there is none."""
+    return ", ".join(shown for address in addresses if (shown := show(address)) is not None) or None
+
+
 def listening(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of the host, to be shared by processes; the caller closes them.
+
+    `::` serves both families, every other address its own alone: said to the system each time, whose own default is a
+    setting of the machine.
 
     Raises:
         OSError: the host has no address, or one of them cannot be listened on; then none is.
@@ -53,12 +67,16 @@ def listening(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as exc:
+                words = "this machine has no IPv6" if exc.errno == errno.EAFNOSUPPORT else exc.strerror
+                raise OSError(exc.errno, f"cannot listen on {show((host, port))}: {words}") from exc
             sockets.append(sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != _EVERY)
             try:
                 sock.bind(address)
             except OSError as exc:

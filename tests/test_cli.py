@@ -117,6 +117,23 @@ def test_check_without_auth(file: Path) -> None:
     assert "warning: auth: none" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_check_egress_proxy_in_the_environment(file: Path, name: str) -> None:
+    """A proxy that the environment asks for is warned of, by the variable's name and without its password."""
+    environ = {"SECRET": SECRET, name: "http://user:do-not-show@proxy.example:3128"}
+    done = run("check", "--config", str(file), environ=environ)
+    assert done.returncode == 0
+    assert f"warning: {name}: set and not used" in done.stderr
+    assert "do-not-show" not in done.stdout + done.stderr
+    assert "3128" not in done.stdout + done.stderr
+
+
+def test_check_no_egress_proxy(file: Path) -> None:
+    """An empty variable, or `NO_PROXY` alone, asks for no proxy."""
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET, "HTTPS_PROXY": "", "NO_PROXY": "*"})
+    assert "PROXY" not in done.stderr
+
+
 def test_check_faulty_file(file: Path) -> None:
     """`check` prints every fault as FILE:LINE: key: what is wrong, and exits 2."""
     file.write_text(FILE + "lissten: h:1\n")

@@ -154,7 +154,7 @@ def test_address_faulty(text: object, suggestion: str | None) -> None:
 def test_settings_with_only_what_is_required() -> None:
     """Every key but `auth` and `upstreams` has the contract's default."""
     made = settings()
-    assert made.listen == Address("0.0.0.0", 8080)
+    assert made.listen == (Address("0.0.0.0", 8080),)
     assert made.admin_listen == Address("127.0.0.1", 9090)
     assert (made.workers, made.max_body_bytes, made.drain_timeout_s) == (1, 32 << 20, 60.0)
     assert made.max_header_bytes == 16 << 10
@@ -392,6 +392,11 @@ def test_api_key_digest() -> None:
         ({"api_key": "sk 1"}, ("api_key",), "visible ASCII"),
         ({"api_key": "sk-1\r\nX: y"}, ("api_key",), "visible ASCII"),
         ({"api_key": 1234}, ("api_key",), "quotes"),
+        ({"credential_header": "api key"}, ("credential_header",), "not a header's name"),
+        ({"credential_header": "*"}, ("credential_header",), "not a header's name"),
+        ({"credential_header": "Host"}, ("credential_header",), "by the proxy itself"),
+        ({"credential_header": "A", "headers": {"a": "x"}}, ("credential_header",), "also in `headers`"),
+        ({"credential_header": "a", "api_key": "none"}, ("credential_header",), "nothing to carry"),
         ({"url": "api.openai.com"}, ("url",), "https://"),
         ({"url": "ftp://h"}, ("url",), "https://"),
         ({"url": "https://u:p@h"}, ("url",), "user or a password"),
@@ -422,7 +427,11 @@ def test_api_key_digest() -> None:
         ({"typed_names": {"Txt": "text"}}, ("typed_names", "Txt"), "unknown key"),
         ({"typed_names": {"Text": ""}}, ("typed_names", "Text"), "must not be empty"),
         ({"typed_names": {"Text": "x" * 33}}, ("typed_names", "Text"), "at most 32"),
-        ({"typed_names": {"Text": 1}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": True}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": 2**53}}, ("typed_names", "Text"), "2^53 - 1"),
+        ({"typed_names": {"Text": 1.5}}, ("typed_names", "Text"), "must be text"),
+        ({"typed_names": {"Text": 0, "End": 0}}, ("typed_names", "End"), "is the name of Text too"),
+        ({"typed_names": {"Text": 0, "End": "0"}}, ("typed_names", "End"), "is the name of Text too"),
         ({"typed_names": {"Error": "End"}}, ("typed_names", "Error"), "is the name of End too"),
         ({"headers": {"Host": "h"}}, ("headers", "Host"), "proxy itself"),
         ({"headers": {"content-length": "1"}}, ("headers", "content-length"), "proxy itself"),
@@ -435,6 +444,17 @@ def test_api_key_digest() -> None:
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
     """What would not work, or would not be safe, in an upstream is refused where it stands."""
     assert words in faults(upstreams=upstream(**keys))[("upstreams", "openai", *key)]
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["[::]:8080", ["[::1]:8080", "0.0.0.0:8080"], ["127.0.0.1:0", "0.0.0.0:0"], ["127.0.0.1:1", "127.0.0.1:2"]],
+    ids=str,
+)
+def test_listen_on_several(listen: str | list[str]) -> None:
+    """One address or a list: what the system can serve side by side is taken, in its order."""
+    written = [listen] if isinstance(listen, str) else listen
+    assert [str(address) for address in settings(listen=listen).listen] == written
 
 
 def test_typed_names_are_inherited() -> None:
@@ -453,6 +473,16 @@ def test_typed_names_are_inherited() -> None:
         "End": "done",
         "Error": "Error",
     }
+
+
+def test_typed_names_that_are_numbers() -> None:
+    """Whole numbers stay numbers, 0 too, and are inherited beside text."""
+    found = settings(
+        typed_names={"Text": 0, "Think": 1, "Error": -1}, upstreams=upstream(events="typed", typed_names={"Think": 7})
+    )
+    names = dict(found.upstreams["openai"].typed_names)
+    assert names == {"Image": "Image", "Think": 7, "Text": 0, "Cancelled": "Cancelled", "End": "End", "Error": -1}
+    assert {type(names["Text"]), type(names["Think"])} == {int}
 
 
 def test_typed_names_repeated_between_the_levels() -> None:
@@ -520,6 +550,16 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ),
         ({"admin_listen": "127.0.0.1:8080"}, ("admin_listen",), "same address"),
         ({"listen": "[::1]:9090", "admin_listen": "[0::1]:9090"}, ("admin_listen",), "same address"),
+        ({"listen": []}, ("listen",), "must not be empty"),
+        ({"listen": ["h:1"] * 17}, ("listen",), "at most 16"),
+        ({"listen": ["127.0.0.1:1", "here"]}, ("listen", 1), "is not HOST:PORT"),
+        ({"listen": ["127.0.0.1:1", "localhost:1"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["[::1]:0", "[0::1]:0"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["0.0.0.0:1", "127.0.0.1:2", "127.0.0.1:1"]}, ("listen", 2), "cannot share its port"),
+        ({"listen": ["0.0.0.0:1", "[::]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["[::]:1", "[::1]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["h:1", "127.0.0.1:9090"]}, ("listen",), "same address"),
+        ({"listen": ["h:1", "h:2"], "admin_listen": "h:2"}, ("admin_listen",), "same address"),
         ({"workers": 2}, ("workers",), "needs a shared limits.store"),
         ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
         ({"workers": 257}, ("workers",), "at most 256"),
@@ -548,6 +588,13 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"client_timeouts": {"header": "off"}}, ("client_timeouts", "header"), "duration"),
         ({"timeouts": {"idle": "0s"}}, ("timeouts", "idle"), "more than 0"),
         ({"cors": {"origins": ["*"], "credentials": True}}, ("cors", "credentials"), "must be false"),
+        ({"cors": {"headers": ["X Y"]}}, ("cors", "headers", 0), "not a header's name"),
+        ({"cors": {"headers": ["X-Y", "*"]}}, ("cors", "headers"), "must have `*` alone"),
+        ({"cors": {"headers": ["X-*"]}}, ("cors", "headers", 0), "not a header's name"),
+        ({"cors": {"headers": ["x"] * 65}}, ("cors", "headers"), "at most 64"),
+        ({"cors": {"expose": ["*"]}}, ("cors", "expose", 0), "not a header's name"),
+        ({"cors": {"expose": ["X-Y\r\nZ: 1"]}}, ("cors", "expose", 0), "one line"),
+        ({"cors": {"expose": "X-Y"}}, ("cors", "expose"), "must be a list"),
         ({"cors": {"origins": ["https://app.example.com/"]}}, ("cors", "origins", 0), "not an origin"),
         ({"cors": {"origins": ["https://*.example.com"]}}, ("cors", "origins", 0), "not an origin"),
         ({"log": {"level": "warn"}}, ("log", "level"), "must be one of"),

@@ -156,7 +156,7 @@ class Router:
             leg.typed_names()
         return Destination(upstream.dialect, upstream, path_below, query, is_typed)
 
-    def typed_names(self, head: RequestHead) -> Mapping[str, str]:
+    def typed_names(self, head: RequestHead) -> Mapping[str, str | int]:
         """What typed events are called in answers to `POST /forward-sse`, as far as the head tells; never raises."""
         named = self._named(head)
         upstream = self._upstreams.get(named[0]) if len(named) == 1 else self._default

@@ -78,7 +78,9 @@ class Leg:
         # What is added with each key; None where the client brings it.
         self._turns: Iterator[Added] | None = None
         if upstream.key_source == "own":
-            self._turns = itertools.cycle([_added(upstream, dialect.credential_field(key)) for key in upstream.keys])
+            self._turns = itertools.cycle(
+                [_added(upstream, _credential(upstream, key.encode())) for key in upstream.keys]
+            )
         elif upstream.key_source == "none":
             self._turns = itertools.repeat(Added(upstream.headers))
         self.route = partial(
@@ -136,7 +138,7 @@ class Leg:
             query = merge_queries(self._front_query, self._front_names, query)
         return with_query(target, query)
 
-    def typed_names(self) -> Mapping[str, str]:
+    def typed_names(self) -> Mapping[str, str | int]:
         """What typed events are called here.
 
         Raises:
@@ -163,7 +165,7 @@ class Leg:
         given = [value.strip(b" \t") for value in head.index.every(b"x-upstream-authorization")]
         if len(given) != 1 or not given[0] or repeats_credential(given[0], head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
-        return _added(self._upstream, self.dialect.client_credential_field(given[0]))
+        return _added(self._upstream, _client_credential(self._upstream, given[0]))
 
 
 def check_plan(upstream: str, principal: Principal) -> None:
@@ -181,6 +183,28 @@ def check_plan(upstream: str, principal: Principal) -> None:
 def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ...]) -> bool:
     # Most requests ask for one of a few paths.
     return DIALECTS[dialect_name].allows(method, path, patterns)
+
+
+def _credential(upstream: Upstream, key: bytes) -> Field:
+    """The field that carries the vendor's key: the operator's choice carries it bare, else the dialect knows."""
+    if upstream.credential_header is not None:
+        return upstream.credential_header, key
+    return DIALECTS[upstream.dialect].credential_field(key.decode())
+
+
+def _client_credential(upstream: Upstream, value: bytes) -> Field:
+    """The field that carries the credential of an `X-Upstream-Authorization`.
+
+    Raises:
+        InvalidRequestError: nothing is left of it without its scheme.
+    """
+    if upstream.credential_header is None:
+        return DIALECTS[upstream.dialect].client_credential_field(value)
+    scheme, space, rest = value.partition(b" ")
+    key = rest.strip(b" \t") if space and scheme.lower() == b"bearer" else value
+    if not key or key.lower() == b"bearer":
+        raise InvalidRequestError("X-Upstream-Authorization has a scheme and no key.")
+    return upstream.credential_header, key
 
 
 def _added(upstream: Upstream, credential: Field) -> Added:

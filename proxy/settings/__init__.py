@@ -17,6 +17,7 @@ from proxy.settings.service import (
     Settings,
 )
 from proxy.settings.store import StoreUrl
+from proxy.settings.typed import TypedNames
 from proxy.settings.units import Address, Wrong, read_duration
 from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
 
@@ -38,6 +39,7 @@ __all__ = [
     "PlanSettings",
     "Settings",
     "StoreUrl",
+    "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
     "Wrong",

@@ -17,7 +17,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
 from proxy.settings.model import Contradiction, Model, closest, sequence, written
-from proxy.settings.scalars import Flag, Secret, Text, at_most, read_text
+from proxy.settings.scalars import Flag, Text, at_most, read_text
+from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import Wrong
 
 # RFC 7518 §3.2: a key at least as long as the hash.
@@ -54,6 +55,8 @@ def _read_scope(value: object) -> str:
 
 
 def _read_sha256(value: object) -> str:
+    if isinstance(value, str):
+        check_ends(value)
     if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
         raise Wrong("must be the key's SHA-256, 64 hex digits in quotes, as `forward-sse key new` prints it")
     return value.lower()
@@ -89,6 +92,7 @@ def algorithms_of_pem(pem: str) -> tuple[str, ...]:
 def _read_pem(value: object) -> str:
     if not isinstance(value, str):
         raise Wrong("must be text: a public key in PEM, or file:/path")
+    check_ends(value.rstrip("\r\n"))  # line ends are PEM's own
     algorithms_of_pem(value)
     return value
 
@@ -178,7 +182,11 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        if isinstance(value, str) and value.strip() and len(value.encode(errors="replace")) < needed:
+        try:
+            size = len(read_secret(value).get_secret_value().encode())
+        except Wrong:
+            size = needed  # the field tells it
+        if size < needed:
             yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:

@@ -48,6 +48,7 @@ class Playground:
                 "path": upstream.path,
                 "models": upstream.models,
                 "needs_key": upstream.key_source == "client",
+                "typed_names": dict(upstream.typed_names),
             }
             for upstream in upstreams
         ]

@@ -38,7 +38,9 @@ class Translator:
 
     __slots__ = ("_decoder", "_encoder", "_reader", "last")
 
-    def __init__(self, reader: Reader, names: Mapping[str, str], *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(
+        self, reader: Reader, names: Mapping[str, str | int], *, max_event_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
         self.last: Last | None = None
         self._reader = reader
         self._encoder = TypedEncoder(names)
