@@ -88,12 +88,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The clocks of an exchange towards its upstream, in seconds; None is off."""
+    """The clocks of an exchange towards its upstream, in seconds; None is off.
+
+    `keep_alive_s` is how long its connection may be kept unused afterwards; 0 for not at all.
+    """
 
     connect_s: float | None = 5.0
-    first_byte_s: float | None = 60.0
+    first_byte_s: float | None = 300.0
     idle_s: float | None = 120.0
     total_s: float | None = None
+    keep_alive_s: float = 50.0
 
 
 @dataclass(frozen=True, slots=True)

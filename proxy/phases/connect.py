@@ -63,7 +63,9 @@ async def connect(
         UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
         TargetNotAllowedError: a pinned target's addresses are not allowed.
     """
-    connection = None if route.is_pinned else pool.take((route.origin, route.ca_file), route.upstream)
+    connection = None
+    if not route.is_pinned:
+        connection = pool.take((route.origin, route.ca_file), route.upstream, keep_s=route.timeouts.keep_alive_s)
     if connection is None:
         connection = await _dial(route, pool, resolve, deadline_s, clocks.now())
     method, body = route.method, route.body
@@ -99,7 +101,10 @@ async def _dial(
     clock, ends_s = _sooner("connect", route.timeouts.connect_s, deadline_s, now_s)
     try:
         async with asyncio.timeout_at(ends_s):
-            return await pool.dial((route.origin, route.ca_file), route.upstream, await resolve(route))
+            addresses = await resolve(route)
+            return await pool.dial(
+                (route.origin, route.ca_file), route.upstream, addresses, keep_s=route.timeouts.keep_alive_s
+            )
     except TimeoutError as exc:
         raise UpstreamTimeoutError(clock) from exc
 

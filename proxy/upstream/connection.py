@@ -19,6 +19,7 @@ import httptools
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
 from proxy.exchange import FieldIndex
 from proxy.protocol.chunks import follow
+from proxy.protocol.keep_alive import keep_alive_s
 from proxy.upstream.answer import Answer
 
 if TYPE_CHECKING:
@@ -66,14 +67,16 @@ class Connection(asyncio.Protocol):
         "_peek",
         "_sink",
         "_transport",
-        "idle_since_s",
         "is_closed",
+        "keep_s",
+        "kept_until_s",
         "key",
         "on_body",
         "on_closed",
         "on_idle",
         "on_message_begin",
         "upstream",
+        "vendor_keep_s",
     )
 
     def __init__(
@@ -88,7 +91,10 @@ class Connection(asyncio.Protocol):
         self.key = key
         self.on_idle = on_idle
         self.on_closed = on_closed
-        self.idle_since_s = 0.0
+        # How long it may be kept unused: by the upstream's settings, and by the vendor's `Keep-Alive` if there is one.
+        self.keep_s = 0.0
+        self.vendor_keep_s: int | None = None
+        self.kept_until_s = 0.0
         self.is_closed = False
         # None before the connection is made and after it is closed.
         self._transport: asyncio.Transport | None = None
@@ -300,6 +306,8 @@ class Connection(asyncio.Protocol):
             or (coding is not None and coding.lower() != b"chunked")
         ):
             raise UpstreamProtocolError
+        if b"keep-alive" in index:
+            self.vendor_keep_s = keep_alive_s(index.every(b"keep-alive"))
         length: int | None = None
         framing: Framing = "chunked"
         if coding is None:
