@@ -14,17 +14,26 @@ Field = tuple[bytes, bytes]
 
 
 class ProxyError(Exception):
-    """A refusal: `status` and `code` are the contract's, `message` is safe to show."""
+    """A refusal: `status` and `code` are the contract's, `message` is safe to show.
+
+    `reason` is one word for the log of why something failed (contract §7); no client is told it. None where the code
+    says everything.
+    """
 
     status: int = 500
     code: str = "internal_error"
     blame: Blame = "proxy"
     message: str = "The proxy failed."
+    reason: str | None = None
 
-    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, retry_after_s: float | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message or self.message)
         if message is not None:
             self.message = message
+        if reason is not None:
+            self.reason = reason
         self.retry_after_s = retry_after_s
 
     def challenge(self) -> bytes | None:
@@ -183,6 +192,7 @@ class AuthUnavailableError(ProxyError):
     """The token cannot be judged because its issuer's keys were never loaded (503)."""
 
     status, code, message = 503, "auth_unavailable", "Authentication is not available yet; try again."
+    reason = "keys_unavailable"
 
 
 class LimitsUnavailableError(ProxyError):

@@ -222,8 +222,9 @@ class Route(NamedTuple):
 class Exchange:
     """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
 
-    Times are the loop's, in seconds. `status` is None until an answer has begun. `interrupted_as` is why somebody other
-    than the two peers ended it; `limits` says how limits were held while their store was
+    Times are the loop's, in seconds. `status` is None until an answer has begun. `reason` is the word for why
+    an upstream, or what was needed to judge the request, failed. `interrupted_as` is why somebody other than the two
+    peers ended it; `limits` says how limits were held while their store was
     away. Never holds a token, a key, or content.
     """
 
@@ -237,6 +238,7 @@ class Exchange:
     status: int | None = field(init=False, default=None)
     ending: Ending | None = field(init=False, default=None)
     code: str | None = field(init=False, default=None)
+    reason: str | None = field(init=False, default=None)
     first_byte_s: float | None = field(init=False, default=None)
     bytes: int = field(init=False, default=0)
     events: int = field(init=False, default=0)

@@ -290,6 +290,7 @@ class Pipeline:
             exchange.bytes = relay.sent
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
+            exchange.reason = relay.reason
         exchange.ending = ending_of_whole(exchange.status or 0) if ending is Ending.COMPLETE else ending
         return Settled(
             keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last,

@@ -88,6 +88,7 @@ def refuse(call: Call, error: ProxyError) -> Settled:
             if name.lower() in CREDENTIALS:
                 hide(exchange, value.decode("latin-1").rpartition(" ")[2])
     exchange.code = error.code
+    exchange.reason = error.reason
     exchange.ending = _ending_of(error)
     if isinstance(error, RequestTimeoutError):
         call.client.discard_rest(linger=False)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from typing import TYPE_CHECKING, TypeAlias
 
 import aiohappyeyeballs
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.upstream.connection import Connection
+from proxy.upstream.reasons import reason_of_dial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +112,9 @@ class Pool:
                 )
                 await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
         except OSError as exc:
-            raise (OverloadedError if exc.errno in _NO_ROOM else UpstreamUnreachableError) from exc
+            if exc.errno in _NO_ROOM and not isinstance(exc, ssl.SSLError):
+                raise OverloadedError from exc
+            raise UpstreamUnreachableError(reason=reason_of_dial(exc, is_tls=is_tls)) from exc
         except asyncio.CancelledError:
             # The loop closes a half-made transport in an orderly way, which for TLS may take the peer's answer.
             connection.abort()
