@@ -172,6 +172,21 @@ class UpstreamProtocolError(ProxyError):
     status, code, blame, message = 502, "upstream_protocol_error", "upstream", "The upstream's answer was invalid."
 
 
+class UpstreamCredentialsError(ProxyError):
+    """The upstream refused the operator's own key (502): the fault is neither the user's nor to be mended by them.
+
+    `upstream_status` is what the upstream answered, 401 or 403.
+    """
+
+    status, code, blame = 502, "upstream_credentials_exhausted", "upstream"
+    message = "The upstream does not accept this proxy's own credentials."
+    reason = "credentials_refused"
+
+    def __init__(self, upstream_status: int) -> None:
+        super().__init__()
+        self.upstream_status = upstream_status
+
+
 class UpstreamTimeoutError(ProxyError):
     """A clock ran out before the upstream's answer began (504); the message names it."""
 

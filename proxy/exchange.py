@@ -196,6 +196,7 @@ class Route(NamedTuple):
 
     `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
     Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
+    `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
     """
 
@@ -212,6 +213,7 @@ class Route(NamedTuple):
     body: bytes
     typed_names: Mapping[str, str] | None = None
     is_pinned: bool = False
+    has_operators_key: bool = False
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

@@ -9,6 +9,7 @@ from proxy.errors import (
     DrainingError,
     ProxyError,
     RequestTimeoutError,
+    UpstreamCredentialsError,
     UpstreamProtocolError,
     UpstreamTimeoutError,
     UpstreamUnreachableError,
@@ -18,6 +19,7 @@ from proxy.errors import (
 from proxy.exchange import Ending
 from proxy.identity import hide
 from proxy.limits.fields import rate_limit_fields
+from proxy.logs import log_credentials_refused
 from proxy.phases.answer import Settled, write_answer
 from proxy.protocol.fields import CREDENTIALS
 from proxy.protocol.in_band import end_event
@@ -90,6 +92,8 @@ def refuse(call: Call, error: ProxyError) -> Settled:
     exchange.code = error.code
     exchange.reason = error.reason
     exchange.ending = _ending_of(error)
+    if isinstance(error, UpstreamCredentialsError):
+        log_credentials_refused(exchange.id, exchange.upstream or "", error.upstream_status)
     if isinstance(error, RequestTimeoutError):
         call.client.discard_rest(linger=False)
     must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
@@ -128,6 +132,6 @@ def _ending_of(error: ProxyError) -> Ending:
             "first_byte": Ending.TIMEOUT_FIRST_BYTE,
             "total": Ending.TIMEOUT_TOTAL,
         }[error.clock]
-    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError):
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError | UpstreamCredentialsError):
         return Ending.UPSTREAM_ERROR
     return Ending.REFUSED
