@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import CONFIG, token
-from tests.peers import STREAM_HEAD, Message, Peer, Upstream, chunk, event, request
+from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, request
 from tests.whole.scenes import BODY, OK, check_settled
 from tests.whole.test_tls import Authority, SecureUpstream, config, make_authority
 
@@ -161,6 +161,31 @@ async def test_reason_of_a_break_within_a_typed_stream(proxy: Running, upstream:
     await client.read_until(b"upstream_unreachable")
 
     await check_settled(proxy, "upstream_closed", reason="reset")
+
+
+@pytest.mark.parametrize(
+    ("sent", "ending", "reason"),
+    [
+        pytest.param(b"data: <html>\n\n", "upstream_error", "body_invalid", id="no JSON"),
+        pytest.param(
+            b'data: {"choices":[{"delta":{"content":{"a":1}}}]}\n\n', "upstream_error", "body_invalid", id="no text"
+        ),
+        pytest.param(b'data: {"error":{"message":"m"}}\n\n', "upstream_error", None, id="vendor's error"),
+        pytest.param(b": nothing\n\n", "upstream_closed", "incomplete", id="no end"),
+        pytest.param(b"data: [DONE]\n\n", "complete", None, id="whole"),
+    ],
+)
+async def test_reason_of_what_a_typed_stream_says(
+    proxy: Running, upstream: Upstream, sent: bytes, ending: str, reason: str | None
+) -> None:
+    """A translated stream that cannot be read, or is not whole, has its reason; the vendor's own error has none."""
+    client = await proxy.client()
+    client.write(request("/forward-sse?events=typed", body=BODY, token=token()))
+    vendor, _ = await upstream.take()
+    vendor.write(STREAM_HEAD + chunk(sent) + LAST)
+    assert (await client.read_message()).is_whole
+
+    await check_settled(proxy, ending, reason=reason)
 
 
 @pytest.mark.parametrize("status", [200, 429, 500])
