@@ -188,11 +188,11 @@ class UpstreamCredentialsError(ProxyError):
 
 
 class UpstreamTimeoutError(ProxyError):
-    """A clock ran out before the upstream's answer began (504); the message names it."""
+    """A clock ran out before the upstream's answer, or its body, began (504); the message names it."""
 
     status, code, blame, message = 504, "upstream_timeout", "upstream", "The upstream did not answer in time."
 
-    def __init__(self, clock: Literal["connect", "first_byte", "total"]) -> None:
+    def __init__(self, clock: Literal["connect", "first_byte", "idle", "total"]) -> None:
         super().__init__(f"The upstream did not answer in time (clock: {clock}).")
         self.clock = clock
 
@@ -214,6 +214,12 @@ class LimitsUnavailableError(ProxyError):
     """The limits store does not answer and `on_store_error` is `deny` (503)."""
 
     status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
+
+
+class StoppedError(ProxyError):
+    """The exchange was stopped by its user or an operator; told only where the client's answer had begun."""
+
+    status, code, message = 502, "stopped", "The stream was stopped."
 
 
 class OverloadedError(ProxyError):

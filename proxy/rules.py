@@ -71,6 +71,7 @@ def build_rules(
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        early_heartbeat=settings.early_heartbeat,
         playground=Playground(
             page,
             upstreams.values(),

@@ -526,3 +526,23 @@ def test_store_url(text: str, expected: tuple[object, ...]) -> None:
     assert "p@" not in str(url)
     assert "p@" not in repr(url)
     assert "u:" not in str(url)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "own", "is_fine"),
+    [
+        pytest.param("15s", None, True, id="heartbeat for all"),
+        pytest.param("off", "15s", True, id="heartbeat of an upstream"),
+        pytest.param("off", "off", False, id="heartbeats off"),
+        pytest.param(None, None, False, id="no heartbeat"),
+    ],
+)
+def test_early_heartbeat_needs_a_heartbeat(heartbeat: str | None, own: str | None, *, is_fine: bool) -> None:
+    """An early heartbeat that would never come is a fault, not a surprise."""
+    more = {} if heartbeat is None else {"heartbeat": heartbeat}
+    upstreams = upstream() if own is None else upstream(heartbeat=own)
+    if is_fine:
+        assert settings(early_heartbeat=True, upstreams=upstreams, **more).early_heartbeat
+    else:
+        with pytest.raises(ValidationError, match="early_heartbeat"):
+            settings(early_heartbeat=True, upstreams=upstreams, **more)
