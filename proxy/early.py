@@ -43,14 +43,13 @@ _ERROR_S: Final = 5.0
 
 def early_interval_s(call: Call, route: Route) -> float | None:
     """After how much silence the client's answer begins without the vendor's, and is kept alive; None for never."""
-    dialect = DIALECTS[route.dialect]
+    if not (call.is_in_band or (call.rules.early_heartbeat and route.heartbeat_s is not None)):
+        return None
     # A client of HTTP/1.0 could not be told that an answer breaks off.
-    if call.is_old or not dialect.heartbeat_allowed:
+    if call.is_old or not DIALECTS[route.dialect].heartbeat_allowed:
         return None
     if call.is_in_band:
         return route.heartbeat_s or TICKET_INTERVAL_S
-    if not call.rules.early_heartbeat or route.heartbeat_s is None:
-        return None
     return route.heartbeat_s if asks_for_stream(route.dialect, route.method, route.fields, route.body) else None
 
 
