@@ -21,6 +21,7 @@ from proxy.ticket_relay import TicketRelay, TypedTicketRelay, readable
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from proxy.call import Call
     from proxy.errors import Field
@@ -33,6 +34,7 @@ _STREAM_LINES = b"Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no
 _END = _STREAM_LINES + b"\r\n"
 _END_CHUNKED = _STREAM_LINES + b"Transfer-Encoding: chunked\r\n\r\n"
 _END_LENGTH = _STREAM_LINES + b"Content-Length: %d\r\n\r\n"
+_EARLY_FIELDS: Sequence[Field] = ((b"Content-Type", b"text/event-stream"),)
 _NO_CONTENT = 204
 
 
@@ -52,13 +54,16 @@ def answer(call: Call, route: Route, given: Answer, *, now_s: float, deadline_s:
     framing: Framing = "close" if call.is_old else "chunked"
     if call.is_in_band:
         return _answer_ticket(call, route, given, transport, framing, _clocks(call, route, now_s, deadline_s))
-    status = call.exchange.status = given.status
+    status = given.status
+    is_early = call.early_target is not None
+    if not is_early:
+        call.exchange.status = status
     translator = None if route.typed_names is None else begin_translation(route, given)
     if translator is not None:
         head = _head(call, status, translated_fields(given), given, framing)
         clocks = _clocks(call, route, now_s, deadline_s)
         return TypedRelay(translator, given, transport, head, framing=framing, clocks=clocks)
-    if given.framing in {"none", "length"}:
+    if given.framing in {"none", "length"} and not is_early:
         framing = given.framing
     index = given.index
     is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
@@ -120,7 +125,15 @@ def _clocks(call: Call, route: Route, now_s: float, deadline_s: float | None) ->
     return StreamClocks(now_s, route.timeouts.idle_s, call.rules.write_timeout_s, deadline_s, heartbeat_s)
 
 
+def early_head(call: Call) -> bytes:
+    """The head of an answer that begins before the vendor's: an event stream, with nothing of the vendor's."""
+    return render_response(200, [*_EARLY_FIELDS, (b"Date", date()), *own_fields(call)], _END_CHUNKED)
+
+
 def _head(call: Call, status: int, fields: list[Field], given: Answer, framing: Framing) -> bytes:
+    if call.early_target is not None:
+        # It has left already.
+        return b""
     if b"date" not in given.index:
         fields.append((b"Date", date()))
     fields += own_fields(call)

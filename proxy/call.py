@@ -33,6 +33,7 @@ class Rules:
     max_body_bytes: int
     body_timeout_s: float | None
     write_timeout_s: float | None
+    early_heartbeat: bool = False
     playground: Playground | None = None
 
 
@@ -57,7 +58,10 @@ class Call:
     has_body: bool = field(init=False, default=False)
     # A ticket is being used: whatever goes wrong is told in the stream, where an `EventSource` can read it.
     is_in_band: bool = field(init=False, default=False)
-    # What typed events are called where a ticket asks for them.
+    # The answer's head has left before the vendor's was there, for a request to this target: what goes wrong is told in
+    # the stream.
+    early_target: bytes | None = field(init=False, default=None)
+    # What typed events are called where a ticket, or an early answer, has them.
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
 
     @property

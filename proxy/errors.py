@@ -36,17 +36,26 @@ _KNOWN_FIELDS = {
 
 
 class ProxyError(Exception):
-    """A refusal: `status` and `code` are the contract's, `message` is safe to show."""
+    """A refusal: `status` and `code` are the contract's, `message` is safe to show.
+
+    `reason` is one word for the log of why something failed (contract §7); no client is told it. None where the code
+    says everything.
+    """
 
     status: int = 500
     code: str = "internal_error"
     blame: Blame = "proxy"
     message: str = "The proxy failed."
+    reason: str | None = None
 
-    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, retry_after_s: float | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message or self.message)
         if message is not None:
             self.message = message
+        if reason is not None:
+            self.reason = reason
         self.retry_after_s = retry_after_s
 
     def challenge(self) -> bytes | None:
@@ -217,12 +226,27 @@ class UpstreamProtocolError(ProxyError):
     status, code, blame, message = 502, "upstream_protocol_error", "upstream", "The upstream's answer was invalid."
 
 
+class UpstreamCredentialsError(ProxyError):
+    """The upstream refused the operator's own key (502): the fault is neither the user's nor to be mended by them.
+
+    `upstream_status` is what the upstream answered, 401 or 403.
+    """
+
+    status, code, blame = 502, "upstream_credentials_exhausted", "upstream"
+    message = "The upstream does not accept this proxy's own credentials."
+    reason = "credentials_refused"
+
+    def __init__(self, upstream_status: int) -> None:
+        super().__init__()
+        self.upstream_status = upstream_status
+
+
 class UpstreamTimeoutError(ProxyError):
-    """A clock ran out before the upstream's answer began (504); the message names it."""
+    """A clock ran out before the upstream's answer, or its body, began (504); the message names it."""
 
     status, code, blame, message = 504, "upstream_timeout", "upstream", "The upstream did not answer in time."
 
-    def __init__(self, clock: Literal["connect", "first_byte", "total"]) -> None:
+    def __init__(self, clock: Literal["connect", "first_byte", "idle", "total"]) -> None:
         super().__init__(f"The upstream did not answer in time (clock: {clock}).")
         self.clock = clock
 
@@ -237,12 +261,19 @@ class AuthUnavailableError(ProxyError):
     """The token cannot be judged because its issuer's keys were never loaded (503)."""
 
     status, code, message = 503, "auth_unavailable", "Authentication is not available yet; try again."
+    reason = "keys_unavailable"
 
 
 class LimitsUnavailableError(ProxyError):
     """The limits store does not answer and `on_store_error` is `deny` (503)."""
 
     status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
+
+
+class StoppedError(ProxyError):
+    """The exchange was stopped by its user or an operator; told only where the client's answer had begun."""
+
+    status, code, message = 502, "stopped", "The stream was stopped."
 
 
 class OverloadedError(ProxyError):

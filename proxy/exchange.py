@@ -88,12 +88,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The clocks of an exchange towards its upstream, in seconds; None is off."""
+    """The clocks of an exchange towards its upstream, in seconds; None is off.
+
+    `keep_alive_s` is how long its connection may be kept unused afterwards; 0 for not at all.
+    """
 
     connect_s: float | None = 5.0
-    first_byte_s: float | None = 60.0
+    first_byte_s: float | None = 300.0
     idle_s: float | None = 120.0
     total_s: float | None = None
+    keep_alive_s: float = 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,7 @@ class Route(NamedTuple):
 
     `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
     Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
+    `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
     """
 
@@ -211,6 +216,7 @@ class Route(NamedTuple):
     body: bytes
     typed_names: Mapping[str, str | int] | None = None
     is_pinned: bool = False
+    has_operators_key: bool = False
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""
@@ -221,8 +227,9 @@ class Route(NamedTuple):
 class Exchange:
     """What is known of one request while it runs, and in the end: the one log line and the metrics are made of it.
 
-    Times are the loop's, in seconds. `status` is None until an answer has begun. `interrupted_as` is why somebody other
-    than the two peers ended it; `limits` says how limits were held while their store was
+    Times are the loop's, in seconds. `status` is None until an answer has begun. `reason` is the word for why
+    an upstream, or what was needed to judge the request, failed. `interrupted_as` is why somebody other than the two
+    peers ended it; `limits` says how limits were held while their store was
     away. Never holds a token, a key, or content.
     """
 
@@ -236,6 +243,7 @@ class Exchange:
     status: int | None = field(init=False, default=None)
     ending: Ending | None = field(init=False, default=None)
     code: str | None = field(init=False, default=None)
+    reason: str | None = field(init=False, default=None)
     first_byte_s: float | None = field(init=False, default=None)
     bytes: int = field(init=False, default=0)
     events: int = field(init=False, default=0)

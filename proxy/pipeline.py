@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.answering import answer
 from proxy.call import Call, Rules
+from proxy.early import early_interval_s, reach
 from proxy.errors import (
     BodyTooLargeError,
     DrainingError,
@@ -218,9 +219,17 @@ class Pipeline:
 
         total_s = route.timeouts.total_s
         deadline_s = None if total_s is None else self._clocks.now() + total_s
-        given = await connect(
+        connecting = connect(
             route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
+        interval_s = early_interval_s(call, route)
+        if interval_s is None:
+            given = await connecting
+        else:
+            reached = await reach(call, route, connecting, interval_s=interval_s, deadline_s=deadline_s)
+            if isinstance(reached, Settled):
+                return reached
+            given = reached
         return answer(call, route, given, now_s=self._clocks.now(), deadline_s=deadline_s)
 
     async def _serve_own(self, call: Call, head: RequestHead, framing: BodyFraming, length: int | None) -> Settled:
@@ -279,6 +288,9 @@ class Pipeline:
         self._metrics.stream_began(upstream)
         try:
             relay.start()
+            if call.early_target is not None and client.transport and client.transport.get_write_buffer_size():
+                # What the client has not taken was written before there was a relay to be told.
+                relay.pause()
             if relay.ending is None:
                 watch = self._clocks.watch_seldom if relay.has_long_clocks else self._clocks.watch
                 watch(relay)
@@ -297,6 +309,7 @@ class Pipeline:
             exchange.bytes = relay.sent
             exchange.events = relay.events
             exchange.first_byte_s = relay.first_byte_s
+            exchange.reason = relay.reason
         exchange.ending = ending_of_whole(exchange.status or 0) if ending is Ending.COMPLETE else ending
         return Settled(
             keep_alive=relay.is_whole and relay.framing != "close" and not call.is_last,

@@ -9,6 +9,8 @@ from proxy.errors import (
     DrainingError,
     ProxyError,
     RequestTimeoutError,
+    StoppedError,
+    UpstreamCredentialsError,
     UpstreamProtocolError,
     UpstreamTimeoutError,
     UpstreamUnreachableError,
@@ -18,7 +20,10 @@ from proxy.errors import (
 from proxy.exchange import Ending
 from proxy.identity import hide
 from proxy.limits.fields import rate_limit_fields
+from proxy.logs import log_credentials_refused
 from proxy.phases.answer import Settled, write_answer
+from proxy.phases.relay import LAST_CHUNK
+from proxy.protocol.chunks import one_chunk
 from proxy.protocol.fields import CREDENTIALS
 from proxy.protocol.in_band import end_event
 from proxy.protocol.sse import encode_event
@@ -88,7 +93,12 @@ def refuse(call: Call, error: ProxyError) -> Settled:
             if name.lower() in CREDENTIALS:
                 hide(exchange, value.decode("latin-1").rpartition(" ")[2])
     exchange.code = error.code
+    exchange.reason = error.reason
     exchange.ending = _ending_of(error)
+    if isinstance(error, UpstreamCredentialsError):
+        log_credentials_refused(exchange.id, exchange.upstream or "", error.upstream_status)
+    if call.early_target is not None:
+        return _refuse_early(call, error, call.early_target)
     if isinstance(error, RequestTimeoutError):
         call.client.discard_rest(linger=False)
     must_close = not call.is_accepted or call.is_body_arriving or isinstance(error, DrainingError)
@@ -99,13 +109,48 @@ def refuse(call: Call, error: ProxyError) -> Settled:
     return reply(call, answer.status, (*answer.fields, *own_fields(call)), answer.body, must_close=must_close)
 
 
+def break_off(call: Call, code: str, message: str, *, event: bytes | None) -> Settled:
+    """End an early answer with an error: a typed stream in order, any other with the event, and without its end."""
+    transport = call.client.transport
+    if transport is None or transport.is_closing():
+        return Settled(keep_alive=False)
+    if call.typed_names is not None:
+        encoder = TypedEncoder(call.typed_names)
+        # As a running stream that is stopped.
+        last = encoder.cancelled() if code == StoppedError.code else encoder.error(code, message)
+        transport.write(one_chunk(last) + LAST_CHUNK)
+        return Settled(keep_alive=not call.is_last)
+    if event is not None:
+        transport.write(one_chunk(event))
+    return Settled(keep_alive=False, ended_in_words=event is not None)
+
+
 def part(call: Call, ending: Ending) -> Settled:
-    """End a call from outside before its answer began."""
-    settled = refuse(call, DrainingError()) if ending is Ending.DRAINED else Settled(keep_alive=False)
-    if ending is not Ending.DRAINED and call.client.transport is not None:
-        call.client.transport.abort()
+    """End a call from outside before the vendor's answer began."""
+    if ending is Ending.DRAINED:
+        settled = refuse(call, DrainingError())
+    elif call.early_target is not None:
+        settled = refuse(call, StoppedError())
+    else:
+        settled = Settled(keep_alive=False)
+        if call.client.transport is not None:
+            call.client.transport.abort()
     call.exchange.ending = ending
     return settled
+
+
+def _refuse_early(call: Call, error: ProxyError, target: bytes) -> Settled:
+    """Tell an error in an answer that has begun: its status and fields have left."""
+    transport = call.client.transport
+    if not call.is_in_band:
+        event = DIALECTS[call.exchange.dialect].error_event(error.code, error.message, target)
+        settled = break_off(call, error.code, error.message, event=event)
+    elif transport is None or transport.is_closing():
+        return Settled(keep_alive=False)
+    else:
+        transport.write(one_chunk(_in_band(call, error)) + LAST_CHUNK)
+        settled = Settled(keep_alive=not call.is_last)
+    return settled._replace(keep_alive=False) if isinstance(error, DrainingError) else settled
 
 
 def _in_band(call: Call, error: ProxyError) -> bytes:
@@ -115,6 +160,8 @@ def _in_band(call: Call, error: ProxyError) -> bytes:
     assert ending is not None
     if call.typed_names is None:
         said = encode_event(DIALECTS[exchange.dialect].error_body(error))
+    elif isinstance(error, StoppedError):
+        said = TypedEncoder(call.typed_names).cancelled()
     else:
         said = TypedEncoder(call.typed_names).error(error.code, error.message)
     return said + end_event(exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error))
@@ -125,8 +172,9 @@ def _ending_of(error: ProxyError) -> Ending:
         return {
             "connect": Ending.TIMEOUT_CONNECT,
             "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+            "idle": Ending.TIMEOUT_IDLE,
             "total": Ending.TIMEOUT_TOTAL,
         }[error.clock]
-    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError):
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError | UpstreamCredentialsError):
         return Ending.UPSTREAM_ERROR
     return Ending.REFUSED

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from proxy.exchange import Route
     from proxy.limits.store import Store
-    from proxy.settings import JwtIssuer, Settings, UpstreamSettings
+    from proxy.settings import JwtIssuer, Settings, UpstreamSettings, UpstreamTimeouts
     from proxy.upstream.addresses import Address
     from proxy.web.page import Page
 
@@ -75,6 +75,7 @@ def build_rules(
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        early_heartbeat=settings.early_heartbeat,
         playground=Playground(
             page,
             upstreams.values(),
@@ -211,12 +212,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         allow_paths=upstream.allow_paths,
         credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
         headers=tuple((field.encode(), _plain(value).encode("latin-1")) for field, value in upstream.headers.items()),
-        timeouts=Timeouts(
-            connect_s=upstream.timeouts.connect_s,
-            first_byte_s=upstream.timeouts.first_byte_s,
-            idle_s=upstream.timeouts.idle_s,
-            total_s=upstream.timeouts.total_s,
-        ),
+        timeouts=_timeouts(upstream.timeouts),
         heartbeat_s=upstream.heartbeat_s,
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
         is_typed=upstream.events == "typed",
@@ -232,13 +228,18 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
     envelope = settings.envelope
     if envelope is None:
         return None
-    clocks = settings.timeouts
     return EnvelopeRules(
         targets=tuple((TargetPattern.parse(target.url), target.upstream) for target in envelope.targets),
-        timeouts=Timeouts(
-            connect_s=clocks.connect_s,
-            first_byte_s=clocks.first_byte_s,
-            idle_s=clocks.idle_s,
-            total_s=clocks.total_s,
-        ),
+        timeouts=_timeouts(settings.timeouts),
+    )
+
+
+def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
+    return Timeouts(
+        connect_s=clocks.connect_s,
+        first_byte_s=clocks.first_byte_s,
+        idle_s=clocks.idle_s,
+        total_s=clocks.total_s,
+        # A connection that nobody bounds would be kept until the vendor closes it, perhaps under the next request.
+        keep_alive_s=clocks.keep_alive_s or 0.0,
     )

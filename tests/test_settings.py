@@ -159,7 +159,8 @@ def test_settings_with_only_what_is_required() -> None:
     assert (made.workers, made.max_body_bytes, made.drain_timeout_s) == (1, 32 << 20, 60.0)
     assert made.max_header_bytes == 16 << 10
     assert made.client_timeouts.model_dump() == {"header_s": 10, "body_s": 30, "keep_alive_s": 75, "write_s": 30}
-    assert made.timeouts.model_dump() == {"connect_s": 5, "first_byte_s": 60, "idle_s": 120, "total_s": None}
+    clocks = {"connect_s": 5, "first_byte_s": 300, "idle_s": 120, "total_s": None, "keep_alive_s": 50}
+    assert made.timeouts.model_dump() == clocks
     assert made.plans["default"].requests == (Rate(60, 10.0),)
     assert made.plans["default"].concurrent_streams == 8
     assert (made.limits.store, made.limits.on_store_error) == ("memory", "deny")
@@ -192,7 +193,7 @@ def test_upstream_inherits() -> None:
         upstreams=upstream(timeouts={"connect": "off"}) | {"quiet": OPENAI | {"heartbeat": "off"}, "gemini": gemini},
     )
     clocks = made.upstreams["openai"].timeouts
-    assert (clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s) == (None, 60.0, 7.0, None)
+    assert (clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s) == (None, 300.0, 7.0, None)
     assert [made.upstreams[name].heartbeat_s for name in ("openai", "quiet", "gemini")] == [15.0, None, None]
 
 
@@ -651,3 +652,23 @@ def test_store_url(text: str, expected: tuple[object, ...]) -> None:
     assert "p@" not in str(url)
     assert "p@" not in repr(url)
     assert "u:" not in str(url)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "own", "is_fine"),
+    [
+        pytest.param("15s", None, True, id="heartbeat for all"),
+        pytest.param("off", "15s", True, id="heartbeat of an upstream"),
+        pytest.param("off", "off", False, id="heartbeats off"),
+        pytest.param(None, None, False, id="no heartbeat"),
+    ],
+)
+def test_early_heartbeat_needs_a_heartbeat(heartbeat: str | None, own: str | None, *, is_fine: bool) -> None:
+    """An early heartbeat that would never come is a fault, not a surprise."""
+    more = {} if heartbeat is None else {"heartbeat": heartbeat}
+    upstreams = upstream() if own is None else upstream(heartbeat=own)
+    if is_fine:
+        assert settings(early_heartbeat=True, upstreams=upstreams, **more).early_heartbeat
+    else:
+        with pytest.raises(ValidationError, match="early_heartbeat"):
+            settings(early_heartbeat=True, upstreams=upstreams, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -58,6 +58,10 @@ class Anthropic(Dialect):
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         """The answer's body once more, under the name `error`."""
         return encode_event(_error(broken_stream_status(code), code, message), b"error")
+
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
+        """The vendor's words under the name `error`."""
+        return encode_event(orjson.dumps(body), b"error") if body.get("type") == "error" else None
 
     def reader(self, request_body: bytes) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

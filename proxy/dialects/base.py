@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.protocol.paths import canonical_path, matches
 
@@ -102,6 +102,13 @@ class Dialect(ABC):
         Written at an event boundary only, with LF alone, with no id and no retry time: a client's parser must not take
         anything from it but the error. `path` is that of the request, with or without its query.
         """
+
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - see the dialects
+        """The event that repeats a vendor's own error, as it came with an answer of that status.
+
+        For an answer that has begun before the vendor's. None where the body is not what the dialect's clients know.
+        """
+        return None
 
     @abstractmethod
     def reader(self, request_body: bytes) -> Reader | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -65,12 +65,19 @@ class DashScope(Dialect):
         The status stands in a comment, as the vendor writes it, and in the `status` field that dashscope-python reads
         (without it, it reports 400, as if the client were to blame); other parsers ignore a field they do not know.
         """
-        status = broken_stream_status(code)
-        return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, _error(code, message))
+        return _event(broken_stream_status(code), _error(code, message))
+
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:
+        """The vendor's words in the vendor's shape, with the status of its answer."""
+        return _event(status, orjson.dumps(body)) if body.get("code") else None
 
     def reader(self, request_body: bytes) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""
         return DashScopeReader(asked=asks_for_increments(request_body))
+
+
+def _event(status: int, data: bytes) -> bytes:
+    return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, data)
 
 
 def _error(code: str, message: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -70,6 +70,10 @@ class OpenAI(Dialect):
             flat = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
             return encode_event(orjson.dumps(flat), b"error")
         return encode_event(error_json(broken_stream_status(code), code, message))
+
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
+        """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
+        return encode_event(orjson.dumps(body)) if body.get("error") else None
 
     def reader(self, request_body: bytes) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

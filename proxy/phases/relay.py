@@ -110,6 +110,7 @@ class Relay:
         "ending",
         "first_byte_s",
         "framing",
+        "reason",
     )
 
     # Whether the first write of body takes the head along.
@@ -149,6 +150,8 @@ class Relay:
         self._lane: Lane | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
+        # Why the upstream broke off, where it did.
+        self.reason: str | None = None
         # Whether the client was told why the answer breaks off: then its connection is closed a moment later.
         self.ended_in_words = False
         self._done: asyncio.Future[Ending] | None = None
@@ -213,8 +216,10 @@ class Relay:
         if is_last:
             self._end(Ending.COMPLETE)
 
-    def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running answer ends alike
-        """The upstream broke off."""
+    def failed(self, error: ProxyError) -> None:
+        """The upstream broke off: to the client every such break looks alike, the log has the reason."""
+        if self.ending is None:
+            self.reason = error.reason
         self.finish(Ending.UPSTREAM_CLOSED)
 
     # The client's side.

@@ -128,12 +128,17 @@ class TypedRelay(Relay):
         given = translator.feed(data)
         if translator.last == "Error":
             # Told by the vendor, or nonsense: what may follow is of no use, and costs money.
+            if translator.is_unreadable:
+                self.reason = "body_invalid"
             self._end(Ending.UPSTREAM_ERROR)
             self._answer.abort()
             self._write_last(given)
         elif is_last:
             given += translator.finish(*BROKEN[Ending.UPSTREAM_CLOSED])
-            self._end(Ending.COMPLETE if translator.last == "End" else Ending.UPSTREAM_CLOSED)
+            is_whole = translator.last == "End"
+            if not is_whole:
+                self.reason = "incomplete"
+            self._end(Ending.COMPLETE if is_whole else Ending.UPSTREAM_CLOSED)
             self._write_last(given)
         elif given:
             self._write(given)

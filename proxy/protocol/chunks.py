@@ -1,4 +1,4 @@
-"""Where chunks (RFC 9112 §7.1) begin and end, for bodies of which a parser sees that they are well formed.
+"""Chunks (RFC 9112 §7.1): where they begin and end in bodies of which a parser sees that they are well formed.
 
 Pure. With it a read that is one whole chunk, as vendors send an event, is known for what it is without the parser.
 Sizes are recognised as everybody writes them: hexadecimal in lower case, without extensions.
@@ -31,3 +31,8 @@ def follow(data: bytes, position: int, missing: int) -> int | None:
         position = line.end()
         missing = int(line[1], 16) + 2
     return 0 if position + missing == end else None
+
+
+def one_chunk(data: bytes) -> bytes:
+    """Frame data, of which there is some, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

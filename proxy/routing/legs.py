@@ -14,7 +14,7 @@ from proxy.auth.credentials import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
 from proxy.exchange import Route
-from proxy.protocol.fields import Added, fold
+from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold
 from proxy.protocol.paths import below, canonical_path, member_name, merge_queries, with_query
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Leg:
             upstream.timeouts,
             upstream.heartbeat_s if dialect.heartbeat_allowed else None,
             upstream.ca_file,
+            has_operators_key=upstream.key_source == "own"
+            or any(fold(name) in SERVER_CREDENTIALS for name, _ in upstream.headers),
         )
 
     def rehearsal(self) -> Leg:

@@ -191,6 +191,10 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    early_heartbeat: Flag = Field(
+        default=False,
+        description="Whether streams begin with 200 and `: ping` where the vendor is silent for `heartbeat`.",
+    )
     typed_names: TypedNames = Field(
         default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
     )
@@ -249,6 +253,7 @@ class Settings(Model):
         yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from _heartbeat_faults(data)
         yield from name_faults(data)
 
 
@@ -260,6 +265,15 @@ def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         return  # the field tells it
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
         yield ("workers",), Wrong("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
+
+
+def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """An early heartbeat needs a heartbeat, or nothing comes of it."""
+    holders = [data, *(mapping(upstream) for upstream in mapping(data.get("upstreams")).values())]
+    if data.get("early_heartbeat") in (True, "true") and all(
+        holder.get("heartbeat", "off") == "off" for holder in holders
+    ):
+        yield ("early_heartbeat",), Wrong("needs a `heartbeat`, at the top level or in an upstream, that is not off")
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:

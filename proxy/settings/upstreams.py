@@ -86,14 +86,17 @@ CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": 
 
 
 class UpstreamTimeouts(Model):
-    """The clocks of an exchange towards an upstream; `off` stops one."""
+    """The clocks of an exchange towards an upstream; `off` stops one, but for `keep_alive`: `off` keeps none."""
 
     connect_s: Clock = Field(written("5s"), alias="connect", description="Until the connection stands, TLS included.")
-    first_byte_s: Clock = Field(written("60s"), alias="first_byte", description="Until the answer's head is complete.")
+    first_byte_s: Clock = Field(written("5m"), alias="first_byte", description="Until the answer's head is complete.")
     idle_s: Clock = Field(
-        written("120s"), alias="idle", description="The longest silence after that; every byte restarts it."
+        written("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
     )
     total_s: Clock = Field(written("off"), alias="total", description="The whole exchange.")
+    keep_alive_s: Clock = Field(
+        written("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
+    )
 
 
 class UpstreamSettings(Model):

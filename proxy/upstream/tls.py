@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 
+from proxy.upstream.reasons import ClientHandshake
+
 
 class TlsContexts:
     """One context for each authority file, made once: loading the system's authorities takes tens of milliseconds."""
@@ -39,5 +41,6 @@ def make_context(ca_file: str | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslobject_class = ClientHandshake
     context.set_alpn_protocols(["http/1.1"])
     return context

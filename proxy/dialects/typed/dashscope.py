@@ -14,10 +14,15 @@ import orjson
 from proxy.dialects.typed.reader import (
     Piece,
     Reader,
+    UnreadableError,
+    content_mapping,
+    content_of,
+    content_sequence,
     count_of,
     failure_of,
     first_of,
     mapping,
+    pass_over,
     sequence,
     text_of,
     total_of,
@@ -28,6 +33,8 @@ from proxy.protocol.typed import Usage
 _SURE_AFTER: Final = 3
 # Pictures whose repetition is noticed; a stream has one or a few.
 _MAX_PICTURES: Final = 64
+# What parts of an answer hold; the last ones have no typed event.
+_PARTS: Final = frozenset({"text", "image", "audio", "video", "file", "box", "ocr_result"})
 # What a text ends with that was cut inside a character: half of a surrogate pair, or the mark for broken UTF-8.
 # The next event has the character whole.
 _CUT: Final = "\ufffd" + "".join(map(chr, range(0xD800, 0xDC00)))
@@ -81,17 +88,22 @@ class DashScopeReader(Reader):
         if name == b"error" or (value.get("code") and not isinstance(output, dict)):
             self.failure = failure_of(value)
             return []
-        output = mapping(output)
+        if output is None:
+            pass_over(value)
+        output = content_mapping(output)
         if usage := mapping(value.get("usage")):
             self.usage = _usage(usage)
         choice = first_of(output.get("choices")) or output
-        message = mapping(choice.get("message")) or choice
+        message = content_mapping(choice.get("message")) or choice
         is_last = text_of(choice.get("finish_reason")) not in {"", "null"}
         self.is_whole = self.is_whole or is_last
         content = message.get("content", message.get("text"))
-        parts = [mapping(part) for part in sequence(content)]
-        text = text_of(content) or "".join(text_of(part.get("text")) for part in parts)
-        thought = text_of(message.get("reasoning_content"))
+        if isinstance(content, str):
+            text, parts = content, []
+        else:
+            parts = [_part(part) for part in content_sequence(content)]
+            text = "".join(content_of(part.get("text")) for part in parts)
+        thought = content_of(message.get("reasoning_content"))
         pieces = [
             Piece("Think", self._thought.added(thought, is_last=is_last)),
             Piece("Text", self._text.added(text, is_last=is_last)),
@@ -99,7 +111,7 @@ class DashScopeReader(Reader):
         # What one text has shown holds for the other.
         if self._thought.is_incremental:
             self._text.is_incremental = True
-        return pieces + [Piece("Image", url) for part in parts if self._is_new(url := text_of(part.get("image")))]
+        return pieces + [Piece("Image", url) for part in parts if self._is_new(url := content_of(part.get("image")))]
 
     def _is_new(self, url: str) -> bool:
         picture = hash(url)
@@ -108,6 +120,18 @@ class DashScopeReader(Reader):
         if len(self._pictures) < _MAX_PICTURES:
             self._pictures.add(picture)
         return True
+
+
+def _part(part: object) -> dict[str, Any]:
+    """A part of a multimodal answer.
+
+    Raises:
+        UnreadableError: nobody knows what it is.
+    """
+    members = content_mapping(part)
+    if members and _PARTS.isdisjoint(members):
+        raise UnreadableError
+    return members
 
 
 def asks_for_increments(body: bytes) -> bool | None:
