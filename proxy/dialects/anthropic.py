@@ -51,7 +51,7 @@ class Anthropic(Dialect):
         """The answer's body once more, under the name `error`."""
         return encode_event(_error(broken_stream_status(code), code, message), b"error")
 
-    def reader(self, request_body: bytes) -> AnthropicReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return AnthropicReader()
 

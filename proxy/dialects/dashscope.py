@@ -47,7 +47,7 @@ class DashScope(Dialect):
         status = broken_stream_status(code)
         return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, _error(code, message))
 
-    def reader(self, request_body: bytes) -> DashScopeReader:
+    def reader(self, request_body: bytes | bytearray) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""
         return DashScopeReader(asked=asks_for_increments(request_body))
 

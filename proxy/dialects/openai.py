@@ -55,7 +55,7 @@ class OpenAI(Dialect):
             return encode_event(orjson.dumps(flat), b"error")
         return encode_event(error_json(broken_stream_status(code), code, message))
 
-    def reader(self, request_body: bytes) -> OpenAIReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return OpenAIReader()
 
