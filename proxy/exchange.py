@@ -205,7 +205,7 @@ class Route(NamedTuple):
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    body: bytes | bytearray
     typed_names: Mapping[str, str] | None = None
     is_pinned: bool = False
 

@@ -21,7 +21,7 @@ from proxy.limits.redis import RedisStore
 from proxy.phases.resolve import Router
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern
-from proxy.routing.envelopes import EnvelopeRules
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.web.playground import Playground
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def build_rules(
             upstreams=upstreams,
             default_upstream=settings.default_upstream,
             envelope=_envelope(settings),
+            max_body_bytes=settings.max_body_bytes,
         ),
         cors=policy,
         resolve=resolve,
@@ -214,7 +215,12 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
         return None
     clocks = settings.timeouts
     return EnvelopeRules(
-        targets=tuple((TargetPattern.parse(target.url), target.upstream) for target in envelope.targets),
+        targets=tuple(
+            EnvelopeTarget(
+                TargetPattern.parse(target.url), target.upstream, frozenset(method.upper() for method in target.methods)
+            )
+            for target in envelope.targets
+        ),
         timeouts=Timeouts(
             connect_s=clocks.connect_s,
             first_byte_s=clocks.first_byte_s,
