@@ -48,7 +48,7 @@ class Ticketing:
                 principal = identify_by_body(call, members)
             route = await self._turns.run(router.by_body(destination, asked, body, principal, members))
             exchange.upstream, exchange.dialect = route.upstream, route.dialect
-            made = await make_ticket(rules.store, asked, body, principal)
+            made = await make_ticket(rules.store, asked, body, principal, self._turns)
         return succeed(call, 201, (JSON,), made)
 
     async def use(self, call: Call, head: RequestHead, *, is_draining: bool) -> Route | Settled:
@@ -59,7 +59,7 @@ class Ticketing:
         if is_draining:
             raise DrainingError
         try:
-            taken = await use_ticket(call.rules.store, ticket, head)
+            taken = await use_ticket(call.rules.store, ticket, head, self._turns)
         except NotFoundError:
             call.is_in_band = False
             raise

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 _MAX_CODINGS: Final = 3
 # RFC 9659 §3: a decoder of zstd content need not support windows above 8 MiB. RFC 8878 lets a frame ask for terabytes.
 _MAX_ZSTD_WINDOW_LOG: Final = 23
-# What beginning another member or frame costs, in bytes.
-_MEMBER_COST: Final = 512
+# Senders that cut files into members make them of 64 KiB. Empty ones by the million would cost a minute.
+_MAX_MEMBERS: Final = 4096
+# What a call of a library costs, in bytes, and what beginning another member does: the rest of a piece is read again.
+_CALL_COST: Final = 512
+_MEMBER_COST: Final = 4096
 
 
 class _Decoder(Protocol):
@@ -154,7 +157,7 @@ def _undo(body: JsonText, coding: bytes, max_bytes: int) -> Steps[JsonText]:
     out = bytearray()
     rest = memoryview(body)
     decoder = _DECODERS[coding](body)
-    spent = 0
+    members, spent = 1, 0
     try:
         while True:
             piece = rest[:0]
@@ -166,17 +169,17 @@ def _undo(body: JsonText, coding: bytes, max_bytes: int) -> Steps[JsonText]:
             out += decoded
             if len(out) > max_bytes:
                 raise BodyTooLargeError
-            spent += len(piece) + len(decoded) + _MEMBER_COST
+            spent += len(piece) + len(decoded) + _CALL_COST
             if decoder.eof:
                 unused = len(decoder.unused_data)
                 rest = memoryview(body)[len(body) - len(rest) - unused :]
                 if not rest:
                     return out
-                if coding not in _HAS_MEMBERS:
+                members += 1
+                if coding not in _HAS_MEMBERS or members > _MAX_MEMBERS:
                     raise _broken(coding)
                 decoder = _DECODERS[coding](body)
-                # It is read again.
-                spent += PIECE_BYTES // 8
+                spent += _MEMBER_COST
             if spent >= PIECE_BYTES:
                 spent = 0
                 yield
