@@ -162,13 +162,13 @@ def parse_envelope(members: JsonMembers) -> Steps[Envelope]:
 
 def _read_plain(text: JsonText) -> RoutingMembers | None:
     """A vendor body that is plain: strict JSON, in which no member that is read stands twice. None for all others."""
-    if text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _TARGET_URL in text or _spells_letters(text):
+    if text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _spells_letters(text):
         return None
     try:
         members = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(members, dict):
+    if not isinstance(members, dict) or "targetUrl" in members:
         return None
     model, stream = members.get("model"), members.get("stream")
     if model is not None and not isinstance(model, str):
