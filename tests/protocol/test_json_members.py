@@ -146,7 +146,9 @@ def test_scan_too_deep(opener: bytes) -> None:
         '{"\\u00":1}',
         '{"mod\\\nel":1}',
         '{"mod\\el":1}',
+        '{"' + "x" * 100 + '\\x":1}',
     ],
+    ids=lambda value: repr(value)[:30],
 )
 def test_scan_no_object(text: str) -> None:
     """What is no object, or has what a lenient reader could take for other members, is refused; so it is when long."""
