@@ -332,6 +332,9 @@ class ClientConnection(asyncio.Protocol):
                 await asyncio.sleep(LAST_WORDS_S)
             if not settled.keep_alive:
                 break
+            if self._requests:
+                # Refusals wait for nothing: thousands that came in one read would be served in one turn of the loop.
+                await asyncio.sleep(0)
         self.close()
 
     async def _part(self, body: RequestBody | None) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.errors import ProxyError
     from proxy.exchange import Route
     from proxy.phases.answer import Settled
+    from proxy.protocol.json_text import Steps
     from proxy.upstream.answer import Answer
     from proxy.upstream.lane import Lane
 
@@ -41,7 +42,7 @@ MAX_ERROR_BYTES: Final = 16 * 1024
 _ERROR_S: Final = 5.0
 
 
-def early_interval_s(call: Call, route: Route) -> float | None:
+def early_interval_s(call: Call, route: Route) -> Steps[float | None]:
     """After how much silence the client's answer begins without the vendor's, and is kept alive; None for never."""
     if not (call.is_in_band or (call.rules.early_heartbeat and route.heartbeat_s is not None)):
         return None
@@ -50,7 +51,8 @@ def early_interval_s(call: Call, route: Route) -> float | None:
         return None
     if call.is_in_band:
         return route.heartbeat_s or TICKET_INTERVAL_S
-    return route.heartbeat_s if asks_for_stream(route.dialect, route.method, route.fields, route.body) else None
+    asks = yield from asks_for_stream(route.dialect, route.method, route.fields, route.body)
+    return route.heartbeat_s if asks else None
 
 
 async def reach(

@@ -195,6 +195,15 @@ class RequestTimeoutError(ProxyError):
     status, code, blame, message = 408, "request_timeout", "client", "The request did not arrive in time."
 
 
+class UnsupportedMediaTypeError(ProxyError):
+    """The body has to be read to route it, and is in a content coding that is not known (415)."""
+
+    status, code, blame = 415, "unsupported_media_type", "client"
+    message = "Content-Encoding must be gzip, deflate, br or zstd, or an upstream must be named."
+    # RFC 9110 §15.5.16: what would have been understood.
+    accept_encoding = b"gzip, deflate, br, zstd"
+
+
 class RateLimitExceededError(ProxyError):
     """One of the plan's rates is used up (429); `retry_after_s` is when the next request would be admitted."""
 
@@ -310,8 +319,8 @@ LONGEST_RETRY_S = 60
 def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
     """Make the one answer that an error has, in the dialect of the upstream that was asked for.
 
-    401 always has `WWW-Authenticate`, 405 `Allow`, 429 and 503 `Retry-After` in whole seconds, rounded up so that
-    who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
+    401 always has `WWW-Authenticate`, 405 `Allow`, 415 `Accept-Encoding`, 429 and 503 `Retry-After` in whole seconds,
+    rounded up so that who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
     """
     fields: list[Field] = [
         (b"Content-Type", b"application/json"),
@@ -322,6 +331,8 @@ def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
         fields.append((b"WWW-Authenticate", challenge))
     if isinstance(error, MethodNotAllowedError):
         fields.append((b"Allow", error.allow.encode()))
+    if isinstance(error, UnsupportedMediaTypeError):
+        fields.append((b"Accept-Encoding", error.accept_encoding))
     seconds = retry_after(error)
     if seconds is not None:
         fields.append((b"Retry-After", b"%d" % seconds))

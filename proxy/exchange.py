@@ -213,7 +213,7 @@ class Route(NamedTuple):
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    body: bytes | bytearray
     typed_names: Mapping[str, str | int] | None = None
     is_pinned: bool = False
     has_operators_key: bool = False

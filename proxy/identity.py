@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.call import Call, Rules
     from proxy.exchange import Exchange, Principal, RequestHead
     from proxy.phases.resolve import Destination
+    from proxy.protocol.envelope import RoutingMembers
 
 
 async def identify(call: Call, head: RequestHead) -> tuple[Destination, Principal | None]:
@@ -72,16 +73,16 @@ async def identify_by_head(call: Call, head: RequestHead) -> Principal:
     return principal
 
 
-def identify_by_body(call: Call, body: bytes) -> Principal:
+def identify_by_body(call: Call, members: RoutingMembers) -> Principal:
     """Who asks, where only an envelope says it.
 
     Raises:
-        MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or an ambiguous one.
+        MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or a malformed one.
         InvalidTokenError: the passcode is no API key.
     """
     rules = call.rules
     assert rules.authenticator is not None
-    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(members))
     call.exchange.principal = principal
     return principal
 

@@ -36,6 +36,7 @@ from proxy.protocol.heads import asks_for_websocket
 from proxy.protocol.paths import own_path
 from proxy.replies import JSON, allow, part, refuse, succeed
 from proxy.ticketing import Ticketing
+from proxy.turns import Turns
 from proxy.web import playground
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Pipeline:
         self._clocks = clocks
         self._metrics = metrics
         self._calls: set[Call] = set()
-        self._ticketing = Ticketing(clocks)
+        self._turns = Turns()
+        self._ticketing = Ticketing(clocks, self._turns)
         self._ids = Ids()
         self._log = exchange_logger()
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -222,7 +224,7 @@ class Pipeline:
         connecting = connect(
             route, pool=self._pool, resolve=call.rules.resolve, clocks=self._clocks, deadline_s=deadline_s
         )
-        interval_s = early_interval_s(call, route)
+        interval_s = await self._turns.run(early_interval_s(call, route))
         if interval_s is None:
             given = await connecting
         else:
@@ -249,10 +251,12 @@ class Pipeline:
             body = begin_body(call, head, framing, length)
             if body is None:
                 body = await read_body(call, length, self._clocks)
+            router, members = call.rules.router, None
             if principal is None:
-                principal = identify_by_body(call, body)
+                members = await self._turns.run(router.read_envelope(head, body))
+                principal = identify_by_body(call, members)
                 take_in(call, await call.rules.store.admit(principal))
-            return call.rules.router.by_body(destination, head, body, principal)
+            return await self._turns.run(router.by_body(destination, head, body, principal, members))
         except ProxyError:
             give_back(call)
             raise

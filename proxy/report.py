@@ -65,7 +65,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield "envelope"
         for target in settings.envelope.targets:
             whose = f"with the key of {target.upstream}" if target.upstream else "with the envelope's own header"
-            yield f"  target       {target.url} {whose}"
+            yield f"  target       {target.url} {whose} ({', '.join(target.methods)})"
         yield from (f"  private      {network} is allowed" for network in settings.envelope.allow_private)
     yield f"cors           {', '.join(settings.cors.origins) or 'no origin'}"
     for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):

@@ -23,7 +23,7 @@ from proxy.limits.redis import RedisStore
 from proxy.phases.resolve import Router
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
-from proxy.routing.envelopes import EnvelopeRules
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.web.playground import Playground
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def build_rules(
             upstreams=upstreams,
             default_upstream=settings.default_upstream,
             envelope=_envelope(settings),
+            max_body_bytes=settings.max_body_bytes,
         ),
         cors=policy,
         resolve=resolve,
@@ -229,7 +230,12 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
     if envelope is None:
         return None
     return EnvelopeRules(
-        targets=tuple((TargetPattern.parse(target.url), target.upstream) for target in envelope.targets),
+        targets=tuple(
+            EnvelopeTarget(
+                TargetPattern.parse(target.url), target.upstream, frozenset(method.upper() for method in target.methods)
+            )
+            for target in envelope.targets
+        ),
         timeouts=_timeouts(settings.timeouts),
     )
 

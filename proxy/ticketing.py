@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from proxy.exchange import RequestHead, Route
     from proxy.phases.answer import Settled
     from proxy.protocol.heads import Framing
+    from proxy.turns import Turns
 
 
 class Ticketing:
     """Makes and uses tickets. One a worker."""
 
-    def __init__(self, clocks: Clocks) -> None:
+    def __init__(self, clocks: Clocks, turns: Turns) -> None:
         self._clocks = clocks
+        self._turns = turns
         self._makers = Makers()
 
     async def make(self, call: Call, head: RequestHead, framing: Framing, length: int | None) -> Settled:
@@ -40,11 +42,13 @@ class Ticketing:
             body = begin_body(call, head, framing, length)
             if body is None:
                 body = await read_body(call, length, self._clocks)
+            router, members = rules.router.rehearsal(), None
             if principal is None:
-                principal = identify_by_body(call, body)
-            route = rules.router.rehearsal().by_body(destination, asked, body, principal)
+                members = await self._turns.run(router.read_envelope(asked, body))
+                principal = identify_by_body(call, members)
+            route = await self._turns.run(router.by_body(destination, asked, body, principal, members))
             exchange.upstream, exchange.dialect = route.upstream, route.dialect
-            made = await make_ticket(rules.store, asked, body, principal)
+            made = await make_ticket(rules.store, asked, body, principal, self._turns)
         return succeed(call, 201, (JSON,), made)
 
     async def use(self, call: Call, head: RequestHead, *, is_draining: bool) -> Route | Settled:
@@ -55,7 +59,7 @@ class Ticketing:
         if is_draining:
             raise DrainingError
         try:
-            taken = await use_ticket(call.rules.store, ticket, head)
+            taken = await use_ticket(call.rules.store, ticket, head, self._turns)
         except NotFoundError:
             call.is_in_band = False
             raise
@@ -66,11 +70,13 @@ class Ticketing:
         router = call.rules.router
         call.typed_names = router.typed_names(asked) if asks_for_typed(asked) else None
         destination, principal = await identify(call, asked)
+        members = None
         if principal is None:
-            principal = identify_by_body(call, body)
+            members = await self._turns.run(router.read_envelope(asked, body))
+            principal = identify_by_body(call, members)
         take_in(call, await call.rules.store.admit(principal))
         try:
-            route = router.by_body(destination, asked, body, principal)
+            route = await self._turns.run(router.by_body(destination, asked, body, principal, members))
         except ProxyError:
             give_back(call)
             raise

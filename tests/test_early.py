@@ -9,6 +9,7 @@ import pytest
 
 from proxy.early import TICKET_INTERVAL_S, early_interval_s
 from proxy.exchange import Origin, Route, Timeouts
+from tests.steps import finish
 
 if TYPE_CHECKING:
     from proxy.call import Call
@@ -34,7 +35,7 @@ def test_early_interval_s(
     origin = Origin("http", "vendor.example", 80)
     route = Route("main", dialect, origin, b"", Timeouts(), heartbeat_s, None, "POST", b"/", (), b'{"stream":true}')
 
-    assert early_interval_s(cast("Call", call), route) == interval_s
+    assert finish(early_interval_s(cast("Call", call), route)) == interval_s
 
 
 def test_early_interval_of_tickets_is_below_what_balancers_wait() -> None:

@@ -63,7 +63,7 @@ class Anthropic(Dialect):
         """The vendor's words under the name `error`."""
         return encode_event(orjson.dumps(body), b"error") if body.get("type") == "error" else None
 
-    def reader(self, request_body: bytes) -> AnthropicReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return AnthropicReader()
 

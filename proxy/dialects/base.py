@@ -111,7 +111,7 @@ class Dialect(ABC):
         return None
 
     @abstractmethod
-    def reader(self, request_body: bytes) -> Reader | None:
+    def reader(self, request_body: bytes | bytearray) -> Reader | None:
         """What reads the stream that answers this request; None where the dialect is not `is_readable`."""
 
     def _is_meant(self, pattern: str, method: str, path: str) -> bool:

@@ -71,7 +71,7 @@ class DashScope(Dialect):
         """The vendor's words in the vendor's shape, with the status of its answer."""
         return _event(status, orjson.dumps(body)) if body.get("code") else None
 
-    def reader(self, request_body: bytes) -> DashScopeReader:
+    def reader(self, request_body: bytes | bytearray) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""
         return DashScopeReader(asked=asks_for_increments(request_body))
 

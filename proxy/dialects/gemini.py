@@ -72,7 +72,7 @@ class Gemini(Dialect):
         """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
         return encode_event(_error(broken_stream_status(code), code, message))
 
-    def reader(self, request_body: bytes) -> GeminiReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return GeminiReader()
 

@@ -75,7 +75,7 @@ class OpenAI(Dialect):
         """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
         return encode_event(orjson.dumps(body)) if body.get("error") else None
 
-    def reader(self, request_body: bytes) -> OpenAIReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return OpenAIReader()
 

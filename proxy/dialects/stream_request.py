@@ -7,30 +7,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import orjson
+from proxy.errors import ProxyError
+from proxy.protocol.envelope import read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxy.errors import Field
+    from proxy.protocol.json_text import JsonText, Steps
 
-# A larger body is not parsed for this, which would hold up every stream of the worker: it counts as not asking.
-MAX_BODY_BYTES: Final = 64 * 1024
 _EVENT_STREAM: Final = b"text/event-stream"
 
 
-def asks_for_stream(dialect_name: str, method: str, fields: Iterable[Field], body: bytes) -> bool:
+def asks_for_stream(dialect_name: str, method: str, fields: Iterable[Field], body: JsonText) -> Steps[bool]:
     """Whether a request says, in its dialect's way, that its answer is to be an event stream.
 
     The SDKs of OpenAI and Anthropic send `Accept: application/json` with streams, so there the body's member counts,
     and nothing else. Gemini's streams are told by their path, but nothing may be written into one. Where it is not
-    certain the answer is no. Takes time in proportion to the body, of at most `MAX_BODY_BYTES`.
+    certain, as with a body in a content coding, the answer is no. Yields after each piece of a large body.
     """
     if method == "HEAD":
         return False
     match dialect_name:
         case "openai" | "anthropic":
-            return _asks_in_body(body)
+            if any(name.lower() == b"content-encoding" for name, _ in fields):
+                return False
+            return (yield from _asks_in_body(body))
         case "dashscope":
             names = {name.lower(): value.strip().lower() for name, value in fields}
             return names.get(b"x-dashscope-sse") == b"enable" or _accepts_stream(names.get(b"accept", b""))
@@ -40,14 +42,14 @@ def asks_for_stream(dialect_name: str, method: str, fields: Iterable[Field], bod
             return False
 
 
-def _asks_in_body(body: bytes) -> bool:
-    if len(body) > MAX_BODY_BYTES or b'"stream"' not in body:
+def _asks_in_body(body: JsonText) -> Steps[bool]:
+    if b'"stream"' not in body:
         return False
     try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return (yield from read_body(body)).stream is True
+    except ProxyError:
+        # The vendor's to judge.
         return False
-    return isinstance(request, dict) and request.get("stream") is True
 
 
 def _accepts_stream(value: bytes) -> bool:

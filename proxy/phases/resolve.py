@@ -1,7 +1,8 @@
 """Resolve: which upstream a request is for, and the exact bytes that go there.
 
-What the head decides is decided before the body is read (`by_head`), the rest after (`by_body`). The path that is
-matched against the rules is the path that is sent, byte for byte. Nothing here waits.
+What the head decides is decided before the body is read (`by_head`), the rest after (`read_members`, `by_body`). The
+path that is matched against the rules is the path that is sent, byte for byte. Nothing here waits; what takes longer
+for larger bodies is done in steps.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from copy import copy
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth.credentials import strip_query
 from proxy.errors import (
@@ -17,10 +18,12 @@ from proxy.errors import (
     MethodNotAllowedError,
     MissingTokenError,
     NotFoundError,
+    ProxyError,
     UnknownUpstreamError,
 )
 from proxy.exchange import TYPED_NAMES
-from proxy.protocol.envelope import find_envelope, read_json_object
+from proxy.protocol.content_codings import decode, read_codings
+from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, read_passcode
 from proxy.protocol.fields import is_loop, to_upstream
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
 from proxy.routing.envelopes import route_envelope
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.exchange import Principal, RequestHead, Route, Upstream
+    from proxy.protocol.json_text import JsonText, Steps
     from proxy.routing.envelopes import EnvelopeRules
 
 _FRONT: Final = b"/forward-sse"
@@ -73,17 +77,24 @@ class Destination(NamedTuple):
 
 
 _TOLD_BY_BODY: Final = Destination(_USUAL_DIALECT)
+_NO_MEMBERS: Final = RoutingMembers()
 
 
 class Router:
     """The routes of one configuration."""
 
     def __init__(
-        self, *, upstreams: Mapping[str, Upstream], default_upstream: str | None, envelope: EnvelopeRules | None
+        self,
+        *,
+        upstreams: Mapping[str, Upstream],
+        default_upstream: str | None,
+        envelope: EnvelopeRules | None,
+        max_body_bytes: int,
     ) -> None:
         self._upstreams = {name.encode(): upstream for name, upstream in upstreams.items()}
         self._default = None if default_upstream is None else upstreams[default_upstream]
         self._envelope = envelope
+        self._max_body_bytes = max_body_bytes
         # In the file's order. Vendors' model names are case-sensitive, so the globs are.
         self._models = [
             (re.compile(translate(glob)).match, upstream.name)
@@ -171,36 +182,82 @@ class Router:
         if destination.upstream is not None:
             check_plan(destination.upstream.name, principal)
 
-    def passcode(self, body: bytes) -> str:
+    def read_members(self, destination: Destination, head: RequestHead, body: bytes) -> Steps[RoutingMembers]:
+        """Read what routing needs of the body, and nothing where it needs nothing.
+
+        Where an upstream is named, a body that cannot be read is no envelope, and the vendor's to judge.
+
+        Raises:
+            InvalidRequestError: the body cannot be read, or is ambiguous.
+            BodyTooLargeError: without its content coding it is larger than a body may be.
+            UnsupportedMediaTypeError: its content coding is not known.
+        """
+        if destination.upstream is not None and destination.path is not None:
+            return _NO_MEMBERS
+        if destination.upstream is not None:
+            return (yield from self.read_envelope(head, body))
+        text: JsonText = body
+        if b"content-encoding" in head.index:
+            text = yield from self._decoded(head, body)
+        return (yield from read_body(text))
+
+    def read_envelope(self, head: RequestHead, body: bytes) -> Steps[RoutingMembers]:
+        """Read the body where it is an envelope, and nothing of it where it is anything else, readable or not.
+
+        Raises:
+            InvalidRequestError: it is an envelope that is ambiguous.
+        """
+        text: JsonText = body
+        if b"content-encoding" in head.index:
+            try:
+                text = yield from self._decoded(head, body)
+            except ProxyError:
+                return _NO_MEMBERS
+        return RoutingMembers(envelope=(yield from find_envelope(text)))
+
+    def _decoded(self, head: RequestHead, body: bytes) -> Steps[JsonText]:
+        codings = read_codings(head.index.every(b"content-encoding"))
+        return decode(body, codings, max_bytes=self._max_body_bytes)
+
+    def passcode(self, members: RoutingMembers) -> str:
         """The credential inside an envelope, for where no header carries one.
 
         Raises:
             MissingTokenError: the body is not an envelope with a passcode.
-            InvalidRequestError: it is an ambiguous one.
         """
-        members = find_envelope(body)
-        passcode = None if members is None else members.get("passcode")
-        if not isinstance(passcode, str) or not passcode:
+        passcode = None if members.envelope is None else read_passcode(members.envelope)
+        if not passcode:
             raise MissingTokenError
         return passcode
 
-    def by_body(self, destination: Destination, head: RequestHead, body: bytes, principal: Principal) -> Route:
+    def by_body(
+        self,
+        destination: Destination,
+        head: RequestHead,
+        body: bytes,
+        principal: Principal,
+        members: RoutingMembers | None = None,
+    ) -> Steps[Route]:
         """Decide the rest, and make the route. The body is read only where something hangs on it.
+
+        `members` is what `read_envelope` found, where that was asked for before.
 
         Raises:
             InvalidRequestError: the body cannot be read where routing needs it, or is no valid envelope.
+            BodyTooLargeError, UnsupportedMediaTypeError: as `read_members` says.
             NotFoundError: the upstream has no default path, and none was asked for.
             UnknownUpstreamError, UpstreamNotAllowedError, PathNotAllowedError, TargetNotAllowedError: as they say.
         """
         _, upstream, path, query, is_typed = destination
-        members = None
-        if upstream is None:
-            members = read_json_object(body)
-        elif path is None:
-            members = find_envelope(body)
-        if members is not None and path is None and "targetUrl" in members:
-            return route_envelope(self._envelope, self._legs, head, members, principal, is_typed=is_typed)
-        leg = self._legs[self._by_model(members or {}) if upstream is None else upstream.name]
+        if members is None:
+            members = yield from self.read_members(destination, head, body)
+        if members.envelope is not None and path is None:
+            return (
+                yield from route_envelope(
+                    self._envelope, self._legs, head, members.envelope, principal, is_typed=is_typed
+                )
+            )
+        leg = self._legs[self._by_model(members.model) if upstream is None else upstream.name]
         check_plan(leg.name, principal)
         is_front = path is None
         if query is not None:
@@ -246,15 +303,14 @@ class Router:
             raise UnknownUpstreamError
         return upstream
 
-    def _by_model(self, members: dict[str, Any]) -> str:
+    def _by_model(self, model: str | None) -> str:
         """The name of the upstream that has the model, or of the default."""
-        model = members.get("model")
-        if isinstance(model, str) and len(model) <= _MAX_MODEL:
+        if model is not None:
+            if len(model) > _MAX_MODEL:
+                raise InvalidRequestError("model must be the name of a model.")
             for matches, name in self._models:
                 if matches(model):
                     return name
-        elif model is not None:
-            raise InvalidRequestError("model must be the name of a model.")
         if self._default is None:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default.name

@@ -99,11 +99,23 @@ class Limits(Model):
     )
 
 
+EnvelopeMethod = Literal["get", "post", "put", "patch", "delete"]
+
+
 class EnvelopeTarget(Model):
     """Where an envelope may point."""
 
     url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
     upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
+    methods: tuple[EnvelopeMethod, ...] = Field(
+        ("get", "post"), description="The methods that an envelope may ask for."
+    )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """A target without methods refuses everything; leaving it out says that better."""
+        if data.get("methods") in ([], ()):
+            yield ("methods",), Wrong("must not be empty; leave it out for get and post")
 
 
 class Envelope(Model):

@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and not self._peek(0)
 
-    def send(self, head: bytes, body: bytes, *, is_head_request: bool) -> asyncio.Future[Answer]:
+    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[Answer]:
         """Write a request and give the future of its answer's head.
 
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.dialects.stream_request import MAX_BODY_BYTES, asks_for_stream
+from proxy.dialects.stream_request import asks_for_stream
+from tests.steps import finish
 
 ACCEPT = ((b"Accept", b"text/event-stream"),)
 
@@ -24,12 +25,13 @@ ACCEPT = ((b"Accept", b"text/event-stream"),)
         (b'"stream"', False),
         (b'{"stream":true', False),
         (b"", False),
-        (b'{"stream":true,"pad":"' + b"x" * MAX_BODY_BYTES + b'"}', False),
+        (b'{"stream":true,"pad":"' + b"x" * 1_000_000 + b'"}', True),
+        (b'{"stream":true,"stream":false}', False),
     ],
 )
 def test_asks_for_stream_in_the_body(dialect: str, body: bytes, *, asks: bool) -> None:
     """The member `stream` of the body counts, and where it cannot be read, it does not."""
-    assert asks_for_stream(dialect, "POST", ACCEPT, body) is asks
+    assert finish(asks_for_stream(dialect, "POST", ACCEPT, body)) is asks
 
 
 @pytest.mark.parametrize(
@@ -49,10 +51,15 @@ def test_asks_for_stream_in_the_body(dialect: str, body: bytes, *, asks: bool) -
 )
 def test_asks_for_stream_in_the_fields(dialect: str, fields: tuple[tuple[bytes, bytes], ...], *, asks: bool) -> None:
     """Elsewhere a field counts; for Gemini nothing does."""
-    assert asks_for_stream(dialect, "POST", fields, b'{"stream":true}') is asks
+    assert finish(asks_for_stream(dialect, "POST", fields, b'{"stream":true}')) is asks
 
 
 @pytest.mark.parametrize("dialect", ["openai", "dashscope", "raw"])
 def test_asks_for_stream_head(dialect: str) -> None:
     """An answer to HEAD has no body."""
-    assert not asks_for_stream(dialect, "HEAD", ACCEPT, b'{"stream":true}')
+    assert not finish(asks_for_stream(dialect, "HEAD", ACCEPT, b'{"stream":true}'))
+
+
+def test_asks_for_stream_coded() -> None:
+    """A body in a content coding is not read for this."""
+    assert not finish(asks_for_stream("openai", "POST", ((b"Content-Encoding", b"gzip"),), b'{"stream":true}'))

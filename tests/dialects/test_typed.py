@@ -285,7 +285,13 @@ def test_typed_dashscope_pair_cut_in_two() -> None:
         (b'not "incremental_output"', None),
         (b"{}", None),
         (b"", None),
+        (b'{"parameters":{"incremental_output":true},"input":"%b"}' % (b"x" * 200_000), True),
+        (b'{"input":"%b","parameters":{"incremental_output" : false}}' % (b"x" * 200_000), False),
+        (b'{"input":"%b","parameters":{"incremental_output":1}}' % (b"x" * 200_000), None),
+        (b'{"input":"\\"incremental_output\\":true%b"}' % (b"x" * 200_000), None),
+        (b'{"input":"%b"}' % (b"x" * 200_000), None),
     ],
+    ids=lambda value: repr(value)[:40],
 )
 def test_asks_for_increments(body: bytes, asked: bool | None) -> None:
     """What the request says for certain, and nothing where it cannot be read."""

@@ -26,13 +26,15 @@ from proxy.exchange import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Ro
 from proxy.phases.resolve import Router
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
-from proxy.routing.envelopes import EnvelopeRules
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from tests.steps import finish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOKEN = b"caller-token-canary"
 ALICE = Principal("issuer", "alice", Plan("default"))
+MAX_BODY = 1_000_000
 CHAT = b'{"model":"gpt-5","stream":true}'
 
 
@@ -71,11 +73,11 @@ UPSTREAMS = [
 ]
 ENVELOPES = EnvelopeRules(
     (
-        (TargetPattern.parse("https://dashscope.example/api/v1/*"), "dashscope"),
-        (TargetPattern.parse("https://gemini.example/*"), "gemini"),
-        (TargetPattern.parse("https://byok.example/*"), "byok"),
-        (TargetPattern.parse("https://*.agents.example/*"), None),
-        (TargetPattern.parse("https://agents.example/*"), None),
+        EnvelopeTarget(TargetPattern.parse("https://dashscope.example/api/v1/*"), "dashscope"),
+        EnvelopeTarget(TargetPattern.parse("https://gemini.example/*"), "gemini"),
+        EnvelopeTarget(TargetPattern.parse("https://byok.example/*"), "byok"),
+        EnvelopeTarget(TargetPattern.parse("https://*.agents.example/*"), None),
+        EnvelopeTarget(TargetPattern.parse("https://agents.example/*"), None),
     ),
     Timeouts(idle_s=7.0),
 )
@@ -88,7 +90,12 @@ def router(
     upstreams: Sequence[Upstream] = UPSTREAMS,
 ) -> Router:
     """A router over the upstreams above."""
-    return Router(upstreams={one.name: one for one in upstreams}, default_upstream=default, envelope=envelope)
+    return Router(
+        upstreams={one.name: one for one in upstreams},
+        default_upstream=default,
+        envelope=envelope,
+        max_body_bytes=MAX_BODY,
+    )
 
 
 def head(line: str, *fields: Field) -> RequestHead:
@@ -106,7 +113,7 @@ def route(
     requested = head(line, *fields)
     destination = through.by_head(requested)
     through.check_plan(destination, principal)
-    return through.by_body(destination, requested, body, principal)
+    return finish(through.by_body(destination, requested, body, principal))
 
 
 def envelope(target_url: str = "https://agents.example/run", **members: Any) -> bytes:
@@ -505,17 +512,17 @@ def test_check_plan() -> None:
     destination = routes.by_head(requested)
     routes.check_plan(destination, bob)
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, CHAT, bob)
+        finish(routes.by_body(destination, requested, CHAT, bob))
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, envelope(), bob)
+        finish(routes.by_body(destination, requested, envelope(), bob))
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, envelope("https://gemini.example/x"), bob)
+        finish(routes.by_body(destination, requested, envelope("https://gemini.example/x"), bob))
     assert (
-        routes.by_body(destination, requested, envelope("https://dashscope.example/api/v1/x"), bob).upstream
+        finish(routes.by_body(destination, requested, envelope("https://dashscope.example/api/v1/x"), bob)).upstream
         == "dashscope"
     )
     carol = Principal("issuer", "carol", Plan("agents", upstreams=frozenset({"envelope"})))
-    assert routes.by_body(destination, requested, envelope(), carol).upstream == "envelope"
+    assert finish(routes.by_body(destination, requested, envelope(), carol)).upstream == "envelope"
 
 
 # --- fields and credentials ---------------------------------------------------------------------------------------
@@ -651,7 +658,7 @@ def test_target_is_the_matched_path(tail: str) -> None:
     requested = RequestHead("POST", b"/tongyi" + path, None, ())
     routes = router()
     try:
-        found = routes.by_body(routes.by_head(requested), requested, b"", ALICE)
+        found = finish(routes.by_body(routes.by_head(requested), requested, b"", ALICE))
     except PathNotAllowedError:
         return
 
@@ -859,12 +866,18 @@ def test_envelope_repeats_the_callers_token() -> None:
             )
 
 
+def passcode_of(body: bytes) -> str:
+    """The credential in the body of a request without another."""
+    routes = router()
+    return routes.passcode(finish(routes.read_envelope(head("POST /forward-sse"), body)))
+
+
 def test_passcode() -> None:
     """The passcode is an envelope's only; where there is none the caller has no credential."""
-    assert router().passcode(envelope(passcode="key")) == "key"
+    assert passcode_of(envelope(passcode="key")) == "key"
     for body in (b"", b"x", b'{"passcode":"key"}', envelope(), envelope(passcode=""), envelope(passcode=5)):
         with pytest.raises(MissingTokenError):
-            router().passcode(body)
+            passcode_of(body)
 
 
 @given(st.binary(max_size=50), st.sampled_from(["POST", "GET", "X"]), st.binary(max_size=20), st.binary(max_size=30))
@@ -875,6 +888,6 @@ def test_router_total(path: bytes, method: str, query: bytes, body: bytes) -> No
         requested = RequestHead(method, prefix + path, query, ((b"X-Upstream", query),))
         assert routes.dialect_name(requested)
         try:
-            routes.by_body(routes.by_head(requested), requested, body, ALICE)
+            finish(routes.by_body(routes.by_head(requested), requested, body, ALICE))
         except ProxyError:
             continue

@@ -237,6 +237,32 @@ async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Up
     await check_settled(proxy, "client_closed")
 
 
+async def test_pipelined_requests_take_turns(proxy: Running) -> None:
+    """Requests that came in one read are not served in one turn of the loop, though none of them waits for anything."""
+    loop = asyncio.get_running_loop()
+    turn = 0
+    served: list[int] = []
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        handle[0] = loop.call_soon(count)
+
+    def health(_path: str) -> tuple[int, bytes, bytes]:
+        served.append(turn)
+        return 200, b"text/plain", b"ok"
+
+    handle = [loop.call_soon(count)]
+    proxy.app.pipeline.health = health
+    client = await proxy.client()
+    client.write(request("/healthz", method="GET") * 50)
+    for _ in range(50):
+        assert (await client.read_message()).status == 200
+    handle[0].cancel()
+
+    assert len(served) == len(set(served)) == 50
+
+
 async def test_pipelined_flood_is_answered(proxy: Running) -> None:
     """Thousands of requests sent at once are all answered, a few at a time."""
     client = await proxy.client()

@@ -7,6 +7,7 @@ the one before it, the stream is taken for that.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -31,6 +32,9 @@ from proxy.protocol.typed import Usage
 
 # So often in a row no incremental stream begins each text with the one before, not even "a", "an", "and".
 _SURE_AFTER: Final = 3
+# Within a string the quotation marks would be escaped: what matches is a member of some object.
+_INCREMENTAL: Final = re.compile(rb'(?<!\\)"incremental_output"[ \t\r\n]*+:[ \t\r\n]*+(true|false)')
+_LOOKED_AT_BYTES: Final = 64 * 1024
 # Pictures whose repetition is noticed; a stream has one or a few.
 _MAX_PICTURES: Final = 64
 # What parts of an answer hold; the last ones have no typed event.
@@ -134,9 +138,19 @@ def _part(part: object) -> dict[str, Any]:
     return members
 
 
-def asks_for_increments(body: bytes) -> bool | None:
-    """Whether a request asks for each text once, or repeated; None where it does not say."""
-    # A body may be large, with pictures in it; most do not say.
+def asks_for_increments(body: bytes | bytearray) -> bool | None:
+    """Whether a request asks for each text once, or repeated; None where it does not say.
+
+    A large body, with pictures in it, is looked at only where it begins and ends: the parameters stand before the input
+    or after it.
+    """
+    if len(body) > 2 * _LOOKED_AT_BYTES:
+        found = {
+            match[1]
+            for part in (body[:_LOOKED_AT_BYTES], body[-_LOOKED_AT_BYTES:])
+            for match in _INCREMENTAL.finditer(part)
+        }
+        return found.pop() == b"true" if len(found) == 1 else None
     if b'"incremental_output"' not in body:
         return None
     try:
