@@ -1,10 +1,8 @@
 # syntax=docker/dockerfile:1
 FROM python:3.12-slim AS build
 WORKDIR /app
-COPY .ci/requirements.txt .
-# Hashes pin what is installed; --no-deps, because the lock file is complete.
-RUN python -m venv /venv \
- && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
+COPY .ci/install.sh .ci/requirements.txt ./
+RUN PIP_NO_CACHE_DIR=1 sh install.sh requirements.txt /venv/.runtime
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin forward

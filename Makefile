@@ -8,6 +8,8 @@ DEVELOPMENT := $(VENV)/.development
 NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/node_modules/.installed
 
 .PHONY: demo test soak check format lock schema clean bench bench-quick bench-scale bench-peers
+# Two targets may install into one environment.
+.NOTPARALLEL:
 
 demo: $(RUNTIME)  ## mock vendor + proxy, no key and no network needed
 	@exec $(BIN)/python -m proxy demo
@@ -21,11 +23,12 @@ MINUTES ?= 10
 soak: $(DEVELOPMENT)  ## a mixed load on real processes for MINUTES, then what must hold afterwards; ARGS for more
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
-check: $(DEVELOPMENT)  ## format, lint, types, import directions
+check: $(DEVELOPMENT)  ## format, lint, types, import directions, lock files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.locks
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
@@ -34,30 +37,32 @@ format: $(DEVELOPMENT)
 schema: $(RUNTIME)  ## regenerate config/schema.json from the models
 	$(BIN)/python -m proxy schema > config/schema.json
 
-# The lock files name versions and hashes, no addresses: any index that serves the same files will do.
-COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+# The lock files name versions and hashes, no addresses: any index that serves the same files will do. They keep the extras that
+# one package asks of another, for those who install a lock file with pip alone. ARGS=--upgrade takes the newest versions.
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links --no-header
-lock: $(DEVELOPMENT)
-	$(COMPILE) --output-file .ci/requirements.txt pyproject.toml
-	$(COMPILE) --extra dev --constraint .ci/requirements.txt --output-file .ci/requirements-dev.txt pyproject.toml
+lock: $(DEVELOPMENT)  ## bring every lock file in line with what is asked for; ARGS=--upgrade, or ARGS="--upgrade-package NAME"
+	$(COMPILE) $(ARGS) --output-file .ci/requirements.txt pyproject.toml
+	$(COMPILE) $(ARGS) --extra dev --output-file .ci/requirements-dev.txt pyproject.toml .ci/requirements.txt
+	$(COMPILE) $(ARGS) --output-file benchmarks/requirements.txt benchmarks/requirements.in
+	$(COMPILE) $(ARGS) --output-file benchmarks/peers/requirements.txt benchmarks/peers/requirements.in
 	cd tests/clients/node && npm install --package-lock-only
+	cd tests/browser/js && npm install --package-lock-only
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+# Each environment is ready when its stamp is there; the script writes it last.
+INSTALL := PYTHON="$(PYTHON)" sh .ci/install.sh
 
-$(RUNTIME): .ci/requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
-	@touch $@
+$(RUNTIME): .ci/requirements.txt
+	@$(INSTALL) $< $@
 
-$(DEVELOPMENT): .ci/requirements-dev.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(RUNTIME) $@
+# The runtime's lock file is a part of the other, which `make check` watches.
+$(DEVELOPMENT): .ci/requirements-dev.txt pyproject.toml
+	@$(INSTALL) $< $@ .
+	@cp .ci/requirements.txt $(RUNTIME)
 
 # What only the benchmark needs stands apart from what the proxy and its tests run with; docs/benchmark.md explains.
 BENCH_VENV := benchmarks/.venv
 BENCH_PEERS := benchmarks/.peers
-PIP := -m pip --disable-pip-version-check install --quiet
 
 bench: $(RUNTIME) $(BENCH_VENV)/.ready  ## measure the proxy and its peers side by side; ARGS=--quick, or any option
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -72,14 +77,10 @@ bench-peers: $(BENCH_PEERS)/litellm/.ready  ## install what is compared: nginx a
 	@sh benchmarks/peers/install.sh
 
 $(BENCH_VENV)/.ready: benchmarks/requirements.txt
-	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python $(PIP) -r benchmarks/requirements.txt
-	@touch $@
+	@$(INSTALL) $< $@
 
 $(BENCH_PEERS)/litellm/.ready: benchmarks/peers/requirements.txt
-	$(PYTHON) -m venv $(BENCH_PEERS)/litellm
-	$(BENCH_PEERS)/litellm/bin/python $(PIP) -r benchmarks/peers/requirements.txt
-	@touch $@
+	@$(INSTALL) $< $@
 
 # Without npm the tests that need its packages are skipped, and say so.
 %/node_modules/.installed: %/package.json %/package-lock.json

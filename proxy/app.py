@@ -21,15 +21,17 @@ from proxy.limits.store import Store
 from proxy.logs import Redactor
 from proxy.metrics import Metrics
 from proxy.phases.ticket import Makers
+from proxy.rereading import FileWatch
 from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
 from proxy.settings import Settings
+from proxy.turns import Turns
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 from proxy.web.page import Page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
     from proxy.auth.authenticator import Authenticator
@@ -71,18 +73,18 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, service_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
-            web.get("/healthz", health.alive),
-            web.get("/readyz", health.ready),
-            web.get("/playground", playground.page),
-            web.get("/playground/", playground.page),
-            web.get("/playground/upstreams", playground.upstreams),
-            *(web.route("*", path, playground.otherwise) for path in _PLAYGROUND),
-            web.get("/forward-sse", tickets.use, allow_head=False),
-            web.route("*", "/forward-sse/tickets", tickets.create, expect_handler=expect_later),
+            *own("GET", "/healthz", health.alive),
+            *own("GET", "/readyz", health.ready),
+            *own("GET", "/playground", playground.page),
+            *own("GET", "/playground/upstreams", playground.upstreams),
+            *own("*", "/playground", playground.otherwise),
+            *own("*", "/playground/upstreams", playground.otherwise),
+            *own("GET", "/forward-sse", tickets.use),
+            *own("*", "/forward-sse/tickets", tickets.create),
             web.route("*", "/forward-sse/streams/{id:.*}", streams.stop),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, expect_handler=expect_later),
             # The last one: every way to an upstream.
@@ -92,10 +94,14 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     return app
 
 
-_PLAYGROUND: Final = ("/playground", "/playground/", "/playground/upstreams")
 _CATCH_ALL: Final = "upstreams"
 # Any characters: where a path cannot be one, that is for the handler to say.
 _ANY_PATH: Final = r"/{path:[\s\S]*}"
+
+
+def own(method: str, path: str, handler: errors.Handler) -> list[web.RouteDef]:
+    """The routes of one of the proxy's own paths: one slash at its end changes nothing. With GET comes HEAD."""
+    return [web.route(method, spelling, handler, expect_handler=expect_later) for spelling in (path, path + "/")]
 
 
 def make_admin_app(view: View) -> web.Application:
@@ -116,8 +122,9 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "handler_cancellation": True,
         "access_log": None,
         "auto_decompress": False,
-        "max_line_size": 8190,
-        "max_field_size": 8190,
+        "max_line_size": settings.max_header_bytes,
+        # Another figure, by which an error tells whether the request line or a field was too long.
+        "max_field_size": settings.max_header_bytes + 1,
         "max_headers": 100,
         "lingering_time": LINGER_S,
         "keepalive_timeout": 0.0 if keep_alive_s is None else keep_alive_s,
@@ -133,7 +140,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     service, builder = app[SERVICE], app[BUILDER]
     tls = trust(settings)
     old = service.rules.authenticator
-    rules = builder.build(settings, old)
+    rules = builder.build(settings, builder.make_authenticator(settings, old))
     if rules.authenticator is not None:
         await rules.authenticator.open()
     app[REDACTOR].learn(secrets_of(settings))
@@ -141,7 +148,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     service.pool.tls = tls
     service.timers.sharpen(_tick(settings))
     ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(builder.settings, key)]
-    builder.settings = settings
+    builder.settings = app[FILES].settings = settings
     if old is not None:
         await old.close()
     structlog.get_logger().info("configuration.reloaded", needs_restart=ignored)
@@ -196,7 +203,7 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     """The rules, with the authenticator and the resolver behind them, and what the handlers share."""
     builder = app[BUILDER] = RulesBuilder(app)
-    rules = builder.build(app[SETTINGS], None)
+    rules = builder.build(app[SETTINGS], builder.make_authenticator(app[SETTINGS], None))
     if rules.authenticator is not None:
         await rules.authenticator.open()
     app[REDACTOR].learn(secrets_of(app[SETTINGS]))
@@ -207,6 +214,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         pool=app[POOL],
         store=app[STORE],
         timers=timers,
+        turns=Turns(),
         metrics=metrics,
         ticket_makers=Makers(),
         prefix=app.router[_CATCH_ALL].canonical.removesuffix("/{path}").encode(),
@@ -215,6 +223,25 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     if service.rules.authenticator is not None:
         await service.rules.authenticator.close()
     await builder.resolver.close()
+
+
+async def files_ctx(app: web.Application) -> AsyncIterator[None]:
+    """The watch over secrets and authorities in files, which are read again when they change."""
+    service, builder = app[SERVICE], app[BUILDER]
+
+    def apply(settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+        """Serve new requests with what has changed; running exchanges and kept connections keep theirs."""
+        app[REDACTOR].learn(secrets_of(settings))
+        for ca_file, context in contexts.items():
+            service.pool.tls.replace(ca_file, context)
+        builder.settings = settings
+        service.rules = builder.build(settings, service.rules.authenticator)
+
+    files = app[FILES] = FileWatch(app[SETTINGS], apply)
+    watching = asyncio.create_task(files.run())
+    yield
+    watching.cancel()
+    await asyncio.wait([watching])
 
 
 class RulesBuilder:
@@ -234,11 +261,13 @@ class RulesBuilder:
         # Both at start: a reload may turn the playground on, or authentication off.
         self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
 
-    def build(self, settings: Settings, old: Authenticator | None) -> Rules:
-        """The rules; key sets of the old authenticator are used again where nothing about them changed."""
-        authenticator = build_authenticator(
-            settings, known={} if old is None else old.key_sources, on_refresh=self._keys_refreshed
-        )
+    def make_authenticator(self, settings: Settings, old: Authenticator | None) -> Authenticator | None:
+        """The authenticator; key sets of the old one are used again where nothing about them changed."""
+        known = {} if old is None else old.key_sources
+        return build_authenticator(settings, known=known, on_refresh=self._keys_refreshed)
+
+    def build(self, settings: Settings, authenticator: Authenticator | None) -> Rules:
+        """The rules of these settings."""
         allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
         async def resolve(route: Route) -> Sequence[Address]:
@@ -250,12 +279,18 @@ class RulesBuilder:
         page = self._open_page if settings.auth is None else self._guarded_page
         return build_rules(settings, authenticator=authenticator, store=self._store, resolve=resolve, page=page)
 
-    def _keys_refreshed(self, issuer: str, outcome: str) -> None:
+    def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
         self._metrics.jwks_refreshed(issuer, outcome)
-        structlog.get_logger().info("keys.refreshed", issuer=issuer, outcome=outcome)
+        log = structlog.get_logger()
+        if reason is None:
+            log.info("keys.refreshed", issuer=issuer, outcome=outcome)
+        else:
+            # Each time: the attempts become seldom by themselves, and the reason may change.
+            log.warning("keys.refreshed", issuer=issuer, outcome=outcome, reason=reason)
 
 
 BUILDER: Final = web.AppKey("builder", RulesBuilder)
+FILES: Final = web.AppKey("files", FileWatch)
 
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:

@@ -97,9 +97,11 @@ def cli() -> None:
 
 @cli.command()
 @_config_option
-@click.option("--listen", type=_Listen(), help="Where clients come in, over the file's `listen`.")
+@click.option(
+    "--listen", type=_Listen(), multiple=True, help="Where clients come in, over the file's `listen`; may be repeated."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes, over the file's `workers`.")
-def serve(config: Path | None, listen: Address | None, workers: int | None) -> None:
+def serve(config: Path | None, listen: tuple[Address, ...], workers: int | None) -> None:
     """Run the proxy.
 
     SIGTERM and SIGINT drain: running streams go on for up to `drain_timeout`. SIGHUP reads the file again; a faulty
@@ -110,8 +112,8 @@ def serve(config: Path | None, listen: Address | None, workers: int | None) -> N
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     path = config_file.path_of(config, os.environ)
     overrides: dict[str, object] = {}
-    if listen is not None:
-        overrides["listen"] = str(listen)
+    if listen:
+        overrides["listen"] = [str(address) for address in listen] if len(listen) > 1 else str(listen[0])
     if workers is not None:
         overrides["workers"] = workers
 
@@ -143,6 +145,9 @@ def check(config: Path | None) -> None:
     click.echo(report.report(settings))
     for warning in report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
+    if ignored := config_file.ignored_proxies(os.environ):
+        names = ", ".join(ignored)
+        click.echo(f"warning: {names}: set and not used; upstreams and issuers are connected to directly", err=True)
 
 
 @cli.command()
@@ -178,8 +183,8 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
         click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
     now = int(time.time())
     scopes = scope if scope is not None else " ".join(issuer.required_scopes)
-    claims: dict[str, object] = {"iss": issuer.issuer, "aud": issuer.audience[0], "iat": now, "exp": now + int(ttl)}
-    claims |= {"jti": secrets.token_urlsafe(16), issuer.user_claim: user}
+    claims: dict[str, object] = {"iss": issuer.issuer, "iat": now, "exp": now + int(ttl)}
+    claims |= {"jti": secrets.token_urlsafe(16), issuer.audience_claim: issuer.audience[0], issuer.user_claim: user}
     if plan is not None:
         claims[issuer.plan_claim] = plan
     if scopes:

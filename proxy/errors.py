@@ -7,24 +7,55 @@ a token, a key, a host of ours, or anything the client sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 Blame = Literal["client", "upstream", "proxy"]
 Field = tuple[bytes, bytes]
 
+# Fields that grow long, in the spelling in which a message names them.
+_KNOWN_FIELDS = {
+    name.lower().encode(): name
+    for name in (
+        "Accept",
+        "Api-Key",
+        "Authorization",
+        "Baggage",
+        "Content-Type",
+        "Cookie",
+        "Forwarded",
+        "Referer",
+        "Tracestate",
+        "User-Agent",
+        "Via",
+        "X-Api-Key",
+        "X-Forwarded-For",
+        "X-Goog-Api-Key",
+        "X-Upstream-Authorization",
+    )
+}
+
 
 class ProxyError(Exception):
-    """A refusal: `status` and `code` are the contract's, `message` is safe to show."""
+    """A refusal: `status` and `code` are the contract's, `message` is safe to show.
+
+    `reason` is one word for the log of why something failed (contract §7); no client is told it. None where the code
+    says everything.
+    """
 
     status: int = 500
     code: str = "internal_error"
     blame: Blame = "proxy"
     message: str = "The proxy failed."
+    reason: str | None = None
 
-    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, retry_after_s: float | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message or self.message)
         if message is not None:
             self.message = message
+        if reason is not None:
+            self.reason = reason
         self.retry_after_s = retry_after_s
 
     def challenge(self) -> bytes | None:
@@ -126,10 +157,51 @@ class BodyTooLargeError(ProxyError):
     status, code, blame, message = 413, "body_too_large", "client", "The request body is too large."
 
 
+class HeaderTooLargeError(ProxyError):
+    """A line of the head, or the head, exceeds its bound (431, RFC 6585 §5); the message says which.
+
+    A field is named only where its name is a well-known one: any other may be a secret in the wrong place.
+    """
+
+    status, code, blame, message = 431, "header_too_large", "client", "The request's head is too large."
+
+    @classmethod
+    def of_request_line(cls, max_bytes: int) -> Self:
+        """The request line, which is the target for the most part."""
+        return cls(f"The request line is longer than {max_bytes} bytes.")
+
+    @classmethod
+    def of_field(cls, name: bytes | None, max_bytes: int) -> Self:
+        """One field, name and value together; None where its name has not been read."""
+        known = _KNOWN_FIELDS.get(b"" if name is None else name.lower())
+        return cls(f"{'A header field' if known is None else f'The {known} field'} is longer than {max_bytes} bytes.")
+
+    @classmethod
+    def of_head(cls, max_bytes: int) -> Self:
+        """All lines together."""
+        return cls(f"The request line and the header fields are longer than {max_bytes} bytes together.")
+
+
+class UpgradeNotSupportedError(ProxyError):
+    """The client asks for a WebSocket, which is not proxied (501)."""
+
+    status, code, blame = 501, "upgrade_not_supported", "client"
+    message = "WebSocket connections are not supported; ask for an event stream."
+
+
 class RequestTimeoutError(ProxyError):
     """The client was too slow with its head or body (408)."""
 
     status, code, blame, message = 408, "request_timeout", "client", "The request did not arrive in time."
+
+
+class UnsupportedMediaTypeError(ProxyError):
+    """The body has to be read to route it, and is in a content coding that is not known (415)."""
+
+    status, code, blame = 415, "unsupported_media_type", "client"
+    message = "Content-Encoding must be gzip, deflate, br or zstd, or an upstream must be named."
+    # RFC 9110 §15.5.16: what would have been understood.
+    accept_encoding = b"gzip, deflate, br, zstd"
 
 
 class RateLimitExceededError(ProxyError):
@@ -163,12 +235,27 @@ class UpstreamProtocolError(ProxyError):
     status, code, blame, message = 502, "upstream_protocol_error", "upstream", "The upstream's answer was invalid."
 
 
+class UpstreamCredentialsError(ProxyError):
+    """The upstream refused the operator's own key (502): the fault is neither the user's nor to be mended by them.
+
+    `upstream_status` is what the upstream answered, 401 or 403.
+    """
+
+    status, code, blame = 502, "upstream_credentials_exhausted", "upstream"
+    message = "The upstream does not accept this proxy's own credentials."
+    reason = "credentials_refused"
+
+    def __init__(self, upstream_status: int) -> None:
+        super().__init__()
+        self.upstream_status = upstream_status
+
+
 class UpstreamTimeoutError(ProxyError):
-    """A clock ran out before the upstream's answer began (504); the message names it."""
+    """A clock ran out before the upstream's answer, or its body, began (504); the message names it."""
 
     status, code, blame, message = 504, "upstream_timeout", "upstream", "The upstream did not answer in time."
 
-    def __init__(self, clock: Literal["connect", "first_byte", "total"]) -> None:
+    def __init__(self, clock: Literal["connect", "first_byte", "idle", "total"]) -> None:
         super().__init__(f"The upstream did not answer in time (clock: {clock}).")
         self.clock = clock
 
@@ -183,12 +270,19 @@ class AuthUnavailableError(ProxyError):
     """The token cannot be judged because its issuer's keys were never loaded (503)."""
 
     status, code, message = 503, "auth_unavailable", "Authentication is not available yet; try again."
+    reason = "keys_unavailable"
 
 
 class LimitsUnavailableError(ProxyError):
     """The limits store does not answer and `on_store_error` is `deny` (503)."""
 
     status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
+
+
+class StoppedError(ProxyError):
+    """The exchange was stopped by its user or an operator; told only where the client's answer had begun."""
+
+    status, code, message = 502, "stopped", "The stream was stopped."
 
 
 class OverloadedError(ProxyError):
@@ -225,8 +319,8 @@ LONGEST_RETRY_S = 60
 def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
     """Make the one answer that an error has, in the dialect of the upstream that was asked for.
 
-    401 always has `WWW-Authenticate`, 405 `Allow`, 429 and 503 `Retry-After` in whole seconds, rounded up so that
-    who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
+    401 always has `WWW-Authenticate`, 405 `Allow`, 415 `Accept-Encoding`, 429 and 503 `Retry-After` in whole seconds,
+    rounded up so that who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
     """
     fields: list[Field] = [
         (b"Content-Type", b"application/json"),
@@ -237,6 +331,8 @@ def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
         fields.append((b"WWW-Authenticate", challenge))
     if isinstance(error, MethodNotAllowedError):
         fields.append((b"Allow", error.allow.encode()))
+    if isinstance(error, UnsupportedMediaTypeError):
+        fields.append((b"Accept-Encoding", error.accept_encoding))
     seconds = retry_after(error)
     if seconds is not None:
         fields.append((b"Retry-After", b"%d" % seconds))
@@ -249,4 +345,9 @@ def retry_after(error: ProxyError) -> int | None:
     """The whole seconds after which it is of use to come back, for the two statuses that say so."""
     if error.status not in {429, 503}:
         return None
-    return max(1, -int(-(DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s) // 1))
+    return whole_seconds(DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s)
+
+
+def whole_seconds(wait_s: float) -> int:
+    """Round a wait up to the whole seconds that `Retry-After` can hold, at least 1; messages round by this one too."""
+    return max(1, -int(-wait_s // 1))

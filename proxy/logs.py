@@ -287,3 +287,8 @@ def log_failure(id_: str) -> None:
     structlog.get_logger().error(
         "exchange.failed", id=id_, error=None if kind is None else kind.__name__, frames=frames[-8:]
     )
+
+
+def log_credentials_refused(id_: str, upstream: str, status: int) -> None:
+    """Warn the operator that an upstream does not accept a key of theirs: no user can mend that."""
+    structlog.get_logger().warning("upstream.credentials_refused", id=id_, upstream=upstream, status=status)

@@ -88,21 +88,27 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The clocks of an exchange towards its upstream, in seconds; None is off."""
+    """The clocks of an exchange towards its upstream, in seconds; None is off.
+
+    `keep_alive_s` is how long its connection may be kept unused afterwards; 0 for not at all.
+    """
 
     connect_s: float | None = 5.0
-    first_byte_s: float | None = 60.0
+    first_byte_s: float | None = 300.0
     idle_s: float | None = 120.0
     total_s: float | None = None
+    keep_alive_s: float = 50.0
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """A vendor as the operator described it.
 
-    `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it.
+    `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it,
+    perhaps with a query. `allow_paths` is None where the dialect's own are meant.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
-    `X-Upstream-Authorization`, or nowhere. `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
+    dialect's own. `ca_file` replaces the system's trust store for this upstream. `is_typed`
     means that its streams become typed events unasked, `typed_names` what those are called.
     """
 
@@ -113,14 +119,15 @@ class Upstream:
     path: str | None
     key_source: Literal["own", "client", "none"]
     keys: tuple[str, ...] = field(default=(), repr=False)
+    credential_header: bytes | None = None
     models: tuple[str, ...] = ()
-    allow_paths: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None
     ca_file: str | None = None
     is_typed: bool = False
-    typed_names: Mapping[str, str] = field(default_factory=lambda: TYPED_NAMES, hash=False)
+    typed_names: Mapping[str, str | int] = field(default_factory=lambda: TYPED_NAMES, hash=False)
 
 
 class FieldIndex(dict[bytes, bytes]):
@@ -192,6 +199,7 @@ class Route(NamedTuple):
 
     `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
     Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
+    `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
     """
 
@@ -205,9 +213,10 @@ class Route(NamedTuple):
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
-    body: bytes
-    typed_names: Mapping[str, str] | None = None
+    body: bytes | bytearray
+    typed_names: Mapping[str, str | int] | None = None
     is_pinned: bool = False
+    has_operators_key: bool = False
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

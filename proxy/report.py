@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from proxy.protocol.paths import below
+from proxy.settings import ALL_PATHS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,7 +33,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
 
 
 def _lines(settings: Settings) -> Iterator[str]:
-    yield f"listen         {settings.listen}"
+    yield f"listen         {', '.join(map(str, settings.listen))}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
     yield f"workers        {settings.workers}"
     yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
@@ -62,9 +65,12 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield "envelope"
         for target in settings.envelope.targets:
             whose = f"with the key of {target.upstream}" if target.upstream else "with the envelope's own header"
-            yield f"  target       {target.url} {whose}"
+            yield f"  target       {target.url} {whose} ({', '.join(target.methods)})"
         yield from (f"  private      {network} is allowed" for network in settings.envelope.allow_private)
     yield f"cors           {', '.join(settings.cors.origins) or 'no origin'}"
+    for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):
+        if names:
+            yield f"  {what:<12} {', '.join(names)}"
     yield f"log            {settings.log.format}, {settings.log.level}"
 
 
@@ -80,7 +86,8 @@ def _issuer(issuer: JwtIssuer) -> str:
         }[issuer.source]
     )
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
-    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{scopes}"
+    claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
+    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
 
 
 def _rate(rate: Rate) -> str:
@@ -103,16 +110,30 @@ def _plan(plan: PlanSettings) -> str:
     return f"{rates} requests, {streams} streams at a time, {where}"
 
 
+def _default_path(upstream: UpstreamSettings) -> str | None:
+    path = _DEFAULT_PATHS.get(upstream.dialect)
+    return None if path is None else below(urlsplit(upstream.url).path, path)
+
+
+def _paths(upstream: UpstreamSettings) -> str:
+    if upstream.allow_paths is None:
+        return "only its path" if upstream.dialect == "raw" else "the dialect's own"
+    if upstream.allow_paths == ALL_PATHS:
+        return "all"
+    return ", ".join(upstream.allow_paths) or "none"
+
+
 def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "url", upstream.url
     yield "dialect", upstream.dialect
-    yield "path", upstream.path or _DEFAULT_PATHS.get(upstream.dialect, "none: POST /forward-sse cannot reach it")
+    yield "path", upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it"
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
     yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
+    if upstream.credential_header is not None:
+        yield "key in", upstream.credential_header
     yield "models", ", ".join(upstream.models) or "none: only by name"
-    default_paths = "only its path" if upstream.dialect == "raw" else "the dialect's own"
-    yield "paths", default_paths if upstream.allow_paths is None else ", ".join(upstream.allow_paths) or "none"
+    yield "paths", _paths(upstream)
     if upstream.headers:
         yield "headers", ", ".join(upstream.headers)
     yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
@@ -141,6 +162,11 @@ def _warnings(settings: Settings) -> Iterator[str]:
         url = urlsplit(upstream.url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK and upstream.key_source != "none":
             yield f"upstreams.{name}: its key and every prompt travel unencrypted (http://)"
+        path, _, query = (upstream.path or "").partition("?")
+        if path.endswith(":streamGenerateContent") and "alt=sse" not in query.split("&"):
+            yield f"upstreams.{name}.path: Gemini streams events only where it ends in ?alt=sse"
+        if upstream.allow_paths == ALL_PATHS and upstream.key_source == "own":
+            yield f"upstreams.{name}.allow_paths: all: its users can list, read and delete what is stored under its key"
         for glob in upstream.models:
             if (first := models.setdefault(glob, name)) != name:
                 yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
@@ -150,5 +176,8 @@ def _auth_warnings(auth: Auth) -> Iterator[str]:
     if auth.query_token:
         yield "auth.query_token: tokens in URLs end up in browsers' histories and others' logs"
     for issuer in auth.jwt:
-        if issuer.jwks_url is not None and urlsplit(issuer.jwks_url).hostname == "id.example.com":
+        url = urlsplit((issuer.jwks_url or issuer.issuer) if issuer.source in {"jwks_url", "discovery"} else "")
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            yield f"auth.jwt: {issuer.issuer}: its keys come unencrypted (http://); whoever changes them is any user"
+        if issuer.jwks_url is not None and url.hostname == "id.example.com":
             yield f"auth.jwt: {issuer.issuer} is the example; nobody can come in through it"

@@ -6,30 +6,32 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.keysets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
-from proxy.routing.rules import Rules
 from proxy.dialects import DIALECTS
-from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.limits.dial import RedisAddress
 from proxy.limits.memory import MemoryStore
 from proxy.limits.redis import RedisStore
+from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.phases.resolve import Router
 from proxy.protocol.cors import CorsPolicy
-from proxy.protocol.paths import TargetPattern
-from proxy.routing.envelopes import EnvelopeRules
+from proxy.protocol.paths import TargetPattern, below
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from proxy.routing.rules import Rules
 from proxy.web.playground import Playground
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
-    from proxy.model import Route
     from proxy.limits.store import Store
-    from proxy.settings import JwtIssuer, Settings, UpstreamSettings
+    from proxy.model import Route
+    from proxy.settings import JwtIssuer, Settings, UpstreamSettings, UpstreamTimeouts
     from proxy.upstream.addresses import Address
     from proxy.web.page import Page
 
@@ -54,6 +56,8 @@ def build_rules(
         frozenset(settings.cors.origins),
         credentials=settings.cors.credentials,
         max_age_s=int(settings.cors.max_age_s or 0),
+        headers=settings.cors.headers,
+        expose=settings.cors.expose,
     )
     return Rules(
         authenticator=authenticator,
@@ -65,12 +69,16 @@ def build_rules(
             upstreams=upstreams,
             default_upstream=settings.default_upstream,
             envelope=_envelope(settings),
+            max_body_bytes=settings.max_body_bytes,
         ),
         cors=policy,
         resolve=resolve,
         max_body_bytes=settings.max_body_bytes,
+        # A head may be of four of its longest lines, where those are longer.
+        max_head_bytes=max(64 * 1024, 4 * settings.max_header_bytes),
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        early_heartbeat=settings.early_heartbeat,
         playground=Playground(
             page,
             upstreams.values(),
@@ -85,7 +93,7 @@ def build_authenticator(
     settings: Settings,
     *,
     known: Mapping[Hashable, KeySource],
-    on_refresh: Callable[[str, str], None],
+    on_refresh: Callable[[str, str, str | None], None],
 ) -> Authenticator | None:
     """The authenticator of `settings`, None where the file says `auth: none`.
 
@@ -119,6 +127,10 @@ def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret of the file: what must never be seen in a log line."""
     for upstream in settings.upstreams.values():
         yield from (key.get_secret_value() for key in upstream.keys)
+        for value in upstream.headers.values():
+            if isinstance(value, SecretStr):
+                # Behind a scheme (`Bearer …`) the credential is a secret without it, too.
+                yield from {value.get_secret_value(), value.get_secret_value().rpartition(" ")[2]}
     store = settings.limits.store
     if store != "memory" and store.password is not None:
         yield store.password.get_secret_value()
@@ -153,19 +165,28 @@ def build_store(
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
 
 
-def _issuer(issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str], None]) -> Issuer:
+def _issuer(
+    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str, str | None], None]
+) -> Issuer:
     keys: KeySource
     if issuer.secret is not None:
         keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)
     elif issuer.public_key is not None:
         keys = StaticKeySet.from_pem(issuer.public_key, issuer.algorithms)
     else:
-        keys = RemoteKeySet(JwksSource(issuer.issuer, issuer.jwks_url), issuer.algorithms, on_refresh=on_refresh)
+        source = JwksSource(
+            issuer.issuer,
+            issuer.jwks_url,
+            allow_http=issuer.allow_http,
+            ca_file=None if issuer.ca_file is None else str(issuer.ca_file),
+        )
+        keys = RemoteKeySet(source, issuer.algorithms, on_refresh=on_refresh)
     return Issuer(
         issuer=issuer.issuer,
         audiences=issuer.audience,
         algorithms=issuer.algorithms,
         keys=known.get(keys.settings_key, keys),
+        audience_claim=issuer.audience_claim,
         user_claim=issuer.user_claim,
         plan_claim=issuer.plan_claim,
         required_scopes=issuer.required_scopes,
@@ -177,29 +198,23 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
     url = urlsplit(upstream.url)
     assert url.hostname is not None
     dialect = DIALECTS[upstream.dialect]
-    path = upstream.path or dialect.default_path
-    allow_paths = upstream.allow_paths
-    if allow_paths is None:
-        # The path that the operator chose for POST /forward-sse is allowed by having been chosen.
-        chosen = () if upstream.path is None else (upstream.path,)
-        allow_paths = (*dialect.default_allow_paths, *chosen)
+    base_path = url.path.rstrip("/")
+    path = upstream.path
+    if path is None and dialect.default_path is not None:
+        path = below(base_path, dialect.default_path)
     return Upstream(
         name=name,
         origin=Origin(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme]),
-        base_path=url.path.rstrip("/"),
+        base_path=base_path,
         dialect=upstream.dialect,
         path=path,
         key_source=upstream.key_source,
         keys=tuple(key.get_secret_value() for key in upstream.keys),
         models=upstream.models,
-        allow_paths=allow_paths,
-        headers=tuple((field.encode(), value.encode("latin-1")) for field, value in upstream.headers.items()),
-        timeouts=Timeouts(
-            connect_s=upstream.timeouts.connect_s,
-            first_byte_s=upstream.timeouts.first_byte_s,
-            idle_s=upstream.timeouts.idle_s,
-            total_s=upstream.timeouts.total_s,
-        ),
+        allow_paths=upstream.allow_paths,
+        credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
+        headers=tuple((field.encode(), _plain(value).encode("latin-1")) for field, value in upstream.headers.items()),
+        timeouts=_timeouts(upstream.timeouts),
         heartbeat_s=upstream.heartbeat_s,
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
         is_typed=upstream.events == "typed",
@@ -207,17 +222,31 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
     )
 
 
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
 def _envelope(settings: Settings) -> EnvelopeRules | None:
     envelope = settings.envelope
     if envelope is None:
         return None
-    clocks = settings.timeouts
     return EnvelopeRules(
-        targets=tuple((TargetPattern.parse(target.url), target.upstream) for target in envelope.targets),
-        timeouts=Timeouts(
-            connect_s=clocks.connect_s,
-            first_byte_s=clocks.first_byte_s,
-            idle_s=clocks.idle_s,
-            total_s=clocks.total_s,
+        targets=tuple(
+            EnvelopeTarget(
+                TargetPattern.parse(target.url), target.upstream, frozenset(method.upper() for method in target.methods)
+            )
+            for target in envelope.targets
         ),
+        timeouts=_timeouts(settings.timeouts),
+    )
+
+
+def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
+    return Timeouts(
+        connect_s=clocks.connect_s,
+        first_byte_s=clocks.first_byte_s,
+        idle_s=clocks.idle_s,
+        total_s=clocks.total_s,
+        # A connection that nobody bounds would be kept until the vendor closes it, perhaps under the next request.
+        keep_alive_s=clocks.keep_alive_s or 0.0,
     )

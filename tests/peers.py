@@ -164,7 +164,7 @@ class Peer:
 
 async def connect(address: tuple[str, int], *, receive_buffer: int | None = None) -> Peer:
     """A client's connection; a small receive buffer makes a slow reader felt soon."""
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -88,11 +88,50 @@ def test_check_sound_file(file: Path) -> None:
     assert "do-not-show" not in done.stdout + done.stderr
 
 
+def test_check_paths(file: Path) -> None:
+    """`check` shows where POST /forward-sse goes and what is open, and warns of what was hardly meant."""
+    file.write_text(
+        "auth: none\nupstreams:\n"
+        "  one: {url: https://a.example/api/v1, dialect: dashscope, api_key: k, allow_paths: all}\n"
+        "  two: {url: https://b.example, dialect: gemini, api_key: k, path: '/v1/models/g:streamGenerateContent'}\n"
+        "  six: {url: https://c.example, dialect: openai, api_key: client, path: '/x?version=1', allow_paths: all}\n"
+    )
+    done = run("check", "--config", str(file))
+    assert done.returncode == 0
+    for words in (
+        "path       /services/aigc/text-generation/generation",
+        "path       /x?version=1",
+        "paths      all",
+        "paths      the dialect's own",
+    ):
+        assert words in done.stdout
+    assert "warning: upstreams.one.allow_paths: all" in done.stderr
+    assert "warning: upstreams.two.path: Gemini streams events only where it ends in ?alt=sse" in done.stderr
+    assert "upstreams.six" not in done.stderr
+
+
 def test_check_without_auth(file: Path) -> None:
     """`auth: none` is accepted, and warned of."""
     done = run("check", "--config", str(file), environ={"SECRET": SECRET, "FORWARD_SSE_AUTH": "none"})
     assert done.returncode == 0
     assert "warning: auth: none" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_check_egress_proxy_in_the_environment(file: Path, name: str) -> None:
+    """A proxy that the environment asks for is warned of, by the variable's name and without its password."""
+    environ = {"SECRET": SECRET, name: "http://user:do-not-show@proxy.example:3128"}
+    done = run("check", "--config", str(file), environ=environ)
+    assert done.returncode == 0
+    assert f"warning: {name}: set and not used" in done.stderr
+    assert "do-not-show" not in done.stdout + done.stderr
+    assert "3128" not in done.stdout + done.stderr
+
+
+def test_check_no_egress_proxy(file: Path) -> None:
+    """An empty variable, or `NO_PROXY` alone, asks for no proxy."""
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET, "HTTPS_PROXY": "", "NO_PROXY": "*"})
+    assert "PROXY" not in done.stderr
 
 
 def test_check_faulty_file(file: Path) -> None:
@@ -104,6 +143,37 @@ def test_check_faulty_file(file: Path) -> None:
         f"{file}:4: auth.jwt[1].secret: the environment variable SECRET is not set",
         f"{file}:11: lissten: unknown key (did you mean listen?)",
     ]
+
+
+def test_check_issuer_faults(file: Path) -> None:
+    """A file of authorities that cannot be used and an issuer that no token has are told with their lines."""
+    authorities = file.with_name("ca.pem")
+    authorities.write_text("not a certificate")
+    tenant = "https://login.microsoftonline.com/{tenantid}/v2.0"
+    file.write_text(
+        FILE.replace("- {issuer: other,", f'- {{issuer: "{tenant}", ca_file: {authorities},').replace(
+            "${SECRET}", SECRET
+        )
+    )
+    done = run("check", "--config", str(file))
+    unusable = "cannot be used as a file of authorities: it must be readable and hold certificates in PEM"
+    placeholder = (
+        "has a placeholder, but a token has its own tenant's id in its place: write that id, such as "
+        "https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{file}:3: auth.jwt[0].ca_file: {unusable}",
+        f"{file}:3: auth.jwt[0].issuer: {placeholder}",
+    ]
+
+
+def test_check_key_set_by_http(file: Path) -> None:
+    """A key set that comes unencrypted is allowed where it says so, and warned of."""
+    file.write_text(FILE.replace('"https://h/jwks"', '"http://h/jwks", allow_http: true'))
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    assert done.returncode == 0
+    assert "warning: auth.jwt: other: its keys come unencrypted (http://)" in done.stderr
 
 
 def test_check_missing_file(tmp_path: Path) -> None:
@@ -192,6 +262,16 @@ def test_token(file: Path) -> None:
     assert claims["exp"] - claims["iat"] == 900
     assert before <= claims["iat"] <= time.time()
     assert claims["jti"]
+
+
+def test_token_of_an_issuer_with_another_audience_claim(file: Path) -> None:
+    """The audience stands in the claim that the issuer's entry names, and a plan under the very name of its claim."""
+    file.write_text(FILE.replace("plan_claim: tier", "plan_claim: app.plan, audience_claim: azp"))
+    done = run("token", "--user", "a", "--plan", "pro", "--config", str(file), environ={"SECRET": SECRET})
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS512"])
+    assert (claims["azp"], claims.get("aud"), claims["app.plan"]) == ("llm", None, "pro")
+    shown = run("check", "--config", str(file), environ={"SECRET": SECRET}).stdout
+    assert "audience llm, web in azp, scopes llm.stream" in shown
 
 
 def test_token_of_another_plan(file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
@@ -13,10 +13,16 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from proxy.config_file import ConfigurationError, json_schema, load, marked_yaml
 from proxy.config_file.substitution import SECRET_LOCATIONS, expand
-from proxy.settings import Address, Settings, Wrong
+from proxy.report import report
+from proxy.rules import secrets_of
+from proxy.settings import Address, Settings, StoreUrl, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 SECRET = "do-not-show-" + "x" * 60
@@ -73,10 +79,16 @@ def test_file_sound(file: File) -> None:
         ("\n\nmax-body: 1MiB", "p.yaml:10: max-body: unknown key (did you mean max_body?)"),
         ("log: {format: jsn}", "p.yaml:8: log.format: must be one of json, console (did you mean json?)"),
         ("log:\n  levl: info", "p.yaml:9: log.levl: unknown key (did you mean level?)"),
-        ("listen: 8080", "(did you mean 0.0.0.0:8080?)"),
+        (
+            "listen: 8080",
+            "p.yaml:8: listen: is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080 (did you mean 0.0.0.0:8080?)",
+        ),
+        ("listen:\n  - h:1\n  - h:1", "p.yaml:10: listen[1]: is the same address as listen[0]"),
         ("drain_timeout: 60", "p.yaml:8: drain_timeout: is not a duration"),
         ("drain_timeout: 1 min", "(did you mean 1m?)"),
         ("max_body: 32MB", "(did you mean 32MiB?)"),
+        ("max_header: 1000B", "p.yaml:8: max_header: must be between 1KiB and 256KiB"),
+        ("max_header: 257KiB", "p.yaml:8: max_header: must be between 1KiB and 256KiB"),
         ("timeouts: {total: no}", "(did you mean off?)"),
         ("plans: {default: {requests: [60/s]}}", "p.yaml:8: plans.default.requests[0]: is not a rate"),
         (
@@ -194,7 +206,7 @@ def test_secret_not_utf8(file: File) -> None:
     assert found == ["p.yaml:1: auth.jwt[0].secret: must be UTF-8 text"]
 
 
-@pytest.mark.parametrize("key", [SECRET[:31] + " " + SECRET, SECRET + "\n", f"{SECRET}\r\nX-Evil: 1"])
+@pytest.mark.parametrize("key", [SECRET[:31] + " " + SECRET, SECRET + "\n\n", f"{SECRET}\r\nX-Evil: 1"])
 def test_secret_faulty(file: File, key: str) -> None:
     """A faulty secret is refused without being shown, and nothing of it remains in the error."""
     with pytest.raises(ConfigurationError) as caught:
@@ -274,6 +286,127 @@ def test_yaml_words(file: File) -> None:
 # Secrets in files
 
 
+# What editors, shells and tools leave around a secret; the first of each pair is dropped.
+ENDS = {"bare": "{}", "line end": "{}\n", "CRLF": "{}\r\n", "mark": "\ufeff{}", "mark and line end": "\ufeff{}\r\n"}
+FAULTY_ENDS = {
+    "two line ends": ("{}\n\n", "white space around it"),
+    "two CRLF": ("{}\r\n\r\n", "white space around it"),
+    "space behind": ("{} ", "white space around it"),
+    "space before": (" {}", "white space around it"),
+    "tab before the line end": ("{}\t\n", "white space around it"),
+    "no-break space": ("\u00a0{}", "white space around it"),
+    "double quotes": ('"{}"', "is in quotes: docker's --env-file keeps them; write NAME=value"),
+    "single quotes": ("'{}'", "is in quotes"),
+    "quotes and a line end": ("'{}'\n", "is in quotes"),
+}
+ISSUER = "auth: {jwt: [{issuer: a, audience: b, algorithms: [HS256], secret: '${SECRET}'}]}"
+# Each place of a secret: the file that has it there, and how it is read again.
+SECRET_PLACES: dict[str, tuple[str, str, Callable[[Settings], str]]] = {
+    "an issuer's secret": (
+        BASE.replace("auth: none", ISSUER),
+        "auth.jwt[0].secret",
+        lambda made: made.auth.jwt[0].secret.get_secret_value(),  # type: ignore[union-attr] # there is one
+    ),
+    "a key": (
+        BASE.replace("${KEY:-sk-1}", "${SECRET}"),
+        "upstreams.openai.api_key",
+        lambda made: made.upstreams["openai"].keys[0].get_secret_value(),
+    ),
+    "a key of several": (
+        BASE.replace("api_key: ${KEY:-sk-1}", "api_keys: [a, '${SECRET}']"),
+        "upstreams.openai.api_keys[1]",
+        lambda made: made.upstreams["openai"].keys[1].get_secret_value(),
+    ),
+    "a header": (
+        BASE.replace("api_key: ${KEY:-sk-1}", "api_key: none\n    headers: {api-key: '${SECRET}'}"),
+        "upstreams.openai.headers.api-key",
+        lambda made: made.upstreams["openai"].headers["api-key"].get_secret_value(),  # type: ignore[union-attr] # it is one
+    ),
+}
+
+
+@pytest.mark.parametrize("place", SECRET_PLACES)
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("source", ["variable", "file"])
+def test_secret_ends_dropped(file: File, tmp_path: Path, place: str, ends: str, source: str) -> None:
+    """One line end behind a secret and a byte order mark before it are no part of it, wherever it comes from."""
+    text, _, read = SECRET_PLACES[place]
+    value = ENDS[ends].format(SECRET)
+    if source == "file":
+        (tmp_path / "secret").write_bytes(value.encode())
+        value = f"file:{tmp_path}/secret\n"
+    assert read(file.load(text, {"SECRET": value})) == SECRET
+
+
+@pytest.mark.parametrize("place", SECRET_PLACES)
+@pytest.mark.parametrize("ends", FAULTY_ENDS)
+@pytest.mark.parametrize("source", ["variable", "file"])
+def test_secret_ends_faulty(file: File, tmp_path: Path, place: str, ends: str, source: str) -> None:
+    """Whatever else stands around a secret is a fault at its line, in words and without the secret."""
+    text, key, _ = SECRET_PLACES[place]
+    form, words = FAULTY_ENDS[ends]
+    value = form.format(SECRET)
+    if source == "file":
+        (tmp_path / "secret").write_bytes(value.encode())
+        value = f"file:{tmp_path}/secret"
+    (fault,) = file.faults(text, {"SECRET": value})
+    assert fault.startswith("p.yaml:")
+    assert f": {key}: " in fault
+    assert words in fault
+    assert SECRET not in fault
+
+
+def test_secret_ends_of_an_override(file: File) -> None:
+    """An overriding variable is trimmed as one that the file mentions."""
+    environ = {"FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY": "\ufeffsk-9\n"}
+    assert file.load(BASE, environ).upstreams["openai"].keys[0].get_secret_value() == "sk-9"
+    environ = {"FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY": "'sk-9'"}
+    (fault,) = file.faults(BASE, environ)
+    assert "FORWARD_SSE_UPSTREAMS__OPENAI__API_KEY: upstreams.openai.api_key: is in quotes" in fault
+
+
+@pytest.mark.parametrize(
+    ("password", "words"), [("p4ss\n", None), ("'p4ss'", "is in quotes"), (" p4ss", "white space"), ("%20p4ss", None)]
+)
+def test_store_password_ends(file: File, password: str, words: str | None) -> None:
+    """A store's password from a variable is judged as any secret; what is percent-encoded is meant."""
+    text = BASE + "limits: {store: 'redis://:${PASSWORD}@h'}\n"
+    if words is None:
+        assert isinstance(file.load(text, {"PASSWORD": password}).limits.store, StoreUrl)
+        return
+    (fault,) = file.faults(text, {"PASSWORD": password})
+    assert "limits.store: has a password that" in fault
+    assert words in fault
+    assert "p4ss" not in fault
+
+
+def test_secret_of_line_ends_alone(file: File) -> None:
+    """A variable that holds nothing but what is dropped is empty."""
+    (fault,) = file.faults(BASE.replace("${KEY:-sk-1}", "${KEY}"), {"KEY": "\ufeff\r\n"})
+    assert fault == "p.yaml:6: upstreams.openai.api_key: the environment variable KEY is empty"
+
+
+def test_digest_ends(file: File) -> None:
+    """The digest of an API key may come from a variable with a line end, and not in quotes."""
+    text = BASE.replace("auth: none", "auth: {api_keys: [{user: ci, sha256: '${DIGEST}'}]}")
+    made = file.load(text, {"DIGEST": "0" * 64 + "\n"})
+    assert made.auth is not None
+    assert made.auth.api_keys[0].sha256 == "0" * 64
+    (fault,) = file.faults(text, {"DIGEST": '"' + "0" * 64 + '"'})
+    assert "is in quotes" in fault
+
+
+def test_header_in_the_file_is_no_secret(file: File) -> None:
+    """What everybody reads in the file is no secret; what comes from elsewhere is hidden in every text."""
+    text = BASE.replace(
+        "api_key: ${KEY:-sk-1}", "api_key: none\n    headers: {A: open, B: '${SECRET}', C: 'x ${SECRET}'}"
+    )
+    made = file.load(text, {"SECRET": SECRET})
+    assert set(secrets_of(made)) == {SECRET, f"x {SECRET}"}
+    assert SECRET not in repr(made)
+    assert SECRET not in report(made)
+
+
 @pytest.mark.parametrize(("content", "expected"), [("sk-2\n", "sk-2"), ("sk-2\r\n", "sk-2"), ("sk-2", "sk-2")])
 def test_secret_file(file: File, tmp_path: Path, content: str, expected: str) -> None:
     """A secret is read from the file that is named, without the line end at its end."""
@@ -294,6 +427,9 @@ def test_secret_file(file: File, tmp_path: Path, content: str, expected: str) ->
         ("binary", "not UTF-8"),
         ("large", "larger than 64 KiB"),
         ("two-lines", "visible ASCII"),
+        ("two-line-ends", "white space around it"),
+        ("two-marks", "white space around it"),
+        ("quoted", "is in quotes: docker's --env-file keeps them; write NAME=value"),
     ],
 )
 def test_secret_file_faulty(file: File, tmp_path: Path, name: str, words: str) -> None:
@@ -302,6 +438,9 @@ def test_secret_file_faulty(file: File, tmp_path: Path, name: str, words: str) -
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "large").write_bytes(b"a" * 65_537)
     (tmp_path / "two-lines").write_bytes(b"sk-1\nsk-2\n")
+    (tmp_path / "two-line-ends").write_bytes(b"sk-1\n\n")
+    (tmp_path / "two-marks").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfsk-1")
+    (tmp_path / "quoted").write_bytes(b'"sk-1"\n')
     (fault,) = file.faults(BASE, {"KEY": f"file:{tmp_path}/{name}"})
     assert fault.startswith("p.yaml:6: upstreams.openai.api_key: ")
     assert words in fault
@@ -332,7 +471,7 @@ def test_secret_locations_exist() -> None:
     definitions = json_schema()["$defs"]
     models = {"auth": "JwtIssuer", "upstreams": "UpstreamSettings"}
     for location in SECRET_LOCATIONS:
-        key = [step for step in location if step != "*"][-1]
+        key = next(step for step in reversed(location[2:]) if step != "*")
         assert key in definitions[models[location[0]]]["properties"]
 
 
@@ -342,20 +481,29 @@ def test_secret_locations_exist() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "got", "expected"),
     [
-        ("LISTEN", "127.0.0.1:1", "listen", Address("127.0.0.1", 1)),
+        ("LISTEN", "127.0.0.1:1", "listen", (Address("127.0.0.1", 1),)),
+        ("LISTEN", '["127.0.0.1:1", "[::1]:1"]', "listen", (Address("127.0.0.1", 1), Address("::1", 1))),
         ("ADMIN_LISTEN", "off", "admin_listen", None),
         ("CLIENT_TIMEOUTS__HEADER", "5s", "client_timeouts.header_s", 5.0),
         ("CLIENT_TIMEOUTS", '{"header": "5s"}', "client_timeouts.header_s", 5.0),
         ("DEFAULT_UPSTREAM", "openai", "default_upstream", "openai"),
         ("MAX_BODY", "1MiB", "max_body_bytes", 1 << 20),
+        ("MAX_HEADER", "32KiB", "max_header_bytes", 32 << 10),
         ("WORKERS", "1", "workers", 1),
         ("CORS__CREDENTIALS", "true", "cors.credentials", True),
         ("CORS__ORIGINS", '["https://a.example"]', "cors.origins", ("https://a.example",)),
         ("UPSTREAMS__OPENAI__TIMEOUTS__IDLE", "9s", "upstreams.openai.timeouts.idle_s", 9.0),
         ("UPSTREAMS__OPENAI__MODELS", '["a*", "b"]', "upstreams.openai.models", ("a*", "b")),
-        ("UPSTREAMS__OPENAI__HEADERS", '{"X-A": "1"}', "upstreams.openai.headers", {"X-A": "1"}),
+        ("UPSTREAMS__OPENAI__HEADERS", '{"X-A": "1"}', "upstreams.openai.headers", {"X-A": SecretStr("1")}),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.tongyi-intl.url", "https://b"),
         ("UPSTREAMS__TONGYI_INTL__URL", "https://b", "upstreams.openai.url", "https://api.openai.com"),
+        ("TYPED_NAMES", '{"Text": 0, "Think": "1"}', "typed_names.Text", 0),
+        ("TYPED_NAMES", '{"Text": 0, "Think": "1"}', "typed_names.Think", "1"),
+        ("TYPED_NAMES__TEXT", "0", "typed_names.Text", 0),
+        ("TYPED_NAMES__THINK", "thought", "typed_names.Think", "thought"),
+        ("TYPED_NAMES__TEXT", "007", "typed_names.Text", "007"),
+        ("UPSTREAMS__OPENAI__TYPED_NAMES__END", "-1", "upstreams.openai.typed_names.End", -1),
+        ("UPSTREAMS__OPENAI__TYPED_NAMES", '{"End": 3}', "upstreams.openai.typed_names.End", 3),
         ("PLANS__PRO__CONCURRENT_STREAMS", "3", "plans.pro.concurrent_streams", 3),
     ],
 )
@@ -365,6 +513,16 @@ def test_override_by_variable(file: File, name: str, value: str, got: str, expec
     for step in got.split("."):
         made = made[step] if isinstance(made, dict) else getattr(made, step)
     assert made == expected
+
+
+def test_override_of_a_typed_name_faulty(file: File) -> None:
+    """A fault of such a name is told by its variable."""
+    assert file.faults(BASE, {"FORWARD_SSE_TYPED_NAMES__TEXT": "x" * 33}) == [
+        "FORWARD_SSE_TYPED_NAMES__TEXT: typed_names.Text: must be at most 32 characters"
+    ]
+    assert file.faults(BASE, {"FORWARD_SSE_TYPED_NAMES__TXT": "x"}) == [
+        "FORWARD_SSE_TYPED_NAMES__TXT: typed_names.txt: unknown key (did you mean Text?)"
+    ]
 
 
 def test_override_stays_text(file: File) -> None:
@@ -407,7 +565,7 @@ def test_override_faulty(file: File, environ: dict[str, str], expected: str) -> 
 def test_override_of_a_faulty_value(file: File) -> None:
     """A value that is overridden is not judged, nor is the line blamed that no longer holds."""
     made = file.load(BASE + "listen: here\n", {"FORWARD_SSE_LISTEN": "h:1"})
-    assert made.listen == Address("h", 1)
+    assert made.listen == (Address("h", 1),)
 
 
 @pytest.mark.parametrize(
@@ -427,13 +585,13 @@ def test_variables_that_are_no_overrides(file: File, environ: dict[str, str]) ->
 def test_override_variable_used_by_the_file(file: File) -> None:
     """A variable of our prefix that the file itself asks for is a value of the file."""
     made = file.load(BASE + "listen: ${FORWARD_SSE_ADDRESS}\n", {"FORWARD_SSE_ADDRESS": "h:1"})
-    assert made.listen == Address("h", 1)
+    assert made.listen == (Address("h", 1),)
 
 
 def test_override_by_option(file: File) -> None:
     """The command line lies over the environment, and is named in a fault that it brings."""
     environ = {"FORWARD_SSE_LISTEN": "h:1"}
-    assert file.load(BASE, environ, listen="h:2").listen == Address("h", 2)
+    assert file.load(BASE, environ, listen="h:2").listen == (Address("h", 2),)
     (fault,) = file.faults(BASE, environ, workers=2)
     assert fault.startswith("--workers: workers: needs a shared limits.store")
 

@@ -53,11 +53,11 @@ def test_kubernetes_example_configuration(objects: dict[str, Any], tmp_path: Pat
     assert pod["terminationGracePeriodSeconds"] >= held_back_s + settings.drain_timeout_s + 10
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert settings.admin_listen is not None
-    assert ports == {"http": settings.listen.port, "admin": settings.admin_listen.port}
+    assert ports == {"http": settings.listen[0].port, "admin": settings.admin_listen.port}
     probes = {container[name]["httpGet"]["port"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert probes == {"admin"}
     # The node asks by the pod's address.
-    assert {settings.listen.host, settings.admin_listen.host} == {"0.0.0.0"}
+    assert {settings.listen[0].host, settings.admin_listen.host} == {"0.0.0.0"}
     (mount,) = container["volumeMounts"]
     assert container["args"] == ["serve", "--config", f"{mount['mountPath']}/proxy.yaml"]
 

@@ -154,11 +154,13 @@ def test_address_faulty(text: object, suggestion: str | None) -> None:
 def test_settings_with_only_what_is_required() -> None:
     """Every key but `auth` and `upstreams` has the contract's default."""
     made = settings()
-    assert made.listen == Address("0.0.0.0", 8080)
+    assert made.listen == (Address("0.0.0.0", 8080),)
     assert made.admin_listen == Address("127.0.0.1", 9090)
     assert (made.workers, made.max_body_bytes, made.drain_timeout_s) == (1, 32 << 20, 60.0)
+    assert made.max_header_bytes == 16 << 10
     assert made.client_timeouts.model_dump() == {"header_s": 10, "body_s": 30, "keep_alive_s": 75, "write_s": 30}
-    assert made.timeouts.model_dump() == {"connect_s": 5, "first_byte_s": 60, "idle_s": 120, "total_s": None}
+    clocks = {"connect_s": 5, "first_byte_s": 300, "idle_s": 120, "total_s": None, "keep_alive_s": 50}
+    assert made.timeouts.model_dump() == clocks
     assert made.plans["default"].requests == (Rate(60, 10.0),)
     assert made.plans["default"].concurrent_streams == 8
     assert (made.limits.store, made.limits.on_store_error) == ("memory", "deny")
@@ -177,7 +179,8 @@ def test_issuer_with_only_what_is_required() -> None:
     auth = settings(auth=issuer()).auth
     assert auth is not None
     (made,) = auth.jwt
-    assert (made.audience, made.user_claim, made.plan_claim, made.leeway_s) == (("llm",), "sub", "plan", 30.0)
+    assert (made.audience, made.audience_claim, made.user_claim, made.plan_claim) == (("llm",), "aud", "sub", "plan")
+    assert (made.leeway_s, made.allow_http, made.ca_file) == (30.0, False, None)
     assert made.source == "secret"
 
 
@@ -190,7 +193,7 @@ def test_upstream_inherits() -> None:
         upstreams=upstream(timeouts={"connect": "off"}) | {"quiet": OPENAI | {"heartbeat": "off"}, "gemini": gemini},
     )
     clocks = made.upstreams["openai"].timeouts
-    assert (clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s) == (None, 60.0, 7.0, None)
+    assert (clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s) == (None, 300.0, 7.0, None)
     assert [made.upstreams[name].heartbeat_s for name in ("openai", "quiet", "gemini")] == [15.0, None, None]
 
 
@@ -246,6 +249,8 @@ EC_PEM = pem(ec.generate_private_key(ec.SECP256R1()))
 ED_KEY = ed25519.Ed25519PrivateKey.generate()
 PRIVATE_PEM = ED_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 URL = "https://id.example.com/jwks"
+ENTRA = "https://login.microsoftonline.com/{}/v2.0"
+REMOTE: dict[str, Any] = {"secret": None, "jwks_url": URL, "algorithms": ["RS256"]}
 
 
 @pytest.mark.parametrize(
@@ -259,6 +264,19 @@ URL = "https://id.example.com/jwks"
         {"secret": None, "public_key": EC_PEM, "algorithms": ["ES256"]},
         {"secret": None, "public_key": pem(ED_KEY), "algorithms": ["EdDSA"]},
         {"discovery": False},
+        {"allow_http": False},
+        {"secret": None, "jwks_url": "http://keycloak:8080/certs", "allow_http": True, "algorithms": ["RS256"]},
+        {"secret": None, "jwks_url": "http://keycloak:8080/certs", "allow_http": "true", "algorithms": ["RS256"]},
+        {"secret": None, "jwks_url": URL, "allow_http": True, "algorithms": ["RS256"]},
+        {
+            "secret": None,
+            "discovery": True,
+            "issuer": "http://keycloak:8080/realms/r",
+            "allow_http": True,
+            "algorithms": ["RS256"],
+        },
+        {"issuer": ENTRA.format("11111111-2222-3333-4444-555555555555")},
+        {"issuer": "https://login.example.com/common/v2.0"},
     ],
 )
 def test_issuer_sound(keys: dict[str, Any]) -> None:
@@ -293,6 +311,48 @@ def test_issuer_sound(keys: dict[str, Any]) -> None:
         ({"secret": None, "jwks_url": "http://id.example.com/", "algorithms": ["RS256"]}, ("jwks_url",), "https://"),
         ({"secret": None, "jwks_url": "http://127.0.0.1.evil.com/", "algorithms": ["RS256"]}, ("jwks_url",), "https"),
         ({"secret": None, "discovery": True, "algorithms": ["RS256"]}, ("issuer",), "with discovery"),
+        (REMOTE | {"jwks_url": "http://keycloak:8080/certs"}, ("jwks_url",), "allow_http: true"),
+        (REMOTE | {"jwks_url": "http://keycloak/certs", "allow_http": False}, ("jwks_url",), "allow_http: true"),
+        (REMOTE | {"jwks_url": "ftp://keycloak/certs", "allow_http": True}, ("jwks_url",), "https:// or http://"),
+        (REMOTE | {"jwks_url": "http://u:p@keycloak/", "allow_http": True}, ("jwks_url",), "user or a password"),
+        (REMOTE | {"allow_http": "yes"}, ("allow_http",), "true or false"),
+        (
+            REMOTE | {"jwks_url": None, "discovery": True, "issuer": "http://keycloak:8080/realms/r"},
+            ("issuer",),
+            "allow_http: true",
+        ),
+        ({"allow_http": True}, ("allow_http",), "no effect with secret"),
+        ({"ca_file": "/etc/hostname"}, ("ca_file",), "no effect with secret"),
+        (
+            {"secret": None, "public_key": RSA_PEM, "algorithms": ["RS256"], "allow_http": True},
+            ("allow_http",),
+            "no effect with public_key",
+        ),
+        (
+            {"secret": None, "public_key": RSA_PEM, "algorithms": ["RS256"], "ca_file": "/etc/hostname"},
+            ("ca_file",),
+            "no effect with public_key",
+        ),
+        (REMOTE | {"ca_file": "/nowhere/ca.pem"}, ("ca_file",), "names no readable file"),
+        (REMOTE | {"ca_file": "/"}, ("ca_file",), "names no readable file"),
+        (REMOTE | {"ca_file": __file__}, ("ca_file",), "certificates in PEM"),
+        (
+            REMOTE | {"jwks_url": "http://127.0.0.1/certs", "ca_file": "/etc/hostname"},
+            ("ca_file",),
+            "no effect: the jwks_url is http://",
+        ),
+        ({"issuer": ENTRA.format("{tenantid}")}, ("issuer",), "write that id"),
+        ({"issuer": ENTRA.format("{tenantId}")}, ("issuer",), "write that id"),
+        ({"issuer": ENTRA.format("common")}, ("issuer",), "stands for every tenant"),
+        ({"issuer": ENTRA.format("organizations")}, ("issuer",), "stands for every tenant"),
+        ({"issuer": "https://sts.windows.net/{tenantid}/"}, ("issuer",), "write that id"),
+        (
+            REMOTE | {"jwks_url": None, "discovery": True, "issuer": ENTRA.format("common")},
+            ("issuer",),
+            "https://login.microsoftonline.com/<tenant id>/v2.0",
+        ),
+        ({"audience_claim": ""}, ("audience_claim",), "must not be empty"),
+        ({"audience_claim": ["aud"]}, ("audience_claim",), "must be text"),
     ],
 )
 def test_issuer_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
@@ -333,6 +393,11 @@ def test_api_key_digest() -> None:
         ({"api_key": "sk 1"}, ("api_key",), "visible ASCII"),
         ({"api_key": "sk-1\r\nX: y"}, ("api_key",), "visible ASCII"),
         ({"api_key": 1234}, ("api_key",), "quotes"),
+        ({"credential_header": "api key"}, ("credential_header",), "not a header's name"),
+        ({"credential_header": "*"}, ("credential_header",), "not a header's name"),
+        ({"credential_header": "Host"}, ("credential_header",), "by the proxy itself"),
+        ({"credential_header": "A", "headers": {"a": "x"}}, ("credential_header",), "also in `headers`"),
+        ({"credential_header": "a", "api_key": "none"}, ("credential_header",), "nothing to carry"),
         ({"url": "api.openai.com"}, ("url",), "https://"),
         ({"url": "ftp://h"}, ("url",), "https://"),
         ({"url": "https://u:p@h"}, ("url",), "user or a password"),
@@ -344,15 +409,30 @@ def test_api_key_digest() -> None:
         ({"url": "https://h\\@evil"}, ("url",), "backslashes"),
         ({"dialect": "raw"}, ("path",), "is required"),
         ({"path": "v1"}, ("path",), "slash"),
-        ({"path": "/a?b"}, ("path",), "query"),
+        ({"path": "/a?"}, ("path",), "query"),
+        ({"path": "/a?b#c"}, ("path",), "query"),
+        ({"path": "/a?b c"}, ("path",), "query"),
+        ({"path": "/a/../b?c"}, ("path",), "`..`"),
+        ({"path": "/a%2F%2e%2e/b"}, ("path",), "one reading"),
+        ({"path": "/a%252Fb"}, ("path",), "one reading"),
+        ({"path": "/a?access%5Ftoken=x"}, ("path",), "credential"),
+        ({"dialect": "gemini", "path": "/v1/m:x?alt=sse&key=k"}, ("path",), "credential"),
         ({"allow_paths": ["/v1/%2E%2e/x"]}, ("allow_paths", 0), "`..`"),
+        ({"allow_paths": ["/v1/x", "/v1//x"]}, ("allow_paths", 1), "one reading"),
+        ({"allow_paths": "ALL"}, ("allow_paths",), "the word all"),
+        ({"allow_paths": "/v1/*"}, ("allow_paths",), "must be a list"),
+        ({"allow_paths": ["all"]}, ("allow_paths", 0), "slash"),
         ({"dialect": "gemini", "heartbeat": "5s"}, ("heartbeat",), "must be off"),
         ({"events": "types"}, ("events",), "must be one of raw, typed"),
         ({"dialect": "raw", "path": "/run", "events": "typed"}, ("events",), "must be raw"),
         ({"typed_names": {"Txt": "text"}}, ("typed_names", "Txt"), "unknown key"),
         ({"typed_names": {"Text": ""}}, ("typed_names", "Text"), "must not be empty"),
         ({"typed_names": {"Text": "x" * 33}}, ("typed_names", "Text"), "at most 32"),
-        ({"typed_names": {"Text": 1}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": True}}, ("typed_names", "Text"), "quotes"),
+        ({"typed_names": {"Text": 2**53}}, ("typed_names", "Text"), "2^53 - 1"),
+        ({"typed_names": {"Text": 1.5}}, ("typed_names", "Text"), "must be text"),
+        ({"typed_names": {"Text": 0, "End": 0}}, ("typed_names", "End"), "is the name of Text too"),
+        ({"typed_names": {"Text": 0, "End": "0"}}, ("typed_names", "End"), "is the name of Text too"),
         ({"typed_names": {"Error": "End"}}, ("typed_names", "Error"), "is the name of End too"),
         ({"headers": {"Host": "h"}}, ("headers", "Host"), "proxy itself"),
         ({"headers": {"content-length": "1"}}, ("headers", "content-length"), "proxy itself"),
@@ -365,6 +445,17 @@ def test_api_key_digest() -> None:
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
     """What would not work, or would not be safe, in an upstream is refused where it stands."""
     assert words in faults(upstreams=upstream(**keys))[("upstreams", "openai", *key)]
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["[::]:8080", ["[::1]:8080", "0.0.0.0:8080"], ["127.0.0.1:0", "0.0.0.0:0"], ["127.0.0.1:1", "127.0.0.1:2"]],
+    ids=str,
+)
+def test_listen_on_several(listen: str | list[str]) -> None:
+    """One address or a list: what the system can serve side by side is taken, in its order."""
+    written = [listen] if isinstance(listen, str) else listen
+    assert [str(address) for address in settings(listen=listen).listen] == written
 
 
 def test_typed_names_are_inherited() -> None:
@@ -385,10 +476,29 @@ def test_typed_names_are_inherited() -> None:
     }
 
 
+def test_typed_names_that_are_numbers() -> None:
+    """Whole numbers stay numbers, 0 too, and are inherited beside text."""
+    found = settings(
+        typed_names={"Text": 0, "Think": 1, "Error": -1}, upstreams=upstream(events="typed", typed_names={"Think": 7})
+    )
+    names = dict(found.upstreams["openai"].typed_names)
+    assert names == {"Image": "Image", "Think": 7, "Text": 0, "Cancelled": "Cancelled", "End": "End", "Error": -1}
+    assert {type(names["Text"]), type(names["Think"])} == {int}
+
+
 def test_typed_names_repeated_between_the_levels() -> None:
     """Two kinds with one name are a fault where the second stands, though the first stands elsewhere."""
     faulty = faults(typed_names={"Text": "x"}, upstreams=upstream(typed_names={"End": "x"}))
     assert "is the name of Text too" in faulty[("upstreams", "openai", "typed_names", "End")]
+
+
+def test_upstream_paths() -> None:
+    """`path` may have a query; the word `all`, from a file or a variable, stands for every path."""
+    path = "/v1beta/models/g:streamGenerateContent?alt=sse&x=%2F|"
+    made = settings(upstreams=upstream(path=path, allow_paths="all")).upstreams["openai"]
+    assert (made.path, made.allow_paths) == (path, ("/*",))
+    assert settings().upstreams["openai"].allow_paths is None
+    assert settings(upstreams=upstream(allow_paths=[])).upstreams["openai"].allow_paths == ()
 
 
 def test_upstream_url_trailing_slash() -> None:
@@ -441,6 +551,16 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ),
         ({"admin_listen": "127.0.0.1:8080"}, ("admin_listen",), "same address"),
         ({"listen": "[::1]:9090", "admin_listen": "[0::1]:9090"}, ("admin_listen",), "same address"),
+        ({"listen": []}, ("listen",), "must not be empty"),
+        ({"listen": ["h:1"] * 17}, ("listen",), "at most 16"),
+        ({"listen": ["127.0.0.1:1", "here"]}, ("listen", 1), "is not HOST:PORT"),
+        ({"listen": ["127.0.0.1:1", "localhost:1"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["[::1]:0", "[0::1]:0"]}, ("listen", 1), "is the same address as listen[0]"),
+        ({"listen": ["0.0.0.0:1", "127.0.0.1:2", "127.0.0.1:1"]}, ("listen", 2), "cannot share its port"),
+        ({"listen": ["0.0.0.0:1", "[::]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["[::]:1", "[::1]:1"]}, ("listen", 1), "both families"),
+        ({"listen": ["h:1", "127.0.0.1:9090"]}, ("listen",), "same address"),
+        ({"listen": ["h:1", "h:2"], "admin_listen": "h:2"}, ("admin_listen",), "same address"),
         ({"workers": 2}, ("workers",), "needs a shared limits.store"),
         ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
         ({"workers": 257}, ("workers",), "at most 256"),
@@ -469,6 +589,13 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"client_timeouts": {"header": "off"}}, ("client_timeouts", "header"), "duration"),
         ({"timeouts": {"idle": "0s"}}, ("timeouts", "idle"), "more than 0"),
         ({"cors": {"origins": ["*"], "credentials": True}}, ("cors", "credentials"), "must be false"),
+        ({"cors": {"headers": ["X Y"]}}, ("cors", "headers", 0), "not a header's name"),
+        ({"cors": {"headers": ["X-Y", "*"]}}, ("cors", "headers"), "must have `*` alone"),
+        ({"cors": {"headers": ["X-*"]}}, ("cors", "headers", 0), "not a header's name"),
+        ({"cors": {"headers": ["x"] * 65}}, ("cors", "headers"), "at most 64"),
+        ({"cors": {"expose": ["*"]}}, ("cors", "expose", 0), "not a header's name"),
+        ({"cors": {"expose": ["X-Y\r\nZ: 1"]}}, ("cors", "expose", 0), "one line"),
+        ({"cors": {"expose": "X-Y"}}, ("cors", "expose"), "must be a list"),
         ({"cors": {"origins": ["https://app.example.com/"]}}, ("cors", "origins", 0), "not an origin"),
         ({"cors": {"origins": ["https://*.example.com"]}}, ("cors", "origins", 0), "not an origin"),
         ({"log": {"level": "warn"}}, ("log", "level"), "must be one of"),
@@ -525,3 +652,23 @@ def test_store_url(text: str, expected: tuple[object, ...]) -> None:
     assert "p@" not in str(url)
     assert "p@" not in repr(url)
     assert "u:" not in str(url)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "own", "is_fine"),
+    [
+        pytest.param("15s", None, True, id="heartbeat for all"),
+        pytest.param("off", "15s", True, id="heartbeat of an upstream"),
+        pytest.param("off", "off", False, id="heartbeats off"),
+        pytest.param(None, None, False, id="no heartbeat"),
+    ],
+)
+def test_early_heartbeat_needs_a_heartbeat(heartbeat: str | None, own: str | None, *, is_fine: bool) -> None:
+    """An early heartbeat that would never come is a fault, not a surprise."""
+    more = {} if heartbeat is None else {"heartbeat": heartbeat}
+    upstreams = upstream() if own is None else upstream(heartbeat=own)
+    if is_fine:
+        assert settings(early_heartbeat=True, upstreams=upstreams, **more).early_heartbeat
+    else:
+        with pytest.raises(ValidationError, match="early_heartbeat"):
+            settings(early_heartbeat=True, upstreams=upstreams, **more)

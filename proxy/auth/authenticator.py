@@ -144,11 +144,18 @@ class Authenticator:
         owner = self._api_keys.find(token) if len(token) <= MAX_CREDENTIAL_BYTES else None
         if owner is None:
             raise InvalidTokenError
-        return Principal(API_KEY_ISSUER, owner.user, self._plan(owner.plan_name))
+        return Principal(API_KEY_ISSUER, owner.user, self._plan((owner.plan_name,) if owner.plan_name else ()))
 
     def problems(self) -> tuple[str, ...]:
-        """The issuers whose tokens cannot be judged now, because no keys of theirs are loaded."""
-        return tuple(name for name, issuer in self._issuers.items() if not issuer.keys.is_loaded)
+        """The issuers whose tokens cannot be judged now, because no keys of theirs are loaded, each with the reason.
+
+        The words may be shown to anybody.
+        """
+        return tuple(
+            f"{name}: {issuer.keys.failure or 'no keys yet'}"
+            for name, issuer in self._issuers.items()
+            if not issuer.keys.is_loaded
+        )
 
     def is_ready(self) -> bool:
         """False only where no configured way of authenticating works."""
@@ -165,7 +172,7 @@ class Authenticator:
         # No await from here on: the generation is that of the keys which verify.
         generation = issuer.keys.generation
         claims = verify(parsed, issuer, keys, self._now())
-        principal = Principal(issuer.issuer, claims.user, self._plan(claims.plan_name))
+        principal = Principal(issuer.issuer, claims.user, self._plan(claims.plan_names))
         self._remember(token, principal, claims, issuer, generation)
         return principal
 
@@ -178,5 +185,6 @@ class Authenticator:
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
 
-    def _plan(self, name: str | None) -> Plan:
-        return self._plans.get(name or DEFAULT_PLAN) or self._plans[DEFAULT_PLAN]
+    def _plan(self, names: Sequence[str]) -> Plan:
+        """The first plan that is configured; a user's other roles and groups are no plans."""
+        return self._plans[next((name for name in names if name in self._plans), DEFAULT_PLAN)]

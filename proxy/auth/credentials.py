@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from proxy.auth.jws import MAX_TOKEN_CHARS
 from proxy.errors import InvalidRequestError, InvalidTokenError
 from proxy.protocol.fields import SERVER_CREDENTIALS, fold
 from proxy.protocol.paths import query_members
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from proxy.model import RequestHead
 
-# Longer ones are refused before anything is parsed; access tokens of real issuers stay below 4 KiB.
-MAX_CREDENTIAL_BYTES: Final = 8192
+# Longer ones are refused before anything is parsed.
+MAX_CREDENTIAL_BYTES: Final = MAX_TOKEN_CHARS
 
 # Shorter strings are no secrets, and occur in values by chance.
 _MIN_CREDENTIAL: Final = 8
@@ -93,9 +94,9 @@ def _bearer(value: bytes | None) -> bytes | None:
         return None
     value = value.strip(_OWS)
     scheme = value[:7].lower()
-    # RFC 6750 §2.1: exactly one space; what else stands there is part of the token, and refused as such.
+    # RFC 9110 §11.4: one space or several; what else stands there is part of the token, and refused as such.
     if scheme == b"bearer ":
-        return _checked(value[7:])
+        return _checked(value[7:].lstrip(b" "))
     return _checked(b"") if scheme in {b"bearer", b"bearer\t"} else None
 
 

@@ -38,6 +38,7 @@ class Issuer:
     audiences: tuple[str, ...]
     algorithms: tuple[str, ...]
     keys: KeySource = field(repr=False, compare=False)
+    audience_claim: str = "aud"
     user_claim: str = "sub"
     plan_claim: str | None = "plan"
     required_scopes: tuple[str, ...] = ()
@@ -47,19 +48,20 @@ class Issuer:
         """Refuse an entry that would let everyone in or no one.
 
         Raises:
-            ValueError: No issuer, audience, algorithm or user claim, or an algorithm that is unknown.
+            ValueError: No issuer, audience, algorithm, audience claim or user claim, or an algorithm that is unknown.
         """
         check_algorithms(self.algorithms)
-        if not self.issuer or not self.user_claim or not self.audiences or not all(self.audiences):
+        names = (self.issuer, self.audience_claim, self.user_claim, *self.audiences)
+        if not self.audiences or not all(names):
             raise ValueError("an issuer needs a name, an audience and a user claim")
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says about its bearer; `plan_name` is None where it says nothing."""
+    """What a verified token says about its bearer; `plan_names` in the token's order, empty where it names none."""
 
     user: str
-    plan_name: str | None
+    plan_names: tuple[str, ...]
     expires_at: float
 
 
@@ -87,7 +89,7 @@ def verify(token: Jws, issuer: Issuer, keys: Collection[VerificationKey], now: f
     claims = token.claims
     if claims.get("iss") != issuer.issuer:
         raise InvalidTokenError("The access token's issuer is not accepted here.")
-    if not _names_audience(claims.get("aud"), issuer.audiences):
+    if not _names_audience(claims.get(issuer.audience_claim), issuer.audiences):
         raise InvalidTokenError("The access token is not meant for this service.")
     expires_at = _time(claims, "exp")
     if expires_at is None:
@@ -96,13 +98,13 @@ def verify(token: Jws, issuer: Issuer, keys: Collection[VerificationKey], now: f
         begins_at = _time(claims, name)
         if begins_at is not None and begins_at > now + issuer.leeway_s:
             raise InvalidTokenError("The access token is not valid yet.")
-    user = _user(claims.get(issuer.user_claim))
-    plan_name = _plan_name(claims, issuer.plan_claim)
+    user = _user(claims.get(issuer.user_claim), may_be_number=issuer.user_claim != "sub")
+    plan_names = _plan_names(claims, issuer.plan_claim)
     if now >= expires_at + issuer.leeway_s:
         raise ExpiredTokenError
     if issuer.required_scopes and not _scopes(claims).issuperset(issuer.required_scopes):
         raise InsufficientScopeError
-    return Claims(user, plan_name, expires_at)
+    return Claims(user, plan_names, expires_at)
 
 
 def _names_audience(audience: object, accepted: Collection[str]) -> bool:
@@ -114,30 +116,58 @@ def _names_audience(audience: object, accepted: Collection[str]) -> bool:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519 §2: may have a fraction), None where there is none."""
-    if name not in claims:
+    """A NumericDate (RFC 7519 §2: may have a fraction), None where there is none or `null`."""
+    value = claims.get(name)
+    if value is None:
         return None
-    value = claims[name]
     # bool is an int to Python; 1e999 is an infinite float to its decoder.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_TIME_S:
         raise InvalidTokenError("The access token has a malformed time.")
     return float(value)
 
 
-def _user(value: object) -> str:
-    """The user exactly as claimed: no folding of case or Unicode forms, which would make two users one."""
+def _user(value: object, *, may_be_number: bool) -> str:
+    """The user exactly as claimed: no folding of case or Unicode forms, which would make two users one.
+
+    A whole number is its text, where it is allowed: the key of a database's row. RFC 7519 §4.1.2 makes `sub` a string.
+    Numbers with a fraction or an exponent are refused, because several of them would be one user.
+    """
+    if may_be_number and isinstance(value, int) and not isinstance(value, bool):
+        # The JSON decoder refuses more digits than `str` would write (`sys.get_int_max_str_digits`).
+        value = str(value)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_USER_CHARS or _UNSAFE_IN_USER.search(value):
         raise InvalidTokenError("The access token names no usable user.")
     return value
 
 
-def _plan_name(claims: Mapping[str, Any], claim: str | None) -> str | None:
-    if claim is None or claim not in claims:
-        return None
-    value = claims[claim]
-    if not isinstance(value, str):
+def _plan_names(claims: Mapping[str, Any], claim: str | None) -> tuple[str, ...]:
+    """The plans that a token names: none, one, or a list's members in their order.
+
+    The number of names is bounded by the token's own size. `null` counts as absent, also within a list.
+    """
+    value = None if claim is None else _member(claims, claim)
+    names = value if isinstance(value, list) else [value]
+    if not all(name is None or isinstance(name, str) for name in names):
         raise InvalidTokenError("The access token's plan is malformed.")
-    return value
+    return tuple(name for name in names if name is not None)
+
+
+def _member(members: Mapping[str, Any], path: str) -> Any:
+    """The member of that very name, else the one at that path of names joined by dots; None where there is neither.
+
+    Names may hold dots themselves (`https://example.com/app_metadata`), so the longest one that is there is tried
+    first. What is not an object has no members: such a path leads nowhere, and so does one through `null`.
+
+    Time is linear in the objects of the token: each is entered at most once, because each is reached by one path.
+    """
+    found = members.get(path)
+    end = path.rfind(".")
+    while found is None and end > 0:
+        inner = members.get(path[:end])
+        if isinstance(inner, dict):
+            found = _member(inner, path[end + 1 :])
+        end = path.rfind(".", 0, end)
+    return found
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:

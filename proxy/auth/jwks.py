@@ -5,46 +5,55 @@ When to fetch, and what an answer or a failure means for the keys in use, is lef
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
+from proxy.auth.fetch_errors import KeyFetchError, quoted, redirect_error, transport_error
 from proxy.auth.keys import KeyRefusedError, decode_json
 
 _READ_BYTES: Final = 65536
 _HTTP_OK: Final = 200
-
-
-class KeyFetchError(Exception):
-    """The key set could not be got; the message says why, without quoting the answer."""
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# What was being fetched, in every reason of a failure.
+_KEY_SET: Final = "key set"
+_DISCOVERY: Final = "discovery document"
 
 
 @dataclass(frozen=True, slots=True)
 class JwksSource:
-    """Where an issuer's keys are: at `url`, or where its discovery document says (OpenID Connect Discovery §4)."""
+    """Where an issuer's keys are: at `url`, or where its discovery document says (OpenID Connect Discovery §4).
+
+    `allow_http` lets them come unencrypted from other machines too. `ca_file` replaces the system's authorities.
+    """
 
     issuer: str
     url: str | None = None
+    allow_http: bool = False
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a URL that would never be fetched.
 
         Raises:
-            ValueError: Not https, nor http to loopback: the operator's fault.
+            ValueError: Not https, nor http where that is allowed: the operator's fault.
         """
         self.start_url()
 
     def start_url(self) -> URL:
         """The first URL to fetch."""
         # OpenID Connect Discovery §4.1: a terminating slash of the issuer goes before the suffix is added.
-        return checked_url(self.url or self.issuer.removesuffix("/") + "/.well-known/openid-configuration")
+        text = self.url or self.issuer.removesuffix("/") + "/.well-known/openid-configuration"
+        return checked_url(text, allow_http=self.allow_http)
 
 
-def checked_url(text: str) -> URL:
-    """A URL that keys may come from: https, or http to this machine; without credentials.
+def checked_url(text: str, *, allow_http: bool = False) -> URL:
+    """A URL that keys may come from: https, or http to this machine or as the operator allows; without credentials.
 
     Checked and fetched by the same parser, so that the two cannot disagree on the host.
 
@@ -54,7 +63,7 @@ def checked_url(text: str) -> URL:
     url = URL(text)  # raises ValueError by itself
     if not url.host or url.user is not None or url.password is not None:
         raise ValueError("keys are fetched from a URL with a host and without credentials")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+    if url.scheme != "https" and not (url.scheme == "http" and (allow_http or _is_loopback(url.host))):
         raise ValueError("keys are fetched by https, or by http from loopback only")
     return url
 
@@ -79,13 +88,15 @@ async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_
     cancel at any point.
 
     Raises:
-        KeyFetchError: No network, a status other than 200 (a redirect too), too large, not JSON, or a discovery
-            document that is another issuer's or points elsewhere than to an allowed URL.
+        KeyFetchError: No network, a status other than 200 (a redirect too), too large, not JSON, a discovery
+            document that is another issuer's or points elsewhere than to an allowed URL, or a file of authorities
+            that cannot be used any more.
     """
-    document = await _fetch_json(session, source.start_url(), max_bytes=max_bytes)
+    trust = await _trust(source)
     if source.url is not None:
-        return document
-    return await _fetch_json(session, discovered_url(document, source), max_bytes=max_bytes)
+        return await _fetch_json(session, source.start_url(), _KEY_SET, trust=trust, max_bytes=max_bytes)
+    document = await _fetch_json(session, source.start_url(), _DISCOVERY, trust=trust, max_bytes=max_bytes)
+    return await _fetch_json(session, discovered_url(document, source), _KEY_SET, trust=trust, max_bytes=max_bytes)
 
 
 def discovered_url(document: object, source: JwksSource) -> URL:
@@ -94,39 +105,62 @@ def discovered_url(document: object, source: JwksSource) -> URL:
     Raises:
         KeyFetchError: The document is another issuer's, or points elsewhere than to an allowed URL.
     """
-    if not isinstance(document, dict) or document.get("issuer") != source.issuer:
+    if not isinstance(document, dict) or not isinstance(document.get("issuer"), str):
+        raise KeyFetchError(f"{_DISCOVERY}: it names no issuer")
+    issuer = document["issuer"]
+    if issuer != source.issuer:
         # OpenID Connect Discovery §4.3: MUST be exactly the same, or any issuer could speak for another.
-        raise KeyFetchError("the discovery document is not this issuer's")
+        by_slash = ", which differs by a trailing slash" if issuer.rstrip("/") == source.issuer.rstrip("/") else ""
+        detail = f"it is of {quoted(issuer)}, the file has {quoted(source.issuer)}"
+        raise KeyFetchError(f"{_DISCOVERY}: it names another issuer than the file{by_slash}", detail)
     jwks_uri = document.get("jwks_uri")
     if not isinstance(jwks_uri, str):
-        raise KeyFetchError("the discovery document has no jwks_uri")
+        raise KeyFetchError(f"{_DISCOVERY}: it has no jwks_uri")
     try:
-        jwks_url = checked_url(jwks_uri)
+        jwks_url = checked_url(jwks_uri, allow_http=source.allow_http)
     except ValueError:
-        raise KeyFetchError("the jwks_uri is not an allowed URL") from None
+        raise KeyFetchError(f"{_DISCOVERY}: its jwks_uri is not an allowed URL", quoted(jwks_uri)) from None
     if source.start_url().scheme == "https" and jwks_url.scheme != "https":
-        # A remote document must not send us to a plain port of this machine.
-        raise KeyFetchError("the jwks_uri is not an https URL")
+        # A remote document must not send us to a plain port of this machine, nor take the encryption away.
+        raise KeyFetchError(f"{_DISCOVERY}: its jwks_uri is not an https URL", quoted(jwks_uri))
     return jwks_url
 
 
-async def _fetch_json(session: aiohttp.ClientSession, url: URL, *, max_bytes: int) -> object:
+async def _trust(source: JwksSource) -> ssl.SSLContext | bool:
+    """What the server's certificate is verified with; a file is read each time, because mounted files are rotated.
+
+    It is read in a thread: a bundle of all public authorities takes tens of milliseconds.
+    """
+    if source.ca_file is None:
+        return True
     try:
-        async with session.get(url, allow_redirects=False) as response:
+        return await asyncio.to_thread(ssl.create_default_context, cafile=source.ca_file)
+    except OSError as error:
+        raise KeyFetchError("ca_file cannot be used as a file of authorities", type(error).__name__) from error
+
+
+async def _fetch_json(
+    session: aiohttp.ClientSession, url: URL, what: str, *, trust: ssl.SSLContext | bool, max_bytes: int
+) -> object:
+    try:
+        async with session.get(url, allow_redirects=False, ssl=trust) as response:
+            if response.status in _REDIRECTS:
+                raise redirect_error(what, response.status, response.headers.get("Location"))
             if response.status != _HTTP_OK:
-                raise KeyFetchError(f"status {response.status}")
+                raise KeyFetchError(f"{what}: status {response.status}")
             body = bytearray()
             # Counted after decompression: a server that compresses unasked can send no bomb.
             async for piece in response.content.iter_chunked(_READ_BYTES):
                 body += piece
                 if len(body) > max_bytes:
-                    raise KeyFetchError(f"larger than {max_bytes} bytes")
+                    raise KeyFetchError(f"{what}: larger than {max_bytes} bytes")
     except (aiohttp.ClientError, OSError) as error:
-        raise KeyFetchError(type(error).__name__) from error
+        raise transport_error(what, error) from error
     try:
         return decode_json(bytes(body))
     except KeyRefusedError:
-        raise KeyFetchError("not JSON") from None
+        kind = "a page of HTML or XML" if body.lstrip().startswith(b"<") else "not JSON"
+        raise KeyFetchError(f"{what}: {kind}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -136,7 +136,7 @@ def jwks_keys(document: object, algorithms: frozenset[str]) -> tuple[tuple[Verif
     """
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise KeyRefusedError("not a JWK Set")
+        raise KeyRefusedError(_what_else(document))
     keys: list[VerificationKey] = []
     skipped: list[str] = []
     for index, jwk in enumerate(members[:MAX_KEYS]):
@@ -149,6 +149,20 @@ def jwks_keys(document: object, algorithms: frozenset[str]) -> tuple[tuple[Verif
     if len(members) > MAX_KEYS:
         skipped.append(f"keys[{MAX_KEYS}:]: more than {MAX_KEYS} keys")
     return tuple(keys), tuple(skipped)
+
+
+def _what_else(document: object) -> str:
+    """What stands where a JWK Set should: the usual mistakes have a name."""
+    members = document if isinstance(document, dict) else {}
+    if isinstance(members.get("jwks_uri"), str):
+        return "a discovery document, not a JWK Set (use its jwks_uri, or `discovery: true`)"
+    if "kty" in members:
+        return "a single JWK, not a JWK Set"
+    pems = [text for text in members.values() if isinstance(text, str) and text.startswith("-----BEGIN CERTIFICATE")]
+    if pems and len(pems) == len(members):
+        # Google's /oauth2/v1/certs and Firebase's; both have a JWK Set at another URL.
+        return "a map of x509 certificates, not a JWK Set (the issuer publishes one at another URL)"
+    return "not a JWK Set"
 
 
 def _jwk_key(jwk: object, algorithms: frozenset[str]) -> VerificationKey:

@@ -22,6 +22,8 @@ class KeySource(Protocol):
     """Keys of one issuer. `generation` grows whenever the keys change, so that what they verified can be doubted."""
 
     generation: int
+    # Why the last attempt to get keys failed, in words that anybody may read; None where it did not.
+    failure: str | None
 
     @property
     def settings_key(self) -> Hashable:
@@ -55,6 +57,7 @@ class StaticKeySet:
 
     def __init__(self, key: VerificationKey) -> None:
         self.generation = 0
+        self.failure: str | None = None
         self._key = key
 
     @classmethod

@@ -20,7 +20,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from proxy.auth.jwks import JwksSource, KeyFetchError, fetch_jwks, open_session
+from proxy.auth.fetch_errors import KeyFetchError
+from proxy.auth.jwks import JwksSource, fetch_jwks, open_session
 from proxy.auth.keys import KeyRefusedError, VerificationKey, check_algorithms, jwks_keys
 from proxy.auth.keysets import MAX_CANDIDATES
 from proxy.errors import AuthUnavailableError
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     import aiohttp
 
 Outcome = Literal["changed", "unchanged", "failed"]
-OnRefresh = Callable[[str, Outcome], None]
+OnRefresh = Callable[[str, Outcome, str | None], None]
 
 # Requests that wait for one fetch. Beyond, an unknown kid is refused without waiting, so that a hanging key server
 # and a flood of invented kids cannot hold more than this many requests.
 MAX_WAITERS: Final = 1024
+# Reasons of keys that are not used, in the one line that says that none is.
+_SHOWN_SKIPPED: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def _call_later(delay_s: float, callback: Callable[[], object]) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
-def _ignore(_issuer: str, _outcome: Outcome) -> None:
+def _ignore(_issuer: str, _outcome: Outcome, _reason: str | None) -> None:
     """The hook of who does not watch."""
 
 
@@ -74,7 +77,7 @@ class RemoteKeySet:
     """A published JWK Set (see the module's text for its behaviour).
 
     The shared fetch is a task of this object: a request that is cancelled while it waits does not cancel it.
-    `failure` says why the last fetch failed, `skipped` which published keys are not used; both are safe to log.
+    `failure` says why the last fetch failed, `skipped` which published keys are not used; both may be shown to anybody.
     """
 
     def __init__(
@@ -93,7 +96,8 @@ class RemoteKeySet:
             source: Where the keys are published.
             algorithms: Public-key algorithms only: a published key is never a secret.
             policy: The durations.
-            on_refresh: Called once after each fetch with the issuer and the outcome.
+            on_refresh: Called once after each fetch with the issuer, the outcome and why it failed; the reason is
+                for the log, and may name hosts.
             monotonic: The clock of cooldowns and ages.
             call_later: How the next fetch is scheduled; with `monotonic`, the only time in here.
 
@@ -207,16 +211,19 @@ class RemoteKeySet:
     async def _refresh(self, session: aiohttp.ClientSession) -> None:
         """Fetch once, take over what came, schedule the next time; the body of the shared task."""
         outcome: Outcome = "failed"
+        reason: str | None = None
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 document = await fetch_jwks(session, self._source, max_bytes=self._policy.max_bytes)
             outcome = self._take(document)
         except TimeoutError:
-            self.failure = "timed out"
-        except (KeyFetchError, KeyRefusedError) as error:
-            self.failure = str(error)
+            self.failure = reason = f"no answer within {self._policy.timeout_s:g} s"
+        except KeyFetchError as error:
+            self.failure, reason = error.reason, error.in_full
+        except KeyRefusedError as error:
+            self.failure = reason = f"key set: {error}"
         except Exception as error:  # noqa: BLE001  whatever an issuer's server makes a library raise, the old keys stay and the next fetch is scheduled
-            self.failure = type(error).__name__
+            self.failure = reason = type(error).__name__
         if self._session is not session:
             return  # closed meanwhile, by someone whose cancellation a library lost
         self._fetch = None
@@ -228,13 +235,13 @@ class RemoteKeySet:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._call_later(self._next_delay_s(), self._start_fetch)
-        self._on_refresh(self._source.issuer, outcome)
+        self._on_refresh(self._source.issuer, outcome, reason)
 
     def _take(self, document: object) -> Outcome:
         keys, self.skipped = jwks_keys(document, self._algorithms)
         if not keys:
             # An empty set is what a broken server publishes; an issuer that means it is removed from the file.
-            raise KeyRefusedError("no usable key in the set")
+            raise KeyRefusedError(_no_usable_key(self.skipped))
         self.failure = None
         self._loaded_at = self._monotonic()
         if frozenset(keys) == frozenset(self._keys):
@@ -256,3 +263,11 @@ class RemoteKeySet:
         # The exponent is bounded so that the power cannot overflow after a long outage.
         backoff_s = self._policy.first_backoff_s * 2.0 ** min(self._failures - 1, 16)
         return min(backoff_s, self._policy.max_backoff_s, self._policy.ttl_s) * jitter
+
+
+def _no_usable_key(skipped: tuple[str, ...]) -> str:
+    """Why a set is of no use: the reasons of its first keys."""
+    if not skipped:
+        return "it is empty"
+    more = f"; and {len(skipped) - _SHOWN_SKIPPED} more" if len(skipped) > _SHOWN_SKIPPED else ""
+    return f"no usable key: {'; '.join(skipped[:_SHOWN_SKIPPED])}{more}"

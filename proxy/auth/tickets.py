@@ -14,16 +14,21 @@ import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import orjson
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from proxy.model import RequestHead
+from proxy.protocol.json_text import PIECE_BYTES
 
 if TYPE_CHECKING:
     from proxy.errors import Field
+    from proxy.protocol.json_text import Steps
 
 # 128 bits cannot be guessed within a minute, nor in any time. A multiple of three together: base64 without padding.
 _ID_BYTES: Final = 16
@@ -33,6 +38,7 @@ _TICKET: Final = re.compile(rb"[A-Za-z0-9_-]{64}")
 _VERSION: Final = b"\x01"
 # NIST SP 800-38D §8.2 asks that no nonce comes twice under one key: each key seals once.
 _NONCE: Final = bytes(12)
+_TAG_BYTES: Final = 16
 _LENGTH_BYTES: Final = 4
 # A secret of the browser's that is forwarded to nobody.
 _LEFT_OUT: Final = frozenset({b"cookie", b"cookie2"})
@@ -68,8 +74,8 @@ class Ticket:
         """What the sealed request is kept under; tells nothing of the ticket."""
         return hashlib.sha256(self.id).hexdigest()
 
-    def seal(self, head: RequestHead, body: bytes) -> bytes:
-        """Encrypt a request; once only for each ticket."""
+    def seal(self, head: RequestHead, body: bytes) -> Steps[bytes]:
+        """Encrypt a request, in pieces; once only for each ticket. Holds the result besides the body."""
         plain = orjson.dumps(
             {
                 "method": head.method,
@@ -78,24 +84,51 @@ class Ticket:
                 "fields": [_text(header) for header in head.fields if header[0].lower() not in _LEFT_OUT],
             }
         )
-        sealed = len(plain).to_bytes(_LENGTH_BYTES) + plain + body
-        return _VERSION + AESGCM(self.key).encrypt(_NONCE, sealed, _VERSION + self.id)
+        encryptor = Cipher(AES(self.key), GCM(_NONCE)).encryptor()
+        encryptor.authenticate_additional_data(_VERSION + self.id)
+        # Unlike a bytearray it gives its content as bytes without copying it.
+        sealed = BytesIO()
+        sealed.write(_VERSION + encryptor.update(len(plain).to_bytes(_LENGTH_BYTES) + plain))
+        rest = memoryview(body)
+        while rest:
+            sealed.write(encryptor.update(rest[:PIECE_BYTES]))
+            rest = rest[PIECE_BYTES:]
+            if rest:
+                yield
+        sealed.write(encryptor.finalize() + encryptor.tag)
+        return sealed.getvalue()
 
-    def unseal(self, sealed: bytes) -> tuple[RequestHead, bytes]:
-        """Give back the request.
+    def unseal(self, sealed: bytes) -> Steps[tuple[RequestHead, bytes]]:
+        """Give back the request, decrypted in pieces. Nothing of it is looked at before all of it is verified.
 
         Raises:
             ValueError: This ticket did not seal it, or it is not as it was.
         """
         if sealed[:1] != _VERSION:
             raise ValueError("not a sealed request of this version")
+        view = memoryview(sealed)[1:]
+        if len(view) < _TAG_BYTES:
+            raise ValueError("not sealed by this ticket")
+        rest, tag = view[:-_TAG_BYTES], bytes(view[-_TAG_BYTES:])
+        decryptor = Cipher(AES(self.key), GCM(_NONCE, tag)).decryptor()
+        decryptor.authenticate_additional_data(_VERSION + self.id)
+        # The length of the head, the head, the body.
+        size = int.from_bytes(decryptor.update(rest[:_LENGTH_BYTES]))
+        rest = rest[_LENGTH_BYTES:]
+        plain = decryptor.update(rest[:size])
+        rest = rest[size:]
+        body = BytesIO()
+        while rest:
+            body.write(decryptor.update(rest[:PIECE_BYTES]))
+            rest = rest[PIECE_BYTES:]
+            if rest:
+                yield
         try:
-            opened = AESGCM(self.key).decrypt(_NONCE, memoryview(sealed)[1:], _VERSION + self.id)
+            decryptor.finalize()
         except InvalidTag:
             raise ValueError("not sealed by this ticket") from None
         # Whole and ours from here on: nothing below can be malformed.
-        end = _LENGTH_BYTES + int.from_bytes(opened[:_LENGTH_BYTES])
-        head = orjson.loads(opened[_LENGTH_BYTES:end])
+        head = orjson.loads(plain)
         query = head["query"]
         return (
             RequestHead(
@@ -104,7 +137,7 @@ class Ticket:
                 None if query is None else query.encode("latin-1"),
                 tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in head["fields"]),
             ),
-            opened[end:],
+            body.getvalue(),
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from proxy.config_file import marked_yaml
+from proxy.config_file.egress import ignored_proxies
 from proxy.config_file.environment import CONFIG_VARIABLE, Overrides, merge
 from proxy.config_file.faults import ConfigurationError, Fault, Location, Place, Places, fault_at
 from proxy.config_file.marked_yaml import Unknowable
@@ -22,7 +23,7 @@ from proxy.settings import FAULT, UNKNOWN_KEY, Settings, Wrong
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "json_schema", "load", "path_of"]
+__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "ignored_proxies", "json_schema", "load", "path_of"]
 
 DEFAULT_PATH = Path("config/proxy.yaml")
 
@@ -47,7 +48,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     variables = Overrides(environ, mentioned)
     merge(values, variables.values, document.places, variables.place)
     merge(values, overrides or {}, document.places, lambda location: Place(f"--{location[0]}"))
-    values = substitution.secret_files(values)
+    values = substitution.secrets(values)
     faults = [*document.faults, *substitution.faults, *variables.faults]
     try:
         settings = Settings.model_validate(values)
@@ -57,6 +58,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         raise ConfigurationError(faults) from None  # pydantic's error holds what it was given
     if faults:
         raise ConfigurationError(faults)
+    settings.note_files(substitution.files)
     return settings
 
 

@@ -13,7 +13,7 @@ from pydantic import create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from proxy.config_file.faults import Fault, Location, Place, Places
-from proxy.settings import UNKNOWN_KEY, Settings, closest
+from proxy.settings import UNKNOWN_KEY, Settings, TypedNames, closest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +26,7 @@ _SERVICE_LINK = re.compile(
     r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII
 )
 _SERVICE_LINK_PORT = re.compile(r"FORWARD_SSE_(\w+_)?PORT", re.ASCII)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})", re.ASCII)
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -98,12 +99,34 @@ class Overrides:
         source = _Source(_OVERRIDABLE)
         source.env_vars = taken  # instead of this process's environment: what is read is what was handed over
         self.values: dict[str, Any] = source()
+        self._spell_kinds(self.values, ())
 
     def _fault(self, name: str, key: str, message: str, suggestion: str | None) -> None:
         self.faults.append(Fault(Place(name), key, message, suggestion))
 
+    def _spell_kinds(self, values: dict[str, Any], location: Location) -> None:
+        """Spell the kinds of typed events as the file does, and take a number for one, as the file would.
+
+        JSON says which it is; a variable that holds a name alone cannot.
+        """
+        for key, value in values.items():
+            where = (*location, key)
+            if not isinstance(value, dict):
+                continue
+            if key == "typed_names" and len(location) in {0, 2}:
+                by_lower_case = {kind.lower(): kind for kind in TypedNames.yaml_keys()}
+                values[key] = {
+                    by_lower_case.get(kind, kind): int(name)
+                    if (*where, kind) in self._variables and isinstance(name, str) and _NUMBER.fullmatch(name)
+                    else name
+                    for kind, name in value.items()
+                }
+            else:
+                self._spell_kinds(value, where)
+
     def place(self, location: Location) -> Place:
         """The variable that says what stands at this location of `values`."""
+        location = tuple(step.lower() if isinstance(step, str) else step for step in location)
         found = (self._variables.get(location[:length]) for length in range(len(location), 0, -1))
         return Place(next((name for name in found if name is not None), PREFIX))
 

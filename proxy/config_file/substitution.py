@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxy.config_file.faults import Fault, Location, Places, fault_at
+from pydantic import SecretStr
+
+from proxy.config_file.faults import Fault, Location, Places, fault_at, place_of
 from proxy.config_file.marked_yaml import UNKNOWABLE
 from proxy.settings import Wrong, closest
 
@@ -24,7 +26,13 @@ SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("auth", "jwt", "*", "public_key"),
     ("upstreams", "*", "api_key"),
     ("upstreams", "*", "api_keys", "*"),
+    ("upstreams", "*", "headers", "*"),
 )
+# A header's value is a secret where it did not stand in the file that everybody reads.
+_HEADER_LOCATION = ("upstreams", "*", "headers", "*")
+# Where a secret stands, or is part of a value: what a variable holds is trimmed there as what a file holds.
+_TRIMMED_LOCATIONS = (*SECRET_LOCATIONS, ("limits", "store"), ("auth", "api_keys", "*", "sha256"))
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def variables_in(value: Any) -> set[str]:
@@ -37,10 +45,16 @@ def variables_in(value: Any) -> set[str]:
     return {match["name"] for match in found if match["name"]}
 
 
-def expand(text: str, environ: Mapping[str, str]) -> str:
+def trim(text: str) -> str:
+    """The text without what editors and shells add: a byte order mark before it, one line end after it."""
+    text = text.removeprefix(_BYTE_ORDER_MARK)
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text.removesuffix("\r")
+
+
+def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> str:
     """Put variables in: `${NAME}` must be set and not empty, `${NAME:-default}` may be neither, `$${` is a plain `${`.
 
-    What a variable holds is not looked at again.
+    What a variable holds is not looked at again; `trimmed` trims it, for secrets.
 
     Raises:
         Wrong: A variable is missing (all of them are named), or a `${` begins none.
@@ -53,6 +67,8 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         if match["bad"]:
             raise Wrong("has a `${` that is not ${NAME} or ${NAME:-default}; write $${ for the characters themselves")
         value = environ.get(match["name"], "")
+        if trimmed:
+            value = trim(value)
         if not value and match["default"] is None:
             missing.append(match["name"])
         return value or match["default"] or ""
@@ -67,7 +83,7 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
 
 
 def read_secret_file(value: str) -> str:
-    """Read the file that `file:/path` names; one line end at its end is not part of the secret.
+    """Read the file that `file:/path` names; a byte order mark and one line end are not part of the secret.
 
     Raises:
         Wrong: The path is relative, or the file cannot be read, is empty, too large, or not text.
@@ -87,34 +103,50 @@ def read_secret_file(value: str) -> str:
         raise Wrong("file: is not UTF-8 text") from exc
     if len(content) > _MAX_SECRET_BYTES:
         raise Wrong("file: is larger than 64 KiB")
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = trim(text)
     if not text.strip():
         raise Wrong("file: is empty")
     return text
 
 
 class Substitution:
-    """Walks values, replacing text; keeps where it did (`touched`) and what was wrong."""
+    """Walks values, replacing text; keeps where it did (`touched`), from which files, and what was wrong."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
         self.touched: set[Location] = set()
+        self.files: dict[Location, str] = {}
         self.faults: list[Fault] = []
 
     def variables(self, values: Any, environ: Mapping[str, str]) -> Any:
         """The values with their variables put in."""
-        return self._walk(values, (), lambda text, _: expand(text, environ) if "${" in text else text)
 
-    def secret_files(self, values: Any) -> Any:
-        """The values with the secrets read that stand in files."""
+        def put_in(text: str, location: Location) -> str:
+            if "${" not in text:
+                return text
+            return expand(text, environ, trimmed=_is_any(location, _TRIMMED_LOCATIONS))
 
-        def read(text: str, location: Location) -> str:
-            is_file = text.startswith(_FILE_PREFIX) and any(_fits(location, pattern) for pattern in SECRET_LOCATIONS)
-            return read_secret_file(text) if is_file else text
+        return self._walk(values, (), put_in)
+
+    def secrets(self, values: Any) -> Any:
+        """The values with the secrets read that stand in files, and trimmed; `variables` comes before."""
+
+        def read(text: str, location: Location) -> str | SecretStr:
+            is_override = not place_of(location, self.places).line
+            is_variable = location in self.touched and not is_override
+            # Once is enough: what a variable leaves behind its one line end is a fault.
+            if not is_variable and _is_any(location, _TRIMMED_LOCATIONS):
+                text = trim(text)
+            is_file = text.startswith(_FILE_PREFIX) and _is_any(location, SECRET_LOCATIONS)
+            if is_file:
+                self.files[location] = text
+                text = read_secret_file(text)
+            is_header = _fits(location, _HEADER_LOCATION)
+            return SecretStr(text) if is_header and (is_file or is_variable or is_override) else text
 
         return self._walk(values, (), read)
 
-    def _walk(self, value: Any, location: Location, replace: Callable[[str, Location], str]) -> Any:
+    def _walk(self, value: Any, location: Location, replace: Callable[[str, Location], str | SecretStr]) -> Any:
         if isinstance(value, dict):
             return {key: self._walk(item, (*location, key), replace) for key, item in value.items()}
         if isinstance(value, list):
@@ -129,6 +161,10 @@ class Substitution:
         if replaced != value:
             self.touched.add(location)
         return replaced
+
+
+def _is_any(location: Location, patterns: tuple[tuple[str, ...], ...]) -> bool:
+    return any(_fits(location, pattern) for pattern in patterns)
 
 
 def _fits(location: Location, pattern: tuple[str, ...]) -> bool:

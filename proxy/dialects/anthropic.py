@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -37,8 +37,16 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     default_path = "/v1/messages"
+    models_path = "/v1/models"
     # No `/v1/messages/batches`, no `/v1/files`: what is there belongs to everybody who shares the vendor's key.
-    generation_paths = ("/v1/messages", "/v1/messages/count_tokens", "/messages", "/messages/count_tokens")
+    generation_paths = (
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/complete",
+        "/messages",
+        "/messages/count_tokens",
+        "/complete",
+    )
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""
@@ -51,7 +59,11 @@ class Anthropic(Dialect):
         """The answer's body once more, under the name `error`."""
         return encode_event(_error(broken_stream_status(code), code, message), b"error")
 
-    def reader(self, request_body: bytes) -> AnthropicReader:  # noqa: ARG002 - the same for every request
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
+        """The vendor's words under the name `error`."""
+        return encode_event(orjson.dumps(body), b"error") if body.get("type") == "error" else None
+
+    def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return AnthropicReader()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.protocol.paths import canonical_path, matches
 
@@ -39,10 +39,15 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     default_path: ClassVar[str | None] = None
-    # Globs of what generates and of what lists models. What would list or delete what *other* users of the vendor's key
-    # have stored there (GET of a generation path, DELETE of either) is left out on purpose; see `allows`.
+    # Where the vendor lists its models, below the upstream's url; None where it does not.
+    models_path: ClassVar[str | None] = None
+    # Globs of what is the caller's own and keeps nothing: what generates, embeds, transcribes, moderates or counts;
+    # what lists models; what a caller asks after by an id that nobody can guess. What would list, read or delete what
+    # *other* users of the vendor's key have stored there (GET of a generation path, DELETE of any) is left out on
+    # purpose; see `allows`.
     generation_paths: ClassVar[tuple[str, ...]] = ()
     model_paths: ClassVar[tuple[str, ...]] = ()
+    task_paths: ClassVar[tuple[str, ...]] = ()
     # The field that carries the vendor's credential, and what stands before it there.
     credential_name: ClassVar[bytes] = b"Authorization"
     credential_prefix: ClassVar[bytes] = b"Bearer "
@@ -55,7 +60,7 @@ class Dialect(ABC):
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
         """What may be asked for, below the upstream's url, where the operator does not say."""
-        return self.generation_paths + self.model_paths
+        return self.generation_paths + self.model_paths + self.task_paths
 
     def credential_field(self, key: str) -> Field:
         """The field that carries the vendor's key."""
@@ -98,11 +103,21 @@ class Dialect(ABC):
         anything from it but the error. `path` is that of the request, with or without its query.
         """
 
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - see the dialects
+        """The event that repeats a vendor's own error, as it came with an answer of that status.
+
+        For an answer that has begun before the vendor's. None where the body is not what the dialect's clients know.
+        """
+        return None
+
     @abstractmethod
-    def reader(self, request_body: bytes) -> Reader | None:
+    def reader(self, request_body: bytes | bytearray) -> Reader | None:
         """What reads the stream that answers this request; None where the dialect is not `is_readable`."""
 
     def _is_meant(self, pattern: str, method: str, path: str) -> bool:
+        if pattern in self.task_paths:
+            # Without an id it would be a list, and beyond the id there may be anything.
+            return method in {"GET", "HEAD"} and path.count("/") == pattern.count("/") and not path.endswith("/")
         is_generation, is_model_list = pattern in self.generation_paths, pattern in self.model_paths
         if not (is_generation or is_model_list):
             return True

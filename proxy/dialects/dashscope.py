@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -22,15 +22,36 @@ class DashScope(Dialect):
 
     name = "dashscope"
     default_path = "/api/v1/services/aigc/text-generation/generation"
-    generation_paths = ("/api/v1/services/aigc/*", "/api/v1/apps/*", "/services/aigc/*", "/apps/*")
-    model_paths = ("/api/v1/models", "/api/v1/models/*")
+    models_path = "/api/v1/models"
+    # With `/api/v1` and without, as the SDK's base URL ends in it. No `customization` of speech: its one path lists and
+    # deletes everybody's voices. No files, no `uploads`, which hands out credentials of the vendor's.
+    generation_paths = tuple(
+        base + path
+        for base in ("/api/v1", "")
+        for path in (
+            "/services/aigc/*",
+            "/services/embeddings/*",
+            "/services/rerank/*",
+            "/nlp/nlu/understanding",
+            "/services/audio/asr/recognition",
+            "/services/audio/asr/transcription",
+            "/services/audio/tts/SpeechSynthesizer",
+            "/apps/*",
+            "/tokenizer",
+        )
+    )
+    model_paths = ("/api/v1/models", "/api/v1/models/*", "/models", "/models/*")
+    # The result of one's own image, video or transcript. No list of tasks, and nobody cancels one.
+    task_paths = ("/api/v1/tasks/*", "/tasks/*")
 
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:
         """The vendor's word for "as a stream", where `POST /forward-sse` goes to the default path without it.
 
+        Below a url that ends in `/api/v1` the default path is the rest of it.
+
         The request's body has no such word, so a frontend that sends only a body could not ask for a stream at all.
         """
-        if path.decode("latin-1") != self.default_path or _STREAM[0].lower() in names:
+        if not self.default_path.endswith(path.decode("latin-1")) or _STREAM[0].lower() in names:
             return ()
         return (_STREAM,)
 
@@ -44,12 +65,19 @@ class DashScope(Dialect):
         The status stands in a comment, as the vendor writes it, and in the `status` field that dashscope-python reads
         (without it, it reports 400, as if the client were to blame); other parsers ignore a field they do not know.
         """
-        status = broken_stream_status(code)
-        return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, _error(code, message))
+        return _event(broken_stream_status(code), _error(code, message))
 
-    def reader(self, request_body: bytes) -> DashScopeReader:
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:
+        """The vendor's words in the vendor's shape, with the status of its answer."""
+        return _event(status, orjson.dumps(body)) if body.get("code") else None
+
+    def reader(self, request_body: bytes | bytearray) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""
         return DashScopeReader(asked=asks_for_increments(request_body))
+
+
+def _event(status: int, data: bytes) -> bytes:
+    return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, data)
 
 
 def _error(code: str, message: str) -> bytes:

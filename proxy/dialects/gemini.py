@@ -33,16 +33,31 @@ _STATUSES: Final[Mapping[int, str]] = MappingProxyType(
 )
 
 
+# The last one for a url that ends in a version.
+_VERSIONS: Final = ("/v1", "/v1beta", "/v1alpha", "")
+
+
 class Gemini(Dialect):
     """The model stands in the path, before a raw colon; the Python SDK calls `/v1`, the others `/v1beta`."""
 
     name = "gemini"
+    models_path = "/v1beta/models"
+    # `predict` makes images (Imagen). No batches, no `predictLongRunning`: their results are stored for everybody who
+    # shares the vendor's key. No `generateAnswer`: it searches the corpora that anybody stored.
     generation_paths = tuple(
         f"{version}/models/*:{verb}"
-        for version in ("/v1", "/v1beta", "")
-        for verb in ("generateContent", "streamGenerateContent", "countTokens")
+        for version in _VERSIONS
+        for verb in (
+            "generateContent",
+            "streamGenerateContent",
+            "countTokens",
+            "computeTokens",
+            "embedContent",
+            "batchEmbedContents",
+            "predict",
+        )
     )
-    model_paths = ("/v1/models", "/v1/models/*", "/v1beta/models", "/v1beta/models/*", "/models", "/models/*")
+    model_paths = tuple(f"{version}/models{below}" for version in _VERSIONS for below in ("", "/*"))
     credential_name = b"x-goog-api-key"
     credential_prefix = b""
     query_credential = True
@@ -57,9 +72,13 @@ class Gemini(Dialect):
         """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
         return encode_event(_error(broken_stream_status(code), code, message))
 
-    def reader(self, request_body: bytes) -> GeminiReader:  # noqa: ARG002 - the same for every request
+    def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return GeminiReader()
+
+    def _is_meant(self, pattern: str, method: str, path: str) -> bool:
+        """Below a model there are also the operations of everybody who shares the vendor's key."""
+        return super()._is_meant(pattern, method, path) and not (pattern in self.model_paths and "/operations" in path)
 
 
 def _error(status: int, code: str, message: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -28,17 +28,33 @@ class OpenAI(Dialect):
 
     name = "openai"
     default_path = "/v1/chat/completions"
-    # With `/v1` and without: the operator's url may end in it, as the SDKs' base URLs do. No `/v1/responses/*`: those
-    # are the stored answers of everybody who shares the vendor's key.
-    generation_paths = (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/chat/completions",
-        "/completions",
-        "/responses",
+    models_path = "/v1/models"
+    # With `/v1` and without: the operator's url may end in it, as the SDKs' base URLs do. The others are Azure's. No
+    # `/v1/responses/*`, files, batches, assistants or voices: what is stored there belongs to everybody who shares the
+    # vendor's key. No `/v1/realtime/*`: it hands out credentials of the vendor's.
+    generation_paths = tuple(
+        version + path
+        for version in ("/v1", "", "/openai/v1", "/openai", "/openai/deployments/*")
+        for path in (
+            "/chat/completions",
+            "/completions",
+            "/responses",
+            "/responses/compact",
+            "/responses/input_tokens",
+            "/embeddings",
+            "/rerank",
+            "/moderations",
+            "/images/generations",
+            "/images/edits",
+            "/images/variations",
+            "/audio/speech",
+            "/audio/transcriptions",
+            "/audio/translations",
+        )
     )
-    model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
+    model_paths = tuple(
+        version + path for version in ("/v1", "", "/openai/v1", "/openai") for path in ("/models", "/models/*")
+    )
 
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind, `code` the contract's word."""
@@ -55,7 +71,11 @@ class OpenAI(Dialect):
             return encode_event(orjson.dumps(flat), b"error")
         return encode_event(error_json(broken_stream_status(code), code, message))
 
-    def reader(self, request_body: bytes) -> OpenAIReader:  # noqa: ARG002 - the same for every request
+    def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
+        """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
+        return encode_event(orjson.dumps(body)) if body.get("error") else None
+
+    def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return OpenAIReader()
 

@@ -25,6 +25,6 @@ class Raw(Dialect):
         """None: an aborted body is the only sign that every format has."""
         return None
 
-    def reader(self, request_body: bytes) -> None:  # noqa: ARG002 - whatever it asked for
+    def reader(self, request_body: bytes | bytearray) -> None:  # noqa: ARG002 - whatever it asked for
         """None: nothing is known of what is streamed."""
         return

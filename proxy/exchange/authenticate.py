@@ -16,10 +16,11 @@ from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedE
 from proxy.model import Principal
 
 if TYPE_CHECKING:
-    from proxy.routing.rules import Rules
     from proxy.exchange.exchange import Exchange
     from proxy.model import RequestHead
     from proxy.phases.resolve import Destination
+    from proxy.protocol.envelope import RoutingMembers
+    from proxy.routing.rules import Rules
 
 # What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.
 _SAID_LATER: Final = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
@@ -84,17 +85,17 @@ async def authenticate_head(exchange: Exchange, head: RequestHead, known: Princi
     return principal
 
 
-def authenticate_body(exchange: Exchange, body: bytes) -> Principal:
+def authenticate_body(exchange: Exchange, members: RoutingMembers) -> Principal:
     """Who asks, where only an envelope names them.
 
     Raises:
-        MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or an ambiguous one.
+        MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or a malformed one.
         InvalidTokenError: the passcode is no API key.
     """
     rules = exchange.rules
     if rules.authenticator is None:
         raise MissingTokenError
-    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(body))
+    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(members))
     exchange.principal = principal
     return principal
 

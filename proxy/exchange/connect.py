@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal
 
-from proxy.errors import UpstreamTimeoutError
+from proxy.errors import UpstreamCredentialsError, UpstreamTimeoutError
 from proxy.protocol.heads import render_request
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+_NOT_AUTHORIZED = frozenset({401, 403})
 
 
 class _FirstByte:
@@ -61,9 +63,12 @@ async def connect(
         OverloadedError: this machine lacks what a connection takes.
         UpstreamProtocolError: the answer's head is not valid HTTP/1.1.
         UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
+        UpstreamCredentialsError: the answer is 401 or 403, to a key of the operator's.
         TargetNotAllowedError: a pinned target's addresses are not allowed.
     """
-    connection = None if route.is_pinned else pool.take((route.origin, route.ca_file), route.upstream)
+    connection = None
+    if not route.is_pinned:
+        connection = pool.take((route.origin, route.ca_file), route.upstream, keep_s=route.timeouts.keep_alive_s)
     if connection is None:
         connection = await _dial(route, pool, resolve, deadline_s, clocks.now())
     method, body = route.method, route.body
@@ -80,13 +85,22 @@ async def connect(
     if watch is not None:
         clocks.watch(watch)
     try:
-        return await waiter
+        answer = await waiter
     except BaseException:
-        connection.abort()
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            # Cancelled as it came. A connection whose answer is complete may be another exchange's by now.
+            waiter.result().abort()
+        else:
+            connection.abort()
         raise
     finally:
         if watch is not None:
             clocks.forget(watch)
+    if answer.status in _NOT_AUTHORIZED and route.has_operators_key:
+        # To the user it would look as if their own token were bad, and the vendor's words may hold half of the key.
+        answer.abort()
+        raise UpstreamCredentialsError(answer.status)
+    return answer
 
 
 async def _dial(
@@ -99,7 +113,10 @@ async def _dial(
     clock, ends_s = _sooner("connect", route.timeouts.connect_s, deadline_s, now_s)
     try:
         async with asyncio.timeout_at(ends_s):
-            return await pool.dial((route.origin, route.ca_file), route.upstream, await resolve(route))
+            addresses = await resolve(route)
+            return await pool.dial(
+                (route.origin, route.ca_file), route.upstream, addresses, keep_s=route.timeouts.keep_alive_s
+            )
     except TimeoutError as exc:
         raise UpstreamTimeoutError(clock) from exc
 

@@ -6,19 +6,21 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from aiohttp import web
 
 from proxy.errors import (
     DrainingError,
     ProxyError,
+    StoppedError,
+    UpstreamCredentialsError,
     UpstreamProtocolError,
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
 from proxy.exchange.settle import settle
-from proxy.logs import exchange_logger, log_failure
+from proxy.logs import exchange_logger, log_credentials_refused, log_failure
 from proxy.model import Ending
 from proxy.protocol.fields import CREDENTIALS
 
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from proxy.routing.rules import Rules
     from proxy.limits.store import Admission, Standing
     from proxy.metrics import Metrics
     from proxy.model import Principal, RequestHead
+    from proxy.routing.rules import Rules
 
 _ID_BYTES: Final = 12
 _IDS_AT_ONCE: Final = 64
@@ -37,6 +39,7 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TIMEOUT_ENDINGS: Final = {
     "connect": Ending.TIMEOUT_CONNECT,
     "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+    "idle": Ending.TIMEOUT_IDLE,
     "total": Ending.TIMEOUT_TOTAL,
 }
 
@@ -70,6 +73,9 @@ class Exchange:
     Attributes:
         status: None until a response has begun.
         interrupted_as: Why somebody other than the two peers ended it.
+        reason: The word for why an upstream, or what was needed to judge the request, failed.
+        early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
+            the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
@@ -83,6 +89,7 @@ class Exchange:
     dialect: str = field(init=False, default="openai")
     head: RequestHead | None = field(init=False, default=None, repr=False)
     origin: bytes | None = field(init=False, default=None)
+    early_target: bytes | None = field(init=False, default=None)
     principal: Principal | None = field(init=False, default=None)
     admission: Admission | None = field(init=False, default=None, repr=False)
     standing: Standing | None = field(init=False, default=None, repr=False)
@@ -90,6 +97,7 @@ class Exchange:
     status: int | None = field(init=False, default=None)
     ending: Ending | None = field(init=False, default=None)
     code: str | None = field(init=False, default=None)
+    reason: str | None = field(init=False, default=None)
     first_byte_s: float | None = field(init=False, default=None)
     bytes: int = field(init=False, default=0)
     events: int = field(init=False, default=0)
@@ -97,12 +105,12 @@ class Exchange:
     limits: str | None = field(init=False, default=None)
     is_in_band: bool = field(init=False, default=False)
     is_preflight: bool = field(init=False, default=False)
-    typed_names: Mapping[str, str] | None = field(init=False, default=None)
+    typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
     response: RunningResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
     transport: asyncio.Transport | None = field(init=False, default=None, repr=False)
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -111,7 +119,7 @@ class Exchange:
         """Record how it ended, release the lease, settle.
 
         Raises:
-            DrainingError: in place of the cancellation by which a drain ended it before its response began.
+            DrainingError, StoppedError: in place of the cancellation by which it was interrupted.
         """
         translated: ProxyError | None = None
         try:
@@ -159,9 +167,12 @@ class Exchange:
             for name, value in self.head.fields:
                 if name.lower() in CREDENTIALS:
                     self.redact(value.decode("latin-1").rpartition(" ")[2])
-        self.status = 200 if self.is_in_band else error.status
+        self.status = 200 if self.is_in_band or self.early_target is not None else error.status
         self.code = error.code
+        self.reason = error.reason
         self.ending = self.interrupted_as or _ending_of(error)
+        if isinstance(error, UpstreamCredentialsError):
+            log_credentials_refused(self.id, self.upstream or "", error.upstream_status)
 
     def interrupt(self, ending: Ending) -> None:
         """End it from outside: a drain that is over, or somebody who stops it."""
@@ -177,8 +188,8 @@ class Exchange:
         if not is_interrupted:
             self.ending = self.ending or Ending.CLIENT_CLOSED
             return None
-        if self.interrupted_as is Ending.DRAINED:
-            error = DrainingError()
+        if self.interrupted_as is Ending.DRAINED or self.early_target is not None:
+            error = DrainingError() if self.interrupted_as is Ending.DRAINED else StoppedError()
             self.record_refusal(error)
             return error
         self.ending = self.interrupted_as
@@ -190,7 +201,7 @@ class Exchange:
 def _ending_of(error: ProxyError) -> Ending:
     if isinstance(error, UpstreamTimeoutError):
         return _TIMEOUT_ENDINGS[error.clock]
-    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError):
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError | UpstreamCredentialsError):
         return Ending.UPSTREAM_ERROR
     return Ending.REFUSED
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import InvalidRequestError, NotFoundError
+from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
 from proxy.model import FieldIndex, RequestHead
 from proxy.protocol import cors
-from proxy.protocol.heads import check_request, origin_form
+from proxy.protocol.heads import asks_for_websocket, check_request, origin_form
+from proxy.protocol.paths import own_path
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -27,6 +28,8 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
 
     Raises:
         InvalidRequestError: the head is malformed; the connection must be closed.
+        HeaderTooLargeError: its lines are too long together.
+        UpgradeNotSupportedError: the client asks for a WebSocket.
         NotFoundError: the path is not below the prefix.
     """
     index = FieldIndex(request.raw_headers)
@@ -42,11 +45,20 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         if not path.startswith(prefix + b"/"):
             raise NotFoundError
         path = path.removeprefix(prefix)
+    if path[-1:] == b"/":
+        path = own_path(path)
     head = RequestHead(request.method, path, query, request.raw_headers, index)
     if exchange is not None:
         exchange.head = head
         # The log learns the path only now: where a target should be may stand anything, a credential even.
         exchange.path = path.decode("latin-1")
+        max_bytes = exchange.rules.max_head_bytes
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > max_bytes:
+            raise HeaderTooLargeError.of_head(max_bytes)
+        if (b"upgrade" in index or b"sec-websocket-key" in index) and asks_for_websocket(index):
+            # Before anything is asked of a store or charged: no credential makes a difference.
+            exchange.dialect = exchange.rules.router.dialect_name(head)
+            raise UpgradeNotSupportedError
     return head
 
 

@@ -41,6 +41,7 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         "bytes": exchange.bytes,
         "events": exchange.events,
         "code": exchange.code,
+        "reason": exchange.reason,
         "event": "exchange.settled",
     }
     if exchange.limits is not None:

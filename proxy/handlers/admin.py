@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy import metrics as names
 from proxy.dialects import DIALECTS
-from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.handlers import health
 from proxy.handlers.errors import as_headers
 from proxy.view import View
@@ -49,10 +49,7 @@ async def stop(request: web.Request) -> web.Response:
     Raises:
         NotFoundError: none is running.
     """
-    id_ = request.match_info["id"]
-    if not id_:
-        raise InvalidRequestError("An id is required.")
-    if not await request.app[VIEW].stop(id_):
+    if not await request.app[VIEW].stop(request.match_info["id"]):
         raise NotFoundError("No such stream is running.")
     return web.Response(status=204)
 
@@ -68,18 +65,24 @@ async def otherwise(request: web.Request) -> web.Response:
     Raises:
         NotFoundError, MethodNotAllowedError: always one of them.
     """
-    if request.path.startswith("/admin/streams/"):
-        raise MethodNotAllowedError("DELETE")
-    if request.path in {"/metrics", "/admin/streams", "/healthz", "/readyz"}:
+    path = request.path.removesuffix("/")
+    if path in _PATHS:
         raise MethodNotAllowedError("GET, HEAD")
+    if path.startswith("/admin/streams/"):
+        raise MethodNotAllowedError("DELETE")
     raise NotFoundError
 
 
+_PAGES: Final = (
+    ("/metrics", metrics),
+    ("/admin/streams", streams),
+    ("/healthz", health.alive),
+    ("/readyz", ready),
+)
+_PATHS: Final = frozenset(path for path, _ in _PAGES)
+# One slash at the end of a path changes nothing.
 ROUTES: Final = (
-    web.get("/metrics", metrics),
-    web.get("/admin/streams", streams),
-    web.delete("/admin/streams/{id:.*}", stop),
-    web.get("/healthz", health.alive),
-    web.get("/readyz", ready),
-    web.route("*", "/{path:.*}", otherwise),
+    *(web.get(path + slash, page) for path, page in _PAGES for slash in ("", "/")),
+    *(web.delete("/admin/streams/{id:[^/]+}" + slash, stop) for slash in ("", "/")),
+    web.route("*", r"/{path:[\s\S]*}", otherwise),
 )

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from proxy.dialects import DIALECTS
-from proxy.errors import DrainingError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal, retry_after
+from proxy.errors import (
+    DrainingError,
+    HeaderTooLargeError,
+    InvalidRequestError,
+    ProxyError,
+    RequestTimeoutError,
+    StoppedError,
+    refusal,
+    retry_after,
+)
 from proxy.exchange import EXCHANGE
 from proxy.handlers.service import SERVICE
 from proxy.limits.fields import rate_limit_fields
@@ -18,6 +27,7 @@ from proxy.logs import log_failure
 from proxy.protocol.in_band import end_event
 from proxy.protocol.sse import encode_event
 from proxy.protocol.typed import TypedEncoder
+from proxy.relay import EARLY
 from proxy.relay.response import RelayResponse
 
 if TYPE_CHECKING:
@@ -30,6 +40,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _EVENT_STREAM: Final = "text/event-stream"
+# After these no request follows on the connection.
+_LAST: Final = (DrainingError, HeaderTooLargeError, RequestTimeoutError)
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 
 
@@ -51,9 +63,12 @@ async def translate(request: web.Request, handler: Handler) -> web.StreamRespons
         return respond(request, ProxyError())
 
 
-def respond(request: web.Request, error: ProxyError) -> web.Response:
+def respond(request: web.Request, error: ProxyError) -> web.StreamResponse:
     """The response of an error; an exchange that never began is settled here, so that it has its log line."""
     exchange = request.get(EXCHANGE)
+    early = request.get(EARLY)
+    if exchange is not None and early is not None and exchange.early_target is not None:
+        return _end_early(early, exchange, error)
     if exchange is None:
         service = request.config_dict[SERVICE]
         exchange = service.exchanges.refuse(service.rules, error, request)
@@ -64,7 +79,7 @@ def respond(request: web.Request, error: ProxyError) -> web.Response:
         answer = refusal(error, DIALECTS[exchange.dialect])
         response = web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
     is_body_broken = not request.content.is_eof() or getattr(request.protocol, "is_malformed", False)
-    if exchange.head is None or is_body_broken or isinstance(error, DrainingError | RequestTimeoutError):
+    if exchange.head is None or is_body_broken or isinstance(error, _LAST):
         # A head that is malformed, or a body that is still arriving: where the next request begins is not known.
         response.force_close()
     return response
@@ -110,11 +125,31 @@ def add_own_fields(request: web.Request, response: web.StreamResponse, policy: C
         headers.add(name.decode(), value.decode())
 
 
+def _end_early(response: RelayResponse, exchange: Exchange, error: ProxyError) -> RelayResponse:
+    """Tell an error in a response that has begun: its status and fields have left."""
+    if exchange.is_in_band:
+        response.conclude(_in_band(exchange, error), is_clean=True)
+    elif exchange.typed_names is not None:
+        encoder = TypedEncoder(exchange.typed_names)
+        # As a running stream that is stopped.
+        is_stopped = isinstance(error, StoppedError)
+        last = encoder.cancelled() if is_stopped else encoder.error(error.code, error.message)
+        response.conclude(last, is_clean=True)
+    else:
+        event = DIALECTS[exchange.dialect].error_event(error.code, error.message, exchange.early_target or b"")
+        response.conclude(event or b"", is_clean=False)
+    if isinstance(error, DrainingError):
+        response.force_close()
+    return response
+
+
 def _in_band(exchange: Exchange, error: ProxyError) -> bytes:
     """A refusal as an `EventSource` can read it: in events."""
     ending = exchange.ending
     if exchange.typed_names is None:
         said = encode_event(DIALECTS[exchange.dialect].error_body(error))
+    elif isinstance(error, StoppedError):
+        said = TypedEncoder(exchange.typed_names).cancelled()
     else:
         said = TypedEncoder(exchange.typed_names).error(error.code, error.message)
     if ending is None:

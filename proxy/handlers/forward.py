@@ -12,7 +12,7 @@ from proxy.exchange.body import check_length, read_body
 from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
 from proxy.handlers.service import SERVICE
-from proxy.relay import relay
+from proxy.relay import EarlyResponse, early_interval_s, relay
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -46,10 +46,12 @@ async def resolve(request: web.Request, exchange: Exchange, head: RequestHead, s
         body = await read_body(
             request, head, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, timers=service.timers
         )
+        members = None
         if principal is None:
-            principal = authenticate_body(exchange, body)
+            members = await service.turns.run(rules.router.read_envelope(head, body))
+            principal = authenticate_body(exchange, members)
             exchange.admit(await rules.store.admit(principal))
-        return rules.router.by_body(destination, head, body, principal)
+        return await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
     except ProxyError:
         exchange.refund()
         raise
@@ -59,19 +61,31 @@ async def send(request: web.Request, exchange: Exchange, route: Route, service: 
     """Send the request to its upstream, and relay the response.
 
     Raises:
-        ProxyError: the upstream cannot be reached, is late, or its response is invalid.
+        ProxyError: the upstream cannot be reached, is late, or its response is invalid; the client's response may have
+            begun by then, where heartbeats begin early.
     """
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
     total_s = route.timeouts.total_s
     deadline_s = None if total_s is None else service.timers.now() + total_s
-    upstream_response = await connect(
+    connecting = connect(
         route, pool=service.pool, resolve=exchange.rules.resolve, clocks=service.timers, deadline_s=deadline_s
     )
+    interval_s = await service.turns.run(early_interval_s(request, exchange, route))
+    if interval_s is None:
+        upstream_response = await connecting
+        early = None
+    else:
+        early = EarlyResponse(request, exchange, route, interval_s=interval_s, deadline_s=deadline_s)
+        reached = await early.reach(connecting)
+        if reached is None:
+            return early.response
+        upstream_response = reached
     return await relay(
         request,
         exchange,
         route,
         upstream_response,
+        begun=None if early is None or not early.has_begun else early.response,
         deadline_s=deadline_s,
         timers=service.timers,
         metrics=service.metrics,

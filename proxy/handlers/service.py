@@ -10,12 +10,13 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxy.routing.rules import Rules
     from proxy.clocks import Clocks
     from proxy.exchange import Exchanges
     from proxy.limits.store import Store
     from proxy.metrics import Metrics
     from proxy.phases.ticket import Makers
+    from proxy.routing.rules import Rules
+    from proxy.turns import Turns
     from proxy.upstream.pool import Pool
 
 # `reasons` against being ready, and under other names what only limps.
@@ -38,6 +39,7 @@ class Service:
     pool: Pool
     store: Store
     timers: Clocks
+    turns: Turns
     metrics: Metrics
     ticket_makers: Makers
     stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None

@@ -19,8 +19,8 @@ from proxy.phases.ticket import FRONT, asks_for_typed, has_ticket, make_ticket, 
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
-    from proxy.handlers.service import Service
     from proxy.model import RequestHead, Route
+    from proxy.turns import Turns
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -43,11 +43,13 @@ async def create(request: web.Request) -> web.StreamResponse:
             body = await read_body(
                 request, head, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, timers=service.timers
             )
+            router, members = rules.router.rehearsal(), None
             if principal is None:
-                principal = authenticate_body(exchange, body)
-            route = rules.router.rehearsal().by_body(destination, asked, body, principal)
+                members = await service.turns.run(router.read_envelope(asked, body))
+                principal = authenticate_body(exchange, members)
+            route = await service.turns.run(router.by_body(destination, asked, body, principal, members))
             exchange.upstream, exchange.dialect = route.upstream, route.dialect
-            made = await make_ticket(rules.store, asked, body, principal)
+            made = await make_ticket(rules.store, asked, body, principal, service.turns)
         exchange.status, exchange.ending = 201, Ending.COMPLETE
         return web.Response(status=201, body=made, content_type="application/json")
 
@@ -67,7 +69,7 @@ async def use(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if head.method != "GET":
             raise MethodNotAllowedError("POST")
-        route = await _take(exchange, head, is_draining=service.must_refuse(request))
+        route = await _take(exchange, head, service.turns, is_draining=service.must_refuse(request))
         if route is None:
             # Browsers come back after every end; 204 tells them to stay away.
             exchange.status, exchange.ending = 204, Ending.COMPLETE
@@ -75,7 +77,7 @@ async def use(request: web.Request) -> web.StreamResponse:
         return await send(request, exchange, route, service)
 
 
-async def _take(exchange: Exchange, head: RequestHead, *, is_draining: bool) -> Route | None:
+async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_draining: bool) -> Route | None:
     """The route of the request that was set aside; None where it was taken before."""
     rules = exchange.rules
     ticket = ticket_in(head)
@@ -84,7 +86,7 @@ async def _take(exchange: Exchange, head: RequestHead, *, is_draining: bool) -> 
     if is_draining:
         raise DrainingError
     try:
-        taken = await use_ticket(rules.store, ticket, head)
+        taken = await use_ticket(rules.store, ticket, head, turns)
     except NotFoundError:
         exchange.is_in_band = False
         raise
@@ -93,11 +95,13 @@ async def _take(exchange: Exchange, head: RequestHead, *, is_draining: bool) -> 
     asked, body = taken
     exchange.typed_names = rules.router.typed_names(asked) if asks_for_typed(asked) else None
     destination, principal = await authenticate(exchange, asked)
+    members = None
     if principal is None:
-        principal = authenticate_body(exchange, body)
+        members = await turns.run(rules.router.read_envelope(asked, body))
+        principal = authenticate_body(exchange, members)
     exchange.admit(await rules.store.admit(principal))
     try:
-        route = rules.router.by_body(destination, asked, body, principal)
+        route = await turns.run(rules.router.by_body(destination, asked, body, principal, members))
     except ProxyError:
         exchange.refund()
         raise

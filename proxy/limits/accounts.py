@@ -13,9 +13,9 @@ from proxy.limits.quotas import NO_QUOTAS, quotas_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.model import Plan
     from proxy.limits.gcra import Limit
     from proxy.limits.quotas import Quotas
+    from proxy.model import Plan
 
 
 _Live = TypeVar("_Live")

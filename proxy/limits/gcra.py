@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,14 @@ def retry_after(limit: Limit, tat: int, now: int) -> int:
     return max(0, -(-missing // limit.quota))
 
 
-def retry_after_all(limits: Sequence[Limit], tats: Iterable[int], now: int) -> int:
-    """Give the ticks until a request fits all of the limits: time only frees, so the longest wait serves all."""
-    return max((retry_after(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)), default=0)
+def longest_wait(limits: Sequence[Limit], tats: Sequence[int], now: int) -> tuple[Limit, int]:
+    """Give the limit with the longest wait, of equals the first, and its ticks: after them a request fits every limit.
+
+    `limits` holds at least one. Time only frees, so the longest wait serves all.
+    """
+    waits = [retry_after(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)]
+    longest = max(waits)
+    return limits[waits.index(longest)], longest
 
 
 def unpaid(limit: Limit, end: int, now: int) -> int:

@@ -10,19 +10,20 @@ import time
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
+from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
 from proxy.limits.accounts import Account
+from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
+from proxy.limits.store import Standing
 from proxy.limits.tickets import TicketShelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from proxy.model import Principal
     from proxy.limits.gcra import Limit
     from proxy.limits.store import Lease, Spent
+    from proxy.model import Principal
 
 # How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
 # may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
@@ -133,11 +134,10 @@ class MemoryStore:
         quotas = account.quotas
         ends = gcra.charge(quotas.limits, account.tats, now)
         if ends is None:
-            wait = gcra.retry_after_all(quotas.limits, account.tats, now)
-            raise RateLimitExceededError(retry_after_s=wait / TICKS_PER_S)
+            raise rate_limit_exceeded(quotas.limits, account.tats, now)
         # After the rates: a user who has run into both learns the time before which it is of no use to come back.
         if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
-            raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
+            raise too_many_streams(plan)
         account.tats = ends
         admission = _Admission(self, account, Standing(quotas, ends, now))
         account.live[admission] = None

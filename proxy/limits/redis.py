@@ -14,30 +14,30 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Literal
 
-from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError
+from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
 from proxy.limits.dial import Dialler
 from proxy.limits.leases import LIFE_S, Leases, run_all
 from proxy.limits.link import Link
 from proxy.limits.memory import MemoryStore
-from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.redis_accounts import ID_BYTES, PREFIX, ServerClock, UserAccounts, read_tats
 from proxy.limits.redis_admission import Question, RedisAdmission
 from proxy.limits.redis_tickets import RedisTickets
 from proxy.limits.resp import TIMEOUT_S, Answer, ConnectionLostError, StoreError
 from proxy.limits.scripts import Scripts
-from proxy.limits.store import STREAM_RETRY_AFTER_S, Standing
+from proxy.limits.store import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxy.model import Principal
     from proxy.limits.dial import RedisAddress
     from proxy.limits.gcra import Limit
     from proxy.limits.quotas import Quotas
     from proxy.limits.redis_accounts import UserAccount
     from proxy.limits.resp import Connection
     from proxy.limits.store import Fallback, Spent
+    from proxy.model import Principal
 
 OnStoreError = Literal["deny", "local", "allow"]
 
@@ -151,10 +151,9 @@ class RedisStore:
         tats = read_tats(quotas.limits, answer, 2)
         account.learn(quotas, tats)
         if answer[0] == 1:
-            wait = gcra.retry_after_all(quotas.limits, tats, answer[1])
-            raise RateLimitExceededError(retry_after_s=wait / TICKS_PER_S)
+            raise rate_limit_exceeded(quotas.limits, tats, answer[1])
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
-            raise TooManyStreamsError(retry_after_s=STREAM_RETRY_AFTER_S)
+            raise too_many_streams(principal.plan)
         admission = RedisAdmission(self, account, question.id, Standing(quotas, tats, answer[1]), answer=answer)
         self._leases.hold(admission)
         return admission

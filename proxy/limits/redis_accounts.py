@@ -20,10 +20,10 @@ from proxy.limits.resp import pack
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from proxy.model import Plan, Principal
     from proxy.limits.gcra import Limit
     from proxy.limits.memory import MemoryStore
     from proxy.limits.scripts import Scripts
+    from proxy.model import Plan, Principal
 
 # One takes about 2 KiB. A user who is forgotten loses nothing: the server knows.
 MAX_ACCOUNTS = 50_000

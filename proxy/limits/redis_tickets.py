@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from proxy.errors import LimitsUnavailableError, TooManyTicketsError
+from proxy.errors import LimitsUnavailableError
+from proxy.limits.messages import too_large_tickets, too_many_tickets
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis_accounts import PREFIX, digest
 from proxy.limits.resp import Answer, StoreError
@@ -16,11 +17,11 @@ from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, S
 from proxy.limits.tickets import OVERHEAD_BYTES
 
 if TYPE_CHECKING:
-    from proxy.model import Principal
     from proxy.limits.dial import Dialler
     from proxy.limits.link import Link
     from proxy.limits.scripts import Script, Scripts
     from proxy.limits.store import Spent
+    from proxy.model import Principal
 
 # At a time and worker: what the server must hold at most in its buffers for us.
 _MAX_CONNECTIONS = 8
@@ -45,9 +46,11 @@ class RedisTickets:
             MAX_OPEN_TICKET_BYTES,
             OVERHEAD_BYTES,
         ]
-        wait = await self._run(self._scripts.put_ticket, [_key(name), mine], arguments)
-        if isinstance(wait, int) and wait > 0:
-            raise TooManyTicketsError(retry_after_s=wait / TICKS_PER_S)
+        answer = await self._run(self._scripts.put_ticket, [_key(name), mine], arguments)
+        if isinstance(answer, list):
+            bound, wait = answer
+            refuse = too_many_tickets if bound == 1 else too_large_tickets
+            raise refuse(wait / TICKS_PER_S)
 
     async def take(self, name: str) -> bytes | Spent | None:
         """Give a ticket to the first who asks."""

@@ -62,6 +62,8 @@ _MEANINGS = {
     "WRONGPASS": "the server refuses the password",
 }
 
+_LARGE_BYTES = 64 * 1024
+
 Answer = object
 _NOT_YET = object()
 
@@ -71,7 +73,10 @@ def pack(*words: bytes | str | int) -> bytes:
     parts = [b"*%d\r\n" % len(words)]
     for word in words:
         data = word if isinstance(word, bytes) else str(word).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        if len(data) > _LARGE_BYTES:  # a ticket: copied once, by the join
+            parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+        else:
+            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 
 

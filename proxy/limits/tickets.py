@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.errors import LimitsUnavailableError, TooManyTicketsError
+from proxy.errors import LimitsUnavailableError
+from proxy.limits.messages import too_large_tickets, too_many_tickets
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S
 
 if TYPE_CHECKING:
@@ -76,9 +77,11 @@ class TicketShelf:
         own = self._owned.get(owner, {})
         # At most `MAX_OPEN_TICKETS` are looked at.
         held_bytes = sum(self._open[other].cost_bytes for other in own)
-        if own and (len(own) >= MAX_OPEN_TICKETS or held_bytes + ticket.cost_bytes > MAX_OPEN_TICKET_BYTES):
+        is_many = len(own) >= MAX_OPEN_TICKETS
+        if is_many or (own and held_bytes + ticket.cost_bytes > MAX_OPEN_TICKET_BYTES):
             oldest = self._open[next(iter(own))]
-            raise TooManyTicketsError(retry_after_s=oldest.expires_s - now_s)
+            refuse = too_many_tickets if is_many else too_large_tickets
+            raise refuse(oldest.expires_s - now_s)
         if self._bytes + ticket.cost_bytes > self._max_bytes:
             raise LimitsUnavailableError
         self._open[name] = ticket

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.auth.tickets import Ticket
-from proxy.errors import InvalidRequestError, NotFoundError, TooManyTicketsError
+from proxy.errors import InvalidRequestError, NotFoundError
+from proxy.limits.messages import too_many_ticket_bodies
 from proxy.limits.store import SPENT, Spent
 from proxy.protocol.paths import query_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.model import Principal, RequestHead
     from proxy.limits.store import Store
+    from proxy.model import Principal, RequestHead
+    from proxy.turns import Turns
 
 # Where tickets are made, and where they are used: each stands for a POST to the second.
 TICKETS: Final = b"/forward-sse/tickets"
@@ -47,7 +49,7 @@ class Makers:
             return
         user = principal.issuer, principal.user
         if self._making[user] >= MAX_MAKING:
-            raise TooManyTicketsError
+            raise too_many_ticket_bodies(MAX_MAKING)
         self._making[user] += 1
         try:
             yield
@@ -83,20 +85,22 @@ def ticket_in(head: RequestHead) -> Ticket:
     return ticket
 
 
-async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Principal) -> bytes:
+async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Principal, turns: Turns) -> bytes:
     """Set a request aside, and give what the client is told of it, as JSON.
 
     Raises:
         TooManyTicketsError, LimitsUnavailableError: as `store.Store.put_ticket` says.
     """
     ticket = Ticket.new()
-    await store.put_ticket(ticket.name, ticket.seal(head, body), float(TICKET_TTL_S), owner)
+    await store.put_ticket(ticket.name, await turns.run(ticket.seal(head, body)), float(TICKET_TTL_S), owner)
     return orjson.dumps(
         {"ticket": ticket.text, "url": f"{FRONT.decode()}?ticket={ticket.text}", "expires_in": TICKET_TTL_S}
     )
 
 
-async def use_ticket(store: Store, ticket: Ticket, head: RequestHead) -> tuple[RequestHead, bytes] | Spent:
+async def use_ticket(
+    store: Store, ticket: Ticket, head: RequestHead, turns: Turns
+) -> tuple[RequestHead, bytes] | Spent:
     """The request that was set aside, for the first who asks; `SPENT` for every other.
 
     `events=typed` may stand on either request; nothing else of this one, whose head is `head`, counts.
@@ -111,7 +115,7 @@ async def use_ticket(store: Store, ticket: Ticket, head: RequestHead) -> tuple[R
     try:
         if sealed is None:
             raise NotFoundError("No such ticket.")
-        asked, body = ticket.unseal(sealed)
+        asked, body = await turns.run(ticket.unseal(sealed))
     except ValueError:
         raise NotFoundError("No such ticket.") from None
     if asks_for_typed(head) and not asks_for_typed(asked):

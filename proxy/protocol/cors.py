@@ -8,7 +8,8 @@ Deliberate limits:
 
 1. An origin is matched as a whole and exactly. No patterns, no case folding: browsers send the serialised origin.
    `null` matches only if it is listed, for every sandboxed frame on the web has it.
-2. Nothing of a request is put into an answer but names that the lists below allow.
+2. Nothing of a request is put into an answer but names that the lists below or the operator's allow; where that is `*`,
+   any name that is one (RFC 9110 §5.1), within the bounds below.
 3. `Access-Control-Request-Private-Network` is never granted.
 """
 
@@ -18,6 +19,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from proxy.errors import Field
     from proxy.model import FieldIndex
 
@@ -93,7 +96,8 @@ _EXPOSED_NAMES = (
     b"via",
 )
 
-_EXPOSE: Field = (b"Access-Control-Expose-Headers", b", ".join(_EXPOSED_NAMES))
+# Without `*`, which a browser would take for every name.
+_ANY_NAME = re.compile(rb"[!#$%&'+\-.^_`|~0-9a-z]{1,128}")
 _CREDENTIALS: Field = (b"Access-Control-Allow-Credentials", b"true")
 _ALLOW_METHODS: Field = (b"Access-Control-Allow-Methods", b", ".join(_METHODS))
 _VARY: Field = (b"Vary", b"Origin")
@@ -109,15 +113,30 @@ class CorsPolicy:
         origins: Serialised origins (`https://app.example.com`), or `*` for all of them; none turns the fields off.
         credentials: Whether cookies and TLS client certificates may be sent; not needed for bearer tokens.
         max_age_s: How long a browser may keep the answer to a preflight.
+        headers: Names that requests may have beyond the built-in ones; `*` is every name that is asked for.
+        expose: Names of answers that pages may read beyond the built-in ones.
 
     Raises:
         ValueError: `*` with credentials, which Fetch forbids, and which would let every site act as its visitors.
     """
 
-    def __init__(self, origins: frozenset[str], *, credentials: bool, max_age_s: int) -> None:
+    def __init__(
+        self,
+        origins: frozenset[str],
+        *,
+        credentials: bool,
+        max_age_s: int,
+        headers: Iterable[str] = (),
+        expose: Iterable[str] = (),
+    ) -> None:
         if credentials and "*" in origins:
             raise ValueError("credentials cannot be allowed for every origin")
         self._allows_all = "*" in origins
+        own_names = frozenset(name.lower().encode("ascii") for name in headers)
+        self._request_names = _REQUEST_NAMES | (own_names - {b"*"})
+        self._grants_any_name = b"*" in own_names
+        exposed = dict.fromkeys((*_EXPOSED_NAMES, *(name.lower().encode("ascii") for name in expose)))
+        expose_field: Field = (b"Access-Control-Expose-Headers", b", ".join(exposed))
         self._max_age: Field = (b"Access-Control-Max-Age", b"%d" % max_age_s)
         shared = (_CREDENTIALS,) if credentials else ()
         self._grants: dict[bytes, tuple[Field, ...]] = {
@@ -127,7 +146,7 @@ class CorsPolicy:
         # An answer depends on Origin where there is a list, also for a request without one: a cache that keeps the
         # field-less answer would give it to the listed origin (Fetch §3.3.7).
         self._vary: tuple[Field, ...] = (_VARY,) if origins and not self._allows_all else ()
-        self._answers = {origin: (*grant, _EXPOSE, *self._vary) for origin, grant in self._grants.items()}
+        self._answers = {origin: (*grant, expose_field, *self._vary) for origin, grant in self._grants.items()}
 
     def answer_fields(self, origin: bytes | None) -> tuple[Field, ...]:
         """Give the fields that every answer takes; `origin` is what `request_origin` found."""
@@ -148,9 +167,21 @@ class CorsPolicy:
             return (_VARY_PREFLIGHT,)
         if requested_method not in _METHODS:
             return (*grant, _ALLOW_METHODS, _VARY_PREFLIGHT)
-        names = _granted_names(requested_headers or b"")
+        names = self._granted_names(requested_headers or b"")
         allow_headers = ((b"Access-Control-Allow-Headers", b", ".join(names)),) if names else ()
         return (*grant, _ALLOW_METHODS, *allow_headers, self._max_age, _VARY_PREFLIGHT)
+
+    def _granted_names(self, requested: bytes) -> tuple[bytes, ...]:
+        """Pick the names out of a list that anyone may have written; too long a list gets nothing."""
+        if len(requested) > _MAX_REQUESTED_BYTES:
+            return ()
+        names = dict.fromkeys(name.strip(b" \t").lower() for name in requested.split(b",")[:_MAX_REQUESTED_NAMES])
+        return tuple(name for name in names if self._grants_name(name))
+
+    def _grants_name(self, name: bytes) -> bool:
+        if name in self._request_names or _VENDOR_NAME.fullmatch(name) is not None:
+            return True
+        return self._grants_any_name and _ANY_NAME.fullmatch(name) is not None
 
     def _matched(self, origin: bytes | None) -> bytes:
         # No origin is listed as the empty string, so it stands for "none of them".
@@ -165,11 +196,3 @@ def request_origin(fields: FieldIndex) -> bytes | None:
 def is_preflight(method: str, fields: FieldIndex) -> bool:
     """Whether a browser asks for permission; any other OPTIONS is a request like all (Fetch §3.3.2)."""
     return method == "OPTIONS" and b"origin" in fields and b"access-control-request-method" in fields
-
-
-def _granted_names(requested: bytes) -> tuple[bytes, ...]:
-    """Pick the known names out of a list that anyone may have written; too long a list gets nothing."""
-    if len(requested) > _MAX_REQUESTED_BYTES:
-        return ()
-    names = dict.fromkeys(name.strip(b" \t").lower() for name in requested.split(b",")[:_MAX_REQUESTED_NAMES])
-    return tuple(name for name in names if name in _REQUEST_NAMES or _VENDOR_NAME.fullmatch(name))

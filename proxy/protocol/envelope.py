@@ -1,11 +1,10 @@
-"""JSON bodies, as far as routing must read them, and the envelope: a request described by JSON.
+"""The envelope: a request described by the members of a JSON object.
 
-Pure. Strict where a second reader might read something else: the members that decide anything may stand there once,
-nesting is bounded, NaN and half surrogates are refused. What decides nothing is not judged: unknown members are
-ignored, and what a vendor body says besides `model` is the vendor's to read.
+Pure. A member that decides something may stand there once, however it is spelled; what decides nothing is not judged:
+unknown members are ignored, and a vendor body is the vendor's to read but for `model`.
 
-Decided here, where the contract leaves room: a member that is null counts as absent; a body with the method `get` is
-refused; header names must begin with a letter or a digit, header values are ASCII, no name is given twice.
+Decided here, where the contract leaves room: a member that is null counts as absent; header names must begin with a
+letter or a digit, header values are ASCII, no name is given twice.
 """
 
 from __future__ import annotations
@@ -13,22 +12,36 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
 from proxy.errors import InvalidRequestError
 from proxy.protocol.fields import fold
+from proxy.protocol.json_members import JsonMembers, MemberScanner
+from proxy.protocol.json_text import PIECE_BYTES, NotTextError, compact, decode_string, encode_string
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from proxy.errors import Field
+    from proxy.protocol.json_text import JsonText, Steps
+
+# What an entry of `envelope.targets` may list, and what it allows where it lists nothing.
+METHODS: Final = ("get", "post", "put", "patch", "delete")
+DEFAULT_METHODS: Final = frozenset({"GET", "POST"})
 
 _ENVELOPE_MEMBERS: Final = ("targetUrl", "method", "body", "header", "passcode", "model")
-_QUOTED: Final = tuple(b'"%b"' % name.encode() for name in _ENVELOPE_MEMBERS)
+_SCANNER: Final = MemberScanner((*_ENVELOPE_MEMBERS, "stream"))
+_TARGET_URL: Final = b'"targetUrl"'
 # Letters can be spelled `\u0041`: only then can a member's name stand in the body without its own bytes.
 _SPELLED_LETTER: Final = re.compile(rb"\\u00[4-7]")
+# Up to here a parsed document is small, and a parser in C is the faster reader of what is plain.
+_PARSED_BYTES: Final = 64 * 1024
+# The JSON text of members that are decoded whole. Names of models and addresses are checked more closely elsewhere.
+_MAX_MODEL_TEXT: Final = 4096
+_MAX_TEXT: Final = 64 * 1024
+_MAX_HEADER_TEXT: Final = 256 * 1024
 
 # RFC 9110 §5.6.2. A first character that is neither letter nor digit is no header's name in use, but a trap
 # (`__proto__`) for whoever puts the fields into an object.
@@ -52,162 +65,221 @@ _METADATA_SWITCHES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What an envelope asks for: `body` is what will be sent, `fields` what its `header` said, not yet cleaned.
+    """What an envelope asks for: `body` is what will be sent, `fields` what its `header` held, not yet cleaned.
 
-    `has_json_body` is true where the body was given as an object, so that we know what it is.
+    `has_json_body` is true where the body was given as a JSON value other than a string, so that its type is known.
     """
 
     target_url: str
     method: str
-    body: bytes = field(repr=False)
+    body: bytes | bytearray = field(repr=False)
     fields: tuple[Field, ...] = field(repr=False)
     passcode: str | None = field(default=None, repr=False)
     has_json_body: bool = False
 
 
-def read_json_object(body: bytes) -> dict[str, Any]:
-    """Read a body as a JSON object, in which the members that routing reads stand at most once.
+class RoutingMembers(NamedTuple):
+    """What routing needs of a body: `envelope` is None where it is a vendor body, which the other members describe.
 
-    One pass in C over the body and a few searches; a second, slower pass over those rare bodies in which such a name
-    occurs more than once, at whatever depth, or in which letters are spelled by their numbers.
+    `stream` is None where the body has no such member, or no boolean, or two of them.
+    """
+
+    model: str | None = None
+    stream: bool | None = None
+    envelope: JsonMembers | None = None
+
+
+def read_body(text: JsonText) -> Steps[RoutingMembers]:
+    """Read of a body what routing needs, where it cannot do without.
+
+    A small body is parsed by a library; one that is large, an envelope, or not plain JSON is scanned in pieces.
 
     Raises:
-        InvalidRequestError: not UTF-8, not JSON, not an object, nested too deeply, or ambiguous.
+        InvalidRequestError: It is no JSON object, `model` is no name, or a member that routing reads is ambiguous.
     """
-    members = _load(body)
-    if "targetUrl" in members:
-        if _spells_letters(body) or any(body.count(name) > 1 for name in _QUOTED):
-            _refuse_repeated(_member_names(body), _ENVELOPE_MEMBERS)
-    elif body.count(b'"model"') > 1 or _spells_letters(body):
-        _refuse_repeated(_member_names(body), ("model",))
-    return members
+    if len(text) <= _PARSED_BYTES:
+        plain = _read_plain(text)
+        if plain is not None:
+            return plain
+    members = yield from _SCANNER.scan(text)
+    if "targetUrl" in members.spans:
+        _refuse_repeated(members)
+        return RoutingMembers(envelope=members)
+    if "model" in members.repeated:
+        raise InvalidRequestError("The body gives the member model twice.")
+    return RoutingMembers(_text(members, "model", _MAX_MODEL_TEXT), members.flag("stream"))
 
 
-def find_envelope(body: bytes) -> dict[str, Any] | None:
-    """The body as an object where it is an envelope, None where it is anything else, JSON or not.
+def find_envelope(text: JsonText) -> Steps[JsonMembers | None]:
+    """Find the members of an envelope; None where the body is anything else, JSON or not.
 
     Costs one search over a body that is none.
 
     Raises:
-        InvalidRequestError: an object with `targetUrl` that is ambiguous.
+        InvalidRequestError: The body is an object with `targetUrl` that is ambiguous.
     """
-    if b'"targetUrl"' not in body and not _spells_letters(body):
+    is_possible = yield from _may_be_envelope(text)
+    if not is_possible:
         return None
     try:
-        members = _load(body)
+        members = yield from _SCANNER.scan(text)
     except InvalidRequestError:
         return None
-    return read_json_object(body) if "targetUrl" in members else None
+    if "targetUrl" not in members.spans:
+        return None
+    _refuse_repeated(members)
+    return members
 
 
-def parse_envelope(members: dict[str, Any]) -> Envelope:
-    """Read the members of an envelope, as `read_json_object` gave them.
+def read_passcode(members: JsonMembers) -> str | None:
+    """The `passcode` of an envelope, None where there is none, or no string.
 
     Raises:
-        InvalidRequestError: a member of the wrong kind, or a header that no request can have.
+        InvalidRequestError: It is malformed, or longer than any credential.
     """
-    target_url = members.get("targetUrl")
-    if not isinstance(target_url, str):
+    value = members.value("passcode") if members.size("passcode") <= _MAX_TEXT else b""
+    return None if value is None or value[:1] != b'"' else _text(members, "passcode")
+
+
+def parse_envelope(members: JsonMembers) -> Steps[Envelope]:
+    """Read the members of an envelope.
+
+    Raises:
+        InvalidRequestError: A member is of the wrong kind, or its header is one that no request can have. The message
+            names the member.
+    """
+    target_url = _text(members, "targetUrl")
+    if target_url is None:
         raise InvalidRequestError("targetUrl must be a string.")
-    passcode = members.get("passcode")
-    if passcode is not None and not isinstance(passcode, str):
-        raise InvalidRequestError("passcode must be a string.")
-    method = _method(members.get("method"))
-    content = members.get("body")
-    body = _body(content)
-    if method == "GET" and body:
-        raise InvalidRequestError("An envelope with the method get has no body.")
-    return Envelope(target_url, method, body, _fields(members.get("header")), passcode, isinstance(content, dict))
+    passcode = _text(members, "passcode")
+    method = _method(_text(members, "method", message=_METHOD_MESSAGE))
+    fields = _fields(_header(members))
+    if method == "GET":
+        return Envelope(target_url, method, b"", fields, passcode)
+    body, has_json_body = yield from _body(members)
+    return Envelope(target_url, method, body, fields, passcode, has_json_body)
 
 
-def _spells_letters(body: bytes) -> bool:
-    # The first test is much cheaper, and seldom true.
-    return body.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(body) is not None
-
-
-def _load(body: bytes) -> dict[str, Any]:
+def _read_plain(text: JsonText) -> RoutingMembers | None:
+    """A vendor body that is plain: strict JSON, in which no member that is read stands twice. None for all others."""
+    if text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _spells_letters(text):
+        return None
     try:
-        value = orjson.loads(body)
+        members = orjson.loads(text)
     except orjson.JSONDecodeError:
-        # `from None`: the cause holds the whole body, and would take it into a traceback.
-        raise InvalidRequestError("The body is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequestError("The body is not a JSON object.")
-    return value
+        return None
+    if not isinstance(members, dict) or "targetUrl" in members:
+        return None
+    model, stream = members.get("model"), members.get("stream")
+    if model is not None and not isinstance(model, str):
+        return None
+    return RoutingMembers(model, stream if isinstance(stream, bool) else None)
 
 
-def _member_names(text: bytes | str) -> list[str]:
-    """The names of an object's own members, repeated ones as often as they stand there."""
-    return [name for name, _ in _pairs(text)]
+def _spells_letters(text: JsonText) -> bool:
+    # The first test is much cheaper, and seldom true.
+    return text.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(text) is not None
 
 
-def _pairs(text: bytes | str) -> Sequence[tuple[str, Any]]:
+def _may_be_envelope(text: JsonText) -> Steps[bool]:
+    """Whether the name `targetUrl` stands anywhere in the text, in some spelling."""
+    for start in range(0, len(text), PIECE_BYTES):
+        # An overlap of the longest thing looked for.
+        stop = start + PIECE_BYTES + len(_TARGET_URL)
+        if text.find(_TARGET_URL, start, stop) >= 0 or (
+            text.find(b"\\u00", start, stop) >= 0 and _SPELLED_LETTER.search(text, start, stop) is not None
+        ):
+            return True
+        if stop < len(text):
+            yield
+    return False
+
+
+def _refuse_repeated(members: JsonMembers) -> None:
+    for name in _ENVELOPE_MEMBERS:
+        if name in members.repeated:
+            raise InvalidRequestError(f"The body gives the member {name} twice.")
+
+
+def _text(members: JsonMembers, name: str, max_bytes: int = _MAX_TEXT, *, message: str = "") -> str | None:
+    """A member that must be a string, None where it is absent or null."""
+    if members.size(name) > max_bytes:
+        raise InvalidRequestError(f"{name} is too long.")
+    value = members.value(name)
+    if value is None:
+        return None
+    if value[:1] != b'"':
+        raise InvalidRequestError(message or f"{name} must be a string.")
     try:
-        # Numbers are of no interest here, and Python's own integers cost more than linear time to read. Every object
-        # becomes the list of its members: the outermost is what is returned.
-        value = json.loads(text, object_pairs_hook=_Members, parse_int=float)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError("The body is not valid JSON.") from None
-    if not isinstance(value, _Members):
-        raise InvalidRequestError("header must be a JSON object, or one as a string.")
-    return value
+        return decode_string(value)
+    except NotTextError:
+        raise InvalidRequestError(f"{name} is not a valid JSON string.") from None
 
 
-class _Members(list[tuple[str, Any]]):
-    """An object as the list of its members; a class of its own, to be told from an array."""
+_METHOD_MESSAGE: Final = f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}."
 
 
-def _refuse_repeated(names: Iterable[str], once: Iterable[str]) -> None:
-    counted = list(names)
-    for name in once:
-        if counted.count(name) > 1:
-            raise InvalidRequestError("The body gives a member twice.")
-
-
-def _method(value: object) -> str:
+def _method(value: str | None) -> str:
     if value is None:
         return "POST"
-    if not isinstance(value, str) or value.lower() not in {"get", "post"}:
-        raise InvalidRequestError("method must be get or post.")
+    # Not `upper`: letters beyond ASCII have capitals among it.
+    if not value.isascii() or value.lower() not in METHODS:
+        raise InvalidRequestError(_METHOD_MESSAGE)
     return value.upper()
 
 
-def _body(value: object) -> bytes:
-    if value is None:
-        return b""
-    if isinstance(value, dict):
-        try:
-            return orjson.dumps(value)
-        except orjson.JSONEncodeError:
-            raise InvalidRequestError("body cannot be written as JSON.") from None
-    if not isinstance(value, str):
-        raise InvalidRequestError("body must be a string or an object.")
+def _body(members: JsonMembers) -> Steps[tuple[JsonText, bool]]:
+    """What is sent of `body`, and whether it is known to be JSON."""
+    start, end = members.spans.get("body", (0, 0))
+    text = members.text
+    if start == end or text[start : min(end, start + 5)] == b"null":
+        return b"", False
+    if text[start] != ord('"'):
+        body = yield from compact(text, start, end)
+        return body, True
     try:
-        return value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError("body holds half a surrogate pair.") from None
+        body = yield from encode_string(text, start + 1, end - 1)
+    except NotTextError:
+        raise InvalidRequestError("body holds half a surrogate pair, or an escape that JSON does not have.") from None
+    return body, False
 
 
-def _fields(header: object) -> tuple[Field, ...]:
-    pairs: Iterable[tuple[str, Any]]
-    if header is None or header == "":
-        return ()
-    if isinstance(header, str):
-        if len(header) > 2 * _MAX_FIELDS_BYTES:
-            raise InvalidRequestError("header is too large.")
-        pairs = _pairs(header)
-    elif isinstance(header, dict):
-        pairs = header.items()
-    else:
+class _Pairs(list[tuple[str, Any]]):
+    """An object as the list of its members; a class of its own, to be told from an array."""
+
+
+def _header(members: JsonMembers) -> _Pairs:
+    """The members of `header`, an object or one as a string; numbers are their JSON text."""
+    if members.size("header") > _MAX_HEADER_TEXT:
+        raise InvalidRequestError("header is too large.")
+    text: JsonText | str | None = members.value("header")
+    if text is not None and text[:1] == b'"':
+        text = _text(members, "header", _MAX_HEADER_TEXT)
+    if not text:
+        return _Pairs()
+    try:
+        header = json.loads(text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("header is not valid JSON.") from None
+    if not isinstance(header, _Pairs):
         raise InvalidRequestError("header must be a JSON object, or one as a string.")
+    return header
+
+
+def _fields(header: Iterable[tuple[str, Any]]) -> tuple[Field, ...]:
     fields: list[Field] = []
     seen: set[bytes] = set()
     room = _MAX_FIELDS_BYTES
-    for name, value in pairs:
+    for name, given in header:
         if _NAME.fullmatch(name) is None:
             raise InvalidRequestError("header holds a name that no field can have.")
-        if not isinstance(value, str) or _VALUE.fullmatch(value) is None:
-            raise InvalidRequestError("header holds a value that no field can have.")
+        if given is None:
+            continue
+        value = {True: "true", False: "false"}[given] if isinstance(given, bool) else given
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"The member {name} of header must be a string, a number or a boolean.")
+        if _VALUE.fullmatch(value) is None:
+            raise InvalidRequestError(f"The member {name} of header has a value that no field can have.")
         room -= len(name) + len(value)
         raw_name = name.encode()
         folded = fold(raw_name)

@@ -34,8 +34,13 @@ _MAX_LENGTH_DIGITS = 15
 _ONCE = {
     b"host": "Exactly one Host field is required.",
     b"content-length": "The Content-Length field is malformed.",
+    # RFC 9110 §5.3 allows no second one, and a vendor may read either.
+    b"content-type": "There is more than one Content-Type field.",
     b"transfer-encoding": "The only transfer coding understood here is chunked.",
 }
+# What may not stand twice in a response's head, and what may if it says the same.
+_NEVER_TWICE = frozenset({b"content-length", b"content-encoding", b"transfer-encoding"})
+_ONE_VALUE = frozenset({b"content-type", b"location", b"retry-after"})
 # Without user information (RFC 9110 §4.2.4): what follows the authority is the path, the query, or nothing.
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
 # As an integer: so it is looked for in one call.
@@ -63,7 +68,7 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
 
     Two servers that disagree about where a request ends are how requests are smuggled, so whatever is unusual is
     refused: any transfer coding but one `chunked` (§6.1), both kinds of length (§6.3), a length that is not a plain
-    number, a missing, doubled or malformed Host (§3.2).
+    number, a missing, doubled or malformed Host (§3.2). A second Content-Type is refused here too.
 
     Raises:
         InvalidRequestError: the connection must be closed after the answer.
@@ -92,6 +97,50 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
         return "chunked", None
     size = int(length or 0)
     return ("length", size) if size else ("none", None)
+
+
+def asks_for_websocket(fields: FieldIndex) -> bool:
+    """Whether a request is a WebSocket handshake (RFC 6455 §4.1), or what a proxy on the way has left of one.
+
+    Every other upgrade may be ignored (RFC 9110 §7.8), and then the request is served as it stands. A handshake is of
+    no use as a plain GET, but it would go out with the vendor's key.
+    """
+    if b"upgrade" in fields and b"websocket" in _options(fields.every(b"upgrade")):
+        return True
+    return b"sec-websocket-key" in fields and b"upgrade" in _options(fields.every(b"connection"))
+
+
+def _options(values: Iterable[bytes]) -> set[bytes]:
+    """The members of a list-valued field, in lower case, without a version (`websocket/13`)."""
+    return {option.partition(b"/")[0].strip(b" \t") for value in values for option in value.lower().split(b",")}
+
+
+def join_identical(fields: list[Field], index: FieldIndex) -> tuple[list[Field], FieldIndex] | None:
+    """Judge the repeated fields of a response, and remove a repetition that says nothing new.
+
+    Misconfigured servers send `Content-Type`, `Location` or `Retry-After` twice with one value: the first is kept. Two
+    different values of these, and any repetition of a length or a coding, leave the reader to choose (RFC 9110 §5.3,
+    RFC 9112 §6.3): the result is None, and the response must be refused.
+    """
+    repeated = index.repeated
+    if not _NEVER_TWICE.isdisjoint(repeated):
+        return None
+    joined = [name for name in _ONE_VALUE if name in repeated]
+    if not joined:
+        return fields, index
+    # The parser leaves white space behind a value.
+    if any(len({value.strip(b" \t") for value in repeated[name]}) > 1 for name in joined):
+        return None
+    seen: set[bytes] = set()
+    kept: list[Field] = []
+    for field in fields:
+        name = field[0].lower()
+        if name in _ONE_VALUE:
+            if name in seen:
+                continue
+            seen.add(name)
+        kept.append(field)
+    return kept, type(index)(kept)
 
 
 @lru_cache(maxsize=64)

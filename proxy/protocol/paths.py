@@ -1,8 +1,9 @@
 """Paths and target URLs: what may be asked for, judged on the very bytes that are sent.
 
 Pure. A path is decoded once, to be matched; whatever another server could read as another path (dot segments, encoded
-separators, empty segments, a second layer of encoding) has no canonical form and matches nothing. What is sent is the
-path as it came, never the decoded one and never a repaired one.
+backslashes, empty segments, a second layer of encoding) has no canonical form and matches nothing. An encoded slash is
+matched as the slash that it may become. What is sent is the path as it came, never the decoded one and never a repaired
+one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 # RFC 3986 §3.3, percent-encodings well formed; without `;`, at which some servers cut a segment short.
 _PATH: Final = re.compile(rb"(?:/(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*)+")
-# What an encoding may not hide: separators, a second encoding, controls, non-ASCII, what servers cut at.
-_HIDDEN: Final = re.compile(rb"[\x00-\x1f\x7f-\xff/\\%?#;]")
+# What an encoding may not hide: a backslash, a second encoding, controls, non-ASCII, what servers cut at.
+_HIDDEN: Final = re.compile(rb"[\x00-\x1f\x7f-\xff\\%?#;]")
 # A segment of dots, and of the spaces that some file systems drop after them.
 _DOTS: Final = re.compile(rb"[. ]+")
 # Visible ASCII but `#`. Wider than RFC 3986 §3.4, because browsers leave `|`, `"` and the like as they are.
 _QUERY: Final = re.compile(rb'[!"$-~]*')
+
+# First segments of the proxy's own paths; no upstream has such a name.
+_OWN: Final = frozenset({b"forward-sse", b"v1", b"healthz", b"readyz", b"playground"})
 
 _SCHEME: Final = re.compile(r"(https?)://", re.IGNORECASE | re.ASCII)
 # Controls, spaces, and every line or paragraph end that some reader knows.
@@ -86,6 +90,22 @@ def _is_member(member: bytes, name: bytes, value: bytes | None) -> bool:
     return unquote_to_bytes(own_name) == name and (value is None or unquote_to_bytes(own_value) == value)
 
 
+def merge_queries(own: bytes, own_names: frozenset[bytes], query: bytes | None) -> bytes:
+    """The operator's query, and behind it the caller's members of other names as they came.
+
+    `own_names` are those of `own`, as `member_name` decodes them. Time is linear in the caller's query.
+    """
+    if not query:
+        return own
+    return b"&".join((own, *(member for member in query.split(b"&") if member_name(member) not in own_names)))
+
+
+def member_name(member: bytes) -> bytes:
+    """The decoded name of a query member, in which a plus is a space (WHATWG URL §5.1)."""
+    name = member.partition(b"=")[0]
+    return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
+
+
 def with_query(path: bytes, query: bytes | None) -> bytes:
     """Path and query as one request target."""
     return path if query is None else path + b"?" + query
@@ -100,19 +120,47 @@ def is_allowed(path: bytes, patterns: Sequence[str]) -> bool:
 def canonical_path(path: bytes) -> str | None:
     """The path with its harmless encodings decoded, or None where another server might read another path.
 
-    Case is kept: `/V1` is not `/v1`. A single slash at the end is part of the path.
+    SDKs encode the slash of a model's name (`org%2Fname`). Some servers decode it before they look at segments, some
+    do not: it is decoded here, so that the rules of a path hold for either reading. Case is kept: `/V1` is not `/v1`.
+    A single slash at the end is part of the path.
     """
     if _PATH.fullmatch(path) is None or b"//" in path:
         return None
     if b"%" not in path and b"/." not in path:
         return path.decode("ascii")
-    segments: list[bytes] = []
     for segment in path.split(b"/"):
-        decoded = unquote_to_bytes(segment)
-        if (decoded != segment and _HIDDEN.search(decoded)) or _DOTS.fullmatch(decoded):
+        if b"%" in segment and _HIDDEN.search(unquote_to_bytes(segment)):
             return None
-        segments.append(decoded)
-    return b"/".join(segments).decode("ascii")
+    # Only now, because a slash and dots may have been encoded together.
+    decoded = unquote_to_bytes(path)
+    if b"//" in decoded or any(map(_DOTS.fullmatch, decoded.split(b"/"))):
+        return None
+    return decoded.decode("ascii")
+
+
+def without_slash(path: bytes) -> bytes:
+    """The path without the one slash at its end; with two it is another path, and `/` stays."""
+    return path[:-1] if path[-1:] == b"/" and path[-2:] not in {b"/", b"//"} else path
+
+
+def own_path(path: bytes) -> bytes:
+    """The path of a request as the proxy's own routes are compared with it: one slash at the end changes nothing.
+
+    What is below an upstream's name is the vendor's, and stays as it came.
+    """
+    return without_slash(path) if path[-1:] == b"/" and path.split(b"/", 2)[1] in _OWN else path
+
+
+def below(base: str, path: str) -> str:
+    """The path to ask for below a base that may end in the same segments, as the SDKs' base URLs do.
+
+    Below `/compatible-mode/v1`, `/v1/models` is `/models`; below `/compatible-mode` it stays as it is.
+    """
+    end = len(path)
+    while (end := path.rfind("/", 0, end)) > 0:
+        if base.endswith(path[:end]):
+            return path[end:]
+    return path
 
 
 def matches(text: str, pattern: str) -> bool:

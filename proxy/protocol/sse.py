@@ -12,8 +12,8 @@ import re
 PING = b": ping\n\n"
 
 _LF, _CR = b"\n\r"  # as integers
-_BOM = b"\xef\xbb\xbf"
-_BOM_BEGINS = (b"", _BOM[:1])
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BOM_BEGINS = (b"", BYTE_ORDER_MARK[:1])
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 # All that must be remembered of a line: its first five bytes tell whether its field is `data`.
@@ -107,13 +107,13 @@ class EventStreamObserver:
             # The line under way is the first one, whose head holds all that has come: less than a byte order mark.
             data = self._head + data
             self._head = b""
-            if len(data) < len(_BOM) and _BOM.startswith(data):
+            if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
                 self._head = data
                 self.at_boundary = not data
                 return
             self._is_opened = True
-            if data.startswith(_BOM):
-                data = data[len(_BOM) :]
+            if data.startswith(BYTE_ORDER_MARK):
+                data = data[len(BYTE_ORDER_MARK) :]
                 self.at_boundary = True
         if not data:
             return

@@ -42,7 +42,7 @@ class TypedEncoder:
 
     __slots__ = ("_halves", "_heads", "events")
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str | int]) -> None:
         self.events = 0
         self._heads = {kind: b'data: {"t":' + _json(name) + b',"r":' for kind, name in names.items()}
         self._halves: dict[Kind, str] = {}

@@ -165,8 +165,8 @@ class TypedForEventSource:
 
     def complete(self) -> Completion:
         """The last typed event, then the one named `end`."""
-        ending, last, _ = self._typed.complete()
-        return Completion(ending, last + self._end(ending))
+        ending, last, _, reason = self._typed.complete()
+        return Completion(ending, last + self._end(ending), reason=reason)
 
     def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
         """The same."""

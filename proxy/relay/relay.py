@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -12,9 +12,8 @@ from proxy.protocol.fields import to_client
 from proxy.protocol.sse import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
-from proxy.relay.response import Framing, RelayResponse, text
+from proxy.relay.response import Framing, RelayResponse, stream_fields, text
 from proxy.relay.timeouts import StreamTimeouts
-from proxy.relay.transform import ending_of_whole
 from proxy.relay.typed import TypedEvents, begin_translation, translated_fields
 
 if TYPE_CHECKING:
@@ -23,13 +22,8 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.metrics import Metrics
     from proxy.model import Route
+    from proxy.relay.transform import Transform
     from proxy.upstream.answer import Answer
-
-# What every relayed response says (contract §5): nobody on the way may buffer or change it.
-_STREAM_FIELDS: Final[tuple[Field, ...]] = (
-    (b"Cache-Control", b"no-cache, no-transform"),
-    (b"X-Accel-Buffering", b"no"),
-)
 
 
 async def relay(
@@ -38,6 +32,7 @@ async def relay(
     route: Route,
     upstream: Answer,
     *,
+    begun: RelayResponse | None = None,
     deadline_s: float | None,
     timers: Clocks,
     metrics: Metrics,
@@ -49,6 +44,7 @@ async def relay(
     before this returns.
 
     Args:
+        begun: The response, where its head has left before the upstream's was there.
         deadline_s: When `total` runs out, in the loop's time; None for never.
 
     Raises:
@@ -58,103 +54,79 @@ async def relay(
     if transport is None or transport.is_closing():
         upstream.abort()
         exchange.ending = Ending.CLIENT_CLOSED
-        return web.Response()
+        return begun or web.Response()
+    fields, transform, framing = _choose(request, exchange, route, upstream)
+    is_whole = upstream.is_complete and bool(upstream.held) and begun is None
+    if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
+        return _whole(exchange, upstream, transform, fields, framing, timers)
+    status = 200 if exchange.is_in_band or begun is not None else upstream.status
+    response = begun or RelayResponse(status=status, fields=fields, framing=framing, length=upstream.length)
+    exchange.status = status
+    exchange.drop_headers()
+    upstream.drop_headers()
+    exchange.response = response
+    metrics.stream_began(route.upstream)
     timeouts = StreamTimeouts(
         route.timeouts.idle_s,
         exchange.rules.write_timeout_s,
         deadline_s,
         route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
     )
-    response = _make_response(request, exchange, route, upstream, timeouts, timers)
-    if isinstance(response, web.Response):
-        return response
-    exchange.status = response.status
-    exchange.drop_headers()
-    upstream.drop_headers()
-    exchange.response = response
-    metrics.stream_began(route.upstream)
     try:
-        await response.run(request, timers)
+        await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
     finally:
         metrics.stream_ended(route.upstream)
         exchange.ending = response.ending
+        exchange.reason = response.failure_reason
         exchange.bytes = response.sent
         exchange.events = response.events
         exchange.first_byte_s = response.first_byte_s
     return response
 
 
-def _make_response(
-    request: web.Request,
-    exchange: Exchange,
-    route: Route,
-    upstream: Answer,
-    timeouts: StreamTimeouts,
-    timers: Clocks,
-) -> RelayResponse | web.Response:
-    """Choose how the body passes; a response that has come whole, and passes as it is, is only written."""
+def _choose(
+    request: web.Request, exchange: Exchange, route: Route, upstream: Answer
+) -> tuple[list[Field], Transform, Framing]:
+    """The client's fields, how the body passes, and how its end is marked."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
-    status = upstream.status
-    if exchange.is_in_band:
-        return _for_event_source(exchange, route, upstream, framing, timeouts)
-    translator = None if route.typed_names is None else begin_translation(route, upstream)
+    status, index = upstream.status, upstream.index
+    translator = begin_translation(route, upstream)
     if translator is not None:
-        fields = [*translated_fields(upstream), *_STREAM_FIELDS]
-        return RelayResponse(
-            upstream, TypedEvents(translator), status=status, fields=fields, framing=framing, timeouts=timeouts
-        )
-    if upstream.framing in {"none", "length"}:
-        framing = upstream.framing
-    index = upstream.index
-    is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
-    observer = EventStreamObserver() if is_watched else None
-    fields = [*to_client(upstream.fields, index), *_STREAM_FIELDS]
-    if upstream.is_complete and upstream.held and framing != "close" and b"content-type" in index:
-        return _whole(exchange, upstream, observer, fields, framing, timers)
+        typed = TypedEvents(translator)
+        fields = [*translated_fields(upstream), *stream_fields()]
+        if exchange.is_in_band:
+            return fields, TypedForEventSource(typed, id_=exchange.id, status=status), framing
+        return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
+    if exchange.is_in_band:
+        fields, is_stream = readable_fields(upstream)
+        for_event_source = ForEventSource(id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream)
+        return [*fields, *stream_fields()], for_event_source, framing
+    if upstream.framing in {"none", "length"} and exchange.early_target is None:
+        framing = upstream.framing
+    is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
     transform = Passthrough(
         status=status,
-        observer=observer,
+        observer=EventStreamObserver() if is_watched else None,
         error_event=lambda code, message: dialect.error_event(code, message, target),
     )
-    return RelayResponse(upstream, transform, status=status, fields=fields, framing=framing, timeouts=timeouts)
-
-
-def _for_event_source(
-    exchange: Exchange, route: Route, upstream: Answer, framing: Framing, timeouts: StreamTimeouts
-) -> RelayResponse:
-    """200 and an event stream, whatever the upstream's response is."""
-    translator = begin_translation(route, upstream)
-    transform: ForEventSource | TypedForEventSource
-    if translator is not None:
-        fields = translated_fields(upstream)
-        transform = TypedForEventSource(TypedEvents(translator), id_=exchange.id, status=upstream.status)
-    else:
-        fields, is_stream = readable_fields(upstream)
-        transform = ForEventSource(
-            id_=exchange.id, status=upstream.status, shape=DIALECTS[route.dialect], is_event_stream=is_stream
-        )
-    return RelayResponse(
-        upstream, transform, status=200, fields=[*fields, *_STREAM_FIELDS], framing=framing, timeouts=timeouts
-    )
+    return [*to_client(upstream.fields, index), *stream_fields()], transform, framing
 
 
 def _whole(
     exchange: Exchange,
     upstream: Answer,
-    observer: EventStreamObserver | None,
+    transform: Passthrough,
     fields: list[Field],
     framing: Framing,
     timers: Clocks,
 ) -> web.Response:
-    body = upstream.held
+    body = transform.transform(upstream.held)
     exchange.status = upstream.status
     exchange.first_byte_s = timers.now()
     exchange.bytes = len(body)
-    if observer is not None:
-        observer.feed(body)
-        exchange.events = observer.events
-    exchange.ending = ending_of_whole(upstream.status)
+    exchange.events = transform.events
+    exchange.ending = transform.complete().ending
     headers = [(name.decode("latin-1"), text(value)) for name, value in fields]
     response = web.Response(status=upstream.status, headers=headers, body=body)
     if framing == "chunked":

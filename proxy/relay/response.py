@@ -16,12 +16,14 @@ from aiohttp import web
 
 from proxy.model import Ending
 from proxy.protocol.sse import PING
+from proxy.relay.passthrough import Passthrough
+from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
+from proxy.upstream.answer import NOTHING
 
 if TYPE_CHECKING:
     from proxy.clocks import Clocks
     from proxy.errors import Field, ProxyError
-    from proxy.relay.timeouts import StreamTimeouts
     from proxy.relay.transform import Transform
     from proxy.upstream.answer import Answer
 
@@ -35,6 +37,14 @@ _COPIED_BYTES: Final = 16_384
 _LAST_WORDS_S: Final = 0.1
 
 
+_NOTHING_PASSES: Final = Passthrough(status=200, observer=None, error_event=lambda _code, _message: None)
+
+
+def stream_fields() -> tuple[Field, ...]:
+    """What every relayed response says (contract §5): nobody on the way may buffer or change it."""
+    return ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
+
+
 class RelayResponse(web.StreamResponse):
     """One running response. Its `ending` comes once; after that nothing of the upstream's is written.
 
@@ -43,23 +53,14 @@ class RelayResponse(web.StreamResponse):
     peers raise: they are endings, because the response has already started.
     """
 
-    def __init__(
-        self,
-        upstream: Answer,
-        transform: Transform,
-        *,
-        status: int,
-        fields: list[Field],
-        framing: Framing,
-        timeouts: StreamTimeouts,
-    ) -> None:
+    def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
         """`fields` are what the client gets, without framing; those of every response are added by the application."""
         super().__init__(status=status, headers=[(name.decode("latin-1"), text(value)) for name, value in fields])
-        self._upstream = upstream
-        self._transform = transform
+        self._upstream: Answer = NOTHING
+        self._transform: Transform = _NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
-        self._timeouts = timeouts
+        self._timeouts = StreamTimeouts(None, None, None, None)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: Clocks | None = None
@@ -80,36 +81,56 @@ class RelayResponse(web.StreamResponse):
         self._unsent = -1
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
+        # Why the upstream broke off, where it did.
+        self.failure_reason: str | None = None
         # aiohttp adds a type where there is none; the application takes it away again.
         self.has_content_type = "Content-Type" in self.headers
         if framing == "length":
-            self.content_length = upstream.length
+            self.content_length = length
 
     # The handler's side.
 
-    async def run(self, request: web.Request, timers: Clocks) -> None:
+    async def begin(self, request: web.Request) -> None:
+        """Write the head.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        transport = request.transport
+        if transport is not None:
+            self._transport, self._protocol = transport, request.protocol
+            # Anything unsent pauses the upstream. uvloop then writes at once, too, not in the next turn of its loop.
+            transport.set_write_buffer_limits(high=0)
+        await self.prepare(request)
+
+    async def run(
+        self,
+        request: web.Request,
+        upstream: Answer,
+        transform: Transform,
+        *,
+        timeouts: StreamTimeouts,
+        timers: Clocks,
+    ) -> None:
         """Write the head, relay the body, and return once it has ended or broken off; `write_eof` writes its end.
 
         Cancelling is the client leaving: the upstream's connection is closed before this returns.
         """
         loop = asyncio.get_running_loop()
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            self.finish(Ending.CLIENT_CLOSED)
-            return
-        self._transport, self._protocol, self._timers = transport, request.protocol, timers
-        # Anything unsent pauses the upstream. uvloop then writes at once, too, not in the next turn of its loop.
-        transport.set_write_buffer_limits(high=0)
+        self._upstream, self._transform, self._timeouts = upstream, transform, timeouts
         now_s = loop.time()
         self._received_since_s = self._written_since_s = now_s
-        self._is_seldom = self._timeouts.are_long(now_s)
+        self._timers, self._is_seldom = timers, timeouts.are_long(now_s)
         (timers.watch_seldom if self._is_seldom else timers.watch)(self)
         try:
-            await self.prepare(request)
-            self._upstream.attach(self)
+            await self.begin(request)
+            if self._protocol is not None and self._protocol.writing_paused:
+                # What was written before there was an upstream to pause.
+                self._pause()
+            upstream.attach(self)
             if self._is_paused:
-                # By the very first write, after which `attach` has let the upstream be read.
-                self._upstream.pause()
+                # `attach` has let the upstream be read.
+                upstream.pause()
             while self.ending is None:
                 self._wake = loop.create_future()
                 if not self._is_paused:
@@ -189,7 +210,7 @@ class RelayResponse(web.StreamResponse):
         self._received += len(data)
         out = self._transform.transform(data)
         if is_last or self._transform.has_failed:
-            ending, rest, added = self._transform.complete()
+            ending, rest, added, self.failure_reason = self._transform.complete()
             out += rest
             if added and out:
                 # What is added is a chunk of its own, and not counted as the upstream's.
@@ -204,8 +225,10 @@ class RelayResponse(web.StreamResponse):
         elif out:
             self._write(out)
 
-    def failed(self, error: ProxyError) -> None:  # noqa: ARG002 - every break of a running response ends alike
-        """The upstream broke off."""
+    def failed(self, error: ProxyError) -> None:
+        """The upstream broke off: to the client every such break looks alike, the log has the reason."""
+        if self.ending is None:
+            self.failure_reason = error.reason
         self.finish(Ending.UPSTREAM_CLOSED)
 
     # Endings.
@@ -242,6 +265,23 @@ class RelayResponse(web.StreamResponse):
         elif last and self._is_chunked:
             transport.write(b"%x\r\n%b\r\n" % (len(last), last))
             self._sent_error_event = True
+
+    def conclude(self, last: bytes, *, is_clean: bool) -> None:
+        """End a response that has begun without an upstream's: in order, or with an event that says why not."""
+        if is_clean:
+            self._end_in_order(last)
+            return
+        self.force_close()
+        transport = self._transport
+        if last and transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(last), last))
+            self._sent_error_event = True
+
+    def ping(self) -> None:
+        """Write a heartbeat to a client that is there and keeps up."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0:
+            transport.write(b"%x\r\n%b\r\n" % (len(PING), PING))
 
     @property
     def sent(self) -> int:
@@ -283,7 +323,7 @@ class RelayResponse(web.StreamResponse):
         elif timeouts.idle_s is not None and now_s - self._received_since_s >= timeouts.idle_s:
             self.finish(Ending.TIMEOUT_IDLE)
         elif timeouts.heartbeat_s is not None and now_s - self._written_since_s >= timeouts.heartbeat_s:
-            self._ping(transport, now_s)
+            self._ping(now_s)
 
     def _check_progress(self, transport: asyncio.Transport, now_s: float) -> None:
         """The write timeout: any byte that the client's socket took is progress (as nginx' send_timeout)."""
@@ -298,11 +338,11 @@ class RelayResponse(web.StreamResponse):
         elif self.ending is None and timeouts.deadline_s is not None and now_s >= timeouts.deadline_s:
             self.finish(Ending.TIMEOUT_TOTAL)
 
-    def _ping(self, transport: asyncio.Transport, now_s: float) -> None:
-        # A chunk of ours among the upstream's: only where chunks are, at a boundary, to a client that keeps up.
-        if self._is_chunked and self._transform.allows_ping and transport.get_write_buffer_size() == 0:
+    def _ping(self, now_s: float) -> None:
+        # A chunk of ours among the upstream's: only where chunks are, and at a boundary.
+        if self._is_chunked and self._transform.allows_ping:
             self._written_since_s = now_s
-            transport.write(b"%x\r\n%b\r\n" % (len(PING), PING))
+            self.ping()
 
     # Inside.
 

@@ -31,11 +31,12 @@ class Epilogue(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """How the exchange ended, what still has to be written of the body, and what is added behind it."""
+    """How the exchange ended, what still has to be written of the body, what is added behind it, and why it failed."""
 
     ending: Ending
     rest: bytes = b""
     added: bytes = b""
+    reason: str | None = None
 
 
 class Transform(Protocol):

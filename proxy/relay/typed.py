@@ -101,9 +101,11 @@ class TypedEvents:
     def complete(self) -> Completion:
         """`End` where the vendor had said that its answer was whole, else `Error`."""
         if self.has_failed:
-            return Completion(Ending.UPSTREAM_ERROR)
+            return Completion(Ending.UPSTREAM_ERROR, reason="body_invalid" if self._translator.is_unreadable else None)
         last = self._translator.finish(*ERROR_FOR_ENDING[Ending.UPSTREAM_CLOSED])
-        return Completion(Ending.COMPLETE if self._translator.last == "End" else Ending.UPSTREAM_CLOSED, last)
+        if self._translator.last == "End":
+            return Completion(Ending.COMPLETE, last)
+        return Completion(Ending.UPSTREAM_CLOSED, last, reason="incomplete")
 
     def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
         """The last event says why; the log has the true ending."""

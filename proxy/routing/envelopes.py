@@ -7,12 +7,12 @@ it is connected to. What an envelope looks like is `protocol.envelope`'s to know
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth.credentials import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
 from proxy.model import FieldIndex, Route, Timeouts
-from proxy.protocol.envelope import parse_envelope
+from proxy.protocol.envelope import DEFAULT_METHODS, parse_envelope
 from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
 from proxy.protocol.paths import is_query, parse_target, with_query
 from proxy.routing.legs import NOT_READABLE, check_plan
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Principal, RequestHead
     from proxy.protocol.envelope import Envelope
+    from proxy.protocol.json_members import JsonMembers
+    from proxy.protocol.json_text import Steps
     from proxy.protocol.paths import Target, TargetPattern
     from proxy.routing.legs import Leg
 
@@ -32,11 +34,19 @@ _ACCEPT: Final[Field] = (b"Accept", b"text/event-stream")
 _JSON: Final[Field] = (b"Content-Type", b"application/json")
 
 
+class EnvelopeTarget(NamedTuple):
+    """One entry of the targets; `methods` are in upper case, `upstream` is None where the own header goes."""
+
+    pattern: TargetPattern
+    upstream: str | None
+    methods: frozenset[str] = DEFAULT_METHODS
+
+
 @dataclass(frozen=True, slots=True)
 class EnvelopeRules:
     """Which targets an envelope may name, in the file's order, and the clocks of those without an upstream."""
 
-    targets: tuple[tuple[TargetPattern, str | None], ...]
+    targets: tuple[EnvelopeTarget, ...]
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
@@ -44,12 +54,12 @@ def route_envelope(
     rules: EnvelopeRules | None,
     legs: Mapping[str, Leg],
     head: RequestHead,
-    members: dict[str, Any],
+    members: JsonMembers,
     principal: Principal,
     *,
     is_typed: bool,
-) -> Route:
-    """The route of an envelope whose members these are; `head` is that of the request which carries it.
+) -> Steps[Route]:
+    """Make the route of an envelope whose members these are; `head` is that of the request which carries it.
 
     Raises:
         TargetNotAllowedError: no entry allows the target, or envelopes are not configured.
@@ -58,26 +68,28 @@ def route_envelope(
     """
     if rules is None:
         raise TargetNotAllowedError
-    envelope = parse_envelope(members)
+    envelope = yield from parse_envelope(members)
     target = parse_target(envelope.target_url)
     if target.query is not None and not is_query(target.query):
         raise InvalidRequestError("targetUrl is malformed.")
     index = FieldIndex(envelope.fields)
     if is_loop(index):
         raise InvalidRequestError("The request has been through this proxy before.")
-    entry = next((entry for entry in rules.targets if entry[0].matches(target)), None)
+    entry = next((entry for entry in rules.targets if entry.pattern.matches(target)), None)
     if entry is None:
         raise TargetNotAllowedError
+    if envelope.method not in entry.methods:
+        raise InvalidRequestError(f"method must be {' or '.join(sorted(entry.methods)).lower()} for this target.")
     plain: tuple[Field, ...] = (_ACCEPT,)
     if envelope.has_json_body and b"content-type" not in index:
         plain = (_ACCEPT, _JSON)
-    if entry[1] is None:
+    if entry.upstream is None:
         check_plan(ENVELOPE, principal)
         if is_typed:
             raise InvalidRequestError(NOT_READABLE)
         return _own_route(rules, target, head, envelope, index, plain)
-    check_plan(entry[1], principal)
-    leg = legs[entry[1]]
+    check_plan(entry.upstream, principal)
+    leg = legs[entry.upstream]
     # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
     added = leg.added(head).under(plain)
     query = strip_query(target.query, gemini=leg.dialect.query_credential)

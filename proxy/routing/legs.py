@@ -14,7 +14,8 @@ from proxy.auth.credentials import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
 from proxy.model import Route
-from proxy.protocol.fields import Added, fold
+from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold
+from proxy.protocol.paths import below, canonical_path, member_name, merge_queries, with_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,19 +23,24 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Principal, RequestHead, Upstream
 
+# Longer than any vendor's path with a model's name in it.
+_MAX_CACHED_PATH: Final = 256
 NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this upstream has none."
 
 
 class Leg:
     """The way to one upstream. Keeps no state but whose turn it is among the upstream's keys.
 
-    `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere.
+    `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere. `models_path`
+    is where `GET /v1/models` goes; None where the vendor lists no models.
     `unasked_names` is what typed events are called where the operator wants them, else None. `route` makes a route of
     what differs from request to request: method, target, fields, body, and the names of typed events.
     """
 
     __slots__ = (
         "_default_path",
+        "_front_names",
+        "_front_query",
         "_has_extra_fields",
         "_patterns",
         "_turns",
@@ -42,6 +48,7 @@ class Leg:
         "base_path",
         "dialect",
         "front_path",
+        "models_path",
         "name",
         "route",
         "unasked_names",
@@ -53,11 +60,17 @@ class Leg:
         self.name = upstream.name
         self.dialect = dialect
         self.base_path = upstream.base_path.encode()
-        # The path that the operator chose is allowed by having been chosen.
-        chosen = () if upstream.path is None else (upstream.path,)
-        self._patterns = upstream.allow_paths or (*dialect.default_allow_paths, *chosen)
-        path = (upstream.path or dialect.default_path or "").encode()
+        default_path = below(upstream.base_path, dialect.default_path or "")
+        path, _, query = (upstream.path or default_path).encode().partition(b"?")
         self._default_path = path or None
+        self._front_query = query or None
+        self._front_names = frozenset(member_name(member) for member in query.split(b"&"))
+        # The path that the operator chose is allowed by having been chosen.
+        chosen = () if upstream.path is None else (path.decode(),)
+        patterns = (*dialect.default_allow_paths, *chosen) if upstream.allow_paths is None else upstream.allow_paths
+        # What is matched is decoded, so that an operator may write a path as it is sent.
+        self._patterns = tuple(canonical_path(pattern.encode()) or pattern for pattern in patterns)
+        self.models_path = None if dialect.models_path is None else self.below(dialect.models_path.encode())
         self.front_path = path if path and _allows(dialect.name, "POST", path, self._patterns) else None
         # Which of them is added depends on the request; that there are none does not.
         self._has_extra_fields = bool(dialect.extra_fields(path, ()))
@@ -65,7 +78,9 @@ class Leg:
         # What is added with each key; None where the client brings it.
         self._turns: Iterator[Added] | None = None
         if upstream.key_source == "own":
-            self._turns = itertools.cycle([_added(upstream, dialect.credential_field(key)) for key in upstream.keys])
+            self._turns = itertools.cycle(
+                [_added(upstream, _credential(upstream, key.encode())) for key in upstream.keys]
+            )
         elif upstream.key_source == "none":
             self._turns = itertools.repeat(Added(upstream.headers))
         self.route = partial(
@@ -77,6 +92,8 @@ class Leg:
             upstream.timeouts,
             upstream.heartbeat_s if dialect.heartbeat_allowed else None,
             upstream.ca_file,
+            has_operators_key=upstream.key_source == "own"
+            or any(fold(name) in SERVER_CREDENTIALS for name, _ in upstream.headers),
         )
 
     def rehearsal(self) -> Leg:
@@ -103,10 +120,27 @@ class Leg:
         Raises:
             PathNotAllowedError: the path, or the method on it.
         """
-        if not _allows(self.dialect.name, method, path, self._patterns):
+        # Long ones would fill the cache with what only one client asks for.
+        allows = _allows if len(path) <= _MAX_CACHED_PATH else _allows.__wrapped__
+        if not allows(self.dialect.name, method, path, self._patterns):
             raise PathNotAllowedError
 
-    def typed_names(self) -> Mapping[str, str]:
+    def below(self, path: bytes) -> bytes:
+        """One of the proxy's own paths as it is asked for below the upstream's url, which may end in `/v1`."""
+        return below(self.base_path.decode(), path.decode()).encode() if self.base_path else path
+
+    def front_target(self, query: bytes | None) -> bytes:
+        """The target of `POST /forward-sse`, with the caller's query: the operator's members come first, and win.
+
+        Raises:
+            NotFoundError, PathNotAllowedError: there is no `front_path`, as `refuse_front` says.
+        """
+        target = self.base_path + (self.front_path or self.refuse_front())
+        if self._front_query is not None:
+            query = merge_queries(self._front_query, self._front_names, query)
+        return with_query(target, query)
+
+    def typed_names(self) -> Mapping[str, str | int]:
         """What typed events are called here.
 
         Raises:
@@ -133,7 +167,7 @@ class Leg:
         given = [value.strip(b" \t") for value in head.index.every(b"x-upstream-authorization")]
         if len(given) != 1 or not given[0] or repeats_credential(given[0], head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
-        return _added(self._upstream, self.dialect.client_credential_field(given[0]))
+        return _added(self._upstream, _client_credential(self._upstream, given[0]))
 
 
 def check_plan(upstream: str, principal: Principal) -> None:
@@ -151,6 +185,28 @@ def check_plan(upstream: str, principal: Principal) -> None:
 def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ...]) -> bool:
     # Most requests ask for one of a few paths.
     return DIALECTS[dialect_name].allows(method, path, patterns)
+
+
+def _credential(upstream: Upstream, key: bytes) -> Field:
+    """The field that carries the vendor's key: the operator's choice carries it bare, else the dialect knows."""
+    if upstream.credential_header is not None:
+        return upstream.credential_header, key
+    return DIALECTS[upstream.dialect].credential_field(key.decode())
+
+
+def _client_credential(upstream: Upstream, value: bytes) -> Field:
+    """The field that carries the credential of an `X-Upstream-Authorization`.
+
+    Raises:
+        InvalidRequestError: nothing is left of it without its scheme.
+    """
+    if upstream.credential_header is None:
+        return DIALECTS[upstream.dialect].client_credential_field(value)
+    scheme, space, rest = value.partition(b" ")
+    key = rest.strip(b" \t") if space and scheme.lower() == b"bearer" else value
+    if not key or key.lower() == b"bearer":
+        raise InvalidRequestError("X-Upstream-Authorization has a scheme and no key.")
+    return upstream.credential_header, key
 
 
 def _added(upstream: Upstream, credential: Field) -> Added:

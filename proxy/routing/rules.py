@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from proxy.auth.authenticator import Authenticator
-    from proxy.model import Principal, Route
     from proxy.limits.store import Store
+    from proxy.model import Principal, Route
     from proxy.phases.resolve import Router
     from proxy.protocol.cors import CorsPolicy
     from proxy.upstream.addresses import Address
@@ -30,6 +30,8 @@ class Rules:
     cors: CorsPolicy
     resolve: Callable[[Route], Awaitable[Sequence[Address]]]
     max_body_bytes: int
+    max_head_bytes: int
     body_timeout_s: float | None
     write_timeout_s: float | None
+    early_heartbeat: bool = False
     playground: Playground | None = None

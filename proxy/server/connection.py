@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import http_exceptions, web
 
 from proxy.dialects import DIALECTS
-from proxy.errors import InvalidRequestError, ProxyError, RequestTimeoutError, refusal
+from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
 from proxy.protocol.heads import render_response
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
 # What chunk lines, extensions and trailers of one body may take up beyond its bytes.
 _MAX_OVERHEAD_BYTES: Final = 64 * 1024
 _MIN_CHUNK_OVERHEAD: Final = 64
+# What a head may be at the least, and of how many of its longest lines.
+_MIN_HEAD_BYTES: Final = 64 * 1024
+_LINES_OF_A_HEAD: Final = 4
+# The longest name of a field that a refusal may repeat, and more.
+_NAME_BYTES: Final = 64
 
 
 class ClientTimeouts:
@@ -60,7 +65,9 @@ class ClientConnection(web.RequestHandler):
         "_body_bytes",
         "_deadline_s",
         "_has_partial_head",
+        "_head_bytes",
         "_is_first_read",
+        "_line_begin",
         "_refuse",
         "_timeouts",
         "_timers",
@@ -87,6 +94,9 @@ class ClientConnection(web.RequestHandler):
         self._body_bytes = 0
         self._deadline_s: float | None = None
         self._has_partial_head = False
+        # Of a head that comes in several reads: how much of it is here, and how its last line begins.
+        self._head_bytes = 0
+        self._line_begin = b""
         self._is_first_read = True
         self._unsent = -1
         self.has_answered = False
@@ -113,15 +123,18 @@ class ClientConnection(web.RequestHandler):
                 self.force_close()
                 return
         waiting = len(self._messages)
+        begin, self._line_begin = self._line_begin, b""
+        if len(data) + len(begin) > self.max_line_size:
+            # Perhaps a line that is too long: the parser forgets which.
+            self._line_begin = _long_line(begin + data, self.max_line_size)
         super().data_received(data)
         if self._body is not None:
             self._check_body(self._body, len(data))
         elif data and len(self._messages) == waiting:
-            self._has_partial_head = True
-            if self._is_idle() and self._deadline_s is None:
-                self._expect_head()
-        else:
+            self._continue_head(begin, data)
+        elif data:
             self._has_partial_head = False
+            self._head_bytes = 0
         if not self._is_idle():
             self._deadline_s = None
             self._timers.forget(self)
@@ -172,7 +185,7 @@ class ClientConnection(web.RequestHandler):
         """
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun already")
-        error = _refusal_of(status, exc)
+        error = self._refusal_of(status, exc)
         fields = self._refuse(error)
         answer = refusal(error, DIALECTS["openai"])
         response = web.Response(
@@ -230,6 +243,29 @@ class ClientConnection(web.RequestHandler):
         self._deadline_s = None if header_s is None else self._timers.now() + header_s
         self._timers.watch(self)
 
+    def _continue_head(self, begin: bytes, data: bytes) -> None:
+        """Part of a head has come: begin its deadline, and bound it."""
+        self._has_partial_head = True
+        last = data.rfind(b"\n")
+        self._line_begin = (begin + data if last < 0 else data[last + 1 :])[:_NAME_BYTES]
+        self._head_bytes += len(data)
+        if not self._is_idle():
+            return
+        if self._deadline_s is None:
+            self._expect_head()
+        max_bytes = max(_MIN_HEAD_BYTES, _LINES_OF_A_HEAD * self.max_line_size)
+        if self._head_bytes > max_bytes:
+            self.refuse(HeaderTooLargeError.of_head(max_bytes))
+
+    def _refusal_of(self, status: int, exc: BaseException | None) -> ProxyError:
+        if isinstance(exc, http_exceptions.LineTooLong):
+            max_bytes = self.max_line_size
+            # The two limits differ, so the one that was exceeded tells which line it was.
+            if exc.args[1:2] == (max_bytes,):
+                return HeaderTooLargeError.of_request_line(max_bytes)
+            return HeaderTooLargeError.of_field(self._line_begin.partition(b":")[0].strip(), max_bytes)
+        return InvalidRequestError() if status < 500 else ProxyError()  # noqa: PLR2004 - RFC 9110 §15.6
+
     def _check_body(self, body: StreamReader, size: int) -> None:
         if body.is_eof():
             self._body = None
@@ -242,7 +278,16 @@ class ClientConnection(web.RequestHandler):
             body.feed_eof()
 
 
-def _refusal_of(status: int, exc: BaseException | None) -> ProxyError:
-    if isinstance(exc, http_exceptions.LineTooLong):
-        return InvalidRequestError("A line of the head is too long.")
-    return InvalidRequestError() if status < 500 else ProxyError()  # noqa: PLR2004 - RFC 9110 §15.6
+def _long_line(data: bytes, max_bytes: int) -> bytes:
+    """How the first line of a head begins that is longer than `max_bytes`; empty where none is."""
+    begin = 0
+    while begin < len(data):
+        end = data.find(b"\n", begin)
+        end = len(data) if end < 0 else end
+        if end - begin > max_bytes:
+            return data[begin : begin + _NAME_BYTES]
+        if end - begin <= 1:
+            # The blank line: what follows is a body.
+            break
+        begin = end + 1
+    return b""

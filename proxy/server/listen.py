@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
 
-from proxy.app import BUILDER, SETTINGS, connection_options, make_admin_app, make_app, reload
+from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.handlers import SERVICE
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts
-from proxy.server.sockets import BACKLOG, hold_little, notice_vanishing
+from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
 from proxy.view import OneWorker
 from proxy.workers.whole import AllWorkers
 
@@ -64,13 +64,20 @@ class Server:
         self._admin: list[asyncio.Server] = []
         self._whole: AllWorkers | None = None
         self._timeouts = _client_timeouts(settings)
-        self.listen: tuple[str, int] | None = None
+        self._options = _options(settings)
+        # Where it really listens: of a name or a list every address, in their order.
+        self.listens: list[tuple[str, int]] = []
         self.admin_listen: tuple[str, int] | None = None
 
     @property
     def service(self) -> Service:
         """What the handlers share; there once the server is open."""
         return self.app[SERVICE]
+
+    @property
+    def listen(self) -> tuple[str, int] | None:
+        """The first of the addresses where it really listens for clients."""
+        return self.listens[0] if self.listens else None
 
     @property
     def connections(self) -> list[web.RequestHandler]:
@@ -93,19 +100,15 @@ class Server:
             await self._whole.open()
         self._admin_runner = web.AppRunner(make_admin_app(self._whole or one))
         await self._admin_runner.setup()
-        self.listen, self._public = await self._serve(
-            self._runner, self._refuse_public, settings.listen, () if place is None else place.listen
+        self.listens = await self._serve(
+            self._runner, self._public, self._refuse_public, settings.listen, () if place is None else place.listen
         )
-        if place is not None and place.admin_listen:
-            self.admin_listen, self._admin = await self._serve(
-                self._admin_runner, _refuse_admin, None, place.admin_listen
-            )
-        elif place is None and settings.admin_listen is not None:
-            self.admin_listen, self._admin = await self._serve(
-                self._admin_runner, _refuse_admin, settings.admin_listen, ()
-            )
-        own = (address for address in (self.listen, self.admin_listen) if address is not None)
-        self.app[BUILDER].own_listeners.extend(own)
+        own_admin = () if place is not None or settings.admin_listen is None else (settings.admin_listen,)
+        admin_listens = await self._serve(
+            self._admin_runner, self._admin, _refuse_admin, own_admin, () if place is None else place.admin_listen
+        )
+        self.admin_listen = admin_listens[0] if admin_listens else None
+        self.app[BUILDER].own_listeners.extend([*self.listens, *admin_listens])
 
     async def reload(self, settings: Settings) -> None:
         """Replace the rules at once; running exchanges keep theirs.
@@ -116,6 +119,7 @@ class Server:
         await reload(self.app, settings)
         new = _client_timeouts(settings)
         self._timeouts.header_s, self._timeouts.write_s = new.header_s, new.write_s
+        self._options = _options(settings)
 
     async def drain(self, timeout_s: float | None = None) -> None:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
@@ -155,32 +159,40 @@ class Server:
         ]
 
     async def _serve(
-        self, runner: web.AppRunner, refuse: Refuse, address: Address | None, shared: Sequence[socket.socket]
-    ) -> tuple[tuple[str, int], list[asyncio.Server]]:
-        """Listen on the shared sockets; without any, on the address."""
+        self,
+        runner: web.AppRunner,
+        servers: list[asyncio.Server],
+        refuse: Refuse,
+        addresses: Sequence[Address],
+        shared: Sequence[socket.socket],
+    ) -> list[tuple[str, int]]:
+        """Listen on the shared sockets; without any, on the addresses. Adds to `servers`, and returns where."""
         loop = asyncio.get_running_loop()
-        options = connection_options(self.app[SETTINGS])
-        del options["handler_cancellation"]
         manager, timers = runner.server, self.service.timers
 
         def connection() -> ClientConnection:
             assert manager is not None
             return ClientConnection(
-                manager, loop=loop, timers=timers, timeouts=self._timeouts, refuse=refuse, **options
+                manager, loop=loop, timers=timers, timeouts=self._timeouts, refuse=refuse, **self._options
             )
 
-        servers = [await loop.create_server(connection, sock=sock, backlog=BACKLOG) for sock in shared]
-        if address is not None and not servers:
-            servers = [
-                await loop.create_server(connection, address.host, address.port, backlog=BACKLOG, reuse_address=True)
-            ]
-        for server in servers:
-            for sock in server.sockets:
+        sockets = list(shared)
+        try:
+            if not shared:
+                for address in addresses:
+                    sockets += listening(address.host, address.port)
+            names = [sock.getsockname()[:2] for sock in sockets]
+            while sockets:
+                servers.append(await loop.create_server(connection, sock=sockets[0], backlog=BACKLOG))
                 # Every connection has them from the socket that it was accepted on.
-                notice_vanishing(sock)
-                hold_little(sock)
-        host, port = servers[0].sockets[0].getsockname()[:2]
-        return (host, port), servers
+                notice_vanishing(sockets[0])
+                hold_little(sockets[0])
+                sockets.pop(0)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        return names
 
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:
@@ -191,3 +203,10 @@ def _refuse_admin(_error: ProxyError) -> list[Field]:
 def _client_timeouts(settings: Settings) -> ClientTimeouts:
     timeouts = settings.client_timeouts
     return ClientTimeouts(header_s=timeouts.header_s, write_s=timeouts.write_s)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """What connections are told, without what is the server's to know."""
+    options = connection_options(settings)
+    del options["handler_cancellation"]
+    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import structlog
 from proxy import __version__
 from proxy.logs import Redactor, configure
 from proxy.server.listen import Server
-from proxy.server.signals import Signals, drain, reload_when_asked
-from proxy.server.sockets import show
+from proxy.server.signals import Signals, drain, reload_when_asked, warn_of_ignored_proxies
+from proxy.server.sockets import show, show_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +77,11 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=show(server.listen),
+        listen=show_all(server.listens),
         admin_listen=show(server.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
+    warn_of_ignored_proxies(os.environ)
     if announce is not None:
         announce(show(server.listen) or "")
     reloading = asyncio.create_task(reload_when_asked(signals, server, load))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.config_file import ConfigurationError
+from proxy.config_file import ConfigurationError, ignored_proxies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxy.server.listen import Server
     from proxy.settings import Settings
@@ -68,3 +68,9 @@ def log_refused(exc: ConfigurationError | OSError) -> None:
     """Say in one line why a configuration was not taken."""
     faults = [str(fault) for fault in exc.faults] if isinstance(exc, ConfigurationError) else [str(exc)]
     structlog.get_logger().error("configuration.refused", faults=faults)
+
+
+def warn_of_ignored_proxies(environ: Mapping[str, str]) -> None:
+    """Say in one line which variables ask for an egress proxy: connections are made without it."""
+    if names := ignored_proxies(environ):
+        structlog.get_logger().warning("egress_proxy.ignored", variables=list(names))

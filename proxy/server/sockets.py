@@ -5,12 +5,12 @@ What is asked about a client's does nothing where the system has no such thing.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import select
+import errno
 import socket
-import struct
-import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A client that vanished without a word is noticed within a minute (Linux; elsewhere the system's keep-alive applies).
 _VANISHED_S = 60
@@ -20,19 +20,7 @@ _VANISHED_S = 60
 _NOTSENT_BYTES = 64 * 1024
 # Who comes in a burst, as after a network that was away, waits here. The system has a cap of its own.
 BACKLOG = 4096
-# Linux, socket(7). A filter of a TCP socket sees its packets from the TCP header on, whose byte 13 has the flags.
-_SO_ATTACH_FILTER = 26
-_FLAGS_BYTE, _SYN = 13, 0x02
-_LOAD_BYTE, _JUMP_IF_SET, _RETURN = 0x30, 0x45, 0x06
-_DROP_SYN = b"".join(
-    struct.pack("=HBBI", *instruction)
-    for instruction in (
-        (_LOAD_BYTE, 0, 0, _FLAGS_BYTE),
-        (_JUMP_IF_SET, 0, 1, _SYN),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, 0xFFFFFFFF),
-    )
-)
+_EVERY = "::"
 
 
 def show(address: tuple[str, int] | None) -> str | None:
@@ -43,8 +31,16 @@ def show(address: tuple[str, int] | None) -> str | None:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def show_all(addresses: Iterable[tuple[str, int]]) -> str | None:
+    """Every `HOST:PORT`, None where there is none."""
+    return ", ".join(shown for address in addresses if (shown := show(address)) is not None) or None
+
+
 def listening(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of the host, to be shared by processes; the caller closes them.
+
+    `::` serves both families, every other address its own alone: said to the system each time, whose own default is a
+    setting of the machine.
 
     Raises:
         OSError: the host has no address, or one of them cannot be listened on; then none is.
@@ -53,12 +49,16 @@ def listening(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as exc:
+                words = "this machine has no IPv6" if exc.errno == errno.EAFNOSUPPORT else exc.strerror
+                raise OSError(exc.errno, f"cannot listen on {show((host, port))}: {words}") from exc
             sockets.append(sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != _EVERY)
             try:
                 sock.bind(address)
             except OSError as exc:
@@ -69,23 +69,6 @@ def listening(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
-
-
-def answer_no_more(sock: socket.socket) -> None:
-    """Have the system not answer who asks for a connection from now on; who was answered already still gets in.
-
-    Closing a listener resets whom the system has let in since the last look at it: clients that are connected, as far
-    as they know, and may have sent their request. One that was not answered has sent nothing, asks again within a
-    second, and is refused if the listener is closed by then. It holds for every process that shares the socket, and
-    for good (Linux; elsewhere nothing happens).
-    """
-    if sys.platform != "linux":
-        return
-    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
-    filter_ = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
-    # A system may forbid it: then it is as elsewhere.
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
 def notice_vanishing(sock: socket.socket | None) -> None:
@@ -102,16 +85,6 @@ def notice_vanishing(sock: socket.socket | None) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def has_left(sock: socket.socket | None) -> bool:
-    """Whether the client has closed or reset, told by the system though what it sent before is still unread."""
-    if sock is None:
-        return False
-    poll = select.poll()
-    # Linux; elsewhere only a reset is seen.
-    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
-    return bool(poll.poll(0))
 
 
 def hold_little(sock: socket.socket | None) -> None:

@@ -17,10 +17,12 @@ from proxy.settings.service import (
     Settings,
 )
 from proxy.settings.store import StoreUrl
+from proxy.settings.typed import TypedNames
 from proxy.settings.units import Address, Wrong, read_duration
-from proxy.settings.upstreams import UpstreamSettings, UpstreamTimeouts
+from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
 
 __all__ = [
+    "ALL_PATHS",
     "FAULT",
     "HMAC_SECRET_BYTES",
     "UNKNOWN_KEY",
@@ -37,6 +39,7 @@ __all__ = [
     "PlanSettings",
     "Settings",
     "StoreUrl",
+    "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
     "Wrong",

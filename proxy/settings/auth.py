@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
+from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
 from proxy.settings.model import Contradiction, Model, closest, sequence, written
-from proxy.settings.scalars import Flag, KeySetUrl, Secret, Text, at_most, read_key_set_url, read_text
+from proxy.settings.scalars import Flag, Text, at_most, read_text
+from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import Wrong
 
 # RFC 7518 §3.2: a key at least as long as the hash.
@@ -53,6 +55,8 @@ def _read_scope(value: object) -> str:
 
 
 def _read_sha256(value: object) -> str:
+    if isinstance(value, str):
+        check_ends(value)
     if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
         raise Wrong("must be the key's SHA-256, 64 hex digits in quotes, as `forward-sse key new` prints it")
     return value.lower()
@@ -88,6 +92,7 @@ def algorithms_of_pem(pem: str) -> tuple[str, ...]:
 def _read_pem(value: object) -> str:
     if not isinstance(value, str):
         raise Wrong("must be text: a public key in PEM, or file:/path")
+    check_ends(value.rstrip("\r\n"))  # line ends are PEM's own
     algorithms_of_pem(value)
     return value
 
@@ -113,14 +118,30 @@ class JwtIssuer(Model):
     """One issuer of access tokens and the one place its keys come from."""
 
     issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
-    audience: Audience = Field(description="A token must be for one of these (`aud`); a string or a list.")
+    audience: Audience = Field(description="A token must be for one of these; a string or a list.")
     algorithms: tuple[Algorithm, ...] = Field(description="The signature algorithms accepted from this issuer.")
-    jwks_url: KeySetUrl | None = Field(None, description="Where its key set is; https://, or http:// to loopback.")
+    jwks_url: KeySetUrl | None = Field(
+        None, description="Where its key set is; https://, or http:// to loopback or with allow_http."
+    )
     discovery: Flag = Field(default=False, description="Find the key set by OpenID discovery below the issuer's URL.")
+    allow_http: Flag = Field(default=False, description="Whether the key set may come by http:// from another machine.")
+    ca_file: AuthoritiesFile | None = Field(
+        None, description="A PEM file of the authorities trusted for the key set's server, instead of the system's."
+    )
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
-    user_claim: Text = Field("sub", description="The claim that names the user.")
-    plan_claim: Text = Field("plan", description="The claim that names the plan; absent or unknown means `default`.")
+    audience_claim: Text = Field(
+        "aud",
+        description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk).",
+    )
+    user_claim: Text = Field(
+        "sub", description="The claim that names the user; a whole number counts as its text, except in `sub`."
+    )
+    plan_claim: Text = Field(
+        "plan",
+        description="The claim that names the plan, or a path such as `app_metadata.plan`; of a list the first plan "
+        "that is known. Absent, null or unknown means `default`.",
+    )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
     leeway_s: Leeway = Field(
         written("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
@@ -140,6 +161,7 @@ class JwtIssuer(Model):
         """One source of keys, and algorithms that fit it."""
         if data.get("issuer") == _API_KEY_ISSUER:
             yield ("issuer",), Wrong("`key` is the issuer of API-key users; a token issuer must not share it")
+        yield from placeholder_faults(data.get("issuer"))
         for empty in ("audience", "algorithms"):
             if empty in data and data[empty] in ([], ()):
                 yield (empty,), Wrong("must not be empty")
@@ -153,24 +175,24 @@ class JwtIssuer(Model):
 
 def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:
     """What of an issuer does not fit its only source of keys."""
+    yield from source_faults(source, data)
     algorithms = [name for name in sequence(data.get("algorithms")) if isinstance(name, str)]
     fitting: tuple[str, ...] = tuple(name for name in ALGORITHMS if name not in HMAC_SECRET_BYTES)
     value = data[source]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        if isinstance(value, str) and value.strip() and len(value.encode(errors="replace")) < needed:
+        try:
+            size = len(read_secret(value).get_secret_value().encode())
+        except Wrong:
+            size = needed  # the field tells it
+        if size < needed:
             yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:
             fitting = algorithms_of_pem(value)
         except Wrong:
             return  # the field tells it
-    elif source == "discovery" and "issuer" in data:
-        try:
-            read_key_set_url(data["issuer"])
-        except Wrong as wrong:
-            yield ("issuer",), Wrong(f"with discovery the issuer is a URL; it {wrong.message}")
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
             source_words = "this public_key" if source == "public_key" else source

@@ -7,19 +7,25 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, WithJsonSchema
 
 from proxy.model import Rate
+from proxy.protocol.paths import canonical_path
 from proxy.settings import units
-from proxy.settings.units import Address, Wrong
+from proxy.settings.units import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
+# As it stands in a request line; not empty.
+_QUERY = re.compile(r'[!"$-~]+')
+MIN_HEADER_BYTES = 1024
+MAX_HEADER_BYTES = 256 * 1024
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
 _TEXT_LIMIT = 2048
+_FIELD_NAME_LIMIT = 128
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -76,33 +82,21 @@ def read_count(value: object) -> int:
     return value
 
 
-def read_secret(value: object) -> SecretStr:
-    """Read a secret; what it is never shows in a fault.
+def is_field_name(text: str) -> bool:
+    """True for what may be a header's name (RFC 9110 §5.1)."""
+    return len(text) <= _FIELD_NAME_LIMIT and _TOKEN.fullmatch(text) is not None
+
+
+def read_field_name(value: object) -> str:
+    """Read a header's name.
 
     Raises:
-        Wrong: Not text, or empty.
+        Wrong: Not one; so is `*`, which the grammar allows and no header has.
     """
-    if isinstance(value, bool | int):
-        raise Wrong("must be text: put it in quotes")
-    if not isinstance(value, str):
-        raise Wrong("must be text")
-    if not value.strip():
-        raise Wrong("must not be empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
-        raise Wrong("must be UTF-8 text")
-    return SecretStr(value)
-
-
-def read_vendor_key(value: object) -> SecretStr:
-    """Read a key that travels in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
-
-    Raises:
-        Wrong: Not such a key.
-    """
-    secret = read_secret(value)
-    if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
-        raise Wrong("must be visible ASCII without spaces or line ends, as a header carries it")
-    return secret
+    text = read_text(value)
+    if not is_field_name(text) or "*" in text:
+        raise Wrong("is not a header's name (RFC 9110 §5.6.2)")
+    return text
 
 
 def read_path(value: object) -> str:
@@ -119,6 +113,31 @@ def read_path(value: object) -> str:
     if _PATH.fullmatch(text) is None or "." in segments or ".." in segments:
         raise Wrong("must be a path: no query, fragment, spaces, `.` or `..`")
     return text
+
+
+def read_asked_path(value: object) -> str:
+    """Read a path, or a glob of paths, that clients ask for.
+
+    Raises:
+        Wrong: Anything else, and what no request can match because servers read it in several ways.
+    """
+    path = read_path(value)
+    if canonical_path(path.encode()) is None:
+        raise Wrong("must have one reading: no `//`, `;`, `%25` or encoded dots, backslashes or controls")
+    return path
+
+
+def read_front_path(value: object) -> str:
+    """Read an upstream's `path`: a path below its `url`, perhaps with a query.
+
+    Raises:
+        Wrong: Anything else.
+    """
+    path, mark, query = read_text(value).partition("?")
+    read_asked_path(path)
+    if mark and _QUERY.fullmatch(query) is None:
+        raise Wrong("must have a query of visible ASCII behind its `?`, without a fragment")
+    return path + mark + query
 
 
 def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
@@ -195,21 +214,6 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def read_key_set_url(value: object) -> str:
-    """Read where an issuer's keys are: https, because who answers there decides who may log in; http to loopback only.
-
-    Raises:
-        Wrong: Not such a URL.
-    """
-    url, origin = split_http_url(value)
-    if url.fragment:
-        raise Wrong("must not have a fragment")
-    if origin.scheme == "http" and not is_loopback(origin.host):
-        text = str(value)
-        raise Wrong("must be https:// (http:// only to loopback)", suggestion=f"https{text[4:]}", echoes=True)
-    return str(value)
-
-
 def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Read a CIDR block.
 
@@ -269,9 +273,20 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
     return read
 
 
+def read_header_size(value: object) -> int:
+    """Read the bound of one line of a head. A stranger may keep four such lines in memory.
+
+    Raises:
+        Wrong: Not a size, or one beyond what servers and balancers use.
+    """
+    size = units.read_size(value)
+    if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:
+        raise Wrong("must be between 1KiB and 256KiB")
+    return size
+
+
 _DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
 _CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
-_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}"
 
 Text = Annotated[str, PlainValidator(read_text), _text_schema()]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
@@ -280,14 +295,13 @@ Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEM
 PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration), _DURATION_SCHEMA]
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
+HeaderSize = Annotated[int, PlainValidator(read_header_size), _schema(units.SIZE_PATTERN, "16KiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
-ListenAddress = Annotated[Address, PlainValidator(units.read_address), _schema(_ADDRESS, "127.0.0.1:8080")]
-Secret = Annotated[SecretStr, PlainValidator(read_secret), _text_schema()]
-VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), _text_schema()]
-UrlPath = Annotated[str, PlainValidator(read_path), _text_schema(pattern="^/")]
+FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
+UrlPath = Annotated[str, PlainValidator(read_asked_path), _text_schema(pattern="^/")]
+FrontPath = Annotated[str, PlainValidator(read_front_path), _text_schema(pattern="^/", examples=["/v1/x?alt=sse"])]
 BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
 TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]
-KeySetUrl = Annotated[str, PlainValidator(read_key_set_url), _text_schema(pattern="^https?://")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), _text_schema(examples=["10.0.0.0/8"])
 ]

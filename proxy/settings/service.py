@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
 from proxy.settings.auth import Auth, read_auth
-from proxy.settings.model import Contradiction, Model, closest, mapping, sequence, written
+from proxy.settings.listeners import (
+    ADMIN_LISTEN_DEFAULT,
+    LISTEN_DEFAULT,
+    AdminAddress,
+    ListenAddresses,
+    listen_faults,
+)
+from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, written
 from proxy.settings.scalars import (
     Clock,
     Count,
     Duration,
+    FieldName,
     Flag,
-    ListenAddress,
+    HeaderSize,
     LogLevel,
     Network,
     OriginText,
@@ -26,10 +33,11 @@ from proxy.settings.scalars import (
     Text,
     origin_of,
     read_count,
+    read_field_name,
 )
 from proxy.settings.store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.typed import TypedNames, name_faults
-from proxy.settings.units import Address, Wrong, read_address
+from proxy.settings.units import Wrong
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
 if TYPE_CHECKING:
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
 
 # More than any machine has use for; each has its own connections, keys and 60 MiB.
 MAX_WORKERS = 256
-_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+MAX_CORS_NAMES = 64
 
 
 def _read_workers(value: object) -> int:
@@ -47,18 +55,12 @@ def _read_workers(value: object) -> int:
     return count
 
 
-def _read_admin_listen(value: object) -> Address | None:
-    if value == "off":
-        return None
-    if isinstance(value, bool):
-        raise Wrong("must be HOST:PORT or off", suggestion="off")
-    return read_address(value)
+def _read_request_field_name(value: object) -> str:
+    return "*" if value == "*" else read_field_name(value)
 
 
-AdminAddress = Annotated[
-    Address | None,
-    PlainValidator(_read_admin_listen),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
+RequestFieldName = Annotated[
+    str, PlainValidator(_read_request_field_name), WithJsonSchema({"type": "string", "minLength": 1})
 ]
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
@@ -97,11 +99,23 @@ class Limits(Model):
     )
 
 
+EnvelopeMethod = Literal["get", "post", "put", "patch", "delete"]
+
+
 class EnvelopeTarget(Model):
     """Where an envelope may point."""
 
     url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
     upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
+    methods: tuple[EnvelopeMethod, ...] = Field(
+        ("get", "post"), description="The methods that an envelope may ask for."
+    )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """A target without methods refuses everything; leaving it out says that better."""
+        if data.get("methods") in ([], ()):
+            yield ("methods",), Wrong("must not be empty; leave it out for get and post")
 
 
 class Envelope(Model):
@@ -121,12 +135,23 @@ class Cors(Model):
     """Which pages may read our answers."""
 
     origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
+    headers: tuple[RequestFieldName, ...] = Field(
+        (), description='Headers that requests may have, beyond the built-in ones; ["*"] for whatever is asked for.'
+    )
+    expose: tuple[FieldName, ...] = Field(
+        (), description="Headers of answers that pages may read, beyond the built-in ones."
+    )
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
     max_age_s: Duration = Field(written("10m"), alias="max_age", description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Fetch §3.2.5: `*` and credentials exclude each other."""
+        """Fetch §3.2.5: `*` and credentials exclude each other; lists that every answer repeats are short."""
+        for key in ("headers", "expose"):
+            if len(sequence(data.get(key))) > MAX_CORS_NAMES:
+                yield (key,), Wrong(f"must be at most {MAX_CORS_NAMES}")
+        if len(names := sequence(data.get("headers"))) > 1 and "*" in names:
+            yield ("headers",), Wrong("must have `*` alone: it grants every name")
         if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
             yield ("credentials",), Wrong("must be false while origins has `*`", suggestion="false")
 
@@ -148,12 +173,17 @@ DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_
 class Settings(Model):
     """Everything that the file says, in seconds and bytes. Made by `proxy.config_file.load`."""
 
-    listen: ListenAddress = Field(written("0.0.0.0:8080"), description="Where clients come in.")
+    listen: ListenAddresses = Field(
+        written(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
+    )
     admin_listen: AdminAddress = Field(
-        written("127.0.0.1:9090"), description="Where /metrics and /admin/* are; `off` to have none."
+        written(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
+    max_header_bytes: HeaderSize = Field(
+        written("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+    )
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
@@ -173,6 +203,10 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    early_heartbeat: Flag = Field(
+        default=False,
+        description="Whether streams begin with 200 and `: ping` where the vendor is silent for `heartbeat`.",
+    )
     typed_names: TypedNames = Field(
         default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
     )
@@ -184,6 +218,30 @@ class Settings(Model):
     cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
     playground: Flag = Field(default=False, description="The trial page at /playground.")
+
+    # Where upstreams' secrets stand here that were read from files, and the `file:/path` of each.
+    _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
+
+    @property
+    def secret_files(self) -> tuple[tuple[Location, str], ...]:
+        """Where upstreams' secrets stand that were read from files, and the `file:/path` of each."""
+        return self._secret_files
+
+    def note_files(self, files: Mapping[Location, str]) -> None:
+        """Note which secrets were read from files; called once, by who read them."""
+        self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+
+    def with_secret(self, location: Location, text: str) -> Settings | None:
+        """The same settings with another secret at the place of an upstream's; None where it is the same.
+
+        Raises:
+            Wrong: not a secret for that place. Never with any of it.
+        """
+        name = str(location[1])
+        upstream = self.upstreams[name].with_secret(location[2:], text)
+        if upstream is None:
+            return None
+        return self.model_copy(update={"upstreams": {**self.upstreams, name: upstream}})
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
@@ -203,10 +261,11 @@ class Settings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Every name is one, every name that is used is defined, and a key stays with its origin."""
-        yield from _listener_faults(data)
+        yield from listen_faults(data)
         yield from _worker_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from _heartbeat_faults(data)
         yield from name_faults(data)
 
 
@@ -218,6 +277,15 @@ def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         return  # the field tells it
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
         yield ("workers",), Wrong("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
+
+
+def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """An early heartbeat needs a heartbeat, or nothing comes of it."""
+    holders = [data, *(mapping(upstream) for upstream in mapping(data.get("upstreams")).values())]
+    if data.get("early_heartbeat") in (True, "true") and all(
+        holder.get("heartbeat", "off") == "off" for holder in holders
+    ):
+        yield ("early_heartbeat",), Wrong("needs a `heartbeat`, at the top level or in an upstream, that is not off")
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -265,26 +333,3 @@ def _target_faults(
         if ours and theirs and ours != theirs:
             words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
             yield (*where, "url"), Wrong(words)
-
-
-def _listener_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Two listeners cannot share a port: the second would fail at start, or take the other's clients."""
-    fields = Settings.model_fields
-    try:
-        public = read_address(data.get("listen", fields["listen"].default))
-        admin = _read_admin_listen(data.get("admin_listen", fields["admin_listen"].default))
-    except Wrong:
-        return  # the field tells it
-    if admin is None or public.port != admin.port or public.port == 0:
-        return
-    hosts = {_canonical(public.host), _canonical(admin.host)}
-    if len(hosts) == 1 or hosts & _WILDCARDS:
-        where = "admin_listen" if "admin_listen" in data else "listen"
-        yield (where,), Wrong("listen and admin_listen must not be the same address")
-
-
-def _canonical(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return "127.0.0.1" if host.lower() == "localhost" else host.lower()

@@ -12,6 +12,7 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import closest
 from proxy.settings.scalars import read_text
+from proxy.settings.secret_values import check_ends
 from proxy.settings.units import Wrong, is_host
 
 _PORT = 6379
@@ -125,7 +126,16 @@ def _user(url: SplitResult) -> str | None:
 
 
 def _password(url: SplitResult) -> SecretStr | None:
-    return SecretStr(unquote(url.password)) if url.password else None
+    if not url.password:
+        return None
+    password = unquote(url.password)
+    if password == url.password:
+        # Percent-encoded, they are meant.
+        try:
+            check_ends(password)
+        except Wrong as wrong:
+            raise Wrong(f"has a password that {wrong.message}") from None
+    return SecretStr(password)
 
 
 def _options(url: SplitResult, known: set[str]) -> dict[str, str]:

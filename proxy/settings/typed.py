@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 _MAX_NAME = 32
 
 
-def _read_name(value: object) -> str:
+# What every reader of JSON keeps exactly (RFC 8259 §6), JavaScript's among them.
+_MAX_NUMBER = 2**53 - 1
+
+
+def _read_name(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MAX_NUMBER:
+            raise Wrong("must be a whole number of at most 2^53 - 1")
+        return value
+    if isinstance(value, bool):
+        raise Wrong("must be text or a whole number: put it in quotes")
     text = read_text(value)
     if len(text) > _MAX_NAME:
         raise Wrong(f"must be at most {_MAX_NAME} characters")
@@ -25,12 +35,14 @@ def _read_name(value: object) -> str:
 
 
 TypedName = Annotated[
-    str, PlainValidator(_read_name), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _MAX_NAME})
+    str | int,
+    PlainValidator(_read_name),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": _MAX_NAME}, {"type": "integer"}]}),
 ]
 
 
 class TypedNames(Model):
-    """The values of `t` in typed events, as a frontend wants them."""
+    """The values of `t` in typed events, as a frontend wants them: text, or whole numbers as TypeScript's enums are."""
 
     Image: TypedName = Field("Image", description="A picture: a URL, or a data: URL.")
     Think: TypedName = Field("Think", description="A piece of what the model thinks.")
@@ -41,7 +53,10 @@ class TypedNames(Model):
 
 
 def name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Two kinds with one name cannot be told apart: an error would look like an end."""
+    """Two kinds with one name cannot be told apart: an error would look like an end.
+
+    `0` and `"0"` are one name here: many a reader takes one for the other, as the keys of an object in JavaScript.
+    """
     common = {**dict(TypedNames()), **mapping(data.get("typed_names"))}
     yield from _repeated(("typed_names",), mapping(data.get("typed_names")), common)
     for name, upstream in mapping(data.get("upstreams")).items():
@@ -53,6 +68,6 @@ def _repeated(
     where: tuple[str, ...], written: Mapping[str, object], names: Mapping[str, object]
 ) -> Iterator[Contradiction]:
     for kind, name in written.items():
-        other = next((other for other in names if other != kind and names[other] == name), None)
+        other = next((other for other in names if other != kind and str(names[other]) == str(name)), None)
         if other is not None and kind in TypedNames.model_fields:
             yield (*where, kind), Wrong(f"is the name of {other} too")

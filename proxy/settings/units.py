@@ -144,7 +144,7 @@ def read_size(value: object) -> int:
 
 
 def read_rate(value: object) -> Rate:
-    """Read `60/10s`: 60 requests in any 10 seconds.
+    """Read `60/10s`: 60 requests at once, and 60 more over each 10 seconds.
 
     Raises:
         Wrong: Not a rate, or one that admits nothing.

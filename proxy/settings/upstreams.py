@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
-from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping, written
-from proxy.settings.scalars import BaseUrl, Clock, Text, UrlPath, VendorKey, read_text
+from proxy.settings.model import Contradiction, Location, Model, closest, mapping, written
+from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name, read_text
+from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
 
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+# What `allow_paths: all` stands for. What has no one reading (dot segments, double encodings) matches no glob.
+ALL_PATHS = ("/*",)
 # First segments of the proxy's own paths: `ANY /{upstream}/{path}` must not shadow them.
 RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playground", "metrics", "admin"})
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 §5.5, without obs-text
 _MAX_HEADERS = 64
+_KEY_WORDS = ("client", "none")
 # The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and it asks for no encoding because it
 # passes bytes on unread; a second value would split what it and the upstream understand.
 _RESERVED_FIELDS = frozenset(
@@ -46,12 +50,15 @@ _RESERVED_FIELDS = frozenset(
 )
 
 
-def _read_field_value(value: object) -> str:
-    if isinstance(value, bool | int):
+def _read_field_value(value: object) -> str | SecretStr:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, bool | int):
         raise Wrong("must be text: put it in quotes")
-    if not isinstance(value, str) or _FIELD_VALUE.fullmatch(value) is None:
+    if isinstance(value, SecretStr):
+        check_ends(value.get_secret_value())
+    if not isinstance(text, str) or _FIELD_VALUE.fullmatch(text) is None:
         raise Wrong("must be a header's value: visible ASCII, no line ends, no spaces around it")
-    return value
+    return value if isinstance(value, SecretStr) else text
 
 
 def _read_ca_file(value: object) -> Path:
@@ -61,19 +68,35 @@ def _read_ca_file(value: object) -> Path:
     return path
 
 
-FieldValue = Annotated[str, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
+def _read_allow_paths(value: object) -> object:
+    if value == "all":
+        return ALL_PATHS
+    if isinstance(value, str):
+        raise Wrong("must be a list of paths, or the word all", suggestion=closest(value, ["all"]))
+    return value
+
+
+def _all_in_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(1, {"const": "all"})
+
+
+# A secret where it came from a variable or a file, and not from the file that everybody reads.
+FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
 CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
 
 class UpstreamTimeouts(Model):
-    """The clocks of an exchange towards an upstream; `off` stops one."""
+    """The clocks of an exchange towards an upstream; `off` stops one, but for `keep_alive`: `off` keeps none."""
 
     connect_s: Clock = Field(written("5s"), alias="connect", description="Until the connection stands, TLS included.")
-    first_byte_s: Clock = Field(written("60s"), alias="first_byte", description="Until the answer's head is complete.")
+    first_byte_s: Clock = Field(written("5m"), alias="first_byte", description="Until the answer's head is complete.")
     idle_s: Clock = Field(
-        written("120s"), alias="idle", description="The longest silence after that; every byte restarts it."
+        written("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
     )
     total_s: Clock = Field(written("off"), alias="total", description="The whole exchange.")
+    keep_alive_s: Clock = Field(
+        written("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
+    )
 
 
 class UpstreamSettings(Model):
@@ -83,20 +106,30 @@ class UpstreamSettings(Model):
     dialect: Literal["openai", "dashscope", "anthropic", "gemini", "raw"] = Field(
         description="What it speaks: its paths, its credential header, its error shapes."
     )
-    path: UrlPath | None = Field(
-        None, description="Where POST /forward-sse goes, below `url`; each dialect but gemini and raw has a default."
+    path: FrontPath | None = Field(
+        None,
+        description="Where POST /forward-sse goes, below `url`; each dialect but gemini and raw has a default. "
+        "Members of its query (`?alt=sse`) win over the caller's.",
     )
     api_key: VendorKey | None = Field(
         None,
         description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
     )
     api_keys: tuple[VendorKey, ...] | None = Field(None, description="Several keys, used in turn.")
+    credential_header: FieldName | None = Field(
+        None, description="The header that carries the bare key, where it is not the dialect's own (Azure: api-key)."
+    )
     models: tuple[Text, ...] = Field((), description="Globs of `model`: requests that name no upstream go by them.")
-    allow_paths: tuple[UrlPath, ...] | None = Field(
-        None, description="Globs of the paths allowed below `url`; by default the dialect's own, for raw only `path`."
+    allow_paths: Annotated[tuple[UrlPath, ...] | None, BeforeValidator(_read_allow_paths)] = Field(
+        None,
+        description="Globs of the paths allowed below `url`, or the word `all`; by default what the dialect has that "
+        "is the caller's own and keeps nothing, for raw only `path`.",
+        json_schema_extra=_all_in_schema,
     )
     headers: dict[str, FieldValue] = Field(
-        default_factory=dict, repr=False, description="Headers added to each request, replacing the client's."
+        default_factory=dict,
+        repr=False,
+        description="Headers added to each request, replacing the client's; a value may be file:/path.",
     )
     timeouts: UpstreamTimeouts = Field(
         default_factory=UpstreamTimeouts, description="Clocks that differ from the top-level `timeouts`."
@@ -130,6 +163,32 @@ class UpstreamSettings(Model):
             return self.api_keys
         return (self.api_key,) if self.api_key is not None and self.key_source == "own" else ()
 
+    def with_secret(self, location: Location, text: str) -> Self | None:
+        """The same upstream with another secret at that place below it; None where it is the same.
+
+        Raises:
+            Wrong: not a secret for that place. Never with any of it.
+        """
+        changes: dict[str, object]
+        match location:
+            case ("api_key",):
+                if text in _KEY_WORDS:
+                    # As a word it was for whoever wrote the file; a rotated key must not open another way.
+                    raise Wrong("is a word of `api_key`, not a key")
+                changes = {"api_key": read_vendor_key(text)}
+            case ("api_keys", int(index)) if self.api_keys is not None:
+                if text in _KEY_WORDS:
+                    raise Wrong("is a word of `api_key`, not a key")
+                keys = self.api_keys
+                changes = {"api_keys": (*keys[:index], read_vendor_key(text), *keys[index + 1 :])}
+            case ("headers", str(name)):
+                changes = {"headers": {**self.headers, name: _read_field_value(SecretStr(text))}}
+            case _:
+                return None
+        if all(getattr(self, key) == value for key, value in changes.items()):
+            return None
+        return self.model_copy(update=changes)
+
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """A way to the vendor that is complete, and nothing that its dialect has no place for."""
@@ -137,11 +196,22 @@ class UpstreamSettings(Model):
         yield from _key_faults(data)
         if dialect == "raw" and "path" not in data:
             yield ("path",), Wrong("is required: the dialect raw has no path of its own")
+        if (name := _credential_in_query(dialect, data.get("path"))) is not None:
+            yield ("path",), Wrong(f"must not carry a credential (`{name}`): api_key is for that")
         if dialect == "gemini" and data.get("heartbeat", "off") != "off":
             yield ("heartbeat",), Wrong("must be off: Gemini's clients take a comment for an event", suggestion="off")
         if dialect == "raw" and data.get("events") == "typed":
             yield ("events",), Wrong("must be raw: it is not known what the dialect raw streams", suggestion="raw")
         yield from _header_faults(mapping(data.get("headers")))
+        yield from _credential_header_faults(data)
+
+
+def _credential_in_query(dialect: object, path: object) -> str | None:
+    """The member of a path's query that carries a credential: paths are shown in reports and logs."""
+    query = path.partition("?")[2] if isinstance(path, str) else ""
+    names = {"access_token", "key"} if dialect == "gemini" else {"access_token"}
+    given = (unquote(member.partition("=")[0]) for member in query.split("&"))
+    return next((name for name in given if name in names), None)
 
 
 def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -151,13 +221,26 @@ def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("headers",), Wrong(f"must be at most {_MAX_HEADERS}")
     for name in headers:
         lowered = name.lower()
-        if _TOKEN.fullmatch(name) is None:
+        if not is_field_name(name):
             yield ("headers", name), Wrong("is not a header's name (RFC 9110 §5.6.2)")
         elif lowered in _RESERVED_FIELDS:
             yield ("headers", name), Wrong("is written by the proxy itself and cannot be set")
         elif lowered in seen:
             yield ("headers", name), Wrong("is the same header as another one here")
         seen.add(lowered)
+
+
+def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """A place for the key that the proxy does not fill itself, for an upstream that has a key."""
+    name = data.get("credential_header")
+    if not isinstance(name, str):
+        return
+    if name.lower() in _RESERVED_FIELDS:
+        yield ("credential_header",), Wrong("is written by the proxy itself and cannot carry a key")
+    elif name.lower() in {other.lower() for other in mapping(data.get("headers"))}:
+        yield ("credential_header",), Wrong("is also in `headers`: the key and another value cannot both go there")
+    elif data.get("api_key") == "none":
+        yield ("credential_header",), Wrong("has nothing to carry: `api_key` is none")
 
 
 def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -171,5 +254,5 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("api_keys",), Wrong("must not be empty")
     if isinstance(keys, list | tuple):
         for index, key in enumerate(keys):
-            if key in ("client", "none"):
+            if key in _KEY_WORDS:
                 yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")

@@ -101,10 +101,10 @@ async def resolve(host: str, port: int) -> tuple[Address, ...]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:  # UnicodeError: a label that IDNA cannot encode
-        raise UpstreamUnreachableError from exc
+        raise UpstreamUnreachableError(reason="dns") from exc
     unique = {info[4]: Address(tuple(info)) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}}
     if not unique:
-        raise UpstreamUnreachableError
+        raise UpstreamUnreachableError(reason="dns")
     return tuple(unique.values())[:MAX_ADDRESSES]
 
 
@@ -145,13 +145,13 @@ class Resolver:
         task = self._tasks.get(key)
         if task is None:
             if len(self._tasks) >= MAX_LOOK_UPS:
-                return self._stale(key, UpstreamUnreachableError())
+                return self._stale(key, UpstreamUnreachableError(reason="dns"))
             task = asyncio.get_running_loop().create_task(self._run(key))
             self._tasks[key] = task
             task.add_done_callback(lambda _: self._tasks.pop(key, None))
         await asyncio.wait([task])  # not a plain await: that would cancel the look-up with the waiter
         if task.cancelled():
-            raise UpstreamUnreachableError
+            raise UpstreamUnreachableError(reason="dns")
         found = task.result()
         if isinstance(found, UpstreamUnreachableError):
             return self._stale(key, found)
@@ -181,7 +181,7 @@ class Resolver:
         known = self._found.get(key)
         if known is None or self._clock() - known[0] >= STALE_S:
             # A new one: several waiters raising one object would share, and grow, its traceback.
-            raise UpstreamUnreachableError from error
+            raise UpstreamUnreachableError(reason=error.reason) from error
         return known[1]
 
 

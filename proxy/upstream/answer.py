@@ -157,3 +157,7 @@ class Answer:
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.failed(error)
+
+
+# Of no upstream: has no body, and nothing to pause or to close.
+NOTHING: Final = Answer(None, 200, [], _NO_FIELDS, "none", None)

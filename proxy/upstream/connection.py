@@ -18,7 +18,10 @@ import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
 from proxy.model import FieldIndex
+from proxy.protocol.heads import join_identical
+from proxy.protocol.keep_alive import keep_alive_s
 from proxy.upstream.answer import Answer
+from proxy.upstream.reasons import reason_of_loss
 from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
 if TYPE_CHECKING:
@@ -30,20 +33,10 @@ if TYPE_CHECKING:
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
+# What the parser says while no status line has come.
+_NO_VERSION = "0.0"
 # A head and a body up to this size leave in one write, where the copy is cheaper than a second system call.
 _ONE_WRITE_BYTES = 64 * 1024
-
-# Fields of which a second one would leave the reader to choose (RFC 9110 §5.3).
-_SINGLETONS = frozenset(
-    {
-        b"content-type",
-        b"content-length",
-        b"content-encoding",
-        b"location",
-        b"retry-after",
-        b"transfer-encoding",
-    }
-)
 
 
 class Connection(asyncio.Protocol):
@@ -55,8 +48,8 @@ class Connection(asyncio.Protocol):
         "_fields",
         "_fragments",
         "_head_waiter",
-        "_is_head_request",
         "_is_fast",
+        "_is_head_request",
         "_may_keep",
         "_missing",
         "_overhead",
@@ -65,14 +58,16 @@ class Connection(asyncio.Protocol):
         "_peek",
         "_sink",
         "_transport",
-        "idle_since_s",
         "is_closed",
+        "keep_s",
+        "kept_until_s",
         "key",
         "on_body",
         "on_closed",
         "on_idle",
         "on_message_begin",
         "upstream",
+        "vendor_keep_s",
     )
 
     def __init__(
@@ -87,7 +82,10 @@ class Connection(asyncio.Protocol):
         self.key = key
         self.on_idle = on_idle
         self.on_closed = on_closed
-        self.idle_since_s = 0.0
+        # How long it may be kept unused: by the upstream's settings, and by the vendor's `Keep-Alive` if there is one.
+        self.keep_s = 0.0
+        self.vendor_keep_s: int | None = None
+        self.kept_until_s = 0.0
         self.is_closed = False
         # None before the connection is made and after it is closed.
         self._transport: asyncio.Transport | None = None
@@ -127,7 +125,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and not self._peek(0)
 
-    def send(self, head: bytes, body: bytes, *, is_head_request: bool) -> asyncio.Future[Answer]:
+    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[Answer]:
         """Write a request and give the future of its answer's head.
 
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
@@ -136,7 +134,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         waiter = self._head_waiter = asyncio.get_running_loop().create_future()
         if transport is None or transport.is_closing():
-            waiter.set_exception(UpstreamUnreachableError())
+            waiter.set_exception(UpstreamUnreachableError(reason="closed"))
             return waiter
         self._overhead = 0
         self._missing = None
@@ -202,7 +200,7 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break_off()
+            self._break_off(data)
             return
         if self._missing is not None:
             self._missing = missing_of_chunk(data, 0, self._missing)
@@ -238,7 +236,7 @@ class Connection(asyncio.Protocol):
             body = b""
             self._overhead += len(data)
             if self._overhead > MAX_OVERHEAD_BYTES:
-                self._break(UpstreamProtocolError())
+                self._break(UpstreamProtocolError(reason="head_invalid" if answer is None else "body_invalid"))
                 return
         if answer is None:
             return
@@ -269,12 +267,12 @@ class Connection(asyncio.Protocol):
             answer.deliver(b"")
             self._drop()
         else:
-            self._break(UpstreamUnreachableError())
+            self._break(UpstreamUnreachableError(reason="closed"))
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - every loss is the same to the answer
-        """Tell whoever waits, and the pool."""
-        self._break(UpstreamUnreachableError())
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits, and the pool. Every loss is the same to the answer; the log has the reason."""
+        self._break(UpstreamUnreachableError(reason=reason_of_loss(exc)))
 
     # httptools' callbacks. What they raise stops the parser, and is the fault that `data_received` acts upon.
 
@@ -294,16 +292,22 @@ class Connection(asyncio.Protocol):
                 raise UpstreamProtocolError
             return
         index = FieldIndex(fields)
+        if index.repeated:
+            joined = join_identical(fields, index)
+            if joined is None:
+                raise UpstreamProtocolError
+            fields, index = joined
         coding = index.single(b"transfer-encoding")
         version = parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
             or len(fields) > MAX_FIELDS
-            or not _SINGLETONS.isdisjoint(index.repeated)
             or (version != "1.1" and (version != "1.0" or coding is not None))
             or (coding is not None and coding.lower() != b"chunked")
         ):
             raise UpstreamProtocolError
+        if b"keep-alive" in index:
+            self.vendor_keep_s = keep_alive_s(index.every(b"keep-alive"))
         length: int | None = None
         framing: Framing = "chunked"
         if coding is None:
@@ -329,7 +333,7 @@ class Connection(asyncio.Protocol):
 
     # Inside.
 
-    def _break_off(self) -> None:
+    def _break_off(self, data: bytes) -> None:
         """End at a fault. What came before it was good, and the client has a right to it.
 
         Junk after a complete answer costs the connection, not the answer.
@@ -340,7 +344,17 @@ class Connection(asyncio.Protocol):
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(b"".join(self._fragments))
-        self._break(UpstreamProtocolError())
+        self._break(UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(data)))
+
+    def _reason_of_head(self, data: bytes) -> str:
+        """Whether what the parser refused, a read that has the fault, was an answer's head at all.
+
+        A server that speaks TLS, HTTP/2 or something else is told by its first bytes.
+        """
+        assert self._parser is not None
+        is_first_read = self._overhead == 0
+        is_http = self._parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
+        return "head_invalid" if is_http else "not_http"
 
     def _finish(self) -> None:
         """The answer is complete: go back to the pool, or close."""

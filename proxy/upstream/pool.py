@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from typing import TYPE_CHECKING, TypeAlias
 
 import aiohappyeyeballs
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.upstream.connection import Connection
+from proxy.upstream.reasons import reason_of_dial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
 
-# Below the 60 s after which common servers close a silent connection: we close first, and seldom race with them.
-KEEP_S = 50.0
+# How much earlier than the vendor closes a kept connection it is no longer used: a request that is written meanwhile is
+# lost, and is not sent again. It has to cover the way of the vendor's answer to us and of our next request to it.
+MARGIN_S = 1.0
 # Per origin and worker. More than that are closed as they come back; the bound is on descriptors, not on streams.
 MAX_KEPT = 256
 # RFC 8305 §8: the recommended delay between attempts over several addresses.
@@ -41,7 +44,8 @@ Key: TypeAlias = "tuple[Origin, str | None]"
 class Pool:
     """Lends connections. One a worker; closed by whoever built it.
 
-    Kept ones are used last in, first out, so that few stay warm and the rest run out after `KEEP_S`. `tls` may be
+    Kept ones are used last in, first out, so that few stay warm and the rest run out: each when the `keep_alive` of the
+    upstream that used it last is over, or a second before its vendor's own `Keep-Alive: timeout=` is. `tls` may be
     replaced; connections that stand keep theirs.
     """
 
@@ -52,23 +56,31 @@ class Pool:
         self._kept: dict[object, list[Connection]] = {}
         self._open: set[Connection] = set()
 
-    def take(self, key: Key, upstream: str) -> Connection | None:
-        """A kept connection that is usable now, or None. Does not wait."""
+    def take(self, key: Key, upstream: str, *, keep_s: float) -> Connection | None:
+        """A kept connection that is usable now, or None. Does not wait.
+
+        `keep_s` is how long it may be kept after this use; 0 for not at all.
+        """
         kept = self._kept.get(key)
+        if not kept:
+            return None
+        now_s = self._clocks.now()
         while kept:
             connection = kept.pop()
-            if connection.is_usable():
+            # The clocks may be late, so that one is still here whose time is over.
+            if now_s < connection.kept_until_s and connection.is_usable():
                 connection.upstream = upstream
+                connection.keep_s = keep_s
                 return connection
             connection.abort()
         return None
 
-    async def dial(self, key: Key, upstream: str, addresses: Sequence[Address]) -> Connection:
+    async def dial(self, key: Key, upstream: str, addresses: Sequence[Address], *, keep_s: float) -> Connection:
         """Make a new connection to one of `addresses`, which stand for the key's origin and are not looked up again.
 
         Several are tried in parallel, a little apart (RFC 8305). One alone is left to the loop, which connects at half
         the price of a socket that is made here, but cannot be told the scope that a link-local address has. Cancelling
-        closes whatever was begun.
+        closes whatever was begun. `keep_s` is that of `take`.
 
         Raises:
             UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
@@ -76,6 +88,7 @@ class Pool:
         """
         origin, ca_file = key
         connection = Connection(upstream=upstream, key=key, on_idle=self._keep, on_closed=self._forget)
+        connection.keep_s = keep_s
         is_tls = origin.scheme == "https"
         tls = self.tls.get(ca_file) if is_tls else None
         server_hostname = origin.host if is_tls else None
@@ -99,7 +112,9 @@ class Pool:
                 )
                 await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
         except OSError as exc:
-            raise (OverloadedError if exc.errno in _NO_ROOM else UpstreamUnreachableError) from exc
+            if exc.errno in _NO_ROOM and not isinstance(exc, ssl.SSLError):
+                raise OverloadedError from exc
+            raise UpstreamUnreachableError(reason=reason_of_dial(exc, is_tls=is_tls)) from exc
         except asyncio.CancelledError:
             # The loop closes a half-made transport in an orderly way, which for TLS may take the peer's answer.
             connection.abort()
@@ -121,8 +136,8 @@ class Pool:
     def check(self, now_s: float) -> None:
         """Close what was kept too long; asked by the clocks while anything is kept."""
         for key, kept in list(self._kept.items()):
-            while kept and now_s - kept[0].idle_since_s >= KEEP_S:
-                kept[0].abort()
+            for connection in [connection for connection in kept if now_s >= connection.kept_until_s]:
+                connection.abort()
             if not kept:
                 del self._kept[key]
         if not self._kept:
@@ -136,6 +151,12 @@ class Pool:
         self._clocks.forget(self)
 
     def _keep(self, connection: Connection) -> None:
+        keep_s = connection.keep_s
+        if connection.vendor_keep_s is not None:
+            keep_s = min(keep_s, connection.vendor_keep_s - MARGIN_S)
+        if keep_s <= 0:
+            connection.abort()
+            return
         kept = self._kept.get(connection.key)
         if kept is None:
             kept = self._kept[connection.key] = []
@@ -143,7 +164,7 @@ class Pool:
         elif len(kept) >= MAX_KEPT:
             connection.abort()
             return
-        connection.idle_since_s = self._clocks.now()
+        connection.kept_until_s = self._clocks.now() + keep_s
         kept.append(connection)
 
     def _forget(self, connection: Connection) -> None:

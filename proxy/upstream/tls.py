@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 
+from proxy.upstream.reasons import ClientHandshake
+
 
 class TlsContexts:
     """One context for each authority file, made once: loading the system's authorities takes tens of milliseconds."""
@@ -22,8 +24,23 @@ class TlsContexts:
         """
         context = self._contexts.get(ca_file)
         if context is None:
-            context = ssl.create_default_context(cafile=ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols(["http/1.1"])
-            self._contexts[ca_file] = context
+            context = self._contexts[ca_file] = make_context(ca_file)
         return context
+
+    def replace(self, ca_file: str, context: ssl.SSLContext) -> None:
+        """Use another context for that file from now on; connections that stand keep theirs."""
+        self._contexts[ca_file] = context
+
+
+def make_context(ca_file: str | None) -> ssl.SSLContext:
+    """A context that trusts the file as it is now, or the system's authorities; see `TlsContexts.get`. Blocks.
+
+    Raises:
+        OSError: the file cannot be read.
+        ssl.SSLError: the file holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslobject_class = ClientHandshake
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -141,7 +141,7 @@
     const { upstream, way } = chosen();
     const thinks = !element("think-field").hidden && element("think").checked;
     const request = APIS[way.id].request({ model, prompt, thinks });
-    const run = { api: way.id, controller: new AbortController(), started: performance.now(), failure: null, reason: null, isDone: false };
+    const run = { api: way.id, typedNames: upstream.typed_names, controller: new AbortController(), started: performance.now(), failure: null, reason: null, isDone: false };
     begin(run, `${model} · ${upstream.name}`);
     try {
       const vendorKey = element("vendor-key").value.trim();
@@ -236,7 +236,7 @@
       for (const block of events.feed(value)) {
         view.block(block, now_ms);
         if (block.hasData) {
-          readEvent(run.api, block, sink);
+          readEvent(run.api, block, sink, run.typedNames);
           if (run.failure === null) run.count = (run.count ?? 0) + 1;
         }
       }

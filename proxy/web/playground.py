@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from proxy.model import Principal, Upstream
     from proxy.web.page import Page
 
+
 class Playground:
     """The page of one configuration, and its upstreams as the page lists them."""
 
@@ -25,6 +26,7 @@ class Playground:
                 "path": upstream.path,
                 "models": upstream.models,
                 "needs_key": upstream.key_source == "client",
+                "typed_names": dict(upstream.typed_names),
             }
             for upstream in upstreams
         ]

@@ -208,9 +208,18 @@ function readDashScope(json, sink) {
   readTokens(usage, sink);
 }
 
+/** What kind of translated event it is, in lower case; null for what is none. `names` has the operator's own. */
+function typedKind(json, names) {
+  const own = Object.entries(names ?? {}).find(([, name]) => name === json.t);
+  if (own !== undefined && "r" in json) return own[0].toLowerCase();
+  if (typeof json.t !== "string") return null;
+  const kind = json.t.toLowerCase();
+  return "r" in json || /^(end|cancelled)$/.test(kind) ? kind : null;
+}
+
 /** Translated streams (`events: typed`): one shape for every vendor, known by its two members. */
-function readTyped(json, sink) {
-  switch (String(json.t).toLowerCase()) {
+function readTyped(kind, json, sink) {
+  switch (kind) {
     case "text":
       return sink.text(json.r);
     case "think":
@@ -252,7 +261,7 @@ function listOf(value) {
 }
 
 /** Tell the sink what one event says. What cannot be read is shown among the raw events and is no error. */
-function readEvent(api, block, sink) {
+function readEvent(api, block, sink, names) {
   if (block.data === "[DONE]") return sink.done();
   let json;
   try {
@@ -261,7 +270,8 @@ function readEvent(api, block, sink) {
     return;
   }
   if (json === null || typeof json !== "object") return;
-  if (typeof json.t === "string" && ("r" in json || /^(end|cancelled)$/i.test(json.t))) readTyped(json, sink);
+  const kind = typedKind(json, names);
+  if (kind !== null) readTyped(kind, json, sink);
   else APIS[api].read(json, sink);
 }
 
@@ -273,7 +283,7 @@ function waysOf(upstream) {
   const other = (id, below) => ({ id, label: APIS[id].label, path: () => name + below });
   switch (upstream.dialect) {
     case "openai":
-      if (path.endsWith("/responses")) return [usual("responses")];
+      if (path.split("?")[0].endsWith("/responses")) return [usual("responses")];
       if (!path.endsWith("/chat/completions")) return [usual("chat")];
       return [usual("chat"), other("responses", path.replace(/chat\/completions$/, "responses"))];
     case "anthropic":

@@ -53,8 +53,8 @@ function explainRefusal(response, body) {
     title,
     text,
     action,
-    // The proxy's own words say the same, but where they say which clock, or which bound.
-    quote: code && known && !/^(upstream_|body_)/.test(code) ? "" : message,
+    // The proxy's own words say the same, but where they say which clock, which bound or which limit.
+    quote: code && known && !/^(upstream_|body_|rate_limit_|too_many_)/.test(code) ? "" : message,
     facts: [`HTTP ${response.status}`, code].filter(Boolean),
     waitSeconds: waitOf(response.headers.get("retry-after")),
   };

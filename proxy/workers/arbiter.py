@@ -32,8 +32,8 @@ from proxy.app import trust
 from proxy.config_file import ConfigurationError
 from proxy.logs import Redactor, configure
 from proxy.rules import secrets_of
-from proxy.server.signals import log_refused
-from proxy.server.sockets import show
+from proxy.server.signals import log_refused, warn_of_ignored_proxies
+from proxy.server.sockets import show_all
 from proxy.workers.handover import VARIABLE, Ground
 from proxy.workers.journal import DirectWriter, Journal
 from proxy.workers.service import STUCK_S, Service
@@ -193,7 +193,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
             environ = {
                 **os.environ,
                 _PREDECESSOR: str(self.pid),
-                VARIABLE: self.app.ground.hand_over(self.app.settings),
+                VARIABLE: self.app.ground.hand_over(),
             }
             os.chdir(self.START_CTX["cwd"])
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - the command that started this process
@@ -203,7 +203,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT002 - gunicorn's signature
         """Have every worker drain, hurry them at another signal, and kill who is left when the time is over."""
         self._is_stopping = True
-        self.app.ground.stop_listening(for_good=self.is_last)
+        self.app.ground.stop_listening()
         drain_s = self.app.settings.drain_timeout_s or 0.0
         limit_s = time.monotonic() + (drain_s if graceful else 0.0) + PARTING_S
         number = signal.SIGTERM if graceful else signal.SIGQUIT
@@ -260,13 +260,14 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
         structlog.get_logger().info(
             "server.started",
             version=__version__,
-            listen=_first(ground.listen),
-            admin_listen=_first(ground.admin_listen),
+            listen=_shown(ground.listen),
+            admin_listen=_shown(ground.admin_listen),
             auth="none" if settings.auth is None else "required",
             workers=self.num_workers,
             pid=self.pid,
             **({"after": predecessor} if predecessor else {}),
         )
+        warn_of_ignored_proxies(os.environ)
         systemd.sd_notify(f"READY=1\nMAINPID={self.pid}", self.log)
         if predecessor:
             os.kill(predecessor, signal.SIGTERM)
@@ -309,8 +310,5 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
         return []
 
 
-def _first(sockets: tuple[socket.socket, ...]) -> str | None:
-    if not sockets:
-        return None
-    host, port = sockets[0].getsockname()[:2]
-    return show((host, port))
+def _shown(sockets: tuple[socket.socket, ...]) -> str | None:
+    return show_all(sock.getsockname()[:2] for sock in sockets)

@@ -12,11 +12,11 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
 
-from proxy.server.sockets import answer_no_more, listening
+from proxy.server.sockets import listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from proxy.settings import Address, Settings
 
 VARIABLE = "SSE_PROXY_HANDOVER"
+_CLIENTS, _OPERATORS = "listen", "admin_listen"
+_Key: TypeAlias = "tuple[str, str]"
 # Of 108 bytes for the path of a socket in the system's interface; the names are short.
 _MAX_PATH = 70
 
@@ -33,8 +35,8 @@ class Ground:
     """What the workers of a service share. Descriptors are closed on `exec` unless handed over."""
 
     directory: Path
-    listen: tuple[socket.socket, ...]
-    admin_listen: tuple[socket.socket, ...]
+    # By what they are for and by the address in the file: a name may stand for several sockets.
+    sockets: dict[_Key, tuple[socket.socket, ...]]
     # A file whose lock the processes take in turns to write to the log.
     turn: int
 
@@ -48,19 +50,21 @@ class Ground:
             OSError: an address cannot be listened on, or there is no place for the directory.
         """
         heritage = orjson.loads(environ.get(VARIABLE, "{}"))
-        left = {role: (address, fds) for role, (address, fds) in heritage.get("listeners", {}).items()}
+        left: dict[_Key, list[int]] = {(role, address): fds for role, address, fds in heritage.get("listeners", ())}
         directory = Path(heritage["directory"]) if heritage else _new_directory(environ)
-        taken: dict[str, tuple[socket.socket, ...]] = {}
+        wanted = _addresses(settings)
+        taken: dict[_Key, tuple[socket.socket, ...]] = {}
         try:
-            for role, address in _addresses(settings).items():
-                old_address, descriptors = left.pop(role, (None, []))
+            for key, descriptors in left.items():
                 inherited = tuple(socket.socket(fileno=descriptor) for descriptor in descriptors)
-                if old_address == str(address):
-                    taken[role] = inherited
+                if key in wanted:
+                    taken[key] = inherited
                     continue
                 for sock in inherited:
                     sock.close()
-                taken[role] = () if address is None else tuple(listening(address.host, address.port))
+            for key, address in wanted.items():
+                if key not in taken:
+                    taken[key] = tuple(listening(address.host, address.port))
             for sock in (sock for sockets in taken.values() for sock in sockets):
                 sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
                 sock.set_inheritable(False)
@@ -71,22 +75,33 @@ class Ground:
             if not heritage:
                 shutil.rmtree(directory, ignore_errors=True)
             raise
-        return cls(directory, taken["listen"], taken["admin_listen"], turn)
+        # In the file's order, whoever made them.
+        return cls(directory, {key: taken[key] for key in wanted}, turn)
 
-    def hand_over(self, settings: Settings) -> str:
+    @property
+    def listen(self) -> tuple[socket.socket, ...]:
+        """The sockets for clients, in the order of the file's addresses."""
+        return self._of(_CLIENTS)
+
+    @property
+    def admin_listen(self) -> tuple[socket.socket, ...]:
+        """The sockets for operators."""
+        return self._of(_OPERATORS)
+
+    def _of(self, role: str) -> tuple[socket.socket, ...]:
+        return tuple(sock for key, sockets in self.sockets.items() if key[0] == role for sock in sockets)
+
+    def hand_over(self) -> str:
         """Keep the sockets open over an `exec`, and give the variable's value; called by the process that does it."""
-        listeners: dict[str, tuple[str, list[int]]] = {}
-        for role, address in _addresses(settings).items():
-            sockets = self.listen if role == "listen" else self.admin_listen
+        listeners: list[tuple[str, str, list[int]]] = []
+        for (role, address), sockets in self.sockets.items():
             for sock in sockets:
                 sock.set_inheritable(True)
-            listeners[role] = str(address), [sock.fileno() for sock in sockets]
+            listeners.append((role, address, [sock.fileno() for sock in sockets]))
         return orjson.dumps({"directory": str(self.directory), "listeners": listeners}).decode()
 
-    def stop_listening(self, *, for_good: bool) -> None:
-        """Close this process's sockets. For good: nobody else listens on, and no one who connects now is to be lost."""
-        for sock in self.listen if for_good else ():
-            answer_no_more(sock)
+    def stop_listening(self) -> None:
+        """Close this process's sockets."""
         for sock in (*self.listen, *self.admin_listen):
             sock.close()
 
@@ -95,8 +110,12 @@ class Ground:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _addresses(settings: Settings) -> dict[str, Address | None]:
-    return {"listen": settings.listen, "admin_listen": settings.admin_listen}
+def _addresses(settings: Settings) -> dict[_Key, Address]:
+    """Every address to listen on, by what it is for and how it is written."""
+    addresses = {(_CLIENTS, str(address)): address for address in settings.listen}
+    if settings.admin_listen is not None:
+        addresses[_OPERATORS, str(settings.admin_listen)] = settings.admin_listen
+    return addresses
 
 
 def _new_directory(environ: Mapping[str, str]) -> Path:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
 NOW = 1_700_000_000.0
@@ -140,7 +141,7 @@ class Timers:
 class KeyServer:
     """An issuer's key server on a real socket; `answer` is what it does next, `paths` what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.keys: list[dict[str, object]] = []
         self.answer: Callable[[], web.StreamResponse] = self.key_set
         self.paths: list[str] = []
@@ -150,9 +151,10 @@ class KeyServer:
         application = web.Application()
         application.router.add_get("/{path:.*}", self._handle)
         self._server = TestServer(application, host="127.0.0.1")
+        self._tls = tls
 
     async def __aenter__(self) -> Self:
-        await self._server.start_server()
+        await self._server.start_server(ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

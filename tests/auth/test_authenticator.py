@@ -95,10 +95,36 @@ def test_token_of_hmac() -> None:
         )
 
 
-@pytest.mark.parametrize(("plan", "expected"), [(..., DEFAULT), ("gone", DEFAULT), ("", DEFAULT), ("pro", PRO)])
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (..., DEFAULT),
+        (None, DEFAULT),
+        ("gone", DEFAULT),
+        ("", DEFAULT),
+        ([], DEFAULT),
+        (["gone", "PRO", ""], DEFAULT),
+        ("pro", PRO),
+        (["gone", "pro", "default"], PRO),
+        (["default", "pro"], DEFAULT),
+        ([None, "pro"], PRO),
+    ],
+    ids=repr,
+)
 def test_plan_of_a_token(plan: object, expected: Plan) -> None:
-    """Absent and unknown plans are the default one."""
+    """Absent and unknown plans are the default one; of a list it is the first that is configured."""
     assert run(build().authenticate(token(claims(DEV, plan=plan), SECRET, "HS256"))).plan == expected
+
+
+def test_token_with_many_groups() -> None:
+    """A token of 11 KiB and one of 48 KiB, as directories with many groups issue them, are verified and remembered."""
+    for count, least in ((210, 11 << 10), (920, 48 << 10)):
+        groups = [f"{number:08x}-1111-4222-8333-444455556666" for number in range(count)]
+        text = token(claims(RSA, groups=groups, plan="pro"), keyring().rsa, "RS256")
+        assert len(text) > least
+        authenticator = build()
+        assert run(authenticator.authenticate(text)) == Principal(RSA, "alice", PRO)
+        assert authenticator.recall(text) is not None
 
 
 def confusion(secret: bytes) -> str:
@@ -217,7 +243,7 @@ FORGERIES: dict[str, Callable[[], str]] = {
     "padding": lambda: good() + "==",
     "newline": lambda: good() + "\n",
     "foreign byte within": lambda: good()[:-5] + "!" + good()[-5:],
-    "16 KiB": lambda: good(x="x" * 16_384),
+    "64 KiB": lambda: good(x="x" * 49_152),
     "1 MiB": lambda: good(x="x" * 2**20),
     "10^5 dots": lambda: "." * 100_000,
     "two dots": lambda: "..",

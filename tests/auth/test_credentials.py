@@ -25,6 +25,8 @@ def head(*fields: tuple[bytes, bytes], query: bytes | None = None) -> RequestHea
         [(b"Authorization", b"Bearer tok")],
         [(b"authorization", b"bearer tok")],
         [(b"AUTHORIZATION", b" BEARER tok\t")],
+        [(b"Authorization", b"Bearer  tok")],
+        [(b"Authorization", b"bearer    tok ")],
         [(b"x-api-key", b"tok")],
         [(b"X-Api-Key", b"tok")],
         [(b"api-key", b"tok")],
@@ -63,8 +65,10 @@ def test_credential_absent(fields: list[tuple[bytes, bytes]]) -> None:
     [
         b"Bearer",
         b"Bearer ",
-        b"Bearer  tok",
+        b"Bearer   ",
         b"Bearer\ttok",
+        b"Bearer \ttok",
+        b"Bearer  a b",
         b"Bearer tok\x0b",
         b"Bearer a b",
         b"Bearer a\tb",
@@ -81,7 +85,7 @@ def test_bearer_malformed(value: bytes) -> None:
 
 
 def test_credential_of_the_longest_length() -> None:
-    """A credential of exactly 8 KiB is looked at."""
+    """A credential of exactly the bound is looked at."""
     assert find_credential(head((b"api-key", LONGEST)), gemini=False, query_token=False) == LONGEST.decode()
 
 

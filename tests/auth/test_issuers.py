@@ -37,11 +37,11 @@ def judge(settings: dict[str, Any] | None = None, **members: Any) -> Claims:
 
 def test_claims_good() -> None:
     """A good token names its user, plan and end."""
-    assert judge(plan="pro") == Claims("alice", "pro", NOW + 600)
-    assert judge() == Claims("alice", None, NOW + 600)
+    assert judge(plan="pro") == Claims("alice", ("pro",), NOW + 600)
+    assert judge() == Claims("alice", (), NOW + 600)
     assert judge({"user_claim": "https://example.com/uid"}, **{"https://example.com/uid": "u"}).user == "u"
-    assert judge({"plan_claim": "tier"}, tier="pro", plan=5).plan_name == "pro"
-    assert judge({"plan_claim": None}, plan=5).plan_name is None
+    assert judge({"plan_claim": "tier"}, tier="pro", plan=5).plan_names == ("pro",)
+    assert judge({"plan_claim": None}, plan=5).plan_names == ()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,9 @@ def test_claims_good() -> None:
         {"iat": NOW + 30},
         {"iat": ...},
         {"iat": 0},
+        {"iat": None},
+        {"nbf": None},
+        {"plan": None},
         {"sub": "x" * 256},
         {"sub": "*:{}'\" "},
         {"sub": "e\u0301\u200f"},
@@ -67,15 +70,15 @@ def test_claims_at_the_edge(members: dict[str, Any]) -> None:
     assert judge(**members).user
 
 
-BAD_TIMES: list[object] = [None, "1700000600", -1, 2**63, 253402300800, True, [], {}, [NOW], -0.5]
+BAD_TIMES: list[object] = ["1700000600", -1, 2**63, 253402300800, True, [], {}, [NOW], -0.5]
 BAD_VALUES: dict[str, list[object]] = {
     "iss": [..., None, "", 5, [NAME], NAME[:-1], NAME + "/", NAME.upper(), "https://id"],
     "aud": [..., None, "", 5, {}, [], "LLM", "ll", "llm ", ["LLM"], ["llm", 5], {"llm": 1}, [["llm"]]],
-    "exp": BAD_TIMES,
+    "exp": [..., None, *BAD_TIMES],
     "nbf": BAD_TIMES,
     "iat": BAD_TIMES,
     "sub": [..., None, "", 5, True, ["a"], {}, "x" * 257, "a\0", "a\n", "a\rb", "a\x85", "\u2028", "\ud800"],
-    "plan": [None, 5, ["pro"], {}, True],
+    "plan": [5, 0, {}, True, False, ["pro", 5], ["pro", ["pro"]], [{}]],
 }
 
 
@@ -83,7 +86,6 @@ BAD_VALUES: dict[str, list[object]] = {
     "members",
     [
         *[{name: value} for name, values in BAD_VALUES.items() for value in values],
-        {"exp": ...},
         {"nbf": NOW + 31},
         {"iat": NOW + 31},
     ],
@@ -93,6 +95,99 @@ def test_claims_invalid(members: dict[str, Any]) -> None:
     """A claim that is missing, of the wrong type, out of range or not exactly ours makes the token invalid."""
     with pytest.raises(InvalidTokenError):
         judge(**members)
+
+
+NAMESPACED = {"https://example.com/plan": "pro"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "members", "expected"),
+    [
+        ("plan", {"plan": ["basic", "pro"]}, ("basic", "pro")),
+        ("plan", {"plan": [None, "pro"]}, ("pro",)),
+        ("plan", {"plan": []}, ()),
+        ("cognito:groups", {"cognito:groups": ["pro"]}, ("pro",)),
+        ("https://example.com/plan", NAMESPACED, ("pro",)),
+        ("https://example.com/plan", {**NAMESPACED, "https://example": {"com/plan": "free"}}, ("pro",)),
+        ("app_metadata.plan", {"app_metadata": {"plan": "pro"}}, ("pro",)),
+        ("app_metadata.plan", {"app_metadata": {"plan": "pro"}, "app_metadata.plan": "free"}, ("free",)),
+        ("app_metadata.plan", {"app_metadata": {"plan": "pro"}, "app_metadata.plan": None}, ("pro",)),
+        ("realm_access.roles", {"realm_access": {"roles": ["a", "pro"]}}, ("a", "pro")),
+        ("resource_access.my.app.roles", {"resource_access": {"my.app": {"roles": ["pro"]}}}, ("pro",)),
+        ("https://example.com/meta.plan", {"https://example.com/meta": {"plan": "pro"}}, ("pro",)),
+        ("a.b.c", {"a": {"b": {"c": "pro"}}, "a.b": {}}, ("pro",)),
+        ("app_metadata.plan", {}, ()),
+        ("app_metadata.plan", {"app_metadata": None}, ()),
+        ("app_metadata.plan", {"app_metadata": {}}, ()),
+        ("app_metadata.plan", {"app_metadata": {"plan": None}}, ()),
+        ("app_metadata.plan", {"app_metadata": "pro"}, ()),
+        ("app_metadata.plan", {"app_metadata": 5}, ()),
+        ("app_metadata.plan", {"app_metadata": [{"plan": "pro"}]}, ()),
+        ("app_metadata.plan", {"plan": "pro"}, ()),
+        (".plan.", {"plan": "pro", "": {"plan": "pro"}}, ()),
+    ],
+    ids=repr,
+)
+def test_plan_claim(claim: str, members: dict[str, object], expected: tuple[str, ...]) -> None:
+    """The plan's claim is the one of that very name, else a path of members; what leads nowhere is an absent plan."""
+    assert judge({"plan_claim": claim}, **members).plan_names == expected
+
+
+@pytest.mark.parametrize("value", [5, True, {}, ["pro", 5]], ids=repr)
+def test_plan_claim_of_the_wrong_type(value: object) -> None:
+    """A plan that is neither a text nor a list of texts makes the token invalid, at the end of a path as well."""
+    with pytest.raises(InvalidTokenError):
+        judge({"plan_claim": "app_metadata.plan"}, app_metadata={"plan": value})
+
+
+def test_plan_claim_of_many_members() -> None:
+    """A path is followed in time that is linear in the token, however many ways its dots can be read in."""
+    path = ".".join("a" * 1000)
+    inner: dict[str, object] = {}
+    for _ in range(200):
+        inner = {"a": inner, "a.a": 5}
+    assert judge({"plan_claim": path}, a=inner).plan_names == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "is_good"),
+    [
+        ({"client_id": "llm", "aud": ...}, True),
+        ({"client_id": "llm-2", "aud": "somebody else"}, True),
+        ({"client_id": ["other", "llm"], "aud": 5}, True),
+        ({"client_id": "other", "aud": "llm"}, False),
+        ({"client_id": None, "aud": "llm"}, False),
+        ({"client_id": 5, "aud": "llm"}, False),
+        ({"client_id": ["llm", 5]}, False),
+        ({"aud": "llm"}, False),
+    ],
+    ids=repr,
+)
+def test_audience_claim(members: dict[str, object], is_good: bool) -> None:
+    """With another audience claim, that one must name an audience, and `aud` is not looked at."""
+    if is_good:
+        assert judge({"audience_claim": "client_id"}, **members).user == "alice"
+    else:
+        with pytest.raises(InvalidTokenError):
+            judge({"audience_claim": "client_id"}, **members)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(42, "42"), (0, "0"), (-7, "-7"), (2**64, "18446744073709551616"), (10**255, "1" + "0" * 255), ("42", "42")],
+)
+def test_user_as_number(value: object, expected: str) -> None:
+    """A whole number is its text where the user's claim is not `sub`."""
+    assert judge({"user_claim": "user_id"}, user_id=value).user == expected
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, 42.0, 1.5, 1e3, 10**256, 10**4000, None, [42]], ids=lambda v: repr(v)[:9]
+)
+def test_user_that_is_no_whole_number(value: object) -> None:
+    """Booleans, fractions and numbers of too many digits name nobody."""
+    with pytest.raises(InvalidTokenError):
+        judge({"user_claim": "user_id"}, user_id=value)
 
 
 @pytest.mark.parametrize("number", ["1e999", "9" * 400, "9" * 4000])
@@ -169,7 +264,14 @@ def test_verify_without_a_key_or_with_several() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"issuer": ""}, {"audiences": ()}, {"audiences": ("",)}, {"user_claim": ""}, {"algorithms": ()}],
+    [
+        {"issuer": ""},
+        {"audiences": ()},
+        {"audiences": ("",)},
+        {"audience_claim": ""},
+        {"user_claim": ""},
+        {"algorithms": ()},
+    ],
     ids=repr,
 )
 def test_issuer_that_could_not_judge(settings: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from proxy.auth.jwks import JwksSource, KeyFetchError, checked_url, discovered_url, fetch_jwks, open_session
+from proxy.auth.fetch_errors import KeyFetchError
+from proxy.auth.jwks import JwksSource, checked_url, discovered_url, fetch_jwks, open_session
 from tests.auth.auth_support import KeyServer
 
 if TYPE_CHECKING:
@@ -74,6 +75,80 @@ def test_url_refused(url: str) -> None:
         checked_url(url)
     with pytest.raises(ValueError, match=r"."):
         JwksSource("issuer", url or "/")
+
+
+@pytest.mark.parametrize("url", ["http://keycloak:8080/realms/r/certs", "http://10.0.0.1/", "https://id.example.com/"])
+def test_url_allowed_by_http(url: str) -> None:
+    """Where the operator allows http, keys may come by it from another machine."""
+    assert checked_url(url, allow_http=True).host
+    assert JwksSource("issuer", url, allow_http=True).start_url()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:password@keycloak/", "file:///etc/passwd", "ftp://keycloak/", "http:///x"]
+)
+def test_url_refused_with_http_allowed(url: str) -> None:
+    """Allowing http allows no other scheme, and no credentials in the URL."""
+    with pytest.raises(ValueError, match=r"."):
+        checked_url(url, allow_http=True)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "jwks_uri", "is_allowed"),
+    [
+        ("http://keycloak:8080/realms/r", "http://keycloak:8080/certs", True),
+        ("http://keycloak:8080/realms/r", "https://keycloak:8443/certs", True),
+        ("https://id.example.com", "http://keycloak:8080/certs", False),
+        ("https://id.example.com", "http://127.0.0.1/certs", False),
+    ],
+)
+def test_discovery_with_http_allowed(issuer: str, jwks_uri: str, is_allowed: bool) -> None:
+    """A document that came by http may lead to http; one that came by https may not, whatever is allowed."""
+    source = JwksSource(issuer, allow_http=True)
+    document = {"issuer": issuer, "jwks_uri": jwks_uri}
+    if is_allowed:
+        assert str(discovered_url(document, source)) == jwks_uri
+    else:
+        with pytest.raises(KeyFetchError, match="not an https URL"):
+            discovered_url(document, source)
+
+
+@pytest.mark.parametrize(
+    ("document", "reason", "detail"),
+    [
+        (
+            {"issuer": "http://id.internal/r"},
+            "it names another issuer than the file",
+            ' (it is of "http://id.internal/r", the file has "https://id.example.com/r")',
+        ),
+        (
+            {"issuer": "https://id.example.com/r/"},
+            "it names another issuer than the file, which differs by a trailing slash",
+            ' (it is of "https://id.example.com/r/", the file has "https://id.example.com/r")',
+        ),
+        (
+            {"issuer": "\n" + "x" * 5000},
+            "it names another issuer than the file",
+            f' (it is of "\\n{"x" * 199}\\u2026", the file has "https://id.example.com/r")',
+        ),
+        ({"issuer": 5}, "it names no issuer", ""),
+        ({}, "it names no issuer", ""),
+        ([], "it names no issuer", ""),
+        ({"issuer": "https://id.example.com/r"}, "it has no jwks_uri", ""),
+        (
+            {"issuer": "https://id.example.com/r", "jwks_uri": "file:///etc/passwd"},
+            "its jwks_uri is not an allowed URL",
+            ' ("file:///etc/passwd")',
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_discovery_document_refused_for_a_reason(document: object, reason: str, detail: str) -> None:
+    """Which two issuers differ is in the log's words; what anybody may read names no host of the document's."""
+    with pytest.raises(KeyFetchError) as caught:
+        discovered_url(document, JwksSource("https://id.example.com/r"))
+    assert caught.value.reason == f"discovery document: {reason}"
+    assert caught.value.in_full == f"discovery document: {reason}{detail}"
 
 
 def test_discovery_needs_an_issuer_that_is_a_url() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth.jws import MalformedTokenError, parse
+from proxy.auth.jws import MAX_TOKEN_CHARS, MalformedTokenError, parse
 from tests.auth.auth_support import segment
 
 HEADER = {"alg": "RS256"}
@@ -126,13 +126,21 @@ GOOD = unsigned(HEADER, {"iss": "i"})
         GOOD[:-4] + "+/+/",
         GOOD[:-1] + "\uff45",
         json.dumps({"payload": "e30", "signatures": []}),
-        "a" * 3000 + "." + "a" * 3000 + "." + "a" * 3000,
     ],
 )
 def test_parse_form_refused(token: str) -> None:
-    """Anything but three segments of canonical base64url, in at most 8 KiB, is unreadable."""
+    """Anything but three segments of canonical base64url is unreadable."""
     with pytest.raises((MalformedTokenError, binascii.Error)):
         parse(token)
+
+
+def test_parse_longest_token() -> None:
+    """A token of the longest length is read, one that is longer is not looked at."""
+    without = unsigned(HEADER, {}).rpartition(".")[0] + "."
+    longest = without + "A" * ((MAX_TOKEN_CHARS - len(without)) // 4 * 4)
+    assert parse(longest).signature.count(0) == len(parse(longest).signature)
+    with pytest.raises(MalformedTokenError, match="too long"):
+        parse(longest + "AAAA")
 
 
 def test_parse_base64url_not_canonical() -> None:

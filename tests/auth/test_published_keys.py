@@ -36,6 +36,7 @@ class Bench:
         self.clock = Clock()
         self.timers = Timers()
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.reason: str | None = None
         self.keys = RemoteKeySet(
             JwksSource(NAME, server.url()),
             ALGORITHMS,
@@ -49,8 +50,10 @@ class Bench:
             issuers=[issuer], api_keys=ApiKeys(), plans={"default": Plan("default")}, now=Clock(NOW)
         )
 
-    def _refreshed(self, issuer: str, outcome: Outcome) -> None:
+    def _refreshed(self, issuer: str, outcome: Outcome, reason: str | None) -> None:
         assert issuer == NAME
+        assert (outcome == "failed") == bool(reason)
+        self.reason = reason
         self.outcomes.put_nowait(outcome)
 
     async def outcome(self) -> Outcome:
@@ -225,15 +228,48 @@ async def test_key_set_unchanged(bench: Bench) -> None:
     assert bench.keys.skipped == ("keys[0]: a key type or curve that is not used here",)
 
 
+CERTIFICATES = {"k1": "-----BEGIN CERTIFICATE-----\nMIIC\n", "k2": "-----BEGIN CERTIFICATE-----\nMIID\n"}
 BAD_ANSWERS = {
     "503": lambda: web.Response(status=503),
     "html": lambda: web.Response(text="<html>"),
     "no keys": lambda: web.json_response({"keys": []}),
     "no usable key": lambda: web.json_response({"keys": [{"kty": "oct", "k": "AAAA", "kid": "a"}]}),
+    "nothing but unusable keys": lambda: web.json_response({"keys": [{"kty": "EC", "use": "enc"}] * 3 + [{}] * 3}),
     "no key set": lambda: web.json_response([]),
-    "redirect": lambda: web.Response(status=302, headers={"Location": "/other"}),
+    "map of certificates": lambda: web.json_response(CERTIFICATES),
+    "discovery document": lambda: web.json_response({"issuer": NAME, "jwks_uri": "https://id.example.com/jwks"}),
+    "single key": lambda: web.json_response({"kty": "RSA"}),
+    "redirect": lambda: web.Response(status=302, headers={"Location": "https://u:p@id.example.com/other?token=canary"}),
     "huge": lambda: web.Response(body=b" " * (1 << 21)),
 }
+
+
+REASONS = {
+    "503": "key set: status 503",
+    "html": "key set: a page of HTML or XML",
+    "no keys": "key set: it is empty",
+    "no usable key": "key set: no usable key: keys[0]: a private or symmetric key is published",
+    "nothing but unusable keys": "key set: no usable key: keys[0]: not for signatures; keys[1]: not for signatures; "
+    "keys[2]: not for signatures; keys[3]: a key type or curve that is not used here; and 2 more",
+    "no key set": "key set: not a JWK Set",
+    "map of certificates": "key set: a map of x509 certificates, not a JWK Set "
+    "(the issuer publishes one at another URL)",
+    "discovery document": "key set: a discovery document, not a JWK Set (use its jwks_uri, or `discovery: true`)",
+    "single key": "key set: a single JWK, not a JWK Set",
+    "redirect": "key set: a redirect (status 302), which is not followed",
+    "huge": "key set: larger than 1048576 bytes",
+}
+DETAILS = {"redirect": ' (to "https://id.example.com/other")'}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+async def test_refresh_failed_for_a_reason(name: str, server: KeyServer) -> None:
+    """What is wrong with an answer is told to who asks for readiness, and with more of it to the log."""
+    server.answer = BAD_ANSWERS[name]
+    async with opened(server) as bench:
+        assert await bench.outcome() == "failed"
+        assert bench.authenticator.problems() == (f"{NAME}: {REASONS[name]}",)
+        assert bench.reason == REASONS[name] + DETAILS.get(name, "")
 
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)
@@ -269,7 +305,7 @@ async def test_refresh_that_hangs(server: KeyServer) -> None:
     async with opened(server, timeout_s=0.25) as bench:
         server.gate.clear()
         assert await bench.outcome() == "failed"
-        assert bench.keys.failure == "timed out"
+        assert bench.keys.failure == "no answer within 0.25 s"
         server.gate.set()
         assert await bench.refresh() == "changed"
 
@@ -299,7 +335,7 @@ async def test_keys_too_old(bench: Bench) -> None:
     await bench.refresh()
 
     assert bench.authenticator.recall(text) is None
-    assert bench.authenticator.problems() == (NAME,)
+    assert bench.authenticator.problems() == (f"{NAME}: key set: status 503",)
     assert not bench.authenticator.is_ready()
     assert await bench.refusal(text) is AuthUnavailableError
     bench.server.answer = bench.server.key_set
@@ -312,7 +348,7 @@ async def test_keys_never_loaded(server: KeyServer) -> None:
     server.answer = BAD_ANSWERS["503"]
     async with opened(server) as bench:
         assert await bench.outcome() == "failed"
-        assert bench.authenticator.problems() == (NAME,)
+        assert bench.authenticator.problems() == (f"{NAME}: key set: status 503",)
         assert not bench.authenticator.is_ready()
         for _ in range(10):
             assert await bench.refusal(signed()) is AuthUnavailableError
@@ -333,6 +369,7 @@ async def test_request_before_the_first_fetch_ended(server: KeyServer) -> None:
     """Opening does not wait for the network; a request that comes meanwhile waits for the same fetch."""
     server.gate.clear()
     async with opened(server) as bench:
+        assert bench.authenticator.problems() == (f"{NAME}: no keys yet",)
         waiting = asyncio.create_task(bench.authenticate(signed()))
         async with asyncio.timeout(5):
             await server.asked.wait()
@@ -416,9 +453,11 @@ def test_settings_key() -> None:
     others = [
         RemoteKeySet(source, ("RS256",)),
         RemoteKeySet(JwksSource(NAME), ALGORITHMS),
+        RemoteKeySet(JwksSource(NAME, "https://id.example.com/jwks", ca_file="/ca.pem"), ALGORITHMS),
+        RemoteKeySet(JwksSource(NAME, "https://id.example.com/jwks", allow_http=True), ALGORITHMS),
         RemoteKeySet(source, ALGORITHMS, policy=RefreshPolicy(ttl_s=1)),
     ]
-    assert len({same[0], *(keys.settings_key for keys in others)}) == 4
+    assert len({same[0], *(keys.settings_key for keys in others)}) == 6
 
 
 @pytest.mark.parametrize("algorithms", [(), ("HS256",), ("HS256", "RS256"), ("none",)])
@@ -435,7 +474,7 @@ async def test_scheduled_by_the_loop(server: KeyServer) -> None:
         JwksSource(NAME, server.url()),
         ALGORITHMS,
         policy=RefreshPolicy(ttl_s=0.01),
-        on_refresh=lambda _, outcome: outcomes.put_nowait(outcome),
+        on_refresh=lambda _, outcome, __: outcomes.put_nowait(outcome),
     )
     await keys.open()
     async with asyncio.timeout(5):

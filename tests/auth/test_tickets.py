@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.auth.tickets import Ticket
 from proxy.model import RequestHead
+from tests.steps import finish
 
 STEADY = settings(max_examples=200)
 HEAD = RequestHead(
@@ -25,13 +26,13 @@ BODY = b'{"model": "gpt-x", "messages": ["the prompt"]}'
 def test_seal_is_undone_by_the_ticket_alone() -> None:
     """The text that the client is given brings the request back, byte for byte."""
     ticket = Ticket.new()
-    sealed = ticket.seal(HEAD, BODY)
+    sealed = finish(ticket.seal(HEAD, BODY))
 
     again = Ticket.parse(ticket.text.encode())
 
     assert again is not None
     assert again.name == ticket.name
-    assert again.unseal(sealed) == (HEAD, BODY)
+    assert finish(again.unseal(sealed)) == (HEAD, BODY)
 
 
 @given(body=st.binary(max_size=300), query=st.none() | st.binary(max_size=30), values=st.lists(st.binary(max_size=30)))
@@ -40,20 +41,20 @@ def test_seal_keeps_every_byte(body: bytes, query: bytes | None, values: list[by
     """Bodies, queries and values are bytes, whatever they would be as text."""
     head = RequestHead("POST", b"/forward-sse", query, tuple((b"x-field", value) for value in values))
     ticket = Ticket.new()
-    assert ticket.unseal(ticket.seal(head, body)) == (head, body)
+    assert finish(ticket.unseal(finish(ticket.seal(head, body)))) == (head, body)
 
 
 def test_seal_leaves_cookies_out() -> None:
     """A browser's cookies go to no upstream, so they are not kept either."""
     head = RequestHead("POST", b"/forward-sse", None, ((b"Cookie", b"session=1"), (b"X-A", b"b")))
     ticket = Ticket.new()
-    assert ticket.unseal(ticket.seal(head, b""))[0].fields == ((b"X-A", b"b"),)
+    assert finish(ticket.unseal(finish(ticket.seal(head, b""))))[0].fields == ((b"X-A", b"b"),)
 
 
 def test_sealed_tells_nothing() -> None:
     """Neither what is kept nor its name holds the prompt, the token, the ticket or a part of it."""
     ticket = Ticket.new()
-    sealed = ticket.seal(HEAD, BODY)
+    sealed = finish(ticket.seal(HEAD, BODY))
     for secret in (b"prompt", b"the-callers-token", b"authorization", ticket.id, ticket.key, ticket.text.encode()):
         assert secret.lower() not in sealed.lower()
     assert ticket.name == hashlib.sha256(ticket.id).hexdigest()
@@ -71,30 +72,30 @@ def test_tickets_differ() -> None:
 def test_unseal_with_another_key() -> None:
     """Who knows where a request is kept, but not the ticket's key, cannot open it; nor can another ticket."""
     ticket, other = Ticket.new(), Ticket.new()
-    sealed = ticket.seal(HEAD, BODY)
+    sealed = finish(ticket.seal(HEAD, BODY))
     for wrong in (Ticket(ticket.id, other.key), Ticket(other.id, ticket.key), other):
         with pytest.raises(ValueError, match="not sealed by this ticket"):
-            wrong.unseal(sealed)
+            finish(wrong.unseal(sealed))
 
 
 def test_unseal_tampered() -> None:
     """What was changed anywhere, in one bit, is not opened."""
     ticket = Ticket.new()
-    sealed = ticket.seal(HEAD, BODY)
+    sealed = finish(ticket.seal(HEAD, BODY))
     for at in range(len(sealed)):
         changed = bytearray(sealed)
         changed[at] ^= 1
         with pytest.raises(ValueError, match="not"):
-            ticket.unseal(bytes(changed))
+            finish(ticket.unseal(bytes(changed)))
 
 
 def test_unseal_truncated_or_longer() -> None:
     """What was cut anywhere, or has something behind it, is not opened."""
     ticket = Ticket.new()
-    sealed = ticket.seal(HEAD, BODY)
+    sealed = finish(ticket.seal(HEAD, BODY))
     for cut in [*(sealed[:size] for size in range(len(sealed))), sealed + b"\x00"]:
         with pytest.raises(ValueError, match="not"):
-            ticket.unseal(cut)
+            finish(ticket.unseal(cut))
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,14 @@ auth:
     - {{user: page, sha256: "KEY"}}
     - {{user: page, sha256: "TINY", plan: tiny}}
   envelope_passcode: true
+  query_token: true
 plans:
   default: {{requests: [1000/10s]}}
   tiny: {{requests: [1/1d]}}
 upstreams:
   openai: {{url: "VENDOR", dialect: openai, api_key: {key}, headers: {{CONTROLS}}}}
   tongyi: {{url: "VENDOR", dialect: dashscope, api_key: {key}, headers: {{CONTROLS}}}}
+  agent: {{url: "VENDOR", dialect: raw, path: /stream, api_key: {key}, headers: {{CONTROLS}}}}
 default_upstream: openai
 envelope:
   targets:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 BASE = "https://llm.example.com"
 
-_PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 _MARKED = re.compile(r"^<!-- recipe: (\S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @cache
 def recipes() -> dict[str, str]:
     """Every recipe by its name."""
-    section = _PAGE.read_text().partition("\n## Browsers\n")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition("\n## Browsers\n")[2].partition("\n## ")[0]
     found = _MARKED.findall(section)
     assert 2 * len(found) == len(re.findall("^```", section, re.MULTILINE)), "a block has no name, so no test runs it"
     assert len({name for name, _ in found}) == len(found), "a recipe's name stands twice"

@@ -66,13 +66,14 @@ async def test_client_bad_token(stage: Stage, open_page: OpenPage, site: Site, c
 
 
 async def test_client_over_limit(stage: Stage, open_page: OpenPage, site: Site, client: Client) -> None:
-    """Over the limit is told in words, once; nothing is tried again, and nothing reaches the vendor."""
+    """A user over the limit is told which, once; nothing is tried again, and nothing reaches the vendor."""
     scene = await stage()
     await scene.use_up(client)
     tab = await visit(open_page, site, scene, client, token=client.token(scene, tiny=True))
     await reach(tab.page, "failed")
 
-    assert await shown(tab.page, "message") == client.refusal(429, "Too many requests for your plan.")
+    said = await shown(tab.page, "message")
+    assert said.startswith(client.refusal(429, "1 request per 1 d used up; try again in 86"))
     assert await requests_of(tab, scene.origin) == client.requests
     assert scene.vendor.stats.requests == 1
 

@@ -9,9 +9,9 @@ import pytest
 from proxy.mock.reply import DEFAULT_TEXT, IMAGE_URL, THOUGHT_TEXT
 from tests.browser.client_pages import begin, reach, requests_of, shown
 from tests.browser.client_scenes import CLIENTS, HELD, TORN, Client, open_client, visit
-from tests.browser.recipes import recipe, recipes
+from tests.browser.recipes import PAGE, recipe, recipes
 from tests.browser.stand import Site
-from tests.peers import LAST, STREAM_HEAD, chunk, event
+from tests.peers import LAST, STREAM_HEAD, chunk, event, request
 
 if TYPE_CHECKING:
     from tests.browser.client_scenes import OpenPage, Stage
@@ -30,6 +30,32 @@ export async function ask(prompt, { model, token, onText }) {
   source.onmessage = ({ data }) => onText(JSON.parse(data).choices[0].delta.content);
   await new Promise((resolve) => {
     source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(); };
+  });
+}
+"""
+
+# A component that has an address and appends to it.
+APPENDING = """
+export async function ask(prompt, how) {
+  const address = await addressFor(prompt, how);
+  const source = new EventSource(`${address}/stream?lang=en`);
+  await new Promise((resolve, reject) => {
+    source.onmessage = ({ data }) => {
+      if (data !== '[DONE]') how.onText(JSON.parse(data).choices[0]?.delta.content ?? '');
+    };
+    source.addEventListener('end', () => { source.close(); resolve(); });
+    source.onerror = () => reject(new Error('The connection was lost.'));
+  });
+}
+"""
+
+# A page that asks without a ticket.
+WITH_TOKEN = """
+export async function ask(prompt, { token, onText }) {
+  const source = window.source = new EventSource(`BASE/agent/stream?q=Why&access_token=${token}`);
+  source.onmessage = ({ data }) => onText(JSON.parse(data).choices[0].delta.content);
+  await new Promise((resolve) => {
+    // HERE
   });
 }
 """
@@ -59,6 +85,100 @@ async def test_event_source_comes_back(stage: Stage, open_page: OpenPage, site: 
         scene.url("/forward-sse"),
     ]
     assert len(scene.scripted.peers) == 1
+
+
+async def test_event_source_address_with_a_hash(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """A component that appends a path and a query to a ticket's address streams, for none of that is sent."""
+    scene = await stage()
+    code = recipe("eventsource-address", scene.origin) + APPENDING
+    tab = await visit(open_page, site, scene, BY_NAME["eventsource"], code=code)
+    await reach(tab.page, "complete")
+
+    assert await shown(tab.page, "text") == DEFAULT_TEXT
+    assert scene.vendor.stats.requests == 1
+    assert not tab.errors
+    line = await scene.exchange()
+    assert (line["path"], line["ending"]) == ("/forward-sse", "complete")
+
+
+async def test_event_source_address_without_a_hash(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """Without the `#` what is appended is a part of the ticket, which nobody knows; nothing is paid."""
+    scene = await stage()
+    code = recipe("eventsource-address", scene.origin).replace("}#`", "}`") + APPENDING
+    tab = await visit(open_page, site, scene, BY_NAME["eventsource"], code=code)
+    await reach(tab.page, "failed")
+
+    assert scene.vendor.stats.requests == 0
+    assert any("404" in error for error in tab.errors)
+
+
+async def test_event_source_with_a_token_pays_again(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """With `?access_token=` and without `close()` a browser asks the vendor again after an orderly end."""
+    scene = await stage(is_scripted=True)
+    tab = await visit(open_page, site, scene, BY_NAME["eventsource"], code=WITH_TOKEN.replace("BASE", scene.origin))
+    vendor, first = await scene.scripted.take()
+    # As in the test of a ticket: the browser need not wait its three seconds.
+    await vendor.send(STREAM_HEAD + chunk(b"retry: 1\n" + event("one")) + LAST)
+
+    # On the connection that the proxy kept.
+    second = await vendor.read_message()
+    await vendor.send(STREAM_HEAD + chunk(event("two")))
+    await tab.page.locator("#text", has_text="two").wait_for()
+
+    assert first.start == second.start == "GET /stream?q=Why HTTP/1.1"
+    assert await shown(tab.page, "text") == "onetwo"
+    await tab.page.close()
+    await vendor.closed()
+
+
+async def test_event_source_with_a_token_and_close(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """The line that the page names for it prevents that: the end is the last that the proxy hears of it."""
+    scene = await stage(is_scripted=True)
+    line = "source.onerror = () => source.close();"
+    assert f"`{line}`" in PAGE.read_text()
+    code = WITH_TOKEN.replace("BASE", scene.origin).replace(
+        "// HERE", f"{line} source.addEventListener('error', resolve);"
+    )
+    tab = await visit(open_page, site, scene, BY_NAME["eventsource"], code=code)
+    vendor, _ = await scene.scripted.take()
+    await vendor.send(STREAM_HEAD + chunk(b"retry: 1\n" + event("one")) + LAST)
+    await reach(tab.page, "complete")
+
+    assert await tab.page.evaluate("source.readyState === EventSource.CLOSED")
+    assert await requests_of(tab, scene.origin) == 1
+    assert len(scene.scripted.peers) == 1
+
+
+async def test_six_connections(stage: Stage, open_page: OpenPage, site: Site) -> None:
+    """While six streams run over HTTP/1.1 a `DELETE` waits in the browser; leaving one of them lets it out."""
+    scene = await stage(HELD)
+    tab = await open_client(open_page, site, scene, BY_NAME["typed"])
+    await tab.page.locator("body[data-state='ready']").wait_for()
+    await tab.page.evaluate(
+        """async ([url, token]) => {
+            const headers = { Authorization: `Bearer ${token}` };
+            const body = JSON.stringify({ model: "gpt-4o", stream: true, messages: [] });
+            window.stops = Array.from({ length: 6 }, () => new AbortController());
+            const asked = stops.map(({ signal }) => fetch(url, { method: "POST", headers, body, signal }));
+            window.ids = (await Promise.all(asked)).map((answer) => answer.headers.get("X-Forward-Sse-Id"));
+            client.cancel(ids[5], { token }).then(() => { window.isCancelled = true; });
+            await (await fetch("/fence")).text();
+        }""",
+        [scene.url("/forward-sse"), scene.token],
+    )
+    # The proxy answers others at once, and has not heard of it.
+    peer = await scene.proxy.client()
+    peer.write(request("/healthz", method="GET"))
+    assert (await peer.read_message()).status == 200
+    assert scene.vendor.stats.cancelled == 0
+    assert await tab.page.evaluate("window.isCancelled") is None
+
+    await tab.page.evaluate("stops[0].abort()")
+    await tab.page.wait_for_function("window.isCancelled")
+
+    await scene.vendor.wait_for(lambda stats: stats.cancelled == 2)
+    await tab.page.close()
+    await scene.vendor.wait_for(lambda stats: stats.cancelled == 6)
 
 
 async def test_fetch_event_source_without_its_lines(stage: Stage, open_page: OpenPage, site: Site) -> None:
@@ -238,4 +358,4 @@ async def test_page_of_an_unlisted_origin(stage: Stage, open_page: OpenPage, cli
 
 async def test_recipes_are_run() -> None:
     """Every block for browsers is one of those that these tests run."""
-    assert recipes().keys() == {*BY_NAME, "stop"}
+    assert recipes().keys() == {*BY_NAME, "stop", "eventsource-address"}

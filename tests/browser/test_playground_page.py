@@ -188,6 +188,7 @@ async def test_page_refused_by_limits(stand: Stand, open_page: OpenPage) -> None
     await reach(page, "refused")
 
     assert "used up your requests" in await text_of(page, "notice-title")
+    assert (await text_of(page, "notice-quote")).startswith("1 request per 1 d used up; try again in 86")
     assert (await text_of(page, "notice-action")).startswith("Send again in 24 h")
     assert await page.locator("#notice-action").is_disabled()
     assert "0 of 1 requests per day" in await text_of(page, "limits")

@@ -18,6 +18,7 @@ from proxy.dialects import DIALECTS
 from proxy.errors import (
     BodyTooLargeError,
     DrainingError,
+    HeaderTooLargeError,
     InvalidRequestError,
     InvalidTokenError,
     MethodNotAllowedError,
@@ -27,10 +28,12 @@ from proxy.errors import (
     ProxyError,
     RateLimitExceededError,
     RequestTimeoutError,
+    UpgradeNotSupportedError,
     UpstreamTimeoutError,
     UpstreamUnreachableError,
     refusal,
 )
+from proxy.protocol.paths import canonical_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +48,8 @@ REFUSALS: list[ProxyError] = [
     MethodNotAllowedError("POST"),
     RequestTimeoutError(),
     BodyTooLargeError(),
+    HeaderTooLargeError.of_field(b"authorization", 16384),
+    UpgradeNotSupportedError(),
     RateLimitExceededError(),
     UpstreamUnreachableError(),
     DrainingError(),
@@ -292,42 +297,178 @@ def test_extra_fields_dashscope() -> None:
     assert DIALECTS["openai"].extra_fields(path, set()) == ()
 
 
-@pytest.mark.parametrize(
-    ("name", "method", "path", "is_allowed"),
-    [
-        ("openai", "POST", b"/v1/chat/completions", True),
-        ("openai", "POST", b"/chat/completions", True),
-        ("openai", "POST", b"/v1/responses", True),
-        ("openai", "GET", b"/v1/models", True),
-        ("openai", "GET", b"/v1/models/gpt-5", True),
-        ("openai", "GET", b"/v1/chat/completions", False),
-        ("openai", "GET", b"/v1/responses/resp_1", False),
-        ("openai", "DELETE", b"/v1/models/ft:mine", False),
-        ("openai", "POST", b"/v1/files", False),
-        ("openai", "POST", b"/v1/embeddings", False),
-        ("openai", "POST", b"/v1/chat/completions/../files", False),
-        ("anthropic", "POST", b"/v1/messages", True),
-        ("anthropic", "POST", b"/v1/messages/count_tokens", True),
-        ("anthropic", "GET", b"/v1/models", True),
-        ("anthropic", "POST", b"/v1/messages/batches", False),
-        ("anthropic", "POST", b"/v1/chat/completions", False),
-        ("dashscope", "POST", b"/api/v1/services/aigc/multimodal-generation/generation", True),
-        ("dashscope", "POST", b"/api/v1/apps/a1/completion", True),
-        ("dashscope", "POST", b"/api/v1/files", False),
-        ("gemini", "POST", b"/v1beta/models/m:streamGenerateContent", True),
-        ("gemini", "POST", b"/v1/models/m:generateContent", True),
-        ("gemini", "GET", b"/v1beta/models", True),
-        ("gemini", "GET", b"/v1beta/models/m", True),
-        ("gemini", "POST", b"/v1beta/models/m:predictLongRunning", False),
-        ("gemini", "POST", b"/v1beta/files", False),
-        ("raw", "POST", b"/", False),
+# What is open by default: the caller's own, and nothing of it is kept.
+OPEN: dict[str, list[str]] = {
+    "openai": [
+        "POST /v1/chat/completions",
+        "POST /chat/completions",
+        "POST /v1/completions",
+        "POST /v1/responses",
+        "POST /v1/responses/input_tokens",
+        "POST /v1/responses/compact",
+        "POST /v1/embeddings",
+        "POST /embeddings",
+        "POST /v1/moderations",
+        "POST /v1/images/generations",
+        "POST /v1/images/edits",
+        "POST /v1/images/variations",
+        "POST /v1/audio/speech",
+        "POST /v1/audio/transcriptions",
+        "POST /v1/audio/translations",
+        "POST /v1/rerank",
+        "GET /v1/models",
+        "GET /v1/models/gpt-5",
+        "GET /v1/models/org/name",
+        "GET /v1/models/org%2Fname",
+        "HEAD /models",
+        "POST /openai/v1/chat/completions",
+        "GET /openai/v1/models",
+        "GET /openai/models",
+        "POST /openai/responses",
+        "POST /openai/deployments/gpt-5/chat/completions",
+        "POST /openai/deployments/d/embeddings",
+        "POST /openai/deployments/d/audio/transcriptions",
     ],
-)
-def test_default_allow_paths(name: str, method: str, path: bytes, is_allowed: bool) -> None:
-    """By default a vendor's key generates and lists models; what its other users have stored is out of reach."""
+    "anthropic": [
+        "POST /v1/messages",
+        "POST /v1/messages/count_tokens",
+        "POST /v1/complete",
+        "GET /v1/models",
+        "GET /v1/models/claude-9",
+    ],
+    "dashscope": [
+        "POST /api/v1/services/aigc/text-generation/generation",
+        "POST /api/v1/services/aigc/multimodal-generation/generation",
+        "POST /api/v1/services/aigc/text2image/image-synthesis",
+        "POST /api/v1/services/aigc/video-generation/video-synthesis",
+        "POST /api/v1/services/embeddings/text-embedding/text-embedding",
+        "POST /api/v1/services/embeddings/multimodal-embedding/multimodal-embedding",
+        "POST /api/v1/services/rerank/text-rerank/text-rerank",
+        "POST /api/v1/services/audio/asr/transcription",
+        "POST /api/v1/services/audio/tts/SpeechSynthesizer",
+        "POST /services/embeddings/text-embedding/text-embedding",
+        "POST /api/v1/apps/a1/completion",
+        "POST /api/v1/tokenizer",
+        "POST /api/v1/nlp/nlu/understanding",
+        "GET /api/v1/tasks/0385dc79-5ff8-4d82-bcb6-7f2b1c2d3e4f",
+        "GET /tasks/0385dc79",
+        "GET /api/v1/models",
+    ],
+    "gemini": [
+        "POST /v1beta/models/m:streamGenerateContent",
+        "POST /v1/models/m:generateContent",
+        "POST /v1alpha/models/m:generateContent",
+        "POST /models/m:countTokens",
+        "POST /v1beta/models/m:embedContent",
+        "POST /v1beta/models/m:batchEmbedContents",
+        "POST /v1beta/models/m%3AembedContent",
+        "POST /v1beta/models/imagen-4:predict",
+        "GET /v1beta/models",
+        "GET /v1beta/models/m",
+    ],
+}
+# What lists, reads, changes or deletes what others on the same vendor's key have made, and what is somewhere else.
+CLOSED: dict[str, list[str]] = {
+    "openai": [
+        "GET /v1/chat/completions",
+        "GET /v1/chat/completions/chatcmpl-1",
+        "GET /v1/embeddings",
+        "GET /v1/responses/resp_1",
+        "GET /v1/responses%2Fresp_1",
+        "DELETE /v1/responses/resp_1",
+        "POST /v1/responses/resp_1/cancel",
+        "GET /v1/responses/resp_1/input_items",
+        "GET /v1/responses/input_tokens",
+        "DELETE /v1/models/ft:mine",
+        "DELETE /v1/models/org%2Fft:mine",
+        "POST /v1/files",
+        "GET /v1/files",
+        "POST /v1/batches",
+        "POST /v1/fine_tuning/jobs",
+        "POST /v1/assistants",
+        "POST /v1/threads",
+        "GET /v1/vector_stores",
+        "POST /v1/realtime/client_secrets",
+        "GET /v1/audio/voices",
+        "POST /v1/audio/voices",
+        "GET /v1/organization/users",
+        "POST /v1/chat/completions/../files",
+        "POST /v1/embeddings/%2e%2e%2ffiles",
+        "POST /v1/embeddings/x",
+        "GET /openai/files",
+        "GET /openai/deployments/d",
+        "PUT /openai/deployments/d",
+        "POST /openai/v1/files",
+        "GET /openai/v1/responses/resp_1",
+    ],
+    "anthropic": [
+        "GET /v1/messages",
+        "POST /v1/messages/batches",
+        "GET /v1/messages/batches",
+        "GET /v1/messages/batches/b/results",
+        "POST /v1/files",
+        "GET /v1/files",
+        "POST /v1/chat/completions",
+        "GET /v1/organizations/api_keys",
+    ],
+    "dashscope": [
+        "GET /api/v1/tasks",
+        "GET /api/v1/tasks/",
+        "GET /api/v1/tasks%2F",
+        "GET /api/v1/tasks/a/b",
+        "GET /api/v1/tasks/a%2Fb",
+        "GET /api/v1/tasks/a/",
+        "GET /api/v1/tasks/..",
+        "POST /api/v1/tasks/a",
+        "POST /api/v1/tasks/a/cancel",
+        "DELETE /api/v1/tasks/a",
+        "POST /api/v1/services/audio/asr/customization",
+        "POST /api/v1/services/audio/tts/customization",
+        "POST /api/v1/files",
+        "GET /api/v1/uploads",
+        "GET /api/v1/services/aigc/text2image/image-synthesis",
+        "POST /api/v1/deployments",
+        "POST /api/v1/fine-tunes",
+    ],
+    "gemini": [
+        "GET /v1beta/models/m/operations",
+        "GET /v1beta/models/m/operations/o",
+        "GET /v1beta/models/m%2Foperations",
+        "POST /v1beta/models/m:predictLongRunning",
+        "POST /v1beta/models/m:batchGenerateContent",
+        "POST /v1beta/models/m:asyncBatchEmbedContent",
+        "POST /v1beta/models/m:generateAnswer",
+        "POST /v1beta/models/m/operations/o:cancel",
+        "POST /v1beta/files",
+        "GET /v1beta/files",
+        "GET /v1beta/cachedContents",
+        "POST /v1beta/cachedContents",
+        "GET /v1beta/tunedModels",
+        "POST /v1beta/tunedModels/t:generateContent",
+        "DELETE /v1beta/models/m",
+    ],
+    "raw": [
+        "POST /",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in OPEN.items() for line in lines])
+def test_default_allow_paths(name: str, line: str) -> None:
+    """By default a vendor's key generates, embeds, hears, draws, moderates, counts, and lists models."""
+    method, _, path = line.partition(" ")
+
+    assert DIALECTS[name].allows(method, path.encode(), DIALECTS[name].default_allow_paths)
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in CLOSED.items() for line in lines])
+def test_default_allow_paths_closed(name: str, line: str) -> None:
+    """What the vendor keeps for all who share its key is out of reach by default, and open to the operator's `all`."""
+    method, _, path = line.partition(" ")
     dialect = DIALECTS[name]
 
-    assert dialect.allows(method, path, dialect.default_allow_paths) is is_allowed
+    assert not dialect.allows(method, path.encode(), dialect.default_allow_paths)
+    assert dialect.allows(method, path.encode(), ["/*"]) is (canonical_path(path.encode()) is not None)
 
 
 def test_allows_operators_pattern() -> None:

@@ -212,7 +212,11 @@ def test_typed_anthropic_variants() -> None:
 def test_typed_gemini_variants() -> None:
     """Thoughts are counted as output; a blocked prompt is an error, since there is no answer to it."""
     usage = {"promptTokenCount": 1, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 3, "thoughtsTokenCount": 4}
-    answer = {"candidates": [{"content": {"parts": [{"functionCall": {}}, 5]}, "finishReason": "STOP"}]}
+    answer = {
+        "candidates": [
+            {"content": {"parts": [{"functionCall": {}}, {"thoughtSignature": "AA"}]}, "finishReason": "STOP"}
+        ]
+    }
 
     assert typed("gemini", data({**answer, "usageMetadata": usage})) == [end(input=3, output=7, total=10)]
     assert typed("gemini", data({"promptFeedback": {"blockReason": "SAFETY"}}))[0]["code"] == "SAFETY"
@@ -281,7 +285,13 @@ def test_typed_dashscope_pair_cut_in_two() -> None:
         (b'not "incremental_output"', None),
         (b"{}", None),
         (b"", None),
+        (b'{"parameters":{"incremental_output":true},"input":"%b"}' % (b"x" * 200_000), True),
+        (b'{"input":"%b","parameters":{"incremental_output" : false}}' % (b"x" * 200_000), False),
+        (b'{"input":"%b","parameters":{"incremental_output":1}}' % (b"x" * 200_000), None),
+        (b'{"input":"\\"incremental_output\\":true%b"}' % (b"x" * 200_000), None),
+        (b'{"input":"%b"}' % (b"x" * 200_000), None),
     ],
+    ids=lambda value: repr(value)[:40],
 )
 def test_asks_for_increments(body: bytes, asked: bool | None) -> None:
     """What the request says for certain, and nothing where it cannot be read."""
@@ -354,6 +364,203 @@ def test_typed_too_large(dialect: str) -> None:
     translated = translator(dialect, max_event_bytes=1000)
     given = b"".join(translated.feed(b"data: " + b"x" * 94) for _ in range(11))
     assert read(given) == [failed("upstream_protocol_error", "The upstream sent an event that is too large.")]
+
+
+UNREADABLE = failed("upstream_protocol_error", "The upstream sent an event that cannot be read.")
+FINISH = {
+    "openai": data({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + b"data: [DONE]\n\n",
+    "responses": data({"type": "response.completed", "response": {"output": []}}),
+    "anthropic": data(
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}, {"type": "message_stop"}
+    ),
+    "gemini": data({"candidates": [{"finishReason": "STOP"}]}),
+    "dashscope": data({"output": {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}}),
+}
+DIALECT_OF = {name: "openai" if name == "responses" else name for name in FINISH}
+
+
+def delta(**members: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": members}]}
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param([THINKING], [("Think", "Let me "), ("Think", "see.")], id="thinking"),
+        pytest.param([{"type": "text", "text": "42"}], [("Text", "42")], id="text"),
+        pytest.param(
+            [THINKING, {"type": "text", "text": "42"}, {"type": "text", "text": "!"}],
+            [("Think", "Let me "), ("Think", "see."), ("Text", "42"), ("Text", "!")],
+            id="thinking then text",
+        ),
+        pytest.param([{"type": "thinking", "thinking": "hm"}], [("Think", "hm")], id="thinking that is a string"),
+        pytest.param(
+            [{"type": "thinking", "thinking": [{"type": "tool_reference", "title": "t"}], "closed": True}],
+            [],
+            id="thinking with a citation",
+        ),
+        pytest.param(
+            [{"type": "text", "text": "so"}, {"type": "reference", "reference_ids": [1]}],
+            [("Text", "so")],
+            id="text with a citation",
+        ),
+        pytest.param([{"type": "image_url", "image_url": "data:x"}], [("Image", "data:x")], id="picture"),
+        pytest.param(
+            [{"type": "image_url", "image_url": {"url": "data:x"}}], [("Image", "data:x")], id="picture's url"
+        ),
+        pytest.param([], [], id="empty list"),
+        pytest.param("plain", [("Text", "plain")], id="string"),
+        pytest.param(None, [], id="null"),
+    ],
+)
+def test_typed_content_that_is_a_list(content: Any, expected: list[tuple[str, str]]) -> None:
+    """Mistral's reasoning models send thoughts and text as a list: each becomes its event, in order."""
+    events = typed("openai", data(delta(content=content)) + FINISH["openai"])
+    assert [(event["t"], event["r"]) for event in events] == [*expected, ("End", "")]
+
+
+@pytest.mark.parametrize(
+    ("stream", "event"),
+    [
+        pytest.param("openai", delta(content={"text": "a"}), id="openai content is an object"),
+        pytest.param("openai", delta(content=5), id="openai content is a number"),
+        pytest.param("openai", delta(content=[{"type": "mystery", "value": "a"}]), id="openai unknown part"),
+        pytest.param("openai", delta(content=["a"]), id="openai part is a string"),
+        pytest.param("openai", delta(content=[{"type": "text", "text": 5}]), id="openai part's text is a number"),
+        pytest.param("openai", delta(content=[{"type": "thinking", "thinking": 5}]), id="openai thinking is a number"),
+        pytest.param("openai", delta(reasoning_content={"text": "a"}), id="openai reasoning is an object"),
+        pytest.param("openai", delta(images="data:x"), id="openai images is a string"),
+        pytest.param("openai", delta(images=[{"url": "data:x"}]), id="openai picture without a url"),
+        pytest.param("openai", delta(text="a"), id="openai delta in another's words"),
+        pytest.param("openai", {"choices": [{"delta": "a"}]}, id="openai delta is a string"),
+        pytest.param("openai", {"choices": [{"text": {"a": 1}}]}, id="openai text is an object"),
+        pytest.param("openai", {"choices": {"delta": {"content": "a"}}}, id="openai choices is an object"),
+        pytest.param("openai", {"choices": ["a"]}, id="openai choice is a string"),
+        pytest.param("openai", {"choices": [{"index": "0", "delta": {"content": "a"}}]}, id="openai index is a string"),
+        pytest.param("openai", {"content": "a"}, id="openai bare content"),
+        pytest.param("openai", {"response": "a"}, id="openai bare response"),
+        pytest.param("openai", {"message": {"content": "a"}}, id="openai bare message"),
+        pytest.param("openai", {"candidates": [{}]}, id="gemini's event on openai"),
+        pytest.param("openai", {"type": "content_block_delta", "delta": {"text": "a"}}, id="anthropic's on openai"),
+        pytest.param("responses", {"type": "response.output_text.delta", "delta": {"a": 1}}, id="responses text"),
+        pytest.param("responses", {"type": "response.reasoning_text.delta", "delta": 1}, id="responses thought"),
+        pytest.param(
+            "responses",
+            {"type": "response.image_generation_call.partial_image", "partial_image_b64": 1},
+            id="responses picture",
+        ),
+        pytest.param(
+            "responses",
+            {
+                "type": "response.completed",
+                "response": {"output": [{"type": "message", "content": [{"type": "output_text", "text": 1}]}]},
+            },
+            id="responses whole text",
+        ),
+        pytest.param(
+            "anthropic",
+            {"type": "content_block_delta", "delta": {"type": "text_delta", "text": 1}},
+            id="anthropic text",
+        ),
+        pytest.param(
+            "anthropic",
+            {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": []}},
+            id="anthropic thought",
+        ),
+        pytest.param("anthropic", {"type": "content_block_delta", "delta": "a"}, id="anthropic delta is a string"),
+        pytest.param("anthropic", {"type": "content_block_start", "content_block": "a"}, id="anthropic block"),
+        pytest.param(
+            "anthropic",
+            {"type": "content_block_delta", "delta": {"type": "new_delta", "text": "a"}},
+            id="anthropic unknown delta with text",
+        ),
+        pytest.param("anthropic", delta(content="a"), id="openai's event on anthropic"),
+        pytest.param("gemini", {"candidates": "a"}, id="gemini candidates is a string"),
+        pytest.param("gemini", {"candidates": [{"content": "a"}]}, id="gemini content is a string"),
+        pytest.param("gemini", {"candidates": [{"content": {"parts": "a"}}]}, id="gemini parts is a string"),
+        pytest.param("gemini", {"candidates": [{"content": {"parts": ["a"]}}]}, id="gemini part is a string"),
+        pytest.param("gemini", {"candidates": [{"content": {"parts": [{"text": 1}]}}]}, id="gemini text is a number"),
+        pytest.param(
+            "gemini", {"candidates": [{"content": {"parts": [{"inlineData": {"data": 1}}]}}]}, id="gemini picture"
+        ),
+        pytest.param("gemini", delta(content="a"), id="openai's event on gemini"),
+        pytest.param("dashscope", {"output": "a"}, id="dashscope output is a string"),
+        pytest.param("dashscope", {"output": {"text": ["a", 1]}}, id="dashscope text is a list of scalars"),
+        pytest.param("dashscope", {"output": {"choices": [{"message": "a"}]}}, id="dashscope message is a string"),
+        pytest.param(
+            "dashscope",
+            {"output": {"choices": [{"message": {"content": {"a": 1}}}]}},
+            id="dashscope content is an object",
+        ),
+        pytest.param(
+            "dashscope", {"output": {"choices": [{"message": {"content": [{"mystery": "a"}]}}]}}, id="dashscope part"
+        ),
+        pytest.param(
+            "dashscope", {"output": {"choices": [{"message": {"reasoning_content": 1}}]}}, id="dashscope thought"
+        ),
+        pytest.param("dashscope", delta(content="a"), id="openai's event on dashscope"),
+    ],
+)
+def test_typed_unreadable_answer(stream: str, event: dict[str, Any]) -> None:
+    """A piece of the answer that cannot be read ends the stream in `Error`, though the vendor then says it is whole."""
+    assert typed(DIALECT_OF[stream], data(event) + FINISH[stream]) == [UNREADABLE]
+
+
+@pytest.mark.parametrize("stream", FINISH)
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({"type": "ping"}, id="ping"),
+        pytest.param({"type": "response.foo.delta", "delta": "a"}, id="unknown response event"),
+        pytest.param({"type": "new_lifecycle_event", "sequence_number": 3}, id="unknown lifecycle event"),
+        pytest.param({"usage": None}, id="usage alone"),
+        pytest.param({"id": "1", "provider": "p", "timings": {"n": 1}}, id="figures alone"),
+        pytest.param({}, id="empty object"),
+    ],
+)
+def test_typed_unknown_event(stream: str, event: dict[str, Any]) -> None:
+    """An event that nobody knows, and that carries no answer, kills no stream."""
+    if stream in {"gemini", "dashscope"}:
+        # Their events have no types; one that carries an answer is somebody else's.
+        event = {name: value for name, value in event.items() if name != "delta"}
+    assert typed(DIALECT_OF[stream], data(event) + FINISH[stream]) == [end()]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"tool_calls": [{"function": {"arguments": "{}"}}]}, id="tool call"),
+        pytest.param({"role": "assistant", "content": None}, id="role"),
+        pytest.param({"content": "", "annotations": [{"type": "url_citation"}]}, id="citation"),
+        pytest.param({"audio": {"data": "AA"}}, id="sound"),
+        pytest.param({"reasoning_content": None, "reasoning": None, "images": None}, id="nulls"),
+        pytest.param(None, id="null delta"),
+    ],
+)
+def test_typed_delta_without_an_answer(members: dict[str, Any] | None) -> None:
+    """What has no typed event is passed over."""
+    assert typed("openai", data({"choices": [{"index": 0, "delta": members}]}) + FINISH["openai"]) == [end()]
+
+
+def test_typed_message_instead_of_a_delta() -> None:
+    """A server that sends one whole message is read; one that repeats it in the end says nothing twice."""
+    whole = {"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]}
+
+    assert said("openai", data(whole)) == "Hello"
+    assert said("openai", data(delta(content="Hel"), delta(content="lo"), whole)) == "Hello"
+
+
+def test_typed_response_in_one_piece() -> None:
+    """A response without deltas is read where it is told whole, and not twice where there were some."""
+    content = [{"type": "output_text", "text": "Hello"}, {"type": "refusal", "refusal": "!"}]
+    output = [{"type": "reasoning", "summary": []}, {"type": "message", "content": content}]
+    whole = {"type": "response.completed", "response": {"output": output}}
+
+    assert said("openai", data(whole)) == "Hello!"
+    assert said("openai", data({"type": "response.output_text.delta", "delta": "Hello!"}, whole)) == "Hello!"
 
 
 MEMBERS = st.sampled_from(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.model import Rate
+from proxy.model import Plan, Principal, Rate
 from proxy.limits import gcra
 from proxy.limits.fields import duration, rate_limit_fields
 from proxy.limits.gcra import Limit
+from proxy.limits.memory import MemoryStore
 from proxy.limits.quotas import Quotas, limits_of
 from proxy.limits.store import Standing
 from proxy.settings.units import MAX_DURATION_S
@@ -59,6 +61,29 @@ def test_fields_of_two_rates() -> None:
         (b"x-ratelimit-remaining-requests", b"12"),
         (b"x-ratelimit-reset-requests", b"23h59m8.16s"),
     )
+
+
+async def test_fields_as_clients_are_told() -> None:
+    """What `docs/clients.md` says that the fields of `60/10s` are, they are: the table is read from there."""
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    rows = re.findall(
+        r"^\| (\d+ \w+ just used|the same, 3 s later) \| `(.+)` \| `(.+)` \| `(.+)` \|$", page, re.MULTILINE
+    )
+    assert len(rows) == 4
+    now_s = 1000.0
+    store, used = MemoryStore(lambda: now_s), 0
+    user = Principal("tests", "alice", Plan("default", (Rate(60, 10.0),)))
+    for when, rate_limit, remaining, reset in rows:
+        if when.startswith("the same"):
+            now_s += 3
+        else:
+            for _ in range(int(when.split()[0]) - used):
+                (await store.admit(user)).lease.release()
+                used += 1
+        fields = dict(rate_limit_fields(store.standing(user)))
+        assert fields[b"RateLimit"].decode() == rate_limit
+        assert fields[b"x-ratelimit-remaining-requests"].decode() == remaining
+        assert fields[b"x-ratelimit-reset-requests"].decode() == reset
 
 
 def test_fields_without_rates() -> None:

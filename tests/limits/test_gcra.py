@@ -128,7 +128,8 @@ def test_charge_all_or_nothing(limits: list[Limit], steps: list[int]) -> None:
         each = [charge(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)]
         ends = gcra.charge(limits, tats, now)
         assert ends == (None if None in each else tuple(each))
-        wait = gcra.retry_after_all(limits, tats, now)
+        slowest, wait = gcra.longest_wait(limits, tats, now)
+        assert wait == gcra.retry_after(slowest, tats[limits.index(slowest)], now)
         assert (wait == 0) == (ends is not None)
         assert gcra.charge(limits, tats, now + wait) is not None
         assert wait == 0 or gcra.charge(limits, tats, now + wait - 1) is None
@@ -138,7 +139,6 @@ def test_charge_all_or_nothing(limits: list[Limit], steps: list[int]) -> None:
 def test_charge_all_without_limits() -> None:
     """Without a limit everything is admitted."""
     assert gcra.charge([], [], 5) == ()
-    assert gcra.retry_after_all([], [], 5) == 0
 
 
 @given(LIMITS, STEPS, st.integers(0, 60))

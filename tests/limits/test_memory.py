@@ -124,6 +124,7 @@ async def test_admit_all_rates_or_none() -> None:
     with pytest.raises(RateLimitExceededError) as refused:
         await store.admit(user(TWO_RATES))
     assert refused.value.retry_after_s == 11.0  # the sixth of five in a minute, a second after the first
+    assert refused.value.message == "5 requests per 1 min used up; try again in 11 s."
     assert remaining(store, user(TWO_RATES)) == [1, 0]
 
 
@@ -134,6 +135,7 @@ async def test_admit_too_many_streams() -> None:
     with pytest.raises(TooManyStreamsError) as refused:
         await store.admit(user(STREAMS))
     assert refused.value.retry_after_s == 1.0
+    assert refused.value.message == "All of your 2 streams at a time are in use; try again when one has ended."
     assert remaining(store, user(STREAMS)) == [98]
     assert store.active(user(STREAMS)) == store.leases_held == 2
     first.lease.release()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError
+from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError, retry_after
 from proxy.model import Plan, Principal, Rate
 from proxy.limits.dial import Dialler
 from proxy.limits.memory import MemoryStore
@@ -34,6 +34,7 @@ START = 2_100_000_000_000_001
 
 TEN = Plan("ten", (Rate(10, 3600.0),))
 STREAMS = Plan("streams", concurrent_streams=3)
+BOTH_NARROW = Plan("narrow", (Rate(5, 3600.0), Rate(5, 86_400.0)))
 BOTH = Plan("both", (Rate(5, 3600.0), Rate(1000, 86_400.0)), concurrent_streams=3)
 
 
@@ -129,6 +130,24 @@ async def test_keys_of_a_paid_up_user_are_gone(workers: Workers) -> None:
         return not await workers.server.keys()
 
     await comes_true(is_empty)
+
+
+async def test_messages(workers: Workers) -> None:
+    """A refusal names the rate that binds longest and its wait, or the number of streams, over all workers."""
+    one, other = await workers.several(2)
+    for number in range(5):
+        await (one, other)[number % 2].admit(user(BOTH_NARROW))
+    with pytest.raises(RateLimitExceededError) as refused:
+        await other.admit(user(BOTH_NARROW))
+    wait_s = retry_after(refused.value)
+    assert wait_s in range(17_270, 17_281)
+    assert refused.value.message.startswith(f"5 requests per 1 d used up; try again in {wait_s} s (4 h 4")
+    for store in (one, other, one):
+        await store.admit(user(STREAMS, "bob"))
+    for store in (one, other):
+        with pytest.raises(TooManyStreamsError) as full:
+            await store.admit(user(STREAMS, "bob"))
+        assert full.value.message == "All of your 3 streams at a time are in use; try again when one has ended."
 
 
 async def test_users_are_pairs(workers: Workers) -> None:
@@ -365,6 +384,8 @@ def test_decides_as_memory_does(
 ) -> None:
     """For every history the two stores decide alike, to the microsecond: admissions, refusals, standings, refunds.
 
+    Refusals have the same message too.
+
     The histories run over two workers of the Redis store, so what one gives back moves what the other holds.
     """
     plans = [Plan("a", tuple(rates[0]), streams), Plan("b", (*rates[0][:1], *rates[1]), streams)]
@@ -441,11 +462,11 @@ async def _admit_both(
     return [(expected, found)]
 
 
-async def _outcome(store: Any, principal: Principal) -> Admission | tuple[str, float | None]:
+async def _outcome(store: Any, principal: Principal) -> Admission | tuple[str, float | None, str]:
     try:
         admission: Admission = await store.admit(principal)
     except (RateLimitExceededError, TooManyStreamsError) as error:
-        return error.code, error.retry_after_s
+        return error.code, error.retry_after_s, error.message
     return admission
 
 
@@ -472,8 +493,10 @@ async def test_tickets_are_bounded(workers: Workers) -> None:
         await one.put_ticket(str(number), b"x", 60, user(TEN))
     with pytest.raises(TooManyTicketsError) as refused:
         await other.put_ticket("more", b"x", 60, user(TEN))
-    assert refused.value.retry_after_s is not None
-    assert 0 < refused.value.retry_after_s <= 60
+    wait_s = retry_after(refused.value)
+    assert wait_s in range(1, 61)
+    assert refused.value.message.startswith("All of your 32 tickets at a time are open;")
+    assert refused.value.message.endswith(f" try again in {wait_s} s.")
     await other.put_ticket("more", b"x", 60, user(TEN, "bob"))
     assert await other.take_ticket("0") == b"x"
     await other.put_ticket("again", b"x", 60, user(TEN))
@@ -484,5 +507,5 @@ async def test_tickets_bytes_are_bounded(workers: Workers, monkeypatch: pytest.M
     monkeypatch.setattr("proxy.limits.redis_tickets.MAX_OPEN_TICKET_BYTES", 10_000)
     store = await workers.one()
     await store.put_ticket("large", bytes(50_000), 60, user(TEN))
-    with pytest.raises(TooManyTicketsError):
+    with pytest.raises(TooManyTicketsError, match=r"^Your open tickets may hold 32 MiB at a time; .* in (60|59) s\.$"):
         await store.put_ticket("small", b"x", 60, user(TEN))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.errors import LimitsUnavailableError
+from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError, retry_after
 from proxy.model import Plan, Rate
 from proxy.limits.redis import RedisStore
 from proxy.limits.scripts import Scripts
@@ -221,6 +221,8 @@ async def test_local_goes_on_from_what_it_knows(workers: Workers) -> None:
     another.refund()
     assert store.standing(user(TEN)).rates[0].remaining == 6
     assert store.leases_held == 4
+    with pytest.raises(TooManyStreamsError, match=r"^All of your 4 streams at a time are in use; "):
+        await store.admit(user(TEN))
 
     await workers.server.start()
     await passes(lambda: store.problem() is None)
@@ -229,6 +231,25 @@ async def test_local_goes_on_from_what_it_knows(workers: Workers) -> None:
         admission.lease.release()
     await holds(workers.server, 0)
     assert store.leases_held == 0
+
+
+async def test_local_refuses_in_the_same_words(workers: Workers) -> None:
+    """A worker that counts alone names the same rate, with its wait, as the server did."""
+    store = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local", settle_s=0.05)
+    plan = Plan("narrow", (Rate(100, 1.0), Rate(2, 3600.0)))
+    for _ in range(2):
+        (await store.admit(user(plan))).lease.release()
+    said = []
+    for is_away in (False, True):
+        if is_away:
+            workers.server.kill()
+            await passes(lambda: store.problem() is not None)
+        with pytest.raises(RateLimitExceededError) as refused:
+            await store.admit(user(plan))
+        wait_s = retry_after(refused.value)
+        assert wait_s in range(1700, 1801)
+        said.append(refused.value.message.replace(f" {wait_s} s ", " N s ").partition("(")[0])
+    assert said == ["2 requests per 1 h used up; try again in N s "] * 2
 
 
 async def test_outages_in_turn(workers: Workers) -> None:

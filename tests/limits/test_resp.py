@@ -63,6 +63,7 @@ async def until(condition: asyncio.Event) -> None:
 def test_pack() -> None:
     """A command is an array of byte strings, their lengths in bytes."""
     assert pack("SET", "é", b"\r\n", 12) == b"*4\r\n$3\r\nSET\r\n$2\r\n\xc3\xa9\r\n$2\r\n\r\n\r\n$2\r\n12\r\n"
+    assert pack("SET", b"x" * 100_000) == b"*2\r\n$3\r\nSET\r\n$100000\r\n" + b"x" * 100_000 + b"\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -99,6 +99,7 @@ def test_put_too_many() -> None:
     with pytest.raises(TooManyTicketsError) as refused:
         shelf.put("more", b"1", 60.0, ALICE)
     assert refused.value.retry_after_s == 60.0 - MAX_OPEN_TICKETS
+    assert refused.value.message == "All of your 32 tickets at a time are open; use one, or try again in 28 s."
     shelf.put("bob's", b"1", 60.0, BOB)
 
     clock.now += refused.value.retry_after_s
@@ -113,7 +114,7 @@ def test_put_too_large() -> None:
     """One user's open tickets are bounded in bytes; a lone one may be larger, for `max_body` has bounded it."""
     shelf = TicketShelf(Clock())
     shelf.put("small", b"1", 60.0, ALICE)
-    with pytest.raises(TooManyTicketsError):
+    with pytest.raises(TooManyTicketsError, match=r"^Your open tickets may hold 32 MiB at a time; .* in 60 s\.$"):
         shelf.put("large", bytes(MAX_OPEN_TICKET_BYTES), 60.0, ALICE)
     shelf.take("small")
     shelf.put("large", bytes(MAX_OPEN_TICKET_BYTES), 60.0, ALICE)

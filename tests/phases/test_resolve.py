@@ -26,13 +26,15 @@ from proxy.model import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route
 from proxy.phases.resolve import Router
 from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
-from proxy.routing.envelopes import EnvelopeRules
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from tests.steps import finish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOKEN = b"caller-token-canary"
 ALICE = Principal("issuer", "alice", Plan("default"))
+MAX_BODY = 1_000_000
 CHAT = b'{"model":"gpt-5","stream":true}'
 
 
@@ -71,11 +73,11 @@ UPSTREAMS = [
 ]
 ENVELOPES = EnvelopeRules(
     (
-        (TargetPattern.parse("https://dashscope.example/api/v1/*"), "dashscope"),
-        (TargetPattern.parse("https://gemini.example/*"), "gemini"),
-        (TargetPattern.parse("https://byok.example/*"), "byok"),
-        (TargetPattern.parse("https://*.agents.example/*"), None),
-        (TargetPattern.parse("https://agents.example/*"), None),
+        EnvelopeTarget(TargetPattern.parse("https://dashscope.example/api/v1/*"), "dashscope"),
+        EnvelopeTarget(TargetPattern.parse("https://gemini.example/*"), "gemini"),
+        EnvelopeTarget(TargetPattern.parse("https://byok.example/*"), "byok"),
+        EnvelopeTarget(TargetPattern.parse("https://*.agents.example/*"), None),
+        EnvelopeTarget(TargetPattern.parse("https://agents.example/*"), None),
     ),
     Timeouts(idle_s=7.0),
 )
@@ -88,7 +90,12 @@ def router(
     upstreams: Sequence[Upstream] = UPSTREAMS,
 ) -> Router:
     """A router over the upstreams above."""
-    return Router(upstreams={one.name: one for one in upstreams}, default_upstream=default, envelope=envelope)
+    return Router(
+        upstreams={one.name: one for one in upstreams},
+        default_upstream=default,
+        envelope=envelope,
+        max_body_bytes=MAX_BODY,
+    )
 
 
 def head(line: str, *fields: Field) -> RequestHead:
@@ -106,7 +113,7 @@ def route(
     requested = head(line, *fields)
     destination = through.by_head(requested)
     through.check_plan(destination, principal)
-    return through.by_body(destination, requested, body, principal)
+    return finish(through.by_body(destination, requested, body, principal))
 
 
 def envelope(target_url: str = "https://agents.example/run", **members: Any) -> bytes:
@@ -201,7 +208,9 @@ def test_route_keeps_the_upstreams_settings() -> None:
         ("GET /open%61i/v1/models", UnknownUpstreamError),
         ("GET /caf\xe9/v1/models", UnknownUpstreamError),
         ("GET /../openai/v1/models", UnknownUpstreamError),
-        ("GET /v1/models", UnknownUpstreamError),
+        ("POST /v1/models", MethodNotAllowedError),
+        ("GET /v1/models/gpt-5", UnknownUpstreamError),
+        ("GET /v1/embeddings", MethodNotAllowedError),
         ("POST /forward-sse?upstream=nobody", UnknownUpstreamError),
         ("POST /forward-sse?upstream=", UnknownUpstreamError),
         ("POST /forward-sse?upstream=openai&upstream=tongyi", InvalidRequestError),
@@ -233,6 +242,8 @@ def test_by_head_refused(line: str, fault: type[ProxyError]) -> None:
     [
         ("GET /forward-sse", "POST"),
         ("GET /v1/messages", "POST"),
+        ("GET /v1/completions", "POST"),
+        ("POST /v1/models", "GET, HEAD"),
         ("TRACE /openai/v1/models", "GET, POST, PUT, PATCH, DELETE, HEAD"),
     ],
 )
@@ -310,6 +321,8 @@ def test_by_head_two_x_upstream() -> None:
         ("POST /forward-sse?upstream=nobody", (), "openai"),
         ("POST /v1/messages", (), "anthropic"),
         ("POST /v1/responses", (), "openai"),
+        ("GET /v1/models", (), "openai"),
+        ("POST /v1/embeddings", (), "openai"),
         ("TRACE /gemini/../x", (), "gemini"),
         ("GET /claude/v1/nothing?events=typed", (), "anthropic"),
         ("GET /", (), "openai"),
@@ -355,6 +368,121 @@ def test_by_model_no_default_path() -> None:
         route("POST /forward-sse?upstream=gemini")
 
 
+@pytest.mark.parametrize(
+    ("dialect", "base_path", "target"),
+    [
+        ("openai", "", b"/v1/models"),
+        ("openai", "/compatible-mode/v1", b"/compatible-mode/v1/models"),
+        ("anthropic", "", b"/v1/models"),
+        ("gemini", "", b"/v1beta/models"),
+        ("gemini", "/v1", b"/v1/v1beta/models"),
+        ("dashscope", "/api/v1", b"/api/v1/models"),
+    ],
+)
+def test_models_of_the_default(dialect: str, base_path: str, target: bytes) -> None:
+    """`GET /v1/models` is the default upstream's own list, and refused in its dialect."""
+    through = router(upstreams=[upstream("one", dialect=dialect, base_path=base_path)], default="one")
+
+    found = route("GET /v1/models?limit=2", body=b"", through=through)
+
+    assert (found.upstream, found.target) == ("one", target + b"?limit=2")
+    assert through.dialect_name(head("POST /v1/models")) == dialect
+
+
+def test_models_of_nobody() -> None:
+    """Without a default, or with one that lists none or may not, there is no list."""
+    agent = upstream("agent", dialect="raw", path="/run")
+    with pytest.raises(UnknownUpstreamError, match="no default upstream"):
+        router(default=None).by_head(head("GET /v1/models"))
+    with pytest.raises(NotFoundError, match="lists no models"):
+        router(upstreams=[agent], default="agent").by_head(head("GET /v1/models"))
+    narrow = router(upstreams=[upstream("narrow", allow_paths=("/v1/responses",))], default="narrow")
+    with pytest.raises(PathNotAllowedError):
+        narrow.by_head(head("GET /v1/models"))
+
+
+@pytest.mark.parametrize(
+    ("base_path", "dialect", "line", "target"),
+    [
+        ("/v1", "openai", "POST /v1/embeddings", b"/v1/embeddings"),
+        ("/openai/v1", "openai", "POST /v1/completions?a", b"/openai/v1/completions?a"),
+        ("/v1", "openai", "POST /forward-sse", b"/v1/chat/completions"),
+        ("/v1", "anthropic", "POST /forward-sse", b"/v1/messages"),
+        ("/v1", "openai", "POST /one/chat/completions", b"/v1/chat/completions"),
+        ("/api/v1", "dashscope", "POST /forward-sse", b"/api/v1/services/aigc/text-generation/generation"),
+    ],
+)
+def test_url_ends_in_a_version(base_path: str, dialect: str, line: str, target: bytes) -> None:
+    """The proxy's own paths do not repeat the `/v1` in which an operator's url ends."""
+    given = upstream("one", base_path=base_path, dialect=dialect)
+
+    found = route(line, through=router(upstreams=[given], default="one"))
+
+    assert found.target == target
+    assert (dialect == "dashscope") == ((b"X-DashScope-SSE", b"enable") in found.fields)
+
+
+SSE = "/v1beta/models/gemini-3:streamGenerateContent?alt=sse"
+AZURE = "/openai/deployments/d/chat/completions?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "query", "target"),
+    [
+        ("gemini", SSE, "", SSE),
+        ("gemini", SSE, "?", SSE),
+        ("gemini", SSE, "?alt=json", SSE),
+        ("gemini", SSE, "?%61lt=json&upstream=one&x=%31&key=mine", SSE + "&x=%31"),
+        ("openai", AZURE, "?api-version=1&api%2Dversion=2&events=typed&b", AZURE + "&b"),
+        ("raw", "/run?a=1&a=2", "?a=3", "/run?a=1&a=2"),
+    ],
+)
+def test_front_path_with_a_query(dialect: str, path: str, query: str, target: str) -> None:
+    """The members of an upstream's `path` win over the caller's of the same decoded name; the others follow."""
+    given = upstream("one", dialect=dialect, path=path, base_path="/base")
+    through = router(upstreams=[given], default="one")
+    if dialect == "raw":
+        query = query.replace("events=typed", "")
+
+    assert route(f"POST /forward-sse{query}", through=through).target == b"/base" + target.encode()
+
+
+def test_front_path_with_a_query_is_for_the_front_only() -> None:
+    """Below the upstream's name path and query stay as they came, and the path without its query is allowed."""
+    through = router(upstreams=[upstream("one", path=AZURE)], default="one")
+    bare = AZURE.partition("?")[0]
+
+    assert route(f"POST /one{bare}?api-version=1", through=through).target == f"{bare}?api-version=1".encode()
+
+
+def test_front_path_as_it_is_sent() -> None:
+    """An operator may write a path with encodings: it is allowed, and sent as it was written."""
+    path = "/v1/models/org%2Fname:generate"
+    through = router(upstreams=[upstream("one", dialect="raw", path=path)], default="one")
+
+    assert route("POST /forward-sse", through=through).target == path.encode()
+    assert route(f"POST /one{path}", through=through).target == path.encode()
+
+
+def test_allow_paths_of_nothing() -> None:
+    """An empty list allows nothing, and is not the same as none."""
+    closed = router(upstreams=[upstream("one", allow_paths=())], default="one")
+
+    for line in ("POST /forward-sse", "POST /one/v1/chat/completions", "GET /v1/models"):
+        with pytest.raises(PathNotAllowedError):
+            route(line, through=closed)
+
+
+@pytest.mark.parametrize("length", [10, 200, 300, 5000])
+def test_allow_paths_of_any_length(length: int) -> None:
+    """A path is held to the list whatever its length, and each time."""
+    name = "m" * length
+    for _ in range(2):
+        assert route(f"GET /openai/v1/models/{name}", body=b"").target == f"/v1/models/{name}".encode()
+        with pytest.raises(PathNotAllowedError):
+            route(f"GET /openai/v1/files/{name}", body=b"")
+
+
 def test_allow_paths_empty_raw() -> None:
     """A raw upstream serves its configured path and nothing else."""
     assert route("GET /agent/run?x", body=b"").target == b"/run?x"
@@ -384,17 +512,17 @@ def test_check_plan() -> None:
     destination = routes.by_head(requested)
     routes.check_plan(destination, bob)
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, CHAT, bob)
+        finish(routes.by_body(destination, requested, CHAT, bob))
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, envelope(), bob)
+        finish(routes.by_body(destination, requested, envelope(), bob))
     with pytest.raises(UpstreamNotAllowedError):
-        routes.by_body(destination, requested, envelope("https://gemini.example/x"), bob)
+        finish(routes.by_body(destination, requested, envelope("https://gemini.example/x"), bob))
     assert (
-        routes.by_body(destination, requested, envelope("https://dashscope.example/api/v1/x"), bob).upstream
+        finish(routes.by_body(destination, requested, envelope("https://dashscope.example/api/v1/x"), bob)).upstream
         == "dashscope"
     )
     carol = Principal("issuer", "carol", Plan("agents", upstreams=frozenset({"envelope"})))
-    assert routes.by_body(destination, requested, envelope(), carol).upstream == "envelope"
+    assert finish(routes.by_body(destination, requested, envelope(), carol)).upstream == "envelope"
 
 
 # --- fields and credentials ---------------------------------------------------------------------------------------
@@ -530,7 +658,7 @@ def test_target_is_the_matched_path(tail: str) -> None:
     requested = RequestHead("POST", b"/tongyi" + path, None, ())
     routes = router()
     try:
-        found = routes.by_body(routes.by_head(requested), requested, b"", ALICE)
+        found = finish(routes.by_body(routes.by_head(requested), requested, b"", ALICE))
     except PathNotAllowedError:
         return
 
@@ -738,12 +866,18 @@ def test_envelope_repeats_the_callers_token() -> None:
             )
 
 
+def passcode_of(body: bytes) -> str:
+    """The credential in the body of a request without another."""
+    routes = router()
+    return routes.passcode(finish(routes.read_envelope(head("POST /forward-sse"), body)))
+
+
 def test_passcode() -> None:
     """The passcode is an envelope's only; where there is none the caller has no credential."""
-    assert router().passcode(envelope(passcode="key")) == "key"
+    assert passcode_of(envelope(passcode="key")) == "key"
     for body in (b"", b"x", b'{"passcode":"key"}', envelope(), envelope(passcode=""), envelope(passcode=5)):
         with pytest.raises(MissingTokenError):
-            router().passcode(body)
+            passcode_of(body)
 
 
 @given(st.binary(max_size=50), st.sampled_from(["POST", "GET", "X"]), st.binary(max_size=20), st.binary(max_size=30))
@@ -754,6 +888,6 @@ def test_router_total(path: bytes, method: str, query: bytes, body: bytes) -> No
         requested = RequestHead(method, prefix + path, query, ((b"X-Upstream", query),))
         assert routes.dialect_name(requested)
         try:
-            routes.by_body(routes.by_head(requested), requested, body, ALICE)
+            finish(routes.by_body(routes.by_head(requested), requested, body, ALICE))
         except ProxyError:
             continue

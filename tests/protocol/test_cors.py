@@ -213,3 +213,54 @@ def test_request_origin(fields: list[tuple[bytes, bytes]], origin: bytes | None)
 def test_is_preflight(method: str, fields: list[tuple[bytes, bytes]], is_asking: bool) -> None:
     """Only an OPTIONS with both of a browser's fields is a preflight; any other must authenticate."""
     assert is_preflight(method, FieldIndex(fields)) is is_asking
+
+
+OWN = CorsPolicy(
+    frozenset({APP.decode()}), credentials=True, max_age_s=600, headers=["X-App", "x-tenant"], expose=["X-Trace"]
+)
+ANY = CorsPolicy(frozenset({APP.decode()}), credentials=True, max_age_s=600, headers=["*"])
+
+
+def granted(policy: CorsPolicy, requested: bytes) -> set[bytes]:
+    return names(policy.preflight_fields(APP, b"POST", requested), b"Access-Control-Allow-Headers")
+
+
+@pytest.mark.parametrize(
+    ("policy", "requested", "expected"),
+    [
+        (OWN, b"x-app,X-Tenant,authorization,x-evil", {b"x-app", b"x-tenant", b"authorization"}),
+        (LISTED, b"x-app,authorization", {b"authorization"}),
+        (ANY, b"x-app, authorization,x_odd!", {b"x-app", b"authorization", b"x_odd!"}),
+        (ANY, b"*,a*b", set()),
+        (ANY, b"x y,x:y,\xff,,x\r\ny,(x)", set()),
+        (ANY, b"x-" + b"n" * 200, set()),
+        (ANY, b"x" * 4097, set()),
+        (OWN, b"*", set()),
+    ],
+    ids=["own", "not own", "any", "star", "no names", "long name", "long list", "star of a list"],
+)
+def test_preflight_own_names(policy: CorsPolicy, requested: bytes, expected: set[bytes]) -> None:
+    """The operator's names are granted beside the built-in ones; with `*` every one that is a name, within bounds."""
+    assert granted(policy, requested) == expected
+
+
+def test_preflight_any_name_many() -> None:
+    """Of a list without end no more than 64 names are granted."""
+    assert len(granted(ANY, b",".join(b"x%d" % number for number in range(500)))) == 64
+
+
+@given(st.binary(max_size=200))
+@STEADY
+def test_preflight_any_name_of_any_bytes(requested: bytes) -> None:
+    """Whatever is asked for, the answer holds names only: nothing that ends a line or begins another field."""
+    answer = dict(ANY.preflight_fields(APP, b"POST", requested)).get(b"Access-Control-Allow-Headers", b"")
+    assert set(answer) <= set(b"!#$%&'+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz, ")
+
+
+def test_answer_own_exposed_names() -> None:
+    """The operator's names may be read beside the built-in ones, once each."""
+    exposed = dict(OWN.answer_fields(APP))[b"Access-Control-Expose-Headers"].split(b", ")
+    assert b"x-trace" in exposed
+    assert b"x-forward-sse-id" in exposed
+    assert len(exposed) == len(set(exposed))
+    assert b"x-trace" not in names(LISTED.answer_fields(APP), b"Access-Control-Expose-Headers")

@@ -6,7 +6,14 @@ import pytest
 
 from proxy.errors import InvalidRequestError
 from proxy.model import FieldIndex
-from proxy.protocol.heads import check_request, origin_form, render_request, render_response
+from proxy.protocol.heads import (
+    asks_for_websocket,
+    check_request,
+    join_identical,
+    origin_form,
+    render_request,
+    render_response,
+)
 
 HOST = (b"Host", b"a.example")
 
@@ -130,3 +137,57 @@ def test_render_request() -> None:
 def test_render_response(status: int, line: bytes) -> None:
     """An unregistered status has no phrase; the fields stand as given."""
     assert render_response(status, [(b"A", b"\xff")]) == line + b"\r\nA: \xff\r\n\r\n"
+
+
+TYPE = (b"Content-Type", b"a/b")
+
+
+def test_check_request_one_content_type() -> None:
+    """A second Content-Type is refused, whatever it says, and named."""
+    assert check_request((1, 1), FieldIndex((HOST, TYPE))) == ("none", None)
+    for second in (TYPE, (b"content-type", b"c/d")):
+        with pytest.raises(InvalidRequestError, match="Content-Type"):
+            check_request((1, 1), FieldIndex((HOST, TYPE, second)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param([TYPE], [TYPE], id="nothing repeated"),
+        pytest.param([(b"X", b"1"), (b"X", b"1")], [(b"X", b"1"), (b"X", b"1")], id="any other field"),
+        pytest.param([TYPE, (b"X", b"1"), (b"content-type", b"a/b")], [TYPE, (b"X", b"1")], id="the first is kept"),
+        pytest.param([TYPE, (b"Content-Type", b"a/B")], None, id="two values"),
+        pytest.param([TYPE, TYPE, (b"Content-Length", b"1"), (b"Content-Length", b"1")], None, id="a length"),
+        pytest.param([(b"Content-Encoding", b"br")] * 2, None, id="a coding"),
+        pytest.param([(b"Transfer-Encoding", b"chunked")] * 2, None, id="a transfer coding"),
+    ],
+)
+def test_join_identical(fields: list[tuple[bytes, bytes]], expected: list[tuple[bytes, bytes]] | None) -> None:
+    """Repetitions that agree are one field, for its index too; those that frame the body never are."""
+    joined = join_identical(fields, FieldIndex(fields))
+
+    assert (joined is None) is (expected is None)
+    if joined is not None and expected is not None:
+        assert joined[0] == expected
+        assert joined[1] == FieldIndex(expected)
+        assert joined[1].repeated == FieldIndex(expected).repeated
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_handshake"),
+    [
+        pytest.param([(b"Upgrade", b"websocket")], True, id="upgrade"),
+        pytest.param([(b"upgrade", b"h2c , WebSocket/13")], True, id="in a list"),
+        pytest.param([(b"Upgrade", b"h2c"), (b"Upgrade", b"websocket")], True, id="in a second field"),
+        pytest.param(
+            [(b"Connection", b"keep-alive, Upgrade"), (b"Sec-WebSocket-Key", b"x")], True, id="a proxy took it"
+        ),
+        pytest.param([(b"Sec-WebSocket-Key", b"x")], False, id="a key alone"),
+        pytest.param([(b"Connection", b"Upgrade"), (b"Upgrade", b"h2c")], False, id="another protocol"),
+        pytest.param([(b"Upgrade", b"websockets")], False, id="a longer name"),
+        pytest.param([], False, id="nothing"),
+    ],
+)
+def test_asks_for_websocket(fields: list[tuple[bytes, bytes]], *, is_handshake: bool) -> None:
+    """A handshake is known by its upgrade in any case and place, or by its key and an upgrade that lost its name."""
+    assert asks_for_websocket(FieldIndex(fields)) is is_handshake

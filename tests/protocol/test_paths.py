@@ -13,9 +13,13 @@ from proxy.model import Origin
 from proxy.protocol.paths import (
     MAX_TARGET_URL,
     TargetPattern,
+    below,
     canonical_path,
     is_allowed,
     matches,
+    member_name,
+    merge_queries,
+    own_path,
     parse_target,
     query_members,
     split_target,
@@ -37,6 +41,10 @@ from proxy.protocol.paths import (
         (b"/v1/.well-known", "/v1/*"),
         (b"/v1/a..b", "/v1/*"),
         (b"/a/x/b/y/c", "/a/*/b/*/c"),
+        (b"/v1/models/org%2Fname", "/v1/models/*"),
+        (b"/v1/models/org%2fname", "/v1/models/org/name"),
+        (b"/v1/models/org%2Fname%2F", "/v1/models/*"),
+        (b"/v1%2fmodels", "/v1/models"),
     ],
 )
 def test_is_allowed_plain(path: bytes, pattern: str) -> None:
@@ -56,7 +64,16 @@ def test_is_allowed_plain(path: bytes, pattern: str) -> None:
         b"/v1/%2e",
         b"/v1/%252e%252e/admin",
         b"/v1/%2f..%2fadmin",
-        b"/v1%2fadmin",
+        b"/v1/a%2f%2e%2e%2fadmin",
+        b"/v1/a%2f.",
+        b"/v1/a%2f%2fb",
+        b"/v1/%2fb",
+        b"/v1/a%2f/b",
+        b"/v1/a%252fb",
+        b"/v1/a%25%32%66b",
+        b"/v1/a%5c..%5cadmin",
+        b"/v1/a%2fb%00",
+        b"/v1/a%2fb;c",
         b"/v1/..%5cadmin",
         b"/v1/..\\admin",
         b"/v1\\..\\admin",
@@ -97,6 +114,12 @@ def test_is_allowed_ambiguous(path: bytes) -> None:
     assert not is_allowed(path, ["/v1/*", path.decode("latin-1")])
 
 
+@pytest.mark.parametrize("path", [b"/v1/responses%2Fresp_1", b"/v1%2Fresponses%2fresp_1", b"/v1%2Ffiles"])
+def test_is_allowed_encoded_slash_opens_nothing(path: bytes) -> None:
+    """An encoded slash is held to the rules of a slash: it does not hide the path that it stands in."""
+    assert not is_allowed(path, ["/v1/responses", "/v1/models/*"])
+
+
 def test_is_allowed_case() -> None:
     """Paths have case (D17)."""
     assert not is_allowed(b"/V1/x", ["/v1/*"])
@@ -115,6 +138,14 @@ def test_canonical_path_is_stable(path: bytes) -> None:
         assert canonical.isprintable()
         if " " not in canonical and re.fullmatch(r"[^\"<>^`{|}\[\]]*", canonical):
             assert canonical_path(canonical.encode()) == canonical
+
+
+@given(st.lists(st.sampled_from(["a", ".", "/", "%2F", "%2f", "%2e", "%25", "%", "2F", "\\", " "]), max_size=14))
+def test_canonical_path_of_an_encoded_slash(tail: list[str]) -> None:
+    """A path with encoded slashes has the form, and so the permissions, of the path with plain ones, or none."""
+    path = b"/x" + "".join(tail).encode()
+
+    assert canonical_path(path) == canonical_path(re.sub(rb"%2[Ff]", b"/", path))
 
 
 @given(st.text("ab/*", max_size=12), st.text("ab/", max_size=16))
@@ -165,6 +196,67 @@ def test_query_members() -> None:
     assert without_member(None, b"upstream") is None
     assert query_members(None) == []
     assert (with_query(b"/a", None), with_query(b"/a", b"")) == (b"/a", b"/a?")
+
+
+@pytest.mark.parametrize(
+    ("own", "query", "expected"),
+    [
+        (b"alt=sse", None, b"alt=sse"),
+        (b"alt=sse", b"", b"alt=sse"),
+        (b"alt=sse", b"alt=json", b"alt=sse"),
+        (b"alt=sse", b"%61lt=json&a%6ct&x=%2F&alt", b"alt=sse&x=%2F"),
+        (b"alt=sse", b"Alt=json&alt.x=1", b"alt=sse&Alt=json&alt.x=1"),
+        (b"%61pi-version=1&b", b"api-version=2&b=3&c=4", b"%61pi-version=1&b&c=4"),
+        (b"a+b=1", b"a%20b=2&a+b=3&ab=4", b"a+b=1&ab=4"),
+        (b"a=1", b"b=1&&b=2", b"a=1&b=1&&b=2"),
+    ],
+)
+def test_merge_queries(own: bytes, query: bytes | None, expected: bytes) -> None:
+    """The operator's members stand first and alone, by decoded name; the caller's others stay as they came."""
+    names = frozenset(member_name(member) for member in own.split(b"&"))
+
+    assert merge_queries(own, names, query) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/forward-sse/", b"/forward-sse"),
+        (b"/forward-sse", b"/forward-sse"),
+        (b"/forward-sse/tickets/", b"/forward-sse/tickets"),
+        (b"/v1/models/", b"/v1/models"),
+        (b"/healthz/", b"/healthz"),
+        (b"/playground/", b"/playground"),
+        (b"/forward-sse//", b"/forward-sse//"),
+        (b"/v1/models//", b"/v1/models//"),
+        (b"/openai/v1/models/", b"/openai/v1/models/"),
+        (b"/", b"/"),
+        (b"//", b"//"),
+    ],
+)
+def test_own_path(path: bytes, expected: bytes) -> None:
+    """One slash at the end of an own path is dropped, two are not, and a vendor's path stays as it is."""
+    assert own_path(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "expected"),
+    [
+        ("", "/v1/models", "/v1/models"),
+        ("/v1", "/v1/models", "/models"),
+        ("/compatible-mode", "/v1/models", "/v1/models"),
+        ("/compatible-mode/v1", "/v1/chat/completions", "/chat/completions"),
+        ("/api/v1", "/v1/embeddings", "/embeddings"),
+        ("/api/v1", "/api/v1/services/aigc/x/generation", "/services/aigc/x/generation"),
+        ("/v1beta", "/v1beta/models", "/models"),
+        ("/v1beta", "/v1/models", "/v1/models"),
+        ("/xv1", "/v1/models", "/v1/models"),
+        ("/v1/x", "/v1/models", "/v1/models"),
+    ],
+)
+def test_below(base: str, path: str, expected: str) -> None:
+    """What a base URL ends in is not repeated."""
+    assert below(base, path) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,6 +378,8 @@ def test_parse_target(url: str, origin: Origin, path: bytes, query: bytes | None
                 "/v1/%252e%252e/x",
                 "/v1/..;/x",
                 "/v1%2f..",
+                "/v1/a%2f..%2f..%2fb",
+                "/v1/a%2f%2fb",
                 "//v1",
                 "/v1/./x",
                 "/v1/%zz",
@@ -356,6 +450,8 @@ def test_parse_target_total(url: str) -> None:
         ("https://a.example.com/v1/*", "https://A.EXAMPLE.COM.:443/v1/x", True),
         ("https://a.example.com/v1/*", "https://a.example.com/v2/x", False),
         ("https://a.example.com/v1/*", "https://a.example.com/V1/x", False),
+        ("https://a.example.com/v1/*", "https://a.example.com/v1/org%2Fname", True),
+        ("https://a.example.com/v1/run", "https://a.example.com/v1/run%2Fother", False),
         ("https://a.example.com/v1/*", "http://a.example.com/v1/x", False),
         ("https://a.example.com/v1/*", "https://a.example.com:8443/v1/x", False),
         ("https://a.example.com:8443/*", "https://a.example.com:8443/v1/x", True),

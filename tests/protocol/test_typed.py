@@ -34,6 +34,15 @@ def test_piece(kind: Any) -> None:
     )
 
 
+def test_names_that_are_numbers() -> None:
+    """A number is written without quotes, 0 too; text that looks like one is not."""
+    numbers = TypedEncoder({**TYPED_NAMES, "Text": 0, "Think": "1", "End": 9007199254740991, "Error": -3})
+    assert numbers.piece("Text", "a") == b'data: {"t":0,"r":"a"}\n\n'
+    assert numbers.piece("Think", "b") == b'data: {"t":"1","r":"b"}\n\n'
+    assert numbers.end(None) == b'data: {"t":9007199254740991,"r":""}\n\n'
+    assert numbers.error("c", "m") == b'data: {"t":-3,"r":"m","code":"c"}\n\n'
+
+
 @given(st.text(min_size=1))
 def test_piece_is_one_line_for_everybody(text: str) -> None:
     """Whatever the text, no reader of lines takes it for more than one, and it arrives as it was."""

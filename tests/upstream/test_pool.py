@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import pytest
 
@@ -25,7 +25,9 @@ from tests.whole.nodes import descriptors
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from proxy.clocks import Watched
     from proxy.upstream.connection import Connection
+    from proxy.upstream.pool import Key
 
 
 @pytest.fixture
@@ -51,9 +53,13 @@ def address(host: str, port: int) -> Address:
     return Address((socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)))
 
 
+def key(scheme: str = "http") -> Key:
+    return Origin(scheme, "vendor.example", 1), None
+
+
 async def dial(pool: Pool, addresses: list[Address], scheme: str = "http") -> Connection:
     async with asyncio.timeout(10):
-        return await pool.dial((Origin(scheme, "vendor.example", 1), None), "main", addresses)
+        return await pool.dial(key(scheme), "main", addresses, keep_s=50)
 
 
 def addresses_of(upstream: Upstream, count: int) -> list[Address]:
@@ -188,3 +194,86 @@ async def test_dial_failing_handshake(pool: Pool, upstream: Upstream, count: int
     assert isinstance(raised.value.__cause__, ssl.SSLError)
     await vendor.closed()
     assert pool.counts() == {}
+
+
+class HandClocks:
+    """Clocks that stand still until the test moves them."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.watched: set[Watched] = set()
+
+    def now(self) -> float:
+        return self.now_s
+
+    def watch(self, watched: Watched) -> None:
+        self.watched.add(watched)
+
+    def forget(self, watched: Watched) -> None:
+        self.watched.discard(watched)
+
+
+async def kept(pool: Pool, upstream: Upstream, *fields: str, keep_s: float) -> Connection:
+    """A connection that has served one answer with these fields."""
+    connection = await pool.dial(key(), "main", addresses_of(upstream, 1), keep_s=keep_s)
+    asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+    vendor, _ = await upstream.take()
+    vendor.write("\r\n".join(["HTTP/1.1 204 No Content", *fields, "", ""]).encode())
+    assert (await asked).status == 204
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("keep_s", "fields", "until_s"),
+    [
+        pytest.param(50, (), 50, id="settings alone"),
+        pytest.param(4, (), 4, id="shorter settings"),
+        pytest.param(50, ("Keep-Alive: timeout=5",), 4, id="vendor less a second"),
+        pytest.param(50, ("Keep-Alive: max=100, timeout=5",), 4, id="vendor with max"),
+        pytest.param(3, ("Keep-Alive: timeout=5",), 3, id="settings below the vendor"),
+        pytest.param(50, ("Keep-Alive: timeout=600",), 50, id="vendor above the settings"),
+        pytest.param(50, ("Keep-Alive: timeout=soon",), 50, id="vendor that is unreadable"),
+        pytest.param(50, ("Keep-Alive: timeout=9", "Keep-Alive: timeout=5"), 4, id="vendor that says two"),
+    ],
+)
+@pytest.mark.parametrize("is_asked", [False, True], ids=["clock is late", "clock asks"])
+async def test_pool_keeps_no_longer_than(
+    upstream: Upstream, keep_s: float, fields: tuple[str, ...], until_s: float, is_asked: bool
+) -> None:
+    """A kept connection is lent until its time is over, and not from then on, however late the clocks ask."""
+    clocks = HandClocks()
+    pool = Pool(cast("Clocks", clocks), TlsContexts())
+    connection = await kept(pool, upstream, *fields, keep_s=keep_s)
+
+    clocks.now_s += until_s - 0.01
+    pool.check(clocks.now_s)
+    assert pool.take(key(), "main", keep_s=keep_s) is connection
+    pool._keep(connection)
+    clocks.now_s += until_s
+    if is_asked:
+        pool.check(clocks.now_s)
+        assert connection.is_closed
+    assert pool.take(key(), "main", keep_s=keep_s) is None
+    assert pool.counts() == {}
+    pool.check(clocks.now_s)
+    assert not clocks.watched
+
+
+@pytest.mark.parametrize(
+    ("keep_s", "fields"),
+    [
+        pytest.param(0, (), id="settings off"),
+        pytest.param(50, ("Keep-Alive: timeout=1",), id="vendor's second"),
+        pytest.param(50, ("Keep-Alive: timeout=0",), id="vendor's nothing"),
+    ],
+)
+async def test_pool_keeps_nothing(upstream: Upstream, keep_s: float, fields: tuple[str, ...]) -> None:
+    """A connection that may not be kept is closed with its answer."""
+    clocks = HandClocks()
+    pool = Pool(cast("Clocks", clocks), TlsContexts())
+
+    connection = await kept(pool, upstream, *fields, keep_s=keep_s)
+
+    assert connection.is_closed
+    assert pool.counts() == {}
+    assert not clocks.watched

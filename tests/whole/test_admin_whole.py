@@ -168,7 +168,7 @@ async def test_admin_stops_a_request_that_waits(proxy: Running, upstream: Upstre
         ("GET", "/admin/streams/nobody", 405, "DELETE"),
         ("POST", "/admin/streams/nobody", 405, "DELETE"),
         ("DELETE", "/admin/streams", 405, "GET, HEAD"),
-        ("DELETE", "/admin/streams/", 400, None),
+        ("DELETE", "/admin/streams/", 405, "GET, HEAD"),
         ("POST", "/metrics", 405, "GET, HEAD"),
         ("DELETE", "/healthz", 405, "GET, HEAD"),
         ("GET", "/", 404, None),

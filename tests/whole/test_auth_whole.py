@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from proxy.config_file import ConfigurationError
+from tests.auth.certificates import CertificateAuthority
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import Message, Upstream, only, request, secret_free
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.conftest import Running
 
@@ -34,6 +41,8 @@ auth:
        required_scopes: [llm.stream, llm.read]}}}}
     - {{{{issuer: named, audience: llm, algorithms: [HS256], secret: "{{secret}}",
        user_claim: email, plan_claim: tier}}}}
+    - {{{{issuer: numbered, audience: web, audience_claim: client_id, algorithms: [HS256], secret: "{{secret}}",
+       user_claim: user_id, plan_claim: realm_access.roles}}}}
   api_keys:
     - {{{{user: ci, sha256: "{hashlib.sha256(API_KEY.encode()).hexdigest()}", plan: pro}}}}
   QUERY
@@ -79,6 +88,7 @@ async def refused(proxy: Running, upstream: Upstream, data: bytes) -> Message:
         ("/forward-sse", "Authorization", "Bearer {}"),
         ("/forward-sse", "authorization", "bearer {}"),
         ("/forward-sse", "AUTHORIZATION", "BEARER {}"),
+        ("/forward-sse", "Authorization", "Bearer   {}"),
         ("/forward-sse", "x-api-key", "{}"),
         ("/forward-sse", "X-API-Key", "{}"),
         ("/forward-sse", "api-key", "{}"),
@@ -190,6 +200,14 @@ async def test_auth_query_token_ambiguous(start: Callable[..., Any], upstream: U
     assert (answer.status, answer.get("x-forward-sse-code")) == (400, "invalid_request")
 
 
+def null_claims(*names: str) -> str:
+    """A token with these claims `null`; `token` would leave them out."""
+    now_s = int(time.time())
+    claims: dict[str, Any] = {"iss": "tests", "aud": "llm", "sub": "alice", "iat": now_s, "exp": now_s + 600}
+    header, payload = ({"alg": "HS256"}, claims | dict.fromkeys(names))
+    return jwt.api_jws.encode(json.dumps(payload).encode(), SECRET, algorithm="HS256", headers=header)
+
+
 def unsigned() -> str:
     return jwt.encode({"iss": "tests", "aud": "llm", "sub": "alice", "exp": 2**31}, "", algorithm="none")
 
@@ -206,6 +224,14 @@ WRONG: dict[str, Callable[[], str]] = {
     "no expiry": lambda: token(exp=None),
     "expiry as text": lambda: token(exp="2100"),
     "no user": lambda: token(sub=None),
+    "null expiry": lambda: null_claims("exp"),
+    "plan as number": lambda: token(plan=5),
+    "plan as object": lambda: token(plan={"name": "pro"}),
+    "list of plans with a number": lambda: token(plan=["pro", 5]),
+    "audience in a claim that is not judged": lambda: token(iss="numbered", aud="web", user_id=42),
+    "other client": lambda: token(iss="numbered", client_id="other", aud="web", user_id=42),
+    "user as boolean": lambda: token(iss="numbered", client_id="web", user_id=True),
+    "user as fraction": lambda: token(iss="numbered", client_id="web", user_id=4.5),
     "empty user": lambda: token(""),
     "user as number": lambda: token(7),  # type: ignore[arg-type]  # the wrong type is the case
     "not yet": lambda: token(nbf=int(time.time()) + 600),
@@ -239,7 +265,7 @@ async def test_auth_invalid_token(guarded: Running, upstream: Upstream, case: st
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer", "Bearer ", "Bearer  a", "Bearer a b", "Bearer a,b", "Bearer\ta", "bearer é"]
+    "value", ["Bearer", "Bearer ", "Bearer  a  b", "Bearer a b", "Bearer a,b", "Bearer\ta", "Bearer \ta", "bearer é"]
 )
 async def test_auth_unusable_bearer(guarded: Running, upstream: Upstream, value: str) -> None:
     """A Bearer that holds no token is a bad one, not a missing one, and never an error of ours."""
@@ -302,6 +328,40 @@ async def test_auth_claims_by_other_names(guarded: Running, upstream: Upstream) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("credential", "user", "plan"),
+    [
+        pytest.param(lambda: null_claims("plan", "iat", "nbf"), "alice", "default", id="null-plan-iat-nbf"),
+        pytest.param(lambda: token(plan=["unknown", "pro", "default"]), "alice", "pro", id="list-first-known-plan"),
+        pytest.param(lambda: token(plan=["unknown"]), "alice", "default", id="list-no-known-plan"),
+        pytest.param(lambda: token(plan="unknown"), "alice", "default", id="unknown-plan"),
+        pytest.param(
+            lambda: token(iss="numbered", aud=None, client_id="web", user_id=42, realm_access={"roles": ["x", "pro"]}),
+            "42",
+            "pro",
+            id="client-id-number-and-roles",
+        ),
+        pytest.param(
+            lambda: token(iss="numbered", aud=["else"], client_id=["web"], user_id="u"), "u", "default", id="no-roles"
+        ),
+        pytest.param(
+            lambda: token(iss="numbered", client_id="web", user_id=0, realm_access="pro"),
+            "0",
+            "default",
+            id="no-object-on-the-way",
+        ),
+    ],
+)
+async def test_auth_claims_as_issued(
+    guarded: Running, upstream: Upstream, credential: Callable[[], str], user: str, plan: str
+) -> None:
+    """What identity providers put into a token's claims is read as they mean it."""
+    await passes(guarded, upstream, request(body=BODY, token=credential()))
+
+    line = only(await guarded.settled(), "exchange.settled")
+    assert (line["user"], line["plan"]) == (user, plan)
+
+
 async def test_auth_none(start: Callable[..., Any], upstream: Upstream) -> None:
     """`auth: none` lets everybody in as one user, and still forwards no credential of theirs."""
     config = CONFIG[: CONFIG.index("auth:")] + "auth: none\n" + CONFIG[CONFIG.index("upstreams:") :]
@@ -321,6 +381,7 @@ class Issuer:
     def __init__(self) -> None:
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         self.is_up = True
+        self.fault: Callable[[], web.Response] | None = None
         self.fetches = 0
         self.url = ""
 
@@ -334,6 +395,8 @@ class Issuer:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.fetches += 1
+        if self.fault is not None:
+            return self.fault()
         if not self.is_up:
             return web.Response(status=500)
         keys = [
@@ -343,19 +406,25 @@ class Issuer:
         return web.json_response({"keys": keys})
 
 
-@pytest.fixture
-async def issuer(unused_tcp_port: int) -> AsyncIterator[Issuer]:
+@asynccontextmanager
+async def key_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Issuer]:
     """An issuer that is asked for its keys."""
     state = Issuer()
     state.rotate("k1")
     application = web.Application()
-    application.router.add_get("/jwks", state.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
-    state.url = f"http://127.0.0.1:{unused_tcp_port}/jwks"
+    application.router.add_get("/{path:.*}", state.answer)
+    server = TestServer(application, host="127.0.0.1")
+    await server.start_server(ssl=tls)
+    state.url = str(server.make_url("/jwks"))
     yield state
-    await runner.cleanup()
+    await server.close()
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """An issuer that is asked for its keys by http."""
+    async with key_server() as state:
+        yield state
 
 
 REMOTE = "    - {{issuer: remote, audience: llm, algorithms: [ES256], jwks_url: ISSUER}}\n"
@@ -371,6 +440,15 @@ async def readiness(proxy: Running) -> Message:
     client = await proxy.client()
     client.write(request("/readyz", method="GET"))
     return await client.read_message()
+
+
+async def key_set_line(proxy: Running) -> dict[str, Any]:
+    """The log's line of the first fetch of a key set."""
+    async with asyncio.timeout(5):
+        # The log's own thread writes to a file; there is no event to wait for.
+        while not (lines := [line for line in proxy.lines() if line["event"] == "keys.refreshed"]):  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+    return lines[0]
 
 
 async def test_auth_remote_keys_rotate(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:
@@ -416,7 +494,91 @@ async def test_auth_issuer_is_down(start: Callable[..., Any], upstream: Upstream
     assert int(answer.get("retry-after") or "") >= 1
     ready = await readiness(proxy)
     assert (ready.status, ready.json["status"]) == (503, "unready")
-    assert ready.json["reasons"] == ["auth: remote"]
+    assert ready.json["reasons"] == ["auth: remote: key set: status 500"]
+
+
+KEY_SET_FAULTS: dict[str, tuple[Callable[[], web.Response], str, str]] = {
+    "redirect": (
+        lambda: web.Response(status=302, headers={"Location": "https://login.internal/?token=canary"}),
+        "a redirect (status 302), which is not followed",
+        ' (to "https://login.internal/")',
+    ),
+    "map of certificates": (
+        lambda: web.json_response({"k1": "-----BEGIN CERTIFICATE-----\nMIIC"}),
+        "a map of x509 certificates, not a JWK Set (the issuer publishes one at another URL)",
+        "",
+    ),
+    "login page": (lambda: web.Response(text="<html>canary"), "a page of HTML or XML", ""),
+    "no usable key": (
+        lambda: web.json_response({"keys": [{"kty": "oct", "k": "canary"}]}),
+        "no usable key: keys[0]: a private or symmetric key is published",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEY_SET_FAULTS)
+async def test_auth_key_set_cannot_be_loaded(start: Callable[..., Any], issuer: Issuer, case: str) -> None:
+    """Why a key set could not be loaded is said at warning in the log, and without hosts to who asks for readiness."""
+    issuer.fault, words, more = KEY_SET_FAULTS[case]
+    proxy = await start(config=remote_config(issuer, alone=True))
+    line = await key_set_line(proxy)
+
+    assert (line["level"], line["issuer"], line["outcome"]) == ("warning", "remote", "failed")
+    assert line["reason"] == f"key set: {words}{more}"
+    ready = await readiness(proxy)
+    assert (ready.status, ready.json["reasons"]) == (503, [f"auth: remote: key set: {words}"])
+    assert b"canary" not in proxy.log_bytes()
+
+
+async def test_auth_discovery_document_of_another_issuer(start: Callable[..., Any], issuer: Issuer) -> None:
+    """Where the discovery document names another issuer, the log says which two differ."""
+    base = issuer.url.removesuffix("/jwks")
+    issuer.fault = lambda: web.json_response({"issuer": "https://id.internal/r", "jwks_uri": issuer.url})
+    entry = f"{{{{issuer: '{base}', audience: llm, algorithms: [ES256], discovery: true}}}}"
+    local = next(line for line in CONFIG.splitlines(keepends=True) if "issuer: tests" in line)
+    proxy = await start(config=CONFIG.replace(local, f"    - {entry}\n"))
+    line = await key_set_line(proxy)
+
+    assert line["reason"] == (
+        "discovery document: it names another issuer than the file "
+        f'(it is of "https://id.internal/r", the file has "{base}")'
+    )
+    ready = await readiness(proxy)
+    assert ready.json["reasons"] == [f"auth: {base}: discovery document: it names another issuer than the file"]
+
+
+async def test_auth_key_set_by_http(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:
+    """With `allow_http` a key set is fetched by http from another host than loopback, as within a cluster."""
+    # To the rules this is another machine; the system connects to this one.
+    config = remote_config(issuer, alone=True).replace(issuer.url, issuer.url.replace("127.0.0.1", "0.0.0.0"))
+    with pytest.raises(ConfigurationError):
+        await start(config=config)
+    proxy = await start(config=config.replace("algorithms: [ES256]", "algorithms: [ES256], allow_http: true"))
+
+    await passes(proxy, upstream, request(body=BODY, token=issuer.token("k1")))
+    assert (await key_set_line(proxy))["level"] == "info"
+
+
+@pytest.mark.parametrize("is_trusted", [True, False], ids=["trusted", "of another authority"])
+async def test_auth_key_set_with_a_private_authority(
+    start: Callable[..., Any], upstream: Upstream, tmp_path: Path, is_trusted: bool
+) -> None:
+    """A key set's server is verified with the authorities of `ca_file`, and what is wrong is said."""
+    own, other = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "other")
+    async with key_server(own.server()) as issuer:
+        entry = f"jwks_url: '{issuer.url}', ca_file: '{(own if is_trusted else other).file}'"
+        config = remote_config(issuer, alone=True).replace(f"jwks_url: {issuer.url}", entry)
+        proxy = await start(config=config)
+        data = request(body=BODY, token=issuer.token("k1"))
+        if is_trusted:
+            await passes(proxy, upstream, data)
+        else:
+            answer = await refused(proxy, upstream, data)
+            assert (answer.status, answer.get("x-forward-sse-code")) == (503, "auth_unavailable")
+            words = "key set: TLS: the server's certificate is not signed by a trusted authority (see ca_file)"
+            assert (await readiness(proxy)).json["reasons"] == [f"auth: remote: {words}"]
+            assert (await key_set_line(proxy))["reason"].startswith(words)
 
 
 async def test_auth_issuer_is_down_and_another_is_not(
@@ -432,7 +594,7 @@ async def test_auth_issuer_is_down_and_another_is_not(
     assert (await client.read_message()).status == 503
     ready = await readiness(proxy)
     assert (ready.status, ready.json["status"]) == (200, "ready")
-    assert ready.json["limping"] == ["auth: remote"]
+    assert ready.json["limping"] == ["auth: remote: key set: status 500"]
 
 
 async def test_auth_issuer_goes_down_later(start: Callable[..., Any], upstream: Upstream, issuer: Issuer) -> None:

@@ -177,6 +177,22 @@ async def test_serve_says_why_it_cannot_listen(tmp_path: Path, upstream: Upstrea
     assert b"Traceback" not in error
 
 
+async def test_serve_warns_of_an_egress_proxy(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that the environment asks for is told once at the start, by name, and is not used."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-password@127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    async with serve(tmp_path, upstream) as (served, address), await connect(address) as client:
+        line = await served.line("egress_proxy.ignored")
+        client.write(request(body=BODY, token=token()))
+        vendor, _ = await upstream.take()
+        vendor.write(STREAM_HEAD + LAST)
+        assert (await client.read_message()).status == 200
+    assert (line["level"], line["variables"]) == ("warning", ["HTTPS_PROXY", "all_proxy"])
+    assert "proxy-password" not in str(served.lines)
+
+
 async def test_serve_log_survives_a_reader_that_is_gone(tmp_path: Path, upstream: Upstream) -> None:
     """A log pipe that nobody reads, or that breaks, does not touch the streams."""
     config = tmp_path / "proxy.yaml"

@@ -196,6 +196,15 @@ async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: 
     assert (await client.read_message()).body == b"ok"
 
 
+async def write_until_closed(vendor: Peer) -> None:
+    """Send events until the proxy has closed the upstream: behind unread requests only a write sees a client's end."""
+    closing = asyncio.create_task(vendor.closed())
+    while not closing.done():
+        vendor.write(chunk(event("more")))
+        await asyncio.wait((closing,), timeout=0.05)
+    await closing
+
+
 async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -> None:
     """However much is pipelined behind a stream, the proxy stops reading it, and still sees the client leave."""
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
@@ -218,9 +227,7 @@ async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -
 
     client.reset()
 
-    # Behind so many requests nothing is read: the next write finds out.
-    vendor.write(chunk(event("three")))
-    await vendor.closed()
+    await write_until_closed(vendor)
     await check_settled(proxy, "client_closed")
 
 
@@ -233,14 +240,34 @@ async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Up
 
     client.close()
 
-    # The first is answered with a reset, which the second meets.
-    for text in ("two", "three"):
-        vendor.write(chunk(event(text)))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await vendor.reader.read(1)
-    await vendor.closed()
+    await write_until_closed(vendor)
     await check_settled(proxy, "client_closed")
+
+
+async def test_pipelined_requests_take_turns(proxy: Running) -> None:
+    """Requests that came in one read are not served in one turn of the loop, though none of them waits for anything."""
+    loop = asyncio.get_running_loop()
+    turn = 0
+    served: list[int] = []
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        handle[0] = loop.call_soon(count)
+
+    def health(_path: str) -> tuple[int, bytes, bytes]:
+        served.append(turn)
+        return 200, b"text/plain", b"ok"
+
+    handle = [loop.call_soon(count)]
+    proxy.service.exchanges.health = health
+    client = await proxy.client()
+    client.write(request("/healthz", method="GET") * 50)
+    for _ in range(50):
+        assert (await client.read_message()).status == 200
+    handle[0].cancel()
+
+    assert len(served) == len(set(served)) == 50
 
 
 async def test_pipelined_flood_is_answered(proxy: Running) -> None:
@@ -398,7 +425,7 @@ async def test_via_of_ours_is_a_loop(proxy: Running, upstream: Upstream, via: st
     assert upstream.is_untouched
 
 
-@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+@pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0, HTTP/2.0", "websockets"])
 async def test_upgrade_is_ignored(proxy: Running, upstream: Upstream, upgrade: str) -> None:
     """An upgrade is neither done nor passed on; the next request on the connection is read as HTTP."""
     client = await proxy.client()

@@ -267,3 +267,29 @@ async def test_cors_health_can_be_read(crossing: Running) -> None:
     client.write(request("/healthz", method="GET", fields=(("Origin", APP),)))
 
     assert (await client.read_message()).get("access-control-allow-origin") == APP
+
+
+async def test_cors_own_names(start: Callable[..., Any], upstream: Upstream) -> None:
+    """What the operator names may be sent by a page, reaches the vendor, and of the answer may be read."""
+    proxy = await start(f'cors: {{origins: ["{APP}"], headers: [X-App], expose: [X-Trace]}}\n')
+    client = await proxy.client()
+    client.write(preflight("/forward-sse", ("Access-Control-Request-Headers", "authorization,x-app,x-evil")))
+    assert (await client.read_message()).get("access-control-allow-headers") == "authorization, x-app"
+
+    client.write(request(body=BODY, token=token(), fields=(("Origin", APP), ("X-App", "one"))))
+    vendor, received = await upstream.take()
+    vendor.write(b"HTTP/1.1 200 OK\r\nX-Trace: two\r\nContent-Length: 0\r\n\r\n")
+    answer = await client.read_message()
+
+    assert received.get("x-app") == "one"
+    assert answer.get("x-trace") == "two"
+    check_grant(answer)
+    assert "x-trace" in (answer.get("access-control-expose-headers") or "").split(", ")
+
+
+async def test_cors_any_name(start: Callable[..., Any]) -> None:
+    """With `*` a page may send whatever its preflight asks for."""
+    proxy = await start(f'cors: {{origins: ["{APP}"], headers: ["*"]}}\n')
+    client = await proxy.client()
+    client.write(preflight("/forward-sse", ("Access-Control-Request-Headers", "x-one,x-two")))
+    assert (await client.read_message()).get("access-control-allow-headers") == "x-one, x-two"

@@ -26,6 +26,15 @@ plans:
   pair: {concurrent_streams: 2, requests: [1000/1s]}
   free: {}
 """
+MESSAGE_PLANS = """
+plans:
+  default: {requests: [100/1s, 2/100s]}
+  pair: {concurrent_streams: 2}
+"""
+# The other on the same vendor.
+TWO_DIALECTS = CONFIG.replace(
+    "default_upstream:", "  tongyi: {{url: {url}, dialect: dashscope, api_key: {key}}}\ndefault_upstream:"
+)
 
 
 @pytest.fixture
@@ -176,6 +185,48 @@ async def test_limits_over_the_limit_has_fields(limited: Running, upstream: Upst
     member = re.fullmatch(r'"[^"]+";r=0;t=(\d+)', answer.get("ratelimit") or "")
     assert member is not None
     assert int(answer.get("retry-after") or "") >= int(member[1])
+
+
+# Each dialect's own place for a message.
+MESSAGE_IN = {"main": lambda body: body["error"]["message"], "tongyi": lambda body: body["message"]}
+
+
+@pytest.mark.parametrize("upstream_name", MESSAGE_IN)
+async def test_limits_message_names_the_rate_and_the_wait(
+    start: Callable[..., Any], upstream: Upstream, upstream_name: str
+) -> None:
+    """The refusal says which rate is used up, and how long to wait: as long as `Retry-After` says."""
+    proxy = await start(MESSAGE_PLANS, config=TWO_DIALECTS)
+    client = await proxy.client()
+    for _ in range(2):
+        assert (await ask(client, upstream, token())).status == 200
+    client.write(request(f"/forward-sse?upstream={upstream_name}", BODY, token=token()))
+    answer = await client.read_message()
+
+    assert refusal(answer) == (429, "rate_limit_exceeded")
+    wait_s = int(answer.get("retry-after") or "")
+    assert wait_s in {49, 50}
+    assert MESSAGE_IN[upstream_name](answer.json) == f"2 requests per 100 s used up; try again in {wait_s} s."
+
+
+@pytest.mark.parametrize("upstream_name", MESSAGE_IN)
+async def test_limits_message_names_the_streams(
+    start: Callable[..., Any], upstream: Upstream, upstream_name: str
+) -> None:
+    """The refusal says how many streams at a time a user may have, and that one of them has to end."""
+    proxy = await start(MESSAGE_PLANS, config=TWO_DIALECTS)
+    running = [await begin(proxy, upstream, token(plan="pair")) for _ in range(2)]
+    client = await proxy.client()
+    client.write(request(f"/forward-sse?upstream={upstream_name}", BODY, token=token(plan="pair")))
+    answer = await client.read_message()
+
+    assert refusal(answer) == (429, "too_many_streams")
+    said = MESSAGE_IN[upstream_name](answer.json)
+    assert said == "All of your 2 streams at a time are in use; try again when one has ended."
+    assert answer.get("retry-after") == "1"
+    for peer, vendor in running:
+        peer.reset()
+        await vendor.closed()
 
 
 async def test_limits_refused_are_not_charged_twice(limited: Running, upstream: Upstream) -> None:

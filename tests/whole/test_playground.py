@@ -14,6 +14,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from proxy.config_file import load
+from proxy.model import TYPED_NAMES
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, Message, Upstream, only, request
 from tests.whole.scenes import begin, check_settled
@@ -176,7 +177,7 @@ async def test_playground_malformed_head(playing: Running) -> None:
 
 
 async def test_playground_upstreams(playing: Running) -> None:
-    """A user is told names, dialects, paths and models, and nothing of where the upstreams are."""
+    """A user is told names, dialects, paths, models and typed events' names, and nothing of where upstreams are."""
     answer = await ask(playing, "/playground/upstreams", token=token())
 
     assert (answer.status, answer.get("content-type")) == (200, "application/json")
@@ -192,6 +193,7 @@ async def test_playground_upstreams(playing: Running) -> None:
                 "path": "/v1/chat/completions",
                 "models": ["gpt-*"],
                 "needs_key": False,
+                "typed_names": dict(TYPED_NAMES),
             },
             {
                 "name": "upstairs",
@@ -199,6 +201,7 @@ async def test_playground_upstreams(playing: Running) -> None:
                 "path": "/v1/messages",
                 "models": ["claude-*", "claude-exact"],
                 "needs_key": True,
+                "typed_names": dict(TYPED_NAMES),
             },
         ],
     }

@@ -142,6 +142,7 @@ async def test_routes_choose_the_upstream(
     [
         ("GET", "/openai/v1/models", "/v1/models"),
         ("GET", "/openai/v1/models/gpt-4", "/v1/models/gpt-4"),
+        ("GET", "/openai/v1/models/org%2Fname", "/v1/models/org%2Fname"),
         ("GET", "/anthropic/v1/models?limit=2", "/v1/models?limit=2"),
         ("GET", "/tongyi/v1/models", "/compatible-mode/v1/models"),
         ("GET", "/gemini/v1beta/models", "/v1beta/models"),
@@ -189,7 +190,6 @@ async def test_routes_pass_path_and_query(
         "/v1/models/%252e%252e/files",
         "/v1/models/..%2ffiles",
         "/v1/models/x%2f..%2f..%2ffiles",
-        "/v1/models/a%2Fb",
         "/v1/models/a%5Cb",
         "/v1/models/a%00",
         "/v1/models/a%0d%0aX:1",
@@ -239,7 +239,9 @@ async def test_routes_method_not_allowed(
     assert answer.get("allow") == allow
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/forward-sse/", "/forward-sse/x", "/openai", "/v1", "/Forward-SSE"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/forward-sse//", "/forward-sse/x", "/openai", "/v1", "/Forward-SSE"]
+)
 async def test_routes_not_found(routes: Running, upstream: Upstream, path: str) -> None:
     """Where nothing is served, that is said."""
     answer = await refused(routes, upstream, request(path, {}, token=token()))

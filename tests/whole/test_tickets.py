@@ -330,10 +330,13 @@ async def test_limits_are_charged_when_it_is_used(start: Callable[..., Any], ups
     assert is_readable(refused)
     assert refused.get("x-forward-sse-code") == "rate_limit_exceeded"
     said = end_of(refused)
-    assert 1700 < said.pop("retry_after") <= 1800
+    wait_s = said.pop("retry_after")
+    assert 1700 < wait_s <= 1800
     assert said == {"ending": "refused", "status": 429, "code": "rate_limit_exceeded"}
     name, data = read_events(refused.body)[0]
-    assert (name, json.loads(data)["error"]["code"]) == ("message", "rate_limit_exceeded")
+    error = json.loads(data)["error"]
+    assert (name, error["code"]) == ("message", "rate_limit_exceeded")
+    assert error["message"].startswith(f"2 requests per 1 h used up; try again in {wait_s} s (")
     # Even so it was used, for a browser comes back by itself: whoever tries again makes a new one, which is no charge.
     client.write(get(urls[2]))
     assert (await client.read_message()).status == 204
@@ -643,6 +646,9 @@ async def test_open_tickets_are_bounded(tickets: Running, upstream: Upstream) ->
 
     assert (refused.status, refused.get("x-forward-sse-code")) == (429, "rate_limit_exceeded")
     assert 0 < int(refused.get("retry-after") or 0) <= 60
+    assert refused.json["error"]["message"] == (
+        f"All of your 32 tickets at a time are open; use one, or try again in {refused.get('retry-after')} s."
+    )
     await ticket_url(tickets, bearer=token("bob"))
     await serve(tickets, upstream, urls[0])
     await ticket_url(tickets)
@@ -657,7 +663,9 @@ async def test_bodies_on_their_way_are_bounded(tickets: Running) -> None:
     async with asyncio.timeout(WAIT_S):
         while sum(tickets.service.ticket_makers._making.values()) < MAX_MAKING:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.005)
-    assert (await make(tickets)).status == 429
+    refused = await make(tickets)
+    assert (refused.status, refused.get("retry-after")) == (429, "1")
+    assert refused.json["error"]["message"].startswith("All of your 8 ticket bodies at a time are on their way;")
     await ticket_url(tickets, bearer=token("bob"))
 
     senders[0].write(whole[-1:])

@@ -32,23 +32,27 @@ class Authority:
     certificate: Path
     good: Path
     elsewhere: Path
+    expired: Path
+    early: Path
 
 
 def make_authority(folder: Path) -> Authority:
-    """An authority, a certificate for localhost and one for another name."""
+    """An authority, and certificates for localhost: a good one, one for another name, two that are out of date."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     now = dt.datetime.now(dt.UTC)
 
-    def build(subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def build(
+        subject: x509.Name, public_key: ec.EllipticCurvePublicKey, days: tuple[int, int] = (-2, 2)
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_before(now + dt.timedelta(days=days[0]))
+            .not_valid_after(now + dt.timedelta(days=days[1]))
         )
 
     own = build(name, key.public_key()).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -67,11 +71,11 @@ def make_authority(folder: Path) -> Authority:
     path = folder / "authority.pem"
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def leaf(file: str, names: list[x509.GeneralName]) -> Path:
+    def leaf(file: str, names: list[x509.GeneralName], days: tuple[int, int] = (-1, 1)) -> Path:
         leaf_key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, file)])
         signed = (
-            build(subject, leaf_key.public_key())
+            build(subject, leaf_key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
@@ -85,8 +89,14 @@ def make_authority(folder: Path) -> Authority:
         )
         return target
 
-    good = leaf("good.pem", [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    return Authority(path, good, leaf("elsewhere.pem", [x509.DNSName("elsewhere.example")]))
+    here: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    return Authority(
+        certificate=path,
+        good=leaf("good.pem", here),
+        elsewhere=leaf("elsewhere.pem", [x509.DNSName("elsewhere.example")]),
+        expired=leaf("expired.pem", here, (-2, -1)),
+        early=leaf("early.pem", here, (1, 2)),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ def leave(*grounds: Ground) -> None:
         ground.remove()
 
 
-def handed(ground: Ground, old: Settings) -> dict[str, str]:
+def handed(ground: Ground) -> dict[str, str]:
     """The environment of a successor, with descriptors of its own as after a fork."""
-    value = ground.hand_over(old)
+    value = ground.hand_over()
     for sock in (*ground.listen, *ground.admin_listen):
         assert sock.get_inheritable()
         value = value.replace(f"[{sock.fileno()}]", f"[{os.dup(sock.fileno())}]")
@@ -68,9 +68,8 @@ def test_prepare_without_admin_listener(tmp_path: Path) -> None:
 
 def test_take_over(tmp_path: Path) -> None:
     """A successor listens on the same sockets, also where the system chose the port, and meets in the same place."""
-    old = settings(tmp_path)
-    first = Ground.prepare(old, {})
-    second = Ground.prepare(settings(tmp_path), handed(first, old))
+    first = Ground.prepare(settings(tmp_path), {})
+    second = Ground.prepare(settings(tmp_path), handed(first))
     assert names(second) == names(first)
     assert second.directory == first.directory
     first.stop_listening(for_good=False)
@@ -82,13 +81,23 @@ def test_take_over(tmp_path: Path) -> None:
 
 def test_take_over_with_another_address(tmp_path: Path) -> None:
     """An address that changed is listened on anew, one that is gone is not listened on; the other is taken over."""
-    old = settings(tmp_path)
-    first = Ground.prepare(old, {})
-    second = Ground.prepare(settings(tmp_path, listen="localhost:0", admin_listen="'off'"), handed(first, old))
-    third = Ground.prepare(settings(tmp_path, listen="localhost:0"), handed(first, old))
+    first = Ground.prepare(settings(tmp_path), {})
+    second = Ground.prepare(settings(tmp_path, listen="localhost:0", admin_listen="'off'"), handed(first))
+    third = Ground.prepare(settings(tmp_path, listen="localhost:0"), handed(first))
     assert names(second)[0] != names(first)[0]
     assert second.admin_listen == ()
     assert third.admin_listen[0].getsockname() == first.admin_listen[0].getsockname()
+    leave(first, second, third)
+
+
+def test_take_over_of_several(tmp_path: Path) -> None:
+    """Of a list each address is taken over by itself, in the new file's order; what is new is listened on."""
+    first = Ground.prepare(settings(tmp_path, listen='["127.0.0.1:0", "127.0.0.2:0"]'), {})
+    second = Ground.prepare(settings(tmp_path, listen='["127.0.0.3:0", "127.0.0.2:0", "127.0.0.1:0"]'), handed(first))
+    assert [name[0] for name in names(second)] == ["127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.1"]
+    assert names(second)[1:] == [*reversed(names(first)[:2]), names(first)[2]]
+    third = Ground.prepare(settings(tmp_path, listen="127.0.0.2:0"), handed(second))
+    assert names(third) == [names(first)[1], names(first)[2]]
     leave(first, second, third)
 
 

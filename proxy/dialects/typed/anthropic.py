@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.dialects.typed.reader import Piece, Reader, count_of, failure_of, mapping, text_of, total_of
+from proxy.dialects.typed.reader import (
+    Piece,
+    Reader,
+    UnreadableError,
+    content_mapping,
+    content_of,
+    count_of,
+    failure_of,
+    mapping,
+    pass_over,
+    total_of,
+)
 from proxy.protocol.typed import Usage
 
 # What was read from or written to the prompt cache is not among `input_tokens`.
@@ -23,9 +34,9 @@ class AnthropicReader(Reader):
         """Go by `type`, or by the event's name where a server leaves it out."""
         kind = value.get("type") or name.decode("utf-8", "replace")
         if kind == "content_block_delta":
-            return _pieces(mapping(value.get("delta")))
+            return _pieces(content_mapping(value.get("delta")))
         if kind == "content_block_start":
-            return _pieces(mapping(value.get("content_block")))
+            return _pieces(content_mapping(value.get("content_block")))
         if kind == "message_start":
             self._count(mapping(mapping(value.get("message")).get("usage")))
         elif kind == "message_delta":
@@ -37,6 +48,8 @@ class AnthropicReader(Reader):
         elif kind == "error":
             error = mapping(value.get("error"))
             self.failure = failure_of(error, code=error.get("type"))
+        elif not isinstance(kind, str) or not kind:
+            pass_over(value)
         return []
 
     def _count(self, usage: dict[str, Any]) -> None:
@@ -51,10 +64,16 @@ class AnthropicReader(Reader):
 
 
 def _pieces(part: dict[str, Any]) -> list[Piece]:
-    """What a block begins with, or what is added to it; a signature, a tool's input or a citation is neither."""
+    """What a block begins with, or what is added to it; a signature, a tool's input or a citation is neither.
+
+    Raises:
+        UnreadableError: it is text or thought in a form that nobody knows.
+    """
     kind = part.get("type")
     if kind in {"text_delta", "text"}:
-        return [Piece("Text", text_of(part.get("text")))]
+        return [Piece("Text", content_of(part.get("text")))]
     if kind in {"thinking_delta", "thinking"}:
-        return [Piece("Think", text_of(part.get("thinking")))]
+        return [Piece("Think", content_of(part.get("thinking")))]
+    if part.get("text") or part.get("thinking"):
+        raise UnreadableError
     return []

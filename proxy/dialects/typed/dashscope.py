@@ -7,6 +7,7 @@ the one before it, the stream is taken for that.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -14,10 +15,15 @@ import orjson
 from proxy.dialects.typed.reader import (
     Piece,
     Reader,
+    UnreadableError,
+    content_mapping,
+    content_of,
+    content_sequence,
     count_of,
     failure_of,
     first_of,
     mapping,
+    pass_over,
     sequence,
     text_of,
     total_of,
@@ -26,8 +32,13 @@ from proxy.protocol.typed import Usage
 
 # So often in a row no incremental stream begins each text with the one before, not even "a", "an", "and".
 _SURE_AFTER: Final = 3
+# Within a string the quotation marks would be escaped: what matches is a member of some object.
+_INCREMENTAL: Final = re.compile(rb'(?<!\\)"incremental_output"[ \t\r\n]*+:[ \t\r\n]*+(true|false)')
+_LOOKED_AT_BYTES: Final = 64 * 1024
 # Pictures whose repetition is noticed; a stream has one or a few.
 _MAX_PICTURES: Final = 64
+# What parts of an answer hold; the last ones have no typed event.
+_PARTS: Final = frozenset({"text", "image", "audio", "video", "file", "box", "ocr_result"})
 # What a text ends with that was cut inside a character: half of a surrogate pair, or the mark for broken UTF-8.
 # The next event has the character whole.
 _CUT: Final = "\ufffd" + "".join(map(chr, range(0xD800, 0xDC00)))
@@ -81,17 +92,22 @@ class DashScopeReader(Reader):
         if name == b"error" or (value.get("code") and not isinstance(output, dict)):
             self.failure = failure_of(value)
             return []
-        output = mapping(output)
+        if output is None:
+            pass_over(value)
+        output = content_mapping(output)
         if usage := mapping(value.get("usage")):
             self.usage = _usage(usage)
         choice = first_of(output.get("choices")) or output
-        message = mapping(choice.get("message")) or choice
+        message = content_mapping(choice.get("message")) or choice
         is_last = text_of(choice.get("finish_reason")) not in {"", "null"}
         self.is_whole = self.is_whole or is_last
         content = message.get("content", message.get("text"))
-        parts = [mapping(part) for part in sequence(content)]
-        text = text_of(content) or "".join(text_of(part.get("text")) for part in parts)
-        thought = text_of(message.get("reasoning_content"))
+        if isinstance(content, str):
+            text, parts = content, []
+        else:
+            parts = [_part(part) for part in content_sequence(content)]
+            text = "".join(content_of(part.get("text")) for part in parts)
+        thought = content_of(message.get("reasoning_content"))
         pieces = [
             Piece("Think", self._thought.added(thought, is_last=is_last)),
             Piece("Text", self._text.added(text, is_last=is_last)),
@@ -99,7 +115,7 @@ class DashScopeReader(Reader):
         # What one text has shown holds for the other.
         if self._thought.is_incremental:
             self._text.is_incremental = True
-        return pieces + [Piece("Image", url) for part in parts if self._is_new(url := text_of(part.get("image")))]
+        return pieces + [Piece("Image", url) for part in parts if self._is_new(url := content_of(part.get("image")))]
 
     def _is_new(self, url: str) -> bool:
         picture = hash(url)
@@ -110,9 +126,31 @@ class DashScopeReader(Reader):
         return True
 
 
-def asks_for_increments(body: bytes) -> bool | None:
-    """Whether a request asks for each text once, or repeated; None where it does not say."""
-    # A body may be large, with pictures in it; most do not say.
+def _part(part: object) -> dict[str, Any]:
+    """A part of a multimodal answer.
+
+    Raises:
+        UnreadableError: nobody knows what it is.
+    """
+    members = content_mapping(part)
+    if members and _PARTS.isdisjoint(members):
+        raise UnreadableError
+    return members
+
+
+def asks_for_increments(body: bytes | bytearray) -> bool | None:
+    """Whether a request asks for each text once, or repeated; None where it does not say.
+
+    A large body, with pictures in it, is looked at only where it begins and ends: the parameters stand before the input
+    or after it.
+    """
+    if len(body) > 2 * _LOOKED_AT_BYTES:
+        found = {
+            match[1]
+            for part in (body[:_LOOKED_AT_BYTES], body[-_LOOKED_AT_BYTES:])
+            for match in _INCREMENTAL.finditer(part)
+        }
+        return found.pop() == b"true" if len(found) == 1 else None
     if b'"incremental_output"' not in body:
         return None
     try:

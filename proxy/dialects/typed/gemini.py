@@ -8,11 +8,14 @@ from proxy.dialects.typed.reader import (
     Failure,
     Piece,
     Reader,
+    content_mapping,
+    content_of,
+    content_sequence,
     count_of,
     failure_of,
     first_of,
     mapping,
-    sequence,
+    pass_over,
     text_of,
     total_of,
 )
@@ -34,17 +37,21 @@ class GeminiReader(Reader):
         if reason := text_of(mapping(value.get("promptFeedback")).get("blockReason")):
             self.failure = Failure(reason, "The prompt was blocked.")
             return []
-        candidate = first_of(value.get("candidates"))
+        candidates = value.get("candidates")
+        if candidates is None:
+            pass_over(value)
+        candidate = first_of(candidates)
         if candidate.get("finishReason"):
             self.is_whole = True
-        return [_piece(mapping(part)) for part in sequence(mapping(candidate.get("content")).get("parts"))]
+        parts = content_sequence(content_mapping(candidate.get("content")).get("parts"))
+        return [_piece(content_mapping(part)) for part in parts]
 
 
 def _piece(part: dict[str, Any]) -> Piece:
-    inline = mapping(part.get("inlineData"))
-    if data := text_of(inline.get("data")):
+    inline = content_mapping(part.get("inlineData"))
+    if data := content_of(inline.get("data")):
         return Piece("Image", f"data:{text_of(inline.get('mimeType')) or 'image/png'};base64,{data}")
-    return Piece("Think" if part.get("thought") is True else "Text", text_of(part.get("text")))
+    return Piece("Think" if part.get("thought") is True else "Text", content_of(part.get("text")))
 
 
 def _usage(members: dict[str, Any]) -> Usage:

@@ -1,13 +1,14 @@
 """What a dialect's reader is: the meaning of one stream's events, without their form.
 
-A reader is handed JSON objects of a vendor, in which anything may stand: what is not of the expected type is passed
-over, never an exception.
+A reader is handed JSON objects of a vendor, in which anything may stand. What is no part of the answer (usage, a tool's
+input, a citation, an event of a type that nobody knows) is passed over, whatever its type. What is part of it, by its
+place or by its name, and cannot be read, is an `UnreadableError`: an answer that lacks it must not look whole.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from proxy.protocol.typed import Usage
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 # What `code` says where the vendor gives none.
 UNKNOWN_CODE = "upstream_error"
 _UNKNOWN_MESSAGE = "The upstream reported an error."
+
+
+# Members that hold an answer in one API or another. An event of a shape that a reader does not know is nothing to it
+# without one of these; with one, it is an answer in somebody else's words.
+_ANSWERS: Final = (
+    *("choices", "candidates", "output", "delta", "message", "content", "parts"),
+    *("text", "response", "answer", "token", "generated_text"),
+)
+
+
+class UnreadableError(ValueError):
+    """A piece of the answer is of a type or shape that cannot be read."""
 
 
 class Piece(NamedTuple):
@@ -53,7 +66,11 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, name: bytes, value: dict[str, Any]) -> list[Piece]:
-        """Read one event, and give what it adds to the answer; texts may be empty."""
+        """Read one event, and give what it adds to the answer; texts may be empty.
+
+        Raises:
+            UnreadableError: it adds something that cannot be read.
+        """
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -71,6 +88,55 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def content_of(value: object) -> str:
+    """The text of a member that holds a piece of the answer, empty where it is absent or null.
+
+    Raises:
+        UnreadableError: it is no string.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    raise UnreadableError
+
+
+def content_mapping(value: object) -> dict[str, Any]:
+    """The object that holds a piece of the answer, empty where it is absent or null.
+
+    Raises:
+        UnreadableError: it is no object.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    raise UnreadableError
+
+
+def content_sequence(value: object) -> list[Any]:
+    """The list that holds pieces of the answer, empty where it is absent or null.
+
+    Raises:
+        UnreadableError: it is no list.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    raise UnreadableError
+
+
+def pass_over(value: dict[str, Any]) -> None:
+    """Leave out an event of a shape that the reader does not know.
+
+    Raises:
+        UnreadableError: it carries an answer.
+    """
+    if any(value.get(name) for name in _ANSWERS):
+        raise UnreadableError
+
+
 def count_of(value: object) -> int | None:
     """The value where it is a number of tokens."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
@@ -83,10 +149,18 @@ def total_of(*counts: int | None) -> int | None:
 
 
 def first_of(value: object) -> dict[str, Any]:
-    """The answer with the index 0: a request may ask for several, whose texts must not be mixed."""
-    for item in sequence(value):
-        if isinstance(item, dict) and item.get("index") in (0, None):
-            return item
+    """The answer with the index 0: a request may ask for several, whose texts must not be mixed.
+
+    Raises:
+        UnreadableError: this is no list of answers.
+    """
+    for item in content_sequence(value):
+        index = content_mapping(item).get("index")
+        if index in (0, None):
+            # The others are not asked for, so they need not be readable.
+            return item  # type: ignore[no-any-return]  # `content_mapping` has seen that it is an object
+        if not isinstance(index, int):
+            raise UnreadableError
     return {}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from proxy.dialects.typed.reader import UnreadableError
 from proxy.protocol.event_stream import EventStreamDecoder
 from proxy.protocol.typed import TypedEncoder
 
@@ -24,6 +25,7 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 _DONE: Final = b"[DONE]"
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _PROTOCOL_ERROR: Final = "upstream_protocol_error"
+_NOT_READABLE: Final = "The upstream sent an event that cannot be read."
 
 
 class Translator:
@@ -34,12 +36,16 @@ class Translator:
 
     Attributes:
         last: Which of the three it was, once it has been given.
+        is_unreadable: Whether it was `Error` because the stream cannot be read, not because the vendor said so.
     """
 
-    __slots__ = ("_decoder", "_encoder", "_reader", "last")
+    __slots__ = ("_decoder", "_encoder", "_reader", "is_unreadable", "last")
 
-    def __init__(self, reader: Reader, names: Mapping[str, str], *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(
+        self, reader: Reader, names: Mapping[str, str | int], *, max_event_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
         self.last: Last | None = None
+        self.is_unreadable = False
         self._reader = reader
         self._encoder = TypedEncoder(names)
         self._decoder = EventStreamDecoder(max_event_bytes=max_event_bytes)
@@ -62,7 +68,7 @@ class Translator:
             if self._is_over():
                 return b"".join(given)
         if self._decoder.is_overflown:
-            given.append(self._error(_PROTOCOL_ERROR, "The upstream sent an event that is too large."))
+            given.append(self._unreadable("The upstream sent an event that is too large."))
         return b"".join(given)
 
     def finish(self, code: str, message: str) -> bytes:
@@ -93,8 +99,11 @@ class Translator:
             return [self._end()]
         value = _parse(data)
         if value is None:
-            return [self._error(_PROTOCOL_ERROR, "The upstream sent an event that cannot be read.")]
-        pieces = reader.read(event.name, value)
+            return [self._unreadable(_NOT_READABLE)]
+        try:
+            pieces = reader.read(event.name, value)
+        except UnreadableError:
+            return [self._unreadable(_NOT_READABLE)]
         given = [self._encoder.piece(kind, text) for kind, text in pieces if text]
         if reader.failure is not None:
             given.append(self._error(*reader.failure))
@@ -108,6 +117,10 @@ class Translator:
     def _end(self) -> bytes:
         self.last = "End"
         return self._encoder.end(self._reader.usage)
+
+    def _unreadable(self, message: str) -> bytes:
+        self.is_unreadable = True
+        return self._error(_PROTOCOL_ERROR, message)
 
     def _error(self, code: str, message: str) -> bytes:
         self.last = "Error"

@@ -1,0 +1,199 @@
+"""Strings and values of JSON text, read in pieces: decoded or rewritten without holding a parsed document.
+
+Pure. Everything whose length a caller chooses is a generator that works on at most `PIECE_BYTES` between two yields,
+and returns its result (`turns` runs them in the loop). The text has been checked to be UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import orjson
+
+from proxy.errors import InvalidRequestError
+from proxy.protocol.json_nesting import STRING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+JsonText = bytes | bytearray
+_T = TypeVar("_T")
+if TYPE_CHECKING:
+    # A computation in pieces: the loop gets a turn at each yield, the result is what it returns.
+    Steps = Generator[None, None, _T]
+
+# One piece of the slowest text takes about 3 ms, of ordinary text about 0.1 ms (decision 15).
+PIECE_BYTES: Final = 32 * 1024
+_LONGEST_ESCAPE: Final = 12
+# Whole characters: an escaped surrogate pair is one. What cannot be whole at the end of a piece is left to the next.
+_CHARACTERS: Final = re.compile(
+    rb"(?:[^\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+",
+    re.DOTALL,
+)
+# Strings, the rest, and of white space only what keeps two words apart.
+_TOKENS: Final = re.compile(
+    STRING + rb'|[^\s"]++|(?<=[^\s\[\]{},:"])[ \t\r\n]++(?=[^\s\[\]{},:"])',
+    re.DOTALL,
+)
+_INSIGNIFICANT: Final = re.compile(rb"[ \t\r\n]|\\u")
+
+
+class NotTextError(ValueError):
+    """A string holds an escape that JSON does not have, or half a surrogate pair."""
+
+
+def check_utf8(text: JsonText) -> Steps[None]:
+    """Check that the text is UTF-8, in pieces.
+
+    Two readers of something else may see different quotation marks in it (overlong forms, UTF-16).
+
+    Raises:
+        InvalidRequestError: It is not.
+    """
+    try:
+        if len(text) <= PIECE_BYTES:
+            if not text.isascii():
+                text.decode()
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for start in range(0, len(text), PIECE_BYTES):
+            decoder.decode(text[start : start + PIECE_BYTES])
+            yield
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise InvalidRequestError("The body is not UTF-8.") from None
+
+
+def decode_string(quoted: JsonText) -> str:
+    """Decode one short string, with its quotation marks; half surrogates stay what they are.
+
+    Raises:
+        NotTextError: It holds an escape that JSON does not have.
+    """
+    try:
+        return str(orjson.loads(quoted))
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # Takes half surrogates, and control characters that stand there unescaped.
+        return str(json.loads(quoted, strict=False))
+    except ValueError:
+        raise NotTextError from None
+
+
+def encode_string(text: JsonText, start: int, end: int) -> Steps[JsonText]:
+    """Give the UTF-8 of a string between its quotation marks, escapes resolved, in pieces.
+
+    Holds the result, and one piece besides.
+
+    Raises:
+        NotTextError: It holds an escape that JSON does not have, or half a surrogate pair.
+    """
+    out = bytearray()
+    while start < end:
+        stop = min(start + PIECE_BYTES, end)
+        if text.find(b"\\", start, stop) < 0:
+            out += text[start:stop]
+        else:
+            stop = _whole(text, start, stop, end)
+            try:
+                out += decode_string(b'"' + text[start:stop] + b'"').encode()
+            except UnicodeEncodeError:
+                raise NotTextError from None
+        start = stop
+        if start < end:
+            yield
+    return bytes(out) if len(out) <= PIECE_BYTES else out
+
+
+def _whole(text: JsonText, start: int, stop: int, end: int) -> int:
+    """The last place up to `stop` at which no character is cut."""
+    if stop == end:
+        return stop
+    while text[stop] & 0xC0 == 0x80:  # noqa: PLR2004 - RFC 3629 §3: a byte that continues a character
+        stop -= 1
+    match = _CHARACTERS.match(text, start, stop)
+    assert match is not None
+    # A character is at most 12 bytes here: what is left that is longer is none.
+    if stop - match.end() >= _LONGEST_ESCAPE:
+        raise NotTextError
+    return match.end()
+
+
+def compact(text: JsonText, start: int, end: int) -> Steps[JsonText]:
+    """Give a value without insignificant white space and with its characters unescaped, in pieces.
+
+    Numbers, the order of members, and strings that no UTF-8 can hold stay as they were written. The value has been
+    scanned: its strings end where it does.
+    """
+    out = bytearray()
+    while start < end:
+        stop = min(start + PIECE_BYTES, end)
+        tokens, start = _tokens(text, start, stop)
+        out += tokens
+        if start < stop:
+            # A string that goes on beyond the piece.
+            close = yield from _end_of_string(text, start)
+            out += yield from _rewritten(text, start, close)
+            start = close
+        if start < end:
+            yield
+    return bytes(out) if len(out) <= PIECE_BYTES else out
+
+
+def _tokens(text: JsonText, start: int, stop: int) -> tuple[bytes, int]:
+    """What a piece comes to, and where its last token ends: before `stop` where a string does not end in it."""
+    whole = _WHOLE.match(text, start, stop)
+    assert whole is not None
+    piece = whole[0]
+    if _INSIGNIFICANT.search(piece) is None:
+        return piece, whole.end()
+    tokens = _TOKENS.findall(piece)
+    if b"\\u" in piece:
+        tokens = [_unescaped(token) if b"\\u" in token else token for token in tokens]
+    return b"".join(tokens), whole.end()
+
+
+_WHOLE: Final = re.compile(rb'(?:[^"]++|' + STRING + rb")*+", re.DOTALL)
+_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+
+
+def _unescaped(token: bytes) -> bytes:
+    try:
+        return orjson.dumps(orjson.loads(token))
+    except orjson.JSONDecodeError:
+        return token
+
+
+def _end_of_string(text: JsonText, start: int) -> Steps[int]:
+    """The place after the string that begins at `start`."""
+    position = start + 1
+    while True:
+        match = _INSIDE.match(text, position, position + PIECE_BYTES)
+        assert match is not None
+        position = match.end()
+        if text[position] == ord('"'):
+            return position + 1
+        yield
+
+
+def _rewritten(text: JsonText, start: int, end: int) -> Steps[JsonText]:
+    """A long string with its characters unescaped."""
+    out = bytearray(b'"')
+    start, end = start + 1, end - 1
+    while start < end:
+        stop = min(start + PIECE_BYTES, end)
+        try:
+            stop = _whole(text, start, stop, end)
+        except NotTextError:
+            out += text[start:end]
+            break
+        out += _unescaped(b'"' + text[start:stop] + b'"')[1:-1]
+        start = stop
+        yield
+    out += b'"'
+    return out

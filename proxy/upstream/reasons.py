@@ -1,0 +1,101 @@
+"""Why a connection to an upstream failed, in one of few words for the operator's log (contract §7, `reason`).
+
+Clients are not told: to them an upstream is unreachable, whatever is wrong with it. Library exceptions are told apart
+by their types, numbers and names, never by their texts, which differ between releases.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import Final
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_HOSTNAME_MISMATCH and
+# X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h); Python gives the numbers, but no names for them.
+_OUT_OF_DATE: Final = frozenset({9, 10})
+_OTHER_NAME: Final = frozenset({62, 64})
+# The alerts by which a server refuses the client's certificate, or that there is none (RFC 8446 §6.2).
+_CLIENT_CERTIFICATE_ALERTS: Final = frozenset(
+    {
+        "BAD_CERTIFICATE",
+        "CERTIFICATE_EXPIRED",
+        "CERTIFICATE_REQUIRED",
+        "CERTIFICATE_REVOKED",
+        "CERTIFICATE_UNKNOWN",
+        "NO_CERTIFICATE",
+        "UNKNOWN_CA",
+        "UNSUPPORTED_CERTIFICATE",
+    }
+)
+_RESET: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
+
+
+class CertificateDemandedError(ssl.SSLError):
+    """A server of TLS 1.2 ended the handshake because we have no certificate to show."""
+
+
+class ClientHandshake(ssl.SSLObject):
+    """A TLS connection that tells apart the two things which TLS 1.2 has one alert for.
+
+    `handshake_failure` means that nothing both sides can speak was found, or that the server demands a certificate of
+    the client (RFC 5246 §7.4.6). The first is said instead of a ServerHello, the second long after it.
+    """
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake.
+
+        Raises:
+            CertificateDemandedError: the server demands a certificate.
+            ssl.SSLError: any other failure, or that more has to be read or written.
+        """
+        try:
+            super().do_handshake()
+        except ssl.SSLError as exc:
+            # The cipher suite is known from the ServerHello on.
+            if _alert(exc) == "HANDSHAKE_FAILURE" and self.cipher() is not None:
+                raise CertificateDemandedError(*exc.args) from exc
+            raise
+
+
+def reason_of_dial(exc: OSError, *, is_tls: bool) -> str:
+    """Why no connection could be made."""
+    if is_tls and isinstance(exc, ConnectionError) and exc.errno != errno.ECONNREFUSED:
+        # TCP stood, or it would have been refused: the loop reports any end within the handshake as a reset.
+        return "tls_handshake"
+    return _reason_of(exc)
+
+
+def reason_of_loss(exc: Exception | None) -> str:
+    """Why a connection that stood was lost; None is an end in order.
+
+    With TLS 1.3 a server judges the client after the client's handshake is over: its alert arrives here.
+    """
+    if exc is None:
+        return "closed"
+    return _reason_of(exc) if isinstance(exc, ssl.SSLError) else "reset"
+
+
+def _reason_of(exc: OSError) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return _reason_of_tls(exc)
+    if isinstance(exc, socket.gaierror):
+        return "dns"
+    if exc.errno == errno.ECONNREFUSED:
+        return "refused"
+    return "reset" if exc.errno in _RESET else "unreachable"
+
+
+def _reason_of_tls(exc: ssl.SSLError) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        if exc.verify_code in _OUT_OF_DATE:
+            return "tls_expired"
+        return "tls_name" if exc.verify_code in _OTHER_NAME else "tls_untrusted"
+    if isinstance(exc, CertificateDemandedError) or _alert(exc) in _CLIENT_CERTIFICATE_ALERTS:
+        return "tls_client_certificate"
+    return "tls_handshake"
+
+
+def _alert(exc: ssl.SSLError) -> str:
+    """The name of the alert that the peer sent; empty where it sent none. Its prefix is the protocol it came with."""
+    return (exc.reason or "").partition("ALERT_")[2]
