@@ -262,8 +262,11 @@ def exchange_logger() -> Callable[[dict[str, Any]], None]:
     config = structlog.get_config()
     if not structlog.get_logger().is_enabled_for(logging.INFO):
         return lambda _event: None
+    logger = config["logger_factory"]()
+    if not isinstance(logger, _Logger):
+        # An application around this one has its own way of logging, or none.
+        return lambda event: structlog.get_logger().info(**event)
     *constant, stamp, render = config["processors"]
-    logger: _Logger = config["logger_factory"]()
     write, redact = logger.writer.write, logger.redactor.redact
     # What the first ones add is the same in every line.
     added: dict[str, Any] = {}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from proxy.limits.store import Admission, Standing
     from proxy.metrics import Metrics
-    from proxy.model import Principal, RequestHead
+    from proxy.model import Principal, RequestHead, Route
     from proxy.routing.rules import Rules
 
 _ID_BYTES: Final = 12
@@ -74,6 +74,8 @@ class Exchange:
         status: None until a response has begun.
         interrupted_as: Why somebody other than the two peers ended it.
         reason: The word for why an upstream, or what was needed to judge the request, failed.
+        head: The request's head, until the stream starts.
+        route: Where the request goes, with its body, until the stream starts.
         early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
@@ -88,6 +90,7 @@ class Exchange:
     path: str = field(init=False, default="")
     dialect: str = field(init=False, default="openai")
     head: RequestHead | None = field(init=False, default=None, repr=False)
+    route: Route | None = field(init=False, default=None, repr=False)
     origin: bytes | None = field(init=False, default=None)
     early_target: bytes | None = field(init=False, default=None)
     principal: Principal | None = field(init=False, default=None)
@@ -135,6 +138,28 @@ class Exchange:
         if translated is not None:
             raise translated from None
 
+    @property
+    def checked_head(self) -> RequestHead:
+        """The request's head, for whoever comes after its check and before the stream.
+
+        Raises:
+            RuntimeError: it was not checked yet, or dropped: a defect of ours.
+        """
+        if self.head is None:
+            raise RuntimeError("the exchange has no head")
+        return self.head
+
+    @property
+    def checked_route(self) -> Route:
+        """The route, for whoever comes after it was decided and before the stream.
+
+        Raises:
+            RuntimeError: it was not decided yet, or dropped: a defect of ours.
+        """
+        if self.route is None:
+            raise RuntimeError("the exchange has no route")
+        return self.route
+
     def admit(self, admission: Admission) -> None:
         """Note that the limits let the request in: charged, and with a lease that leaving the exchange releases."""
         self.admission = admission
@@ -147,9 +172,9 @@ class Exchange:
             self.admission.refund()
             self.standing = None
 
-    def drop_headers(self) -> None:
-        """Free the parsed headers before a long stream starts."""
-        self.head = None
+    def drop_request(self) -> None:
+        """Free the parsed headers and the body before a long stream starts."""
+        self.head = self.route = None
 
     def redact(self, secret: str) -> None:
         """Remove a secret from what the log line repeats of a request: its path, and the id that the client chose."""

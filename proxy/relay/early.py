@@ -61,42 +61,42 @@ def early_interval_s(request: web.Request, exchange: Exchange, route: Route) -> 
 
 
 class EarlyResponse:
-    """A response that may begin before the vendor's.
+    """Waits for the vendor's response, and begins the client's before it where that is wanted.
 
     Attributes:
-        response: What the client gets once it `has_begun`.
+        upstream: The vendor's response; None where the client was told what it is, or nothing has come yet.
+        response: The client's, once its head has left.
+        deadline_s: When `total` runs out, in the loop's time; None for never.
     """
 
     def __init__(
-        self, request: web.Request, exchange: Exchange, route: Route, *, interval_s: float, deadline_s: float | None
+        self, request: web.Request, exchange: Exchange, *, interval_s: float | None, deadline_s: float | None
     ) -> None:
-        self.response = RelayResponse(status=200, fields=[_CONTENT_TYPE, *stream_fields()], framing="chunked")
+        """`interval_s` is how long a silence may be; None for no early response."""
+        self.upstream: Answer | None = None
+        self.response: RelayResponse | None = None
+        self.deadline_s = deadline_s
         self._request = request
         self._exchange = exchange
-        self._route = route
         self._interval_s = interval_s
-        self._deadline_s = deadline_s
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the client has been given its head."""
-        return self._exchange.early_target is not None
-
-    async def reach(self, connecting: Coroutine[Any, Any, Answer]) -> Answer | None:
+    async def reach(self, connecting: Coroutine[Any, Any, Answer]) -> None:
         """Await the vendor's response, and keep the client's alive meanwhile.
 
         Where the vendor is in time, its response is as if nobody had waited. Where it is not, and its response is no
-        event stream, the client is told what it is, and None is returned. Cancelling closes the upstream's connection
-        before it is passed on.
+        event stream, the client is told what it is. Cancelling closes the upstream's connection before it is passed on.
 
         Raises:
             ProxyError: as `connect` does; the early response may have begun.
             UpstreamProtocolError: a stream that was to follow heartbeats is compressed.
             UpstreamTimeoutError: the body did not begin before `idle` or `total` was over.
         """
+        if self._interval_s is None:
+            self.upstream = await connecting
+            return
         task = asyncio.get_running_loop().create_task(connecting)
         try:
-            await self._wait(task)
+            await self._wait(task, self._interval_s)
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait([task])
@@ -104,25 +104,22 @@ class EarlyResponse:
                 task.result().abort()
             raise
         upstream = task.result()
-        if not self.has_begun:
-            return upstream
         try:
-            if _is_stream(upstream):
-                await self._await_first_bytes(upstream)
-                return upstream
-            if self._exchange.is_in_band:
-                return upstream
-            await self._tell(upstream)
+            if self.response is not None and _is_stream(upstream):
+                await self._await_first_bytes(upstream, self._interval_s)
+            elif self.response is not None and not self._exchange.is_in_band:
+                await self._tell(upstream, self.response)
+                return
         except BaseException:
             upstream.abort()
             raise
-        return None
+        self.upstream = upstream
 
-    async def _wait(self, waited: asyncio.Future[Any], *, ends_s: float | None = None) -> None:
+    async def _wait(self, waited: asyncio.Future[Any], interval_s: float, *, ends_s: float | None = None) -> None:
         """Wait for a future, for ever or until `ends_s`, with a heartbeat at each interval."""
         now = asyncio.get_running_loop().time
         while not waited.done():
-            left_s = self._interval_s if ends_s is None else min(self._interval_s, ends_s - now())
+            left_s = interval_s if ends_s is None else min(interval_s, ends_s - now())
             if left_s <= 0:
                 return
             done, _ = await asyncio.wait([waited], timeout=left_s)
@@ -132,15 +129,19 @@ class EarlyResponse:
     async def _beat(self) -> None:
         """Begin the response, or keep it alive; not for a client that is behind, nor for one that is gone."""
         exchange = self._exchange
-        if not self.has_begun:
-            exchange.early_target = self._route.target
-            exchange.typed_names = self._route.typed_names
+        response = self.response
+        if response is None:
+            response = self.response = RelayResponse(
+                status=200, fields=[_CONTENT_TYPE, *stream_fields()], framing="chunked"
+            )
+            route = exchange.checked_route
+            exchange.early_target, exchange.typed_names = route.target, route.typed_names
             exchange.status = 200
-            self._request[EARLY] = self.response
-            await self.response.begin(self._request)
-        self.response.ping()
+            self._request[EARLY] = response
+            await response.begin(self._request)
+        response.ping()
 
-    async def _await_first_bytes(self, upstream: Answer) -> None:
+    async def _await_first_bytes(self, upstream: Answer, interval_s: float) -> None:
         """Wait for the stream's first bytes, and take a byte order mark off: it may stand at the very beginning only.
 
         Raises:
@@ -151,16 +152,16 @@ class EarlyResponse:
             raise UpstreamProtocolError("The upstream compressed its stream, which has begun uncompressed.")
         loop = asyncio.get_running_loop()
         begin = _Body(upstream, enough=len(BYTE_ORDER_MARK))
-        idle_s, deadline_s = self._route.timeouts.idle_s, self._deadline_s
+        idle_s, deadline_s = self._exchange.checked_route.timeouts.idle_s, self.deadline_s
         ends = [] if idle_s is None else [(loop.time() + idle_s, "idle")]
         ends_s, clock = min(ends if deadline_s is None else [*ends, (deadline_s, "total")], default=(None, "idle"))
-        await self._wait(begin.done, ends_s=ends_s)
+        await self._wait(begin.done, interval_s, ends_s=ends_s)
         if not begin.done.done():
             raise UpstreamTimeoutError("idle" if clock == "idle" else "total")
         upstream.sink = None
         upstream.held = bytes(begin.data).removeprefix(BYTE_ORDER_MARK)
 
-    async def _tell(self, upstream: Answer) -> None:
+    async def _tell(self, upstream: Answer, response: RelayResponse) -> None:
         """Tell in the stream what the vendor has answered instead of one, in its own words where they can be read.
 
         Raises:
@@ -175,7 +176,7 @@ class EarlyResponse:
             with contextlib.suppress(orjson.JSONDecodeError):
                 value = orjson.loads(body.data) if len(body.data) <= MAX_ERROR_BYTES else None
         upstream.abort()
-        exchange, route = self._exchange, self._route
+        exchange, route = self._exchange, self._exchange.checked_route
         exchange.ending = Ending.UPSTREAM_ERROR
         dialect = DIALECTS[route.dialect]
         failure = Failure(UNKNOWN_CODE, f"The upstream answered with status {upstream.status}.")
@@ -184,10 +185,10 @@ class EarlyResponse:
             failure = _failure(route, value) or failure
             event = dialect.vendor_error_event(upstream.status, value)
         if exchange.typed_names is not None:
-            self.response.conclude(TypedEncoder(exchange.typed_names).error(*failure), is_clean=True)
+            response.conclude(TypedEncoder(exchange.typed_names).error(*failure), is_clean=True)
         else:
             event = event or dialect.error_event(*failure, route.target)
-            self.response.conclude(event or b"", is_clean=False)
+            response.conclude(event or b"", is_clean=False)
 
 
 def _is_stream(upstream: Answer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -22,66 +23,70 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.metrics import Metrics
     from proxy.model import Route
+    from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
     from proxy.upstream.answer import Answer
 
 
 async def relay(
-    request: web.Request,
-    exchange: Exchange,
-    route: Route,
-    upstream: Answer,
-    *,
-    begun: RelayResponse | None = None,
-    deadline_s: float | None,
-    timers: Clocks,
-    metrics: Metrics,
+    request: web.Request, exchange: Exchange, early: EarlyResponse, *, timers: Clocks, metrics: Metrics
 ) -> web.StreamResponse:
     """Pass the upstream's response to the client until either side ends, and record in the exchange how it ended.
 
     Bytes go unchanged and in order; see `RelayResponse`. A response of which everything has come with its head is
     returned for aiohttp to write in one piece. Cancelling is the client leaving: the upstream's connection is closed
-    before this returns.
-
-    Args:
-        begun: The response, where its head has left before the upstream's was there.
-        deadline_s: When `total` runs out, in the loop's time; None for never.
+    before this returns. `early` has the upstream's response, and the client's where its head has left already.
 
     Raises:
         UpstreamProtocolError: the body would have to be read, and is compressed; the upstream's connection is closed.
     """
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        upstream.abort()
+    upstream, transport = early.upstream, request.transport
+    if upstream is None or transport is None or transport.is_closing():
+        if upstream is not None:
+            upstream.abort()
         exchange.ending = Ending.CLIENT_CLOSED
-        return begun or web.Response()
-    fields, transform, framing = _choose(request, exchange, route, upstream)
-    is_whole = upstream.is_complete and bool(upstream.held) and begun is None
-    if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
-        return _whole(exchange, upstream, transform, fields, framing, timers)
-    status = 200 if exchange.is_in_band or begun is not None else upstream.status
-    response = begun or RelayResponse(status=status, fields=fields, framing=framing, length=upstream.length)
-    exchange.status = status
-    exchange.drop_headers()
+        return early.response or web.Response()
+    response, transform, timeouts = _make_response(request, exchange, upstream, early)
+    if isinstance(response, web.Response):
+        return response
+    exchange.status = response.status
+    upstream_name = exchange.upstream or ""
+    exchange.drop_request()
     upstream.drop_headers()
     exchange.response = response
-    metrics.stream_began(route.upstream)
-    timeouts = StreamTimeouts(
-        route.timeouts.idle_s,
-        exchange.rules.write_timeout_s,
-        deadline_s,
-        route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
-    )
+    metrics.stream_began(upstream_name)
     try:
         await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
     finally:
-        metrics.stream_ended(route.upstream)
+        metrics.stream_ended(upstream_name)
         exchange.ending = response.ending
         exchange.reason = response.failure_reason
         exchange.bytes = response.sent
         exchange.events = response.events
         exchange.first_byte_s = response.first_byte_s
     return response
+
+
+def _make_response(
+    request: web.Request, exchange: Exchange, upstream: Answer, early: EarlyResponse
+) -> tuple[RelayResponse | web.Response, Transform, StreamTimeouts]:
+    """The client's response, how the body passes, and what it may take its time for."""
+    route = exchange.checked_route
+    timeouts = StreamTimeouts(
+        route.timeouts.idle_s,
+        exchange.rules.write_timeout_s,
+        early.deadline_s,
+        route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
+    )
+    fields, transform, framing = _choose(request, exchange, route, upstream)
+    if early.response is not None:
+        return early.response, transform, timeouts
+    is_whole = upstream.is_complete and bool(upstream.held) and b"content-type" in upstream.index
+    if is_whole and isinstance(transform, Passthrough) and framing != "close":
+        return _whole(exchange, upstream, transform, fields, framing), transform, timeouts
+    status = 200 if exchange.is_in_band else upstream.status
+    response = RelayResponse(status=status, fields=fields, framing=framing, length=upstream.length)
+    return response, transform, timeouts
 
 
 def _choose(
@@ -119,11 +124,10 @@ def _whole(
     transform: Passthrough,
     fields: list[Field],
     framing: Framing,
-    timers: Clocks,
 ) -> web.Response:
     body = transform.transform(upstream.held)
     exchange.status = upstream.status
-    exchange.first_byte_s = timers.now()
+    exchange.first_byte_s = asyncio.get_running_loop().time()
     exchange.bytes = len(body)
     exchange.events = transform.events
     exchange.ending = transform.complete().ending

@@ -35,6 +35,7 @@ _COPIED_BYTES: Final = 16_384
 # How long the end of a broken body is held back after an event that says why. Chromium drops what the page has not
 # read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
 _LAST_WORDS_S: Final = 0.1
+_NO_CONTENT: Final = 204
 
 
 _NOTHING_PASSES: Final = Passthrough(status=200, observer=None, error_event=lambda _code, _message: None)
@@ -52,6 +53,36 @@ class RelayResponse(web.StreamResponse):
     most one read of it (256 KiB) waits. The timers call `check` a few times a second. Neither network failures nor slow
     peers raise: they are endings, because the response has already started.
     """
+
+    __slots__ = (
+        "_draining",
+        "_eof_begun",
+        "_framing",
+        "_is_chunked",
+        "_is_paused",
+        "_is_seldom",
+        "_noted_received",
+        "_noted_written",
+        "_passed_events",
+        "_protocol",
+        "_received",
+        "_received_since_s",
+        "_sent_error_event",
+        "_tail",
+        "_timeouts",
+        "_timers",
+        "_transform",
+        "_transport",
+        "_unsent",
+        "_upstream",
+        "_wake",
+        "_written",
+        "_written_since_s",
+        "ending",
+        "failure_reason",
+        "first_byte_s",
+        "has_content_type",
+    )
 
     def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
         """`fields` are what the client gets, without framing; those of every response are added by the application."""
@@ -85,7 +116,8 @@ class RelayResponse(web.StreamResponse):
         self.failure_reason: str | None = None
         # aiohttp adds a type where there is none; the application takes it away again.
         self.has_content_type = "Content-Type" in self.headers
-        if framing == "length":
+        if framing in {"length", "none"} and status != _NO_CONTENT:
+            # RFC 9110 §8.6: of a response to HEAD, or of 304, it is that of the 200; 204 has none.
             self.content_length = length
 
     # The handler's side.
@@ -124,6 +156,8 @@ class RelayResponse(web.StreamResponse):
         (timers.watch_seldom if self._is_seldom else timers.watch)(self)
         try:
             await self.begin(request)
+            # They have left; streams are held by the thousand.
+            self.headers.clear()
             if self._protocol is not None and self._protocol.writing_paused:
                 # What was written before there was an upstream to pause.
                 self._pause()

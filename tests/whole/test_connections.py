@@ -244,7 +244,7 @@ async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Up
     await check_settled(proxy, "client_closed")
 
 
-async def test_pipelined_requests_take_turns(proxy: Running) -> None:
+async def test_pipelined_requests_take_turns(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that came in one read are not served in one turn of the loop, though none of them waits for anything."""
     loop = asyncio.get_running_loop()
     turn = 0
@@ -255,14 +255,14 @@ async def test_pipelined_requests_take_turns(proxy: Running) -> None:
         turn += 1
         handle[0] = loop.call_soon(count)
 
-    def health(_path: str) -> tuple[int, bytes, bytes]:
+    def problems() -> dict[str, list[str]]:
         served.append(turn)
-        return 200, b"text/plain", b"ok"
+        return {"reasons": []}
 
     handle = [loop.call_soon(count)]
-    proxy.service.exchanges.health = health
+    monkeypatch.setattr(proxy.service, "problems", problems)
     client = await proxy.client()
-    client.write(request("/healthz", method="GET") * 50)
+    client.write(request("/readyz", method="GET") * 50)
     for _ in range(50):
         assert (await client.read_message()).status == 200
     handle[0].cancel()
