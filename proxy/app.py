@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from proxy.clocks import Clocks, tick_for
 from proxy.exchange import Exchanges
 from proxy.exchange.authenticate import PRINCIPAL
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
 from proxy.limits.store import Store
-from proxy.logs import Redactor
-from proxy.metrics import Metrics
-from proxy.phases.ticket import Makers
-from proxy.rereading import FileWatch
-from proxy.rules import build_authenticator, build_rules, build_store, secrets_of
+from proxy.observability.logging import Redactor
+from proxy.observability.metrics import Metrics
+from proxy.playground.page import Page
+from proxy.routing.turns import Turns
 from proxy.settings import Settings
-from proxy.turns import Turns
+from proxy.settings.build import build_authenticator, build_rules, build_store, secrets_of
+from proxy.settings.rotation import FileWatch
+from proxy.tickets.ticket import Makers
+from proxy.timers import Clocks, tick_for
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
-from proxy.web.page import Page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
     from proxy.auth.authenticator import Authenticator
+    from proxy.handlers.admin import View
     from proxy.model import Route
     from proxy.routing.rules import Rules
     from proxy.upstream.addresses import Address
-    from proxy.view import View
 
 __all__ = ["PRINCIPAL", "SERVICE", "make_admin_app", "make_app", "reload"]
 

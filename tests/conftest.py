@@ -14,10 +14,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from proxy.config_file import load
-from proxy.logs import Redactor, configure
+from proxy.observability.logging import Redactor, configure
 from proxy.server.listen import Server
 from proxy.server.run import new_event_loop
+from proxy.settings.loading import load
 from tests.peers import WAIT_S, Peer, Upstream, connect
 
 if TYPE_CHECKING:

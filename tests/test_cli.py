@@ -16,8 +16,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 import proxy
-from proxy.cli import cli
-from proxy.config_file import json_schema, load
+from proxy.cli.commands import cli
+from proxy.settings.loading import json_schema, load
 
 ROOT = Path(__file__).parent.parent
 SECRET = "do-not-show-" + "x" * 60

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from proxy.clocks import COARSEST_TICK_S, LONG_S, Clocks
+from proxy.timers import COARSEST_TICK_S, LONG_S, Clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

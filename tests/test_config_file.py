@@ -15,11 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from proxy.config_file import ConfigurationError, json_schema, load, marked_yaml
-from proxy.config_file.substitution import SECRET_LOCATIONS, expand
-from proxy.report import report
-from proxy.rules import secrets_of
+from proxy.cli.check_report import report
 from proxy.settings import Address, Settings, StoreUrl, Wrong
+from proxy.settings.build import secrets_of
+from proxy.settings.loading import ConfigurationError, json_schema, load, marked_yaml
+from proxy.settings.loading.substitution import SECRET_LOCATIONS, expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-
 from proxy.early import TICKET_INTERVAL_S, early_interval_s
+
 from proxy.model import Origin, Route, Timeouts
 from tests.steps import finish
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 import structlog
 
-from proxy import logs
 from proxy.model import Ending
-from proxy.logs import LineWriter, Redactor, configure, exchange_logger
+from proxy.observability import logging as logs
+from proxy.observability.logging import LineWriter, Redactor, configure, exchange_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.config_file import load
-from proxy.rereading import LOOK_EVERY_S, FileWatch
+from proxy.settings.loading import load
+from proxy.settings.rotation import LOOK_EVERY_S, FileWatch
 from tests.whole.test_tls import make_authority
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ async def test_look_that_hangs(scene: Scene, monkeypatch: pytest.MonkeyPatch) ->
         released.wait(30)
         return "never-used"
 
-    monkeypatch.setattr("proxy.rereading.read_secret_file", hang)
+    monkeypatch.setattr("proxy.settings.rotation.read_secret_file", hang)
     running = asyncio.create_task(scene.watch.run())
     assert await asyncio.to_thread(entered.wait, 30)
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "file-watch"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import InvalidRequestError
-from proxy.turns import Turns
+from proxy.routing.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth import jws
+from proxy.auth import tokens as jws
 from proxy.auth.api_keys import API_KEY_PREFIX
 from proxy.auth.credentials import MAX_CREDENTIAL_BYTES
 from proxy.auth.issuers import verify
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from proxy.auth.api_keys import ApiKeys
     from proxy.auth.issuers import Claims, Issuer
-    from proxy.auth.keysets import KeySource
+    from proxy.auth.key_sets import KeySource
     from proxy.model import Plan
 
 API_KEY_ISSUER: Final = "key"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.auth.jws import MAX_TOKEN_CHARS
+from proxy.auth.tokens import MAX_TOKEN_CHARS
 from proxy.errors import InvalidRequestError, InvalidTokenError
-from proxy.protocol.fields import SERVER_CREDENTIALS, fold
+from proxy.protocol.header_fields import SERVER_CREDENTIALS, fold
 from proxy.protocol.paths import query_members
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from proxy.errors import ExpiredTokenError, InsufficientScopeError, InvalidToken
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from proxy.auth.jws import Jws
+    from proxy.auth.key_sets import KeySource
     from proxy.auth.keys import VerificationKey
-    from proxy.auth.keysets import KeySource
+    from proxy.auth.tokens import Jws
 
 MAX_USER_CHARS: Final = 256
 # The end of the year 9999: beyond it no date library can show the time, and the token is a mistake.

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from proxy.auth.fetch_errors import KeyFetchError
 from proxy.auth.jwks import JwksSource, fetch_jwks, open_session
+from proxy.auth.key_sets import MAX_CANDIDATES
 from proxy.auth.keys import KeyRefusedError, VerificationKey, check_algorithms, jwks_keys
-from proxy.auth.keysets import MAX_CANDIDATES
 from proxy.errors import AuthUnavailableError
 
 if TYPE_CHECKING:

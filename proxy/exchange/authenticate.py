@@ -18,8 +18,8 @@ from proxy.model import Principal
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
     from proxy.model import RequestHead
-    from proxy.phases.resolve import Destination
     from proxy.protocol.envelope import RoutingMembers
+    from proxy.routing.router import Destination
     from proxy.routing.rules import Rules
 
 # What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.

@@ -14,8 +14,8 @@ from aiohttp import web
 from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutError
 
 if TYPE_CHECKING:
-    from proxy.clocks import Clocks
     from proxy.model import RequestHead
+    from proxy.timers import Clocks
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 

@@ -9,17 +9,17 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import UpstreamCredentialsError, UpstreamTimeoutError
-from proxy.protocol.heads import render_request
+from proxy.protocol.http_head import render_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from proxy.clocks import Clocks
     from proxy.model import Route
+    from proxy.timers import Clocks
     from proxy.upstream.addresses import Address
-    from proxy.upstream.answer import Answer
     from proxy.upstream.connection import Connection
     from proxy.upstream.pool import Pool
+    from proxy.upstream.response import Answer
 
 # Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})

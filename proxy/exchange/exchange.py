@@ -20,17 +20,17 @@ from proxy.errors import (
     UpstreamUnreachableError,
 )
 from proxy.exchange.settle import settle
-from proxy.logs import exchange_logger, log_credentials_refused, log_failure
 from proxy.model import Ending
-from proxy.protocol.fields import CREDENTIALS
+from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
+from proxy.protocol.header_fields import CREDENTIALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from proxy.limits.store import Admission, Standing
-    from proxy.metrics import Metrics
     from proxy.model import Principal, RequestHead, Route
+    from proxy.observability.metrics import Metrics
     from proxy.routing.rules import Rules
 
 _ID_BYTES: Final = 12

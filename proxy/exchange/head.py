@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
 from proxy.model import FieldIndex, RequestHead
 from proxy.protocol import cors
-from proxy.protocol.heads import asks_for_websocket, check_request, origin_form
+from proxy.protocol.http_head import asks_for_websocket, check_request, origin_form
 from proxy.protocol.paths import own_path
 
 if TYPE_CHECKING:

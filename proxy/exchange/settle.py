@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.exchange.exchange import Exchange
-    from proxy.metrics import Metrics
+    from proxy.observability.metrics import Metrics
 
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
 MAX_PATH_CHARACTERS = 256

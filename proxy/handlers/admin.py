@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
 from aiohttp import web
 
-from proxy import metrics as names
 from proxy.dialects import DIALECTS
 from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.handlers import health
 from proxy.handlers.errors import as_headers
-from proxy.view import View
+from proxy.observability import metrics as names
 
 if TYPE_CHECKING:
     from proxy.handlers.errors import Handler
+    from proxy.handlers.service import Problems
+
+# A live stream, without anything of what it says.
+Stream = dict[str, object]
+
+
+class View(Protocol):
+    """What an operator may ask; every answer comes soon, whatever the state of other workers."""
+
+    async def metrics(self) -> bytes:
+        """The text of a scrape."""
+        ...
+
+    async def streams(self) -> list[Stream]:
+        """The live streams, without anything of what they say."""
+        ...
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id, and say whether there were any."""
+        ...
+
+    async def problems(self) -> Problems:
+        """What stands against serving a request that arrives now."""
+        ...
+
 
 # What the workers tell of themselves; `web.AppKey` wants a class, and a protocol is one.
 VIEW: Final[web.AppKey[View]] = web.AppKey("view")

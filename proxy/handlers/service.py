@@ -10,13 +10,13 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxy.clocks import Clocks
     from proxy.exchange import Exchanges
     from proxy.limits.store import Store
-    from proxy.metrics import Metrics
-    from proxy.phases.ticket import Makers
+    from proxy.observability.metrics import Metrics
     from proxy.routing.rules import Rules
-    from proxy.turns import Turns
+    from proxy.routing.turns import Turns
+    from proxy.tickets.ticket import Makers
+    from proxy.timers import Clocks
     from proxy.upstream.pool import Pool
 
 # `reasons` against being ready, and under other names what only limps.

@@ -15,12 +15,12 @@ from proxy.handlers.forward import forward, send
 from proxy.handlers.service import SERVICE
 from proxy.limits.store import Spent
 from proxy.model import Ending
-from proxy.phases.ticket import FRONT, asks_for_typed, has_ticket, make_ticket, ticket_in, use_ticket
+from proxy.tickets.ticket import FRONT, asks_for_typed, has_ticket, make_ticket, ticket_in, use_ticket
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import RequestHead
-    from proxy.turns import Turns
+    from proxy.routing.turns import Turns
 
 
 async def create(request: web.Request) -> web.StreamResponse:

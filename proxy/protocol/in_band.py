@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from proxy.protocol.sse import encode_event
+from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from proxy.model import Ending

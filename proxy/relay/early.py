@@ -20,8 +20,8 @@ from proxy.dialects.stream_request import asks_for_stream
 from proxy.dialects.typed.reader import UNKNOWN_CODE, Failure, UnreadableError
 from proxy.errors import UpstreamProtocolError, UpstreamTimeoutError
 from proxy.model import Ending
-from proxy.protocol.sse import BYTE_ORDER_MARK, is_event_stream
-from proxy.protocol.typed import TypedEncoder
+from proxy.protocol.sse_observer import BYTE_ORDER_MARK, is_event_stream
+from proxy.protocol.typed_events import TypedEncoder
 from proxy.relay.response import RelayResponse, stream_fields
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.protocol.json_text import Steps
-    from proxy.upstream.answer import Answer
+    from proxy.upstream.response import Answer
 
 # For tickets where no heartbeat is configured: below the 60 s after which common balancers cut.
 TICKET_INTERVAL_S: Final = 15.0

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.dialects.base import broken_stream_status
 from proxy.errors import ProxyError, UpstreamProtocolError
-from proxy.protocol.fields import fold, to_client
+from proxy.protocol.header_fields import fold, to_client
 from proxy.protocol.in_band import DataLines, end_event, torn
-from proxy.protocol.sse import EventStreamObserver, encode_event, is_event_stream
+from proxy.protocol.sse_observer import EventStreamObserver, encode_event, is_event_stream
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
     from proxy.errors import ErrorShape, Field
     from proxy.model import Ending
     from proxy.relay.typed import TypedEvents
-    from proxy.upstream.answer import Answer
+    from proxy.upstream.response import Answer
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here. Not its coding:

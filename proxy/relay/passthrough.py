@@ -8,7 +8,7 @@ from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending
 
 if TYPE_CHECKING:
     from proxy.model import Ending
-    from proxy.protocol.sse import EventStreamObserver
+    from proxy.protocol.sse_observer import EventStreamObserver
 
 
 class ErrorEvent(Protocol):

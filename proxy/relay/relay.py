@@ -9,8 +9,8 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.fields import to_client
-from proxy.protocol.sse import EventStreamObserver, is_event_stream
+from proxy.protocol.header_fields import to_client
+from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse, stream_fields, text
@@ -18,14 +18,14 @@ from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.typed import TypedEvents, begin_translation, translated_fields
 
 if TYPE_CHECKING:
-    from proxy.clocks import Clocks
     from proxy.errors import Field
     from proxy.exchange import Exchange
-    from proxy.metrics import Metrics
     from proxy.model import Route
+    from proxy.observability.metrics import Metrics
     from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
-    from proxy.upstream.answer import Answer
+    from proxy.timers import Clocks
+    from proxy.upstream.response import Answer
 
 
 async def relay(

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import web
 
 from proxy.model import Ending
-from proxy.protocol.sse import PING
+from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
-from proxy.upstream.answer import NOTHING
+from proxy.upstream.response import NOTHING
 
 if TYPE_CHECKING:
-    from proxy.clocks import Clocks
     from proxy.errors import Field, ProxyError
     from proxy.relay.transform import Transform
-    from proxy.upstream.answer import Answer
+    from proxy.timers import Clocks
+    from proxy.upstream.response import Answer
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]

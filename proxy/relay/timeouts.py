@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy.clocks import LONG_S
+from proxy.timers import LONG_S
 
 
 class StreamTimeouts(NamedTuple):

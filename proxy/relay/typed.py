@@ -8,14 +8,14 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.typed.translator import Translator
 from proxy.errors import UpstreamProtocolError
 from proxy.model import Ending
-from proxy.protocol.fields import fold, single, to_client
-from proxy.protocol.sse import is_event_stream
+from proxy.protocol.header_fields import fold, single, to_client
+from proxy.protocol.sse_observer import is_event_stream
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue
 
 if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Route
-    from proxy.upstream.answer import Answer
+    from proxy.upstream.response import Answer
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
 _OF_THE_BODY: Final = frozenset(

@@ -13,9 +13,9 @@ from proxy.auth.credentials import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
 from proxy.model import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import DEFAULT_METHODS, parse_envelope
-from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
+from proxy.protocol.header_fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
 from proxy.protocol.paths import is_query, parse_target, with_query
-from proxy.routing.legs import NOT_READABLE, check_plan
+from proxy.routing.upstream_routes import NOT_READABLE, check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proxy.protocol.json_members import JsonMembers
     from proxy.protocol.json_text import Steps
     from proxy.protocol.paths import Target, TargetPattern
-    from proxy.routing.legs import Leg
+    from proxy.routing.upstream_routes import Leg
 
 # The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
 ENVELOPE: Final = "envelope"

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from proxy.auth.authenticator import Authenticator
     from proxy.limits.store import Store
     from proxy.model import Principal, Route
-    from proxy.phases.resolve import Router
+    from proxy.playground.upstreams import Playground
     from proxy.protocol.cors import CorsPolicy
+    from proxy.routing.router import Router
     from proxy.upstream.addresses import Address
-    from proxy.web.playground import Playground
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from aiohttp import http_exceptions, web
 
 from proxy.dialects import DIALECTS
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
-from proxy.protocol.heads import render_response
+from proxy.protocol.http_head import render_response
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from aiohttp import StreamReader
 
-    from proxy.clocks import Clocks
     from proxy.errors import Field
+    from proxy.timers import Clocks
 
     # Settles what never became an exchange, and gives the fields that its answer has besides the error's own.
     Refuse = Callable[[ProxyError], list[Field]]

@@ -15,8 +15,8 @@ from proxy.handlers import SERVICE
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts
 from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
-from proxy.view import OneWorker
-from proxy.workers.whole import AllWorkers
+from proxy.server.worker_status import OneWorker
+from proxy.server.workers.all_workers import AllWorkers
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field, ProxyError
     from proxy.handlers import Service
-    from proxy.logs import Redactor
+    from proxy.observability.logging import Redactor
     from proxy.server.connection import Refuse
     from proxy.settings import Address, Settings
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy import __version__
-from proxy.logs import Redactor, configure
+from proxy.observability.logging import Redactor, configure
 from proxy.server.listen import Server
 from proxy.server.signals import Signals, drain, reload_when_asked, warn_of_ignored_proxies
 from proxy.server.sockets import show, show_all
@@ -43,7 +43,7 @@ def run(load: Callable[[], Settings]) -> int:
     """
     settings = load()
     if settings.workers > 1:
-        from proxy.workers import arbiter  # noqa: PLC0415 - one process needs none of it
+        from proxy.server.workers import arbiter  # noqa: PLC0415 - one process needs none of it
 
         return arbiter.run(settings, load)
     redactor = Redactor()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.config_file import ConfigurationError, ignored_proxies
+from proxy.settings.loading import ConfigurationError, ignored_proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

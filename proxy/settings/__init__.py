@@ -1,12 +1,13 @@
 """The model of the configuration file: frozen, typed, units read once into seconds and bytes.
 
 What stands in YAML is `max_body: 32MiB`; what stands here is `max_body_bytes`. Reading the file, its variables and its
-line numbers are `proxy.config_file`'s business; only the app and the commands see any of this.
+line numbers are `proxy.settings.loading`'s business; only the app and the commands see any of this.
 """
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
+from proxy.settings.limits_store import StoreUrl
 from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
-from proxy.settings.service import (
+from proxy.settings.server import (
     ClientTimeouts,
     Cors,
     Envelope,
@@ -16,7 +17,6 @@ from proxy.settings.service import (
     PlanSettings,
     Settings,
 )
-from proxy.settings.store import StoreUrl
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Address, Wrong, read_duration
 from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts

@@ -18,17 +18,17 @@ import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
 from proxy.model import FieldIndex
-from proxy.protocol.heads import join_identical
+from proxy.protocol.http_head import join_identical
 from proxy.protocol.keep_alive import keep_alive_s
-from proxy.upstream.answer import Answer
 from proxy.upstream.reasons import reason_of_loss
+from proxy.upstream.response import Answer
 from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.errors import Field
-    from proxy.upstream.answer import Framing, Sink
+    from proxy.upstream.response import Framing, Sink
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024

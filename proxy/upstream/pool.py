@@ -21,8 +21,8 @@ from proxy.upstream.reasons import reason_of_dial
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.clocks import Clocks
     from proxy.model import Origin
+    from proxy.timers import Clocks
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
-from proxy.auth.keysets import StaticKeySet
+from proxy.auth.key_sets import StaticKeySet
 from proxy.errors import AuthenticationError, ExpiredTokenError, InvalidTokenError
 from proxy.model import Plan, Principal
 from tests.auth.auth_support import NOW, SECRET, Clock, claims, jwk, keyring, pem, run, segment, signature, token

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth.jws import MAX_TOKEN_CHARS, MalformedTokenError, parse
+from proxy.auth.tokens import MAX_TOKEN_CHARS, MalformedTokenError, parse
 from tests.auth.auth_support import segment
 
 HEADER = {"alg": "RS256"}

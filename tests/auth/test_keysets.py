@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.auth.keysets import StaticKeySet
+from proxy.auth.key_sets import StaticKeySet
 from tests.auth.auth_support import SECRET, keyring, pem, run
 
 

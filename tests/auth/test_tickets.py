@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.auth.tickets import Ticket
 from proxy.model import RequestHead
+from proxy.tickets.sealed import Ticket
 from tests.steps import finish
 
 STEADY = settings(max_examples=200)

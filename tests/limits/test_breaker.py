@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from proxy.limits.breaker import PAUSES_S, TOLERATED, Breaker
+from proxy.limits.redis.breaker import PAUSES_S, TOLERATED, Breaker
 
 
 def is_open(breaker: Breaker) -> bool:

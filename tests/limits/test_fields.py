@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.model import Plan, Principal, Rate
 from proxy.limits import gcra
-from proxy.limits.fields import duration, rate_limit_fields
 from proxy.limits.gcra import Limit
-from proxy.limits.memory import MemoryStore
+from proxy.limits.memory.store import MemoryStore
 from proxy.limits.quotas import Quotas, limits_of
+from proxy.limits.rate_limit_fields import duration, rate_limit_fields
 from proxy.limits.store import Standing
+from proxy.model import Plan, Principal, Rate
 from proxy.settings.units import MAX_DURATION_S
 
 STEADY = settings(max_examples=200)

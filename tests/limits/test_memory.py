@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import LimitsUnavailableError, ProxyError, RateLimitExceededError, TooManyStreamsError
-from proxy.model import Plan, Principal, Rate
 from proxy.limits.gcra import Limit
-from proxy.limits.memory import MemoryStore
+from proxy.limits.memory.store import MemoryStore
 from proxy.limits.quotas import limits_of, rate_name
 from proxy.limits.store import Admission, RateStanding, Store
+from proxy.model import Plan, Principal, Rate
 
 STEADY = settings(max_examples=200)
 

@@ -13,18 +13,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError, retry_after
-from proxy.model import Plan, Principal, Rate
-from proxy.limits.dial import Dialler
-from proxy.limits.memory import MemoryStore
-from proxy.limits.redis import RedisStore
-from proxy.limits.scripts import Scripts
+from proxy.limits.memory.store import MemoryStore
+from proxy.limits.redis.dial import Dialler
+from proxy.limits.redis.scripts import Scripts
+from proxy.limits.redis.store import RedisStore
 from proxy.limits.store import MAX_OPEN_TICKETS, SPENT, Admission, Store
+from proxy.model import Plan, Principal, Rate
 from tests.limits.redis_support import Workers, attempt, comes_true, die, holds, user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.limits.resp import Connection
+    from proxy.limits.redis.resp import Connection
     from tests.limits.redis_support import RedisServer
 
 # A clock that the test sets: the server's own, read from a key instead.
@@ -306,7 +306,7 @@ async def test_script_flush(workers: Workers) -> None:
 
 async def test_many_accounts(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker remembers is bounded; whom it forgets is as limited as before, and keeps their leases."""
-    monkeypatch.setattr("proxy.limits.redis_accounts.MAX_ACCOUNTS", 10)
+    monkeypatch.setattr("proxy.limits.redis.accounts.MAX_ACCOUNTS", 10)
     store = await workers.one()
     held = [await store.admit(user(TEN, f"held-{number}")) for number in range(5)]
     for number in range(100):
@@ -504,7 +504,7 @@ async def test_tickets_are_bounded(workers: Workers) -> None:
 
 async def test_tickets_bytes_are_bounded(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """So are the bytes; a single ticket may have any size."""
-    monkeypatch.setattr("proxy.limits.redis_tickets.MAX_OPEN_TICKET_BYTES", 10_000)
+    monkeypatch.setattr("proxy.limits.redis.tickets.MAX_OPEN_TICKET_BYTES", 10_000)
     store = await workers.one()
     await store.put_ticket("large", bytes(50_000), 60, user(TEN))
     with pytest.raises(TooManyTicketsError, match=r"^Your open tickets may hold 32 MiB at a time; .* in (60|59) s\.$"):

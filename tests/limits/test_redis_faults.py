@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooManyStreamsError, retry_after
+from proxy.limits.redis.scripts import Scripts
+from proxy.limits.redis.store import RedisStore
 from proxy.model import Plan, Rate
-from proxy.limits.redis import RedisStore
-from proxy.limits.scripts import Scripts
 from tests.limits.redis_support import RedisServer, Workers, at_once, attempt, die, holds, passes, user
 from tests.stopwatch import Stopwatch
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.limits.dial import Dialler, RedisAddress
-from proxy.limits.resp import Answer, Connection, ConnectionLostError, ServerError, StoreError, pack
+from proxy.limits.redis.dial import Dialler, RedisAddress
+from proxy.limits.redis.resp import Answer, Connection, ConnectionLostError, ServerError, StoreError, pack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.errors import LimitsUnavailableError, TooManyTicketsError
-from proxy.model import Plan, Principal
-from proxy.limits.memory import MemoryStore
+from proxy.limits.memory.store import MemoryStore
+from proxy.limits.memory.tickets import OVERHEAD_BYTES, TicketShelf
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S, Store
-from proxy.limits.tickets import OVERHEAD_BYTES, TicketShelf
+from proxy.model import Plan, Principal
 
 ALICE, BOB = ("tests", "alice"), ("tests", "bob")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-
-from proxy.clocks import LONG_S
 from proxy.phases.relay import Relay, StreamClocks
 from proxy.phases.typed_relay import TypedRelay
-from proxy.protocol.sse import EventStreamObserver
+
+from proxy.protocol.sse_observer import EventStreamObserver
+from proxy.timers import LONG_S
 
 NOW_S = 1000.0
 SHORT_S = LONG_S - 0.001

@@ -23,10 +23,10 @@ from proxy.errors import (
     UpstreamNotAllowedError,
 )
 from proxy.model import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
-from proxy.phases.resolve import Router
-from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, fold
+from proxy.protocol.header_fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from proxy.routing.router import Router
 from tests.steps import finish
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import FieldIndex
-from proxy.protocol import fields as rules
-from proxy.protocol.fields import CREDENTIALS, IDENTITY, VIA, Added, fold, is_loop, single, values
+from proxy.protocol import header_fields as rules
+from proxy.protocol.header_fields import CREDENTIALS, IDENTITY, VIA, Added, fold, is_loop, single, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

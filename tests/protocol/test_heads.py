@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import InvalidRequestError
 from proxy.model import FieldIndex
-from proxy.protocol.heads import (
+from proxy.protocol.http_head import (
     asks_for_websocket,
     check_request,
     join_identical,

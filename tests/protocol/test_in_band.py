@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.model import Ending
 from proxy.protocol.in_band import DataLines, end_event, torn
-from proxy.protocol.sse import EventStreamObserver, encode_event
+from proxy.protocol.sse_observer import EventStreamObserver, encode_event
 from tests.peers import read_events
 
 STEADY = settings(max_examples=300)

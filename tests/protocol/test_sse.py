@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.protocol.sse import PING, EventStreamObserver, encode_event, is_event_stream
+from proxy.protocol.sse_observer import PING, EventStreamObserver, encode_event, is_event_stream
 
 STEADY = settings(max_examples=200)
 

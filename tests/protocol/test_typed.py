@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import TYPED_NAMES
-from proxy.protocol.typed import TypedEncoder, Usage, mend
+from proxy.protocol.typed_events import TypedEncoder, Usage, mend
 
 
 def read(data: bytes) -> list[dict[str, Any]]:

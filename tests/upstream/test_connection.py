@@ -13,9 +13,10 @@ from tests.upstream.wire import Wire
 if TYPE_CHECKING:
     import asyncio
 
-    from proxy.errors import ProxyError
-    from proxy.upstream.answer import Answer
     from proxy.upstream.lane import Lane
+
+    from proxy.errors import ProxyError
+    from proxy.upstream.response import Answer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

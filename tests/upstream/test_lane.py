@@ -8,11 +8,11 @@ from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.model import Ending
 from proxy.phases.relay import Relay, StreamClocks
 from proxy.protocol.chunks import follow
-from proxy.protocol.sse import EventStreamObserver
+
+from proxy.model import Ending
+from proxy.protocol.sse_observer import EventStreamObserver
 from proxy.upstream.connection import Connection
 from tests.upstream.wire import Wire
 

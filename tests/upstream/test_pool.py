@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self, cast
 
 import pytest
 
-from proxy.clocks import Clocks
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.model import Origin
+from proxy.timers import Clocks
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -25,7 +25,7 @@ from tests.whole.nodes import descriptors
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from proxy.clocks import Watched
+    from proxy.timers import Watched
     from proxy.upstream.connection import Connection
     from proxy.upstream.pool import Key
 

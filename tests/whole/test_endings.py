@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.clocks import LONG_S
+from proxy.timers import LONG_S
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, event, only, request
 

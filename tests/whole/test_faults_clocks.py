@@ -11,7 +11,7 @@ import pytest
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
-from proxy.auth.keysets import StaticKeySet
+from proxy.auth.key_sets import StaticKeySet
 from proxy.errors import AuthenticationError
 from proxy.model import Plan
 from tests.conftest import SECRET, token

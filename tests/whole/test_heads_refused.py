@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.config_file import load
+from proxy.settings.loading import load
 from tests.conftest import token
 from tests.peers import Peer, Upstream, request
 from tests.whole.scenes import BODY, OK, check_secrets, check_settled, head, serves

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.limits.redis import RedisStore
+from proxy.limits.redis.store import RedisStore
 from tests.conftest import token
 from tests.limits.redis_support import WAIT_S, RedisServer, holds, passes
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, only, request

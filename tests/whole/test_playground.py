@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from proxy.config_file import load
 from proxy.model import TYPED_NAMES
+from proxy.settings.loading import load
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, Message, Upstream, only, request
 from tests.whole.scenes import begin, check_settled

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from proxy.config_file import load
 from proxy.app import FILES
+from proxy.settings.loading import load
 from tests.conftest import SECRET, token
 from tests.peers import LAST, STREAM_HEAD, Upstream, chunk, event, request, secret_free
 from tests.whole.scenes import BODY, OK

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.limits.memory import MemoryStore
+from proxy.limits.memory.store import MemoryStore
 from proxy.limits.store import MAX_OPEN_TICKETS
-from proxy.phases.ticket import MAX_MAKING
+from proxy.tickets.ticket import MAX_MAKING
 from tests.conftest import SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event, read_events, request, secret_free
 from tests.whole.scenes import BODY, fill

@@ -9,13 +9,13 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.metrics import Metrics
-from proxy.workers.figures import Ledger, add, counts, left_behind, read, render, take
+from proxy.observability.metrics import Metrics
+from proxy.server.workers.counter_files import Ledger, add, counts, left_behind, read, render, take
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.workers.figures import Family
+    from proxy.server.workers.counter_files import Family
 
 
 def worker(*, requests: int = 1, active: int = 0, upstream: str = "main") -> Metrics:

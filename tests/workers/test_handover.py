@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.config_file import load
-from proxy.workers.handover import VARIABLE, Ground
+from proxy.server.workers.socket_handoff import VARIABLE, Ground
+from proxy.settings.loading import load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.logs import LineWriter, Redactor, configure, pieces
-from proxy.workers import journal
-from proxy.workers.journal import DirectWriter, Journal
+from proxy.observability.logging import LineWriter, Redactor, configure, pieces
+from proxy.server.workers import arbiter_log as journal
+from proxy.server.workers.arbiter_log import DirectWriter, Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.workers import siblings
-from proxy.workers.siblings import Siblings
+from proxy.server.workers import peers as siblings
+from proxy.server.workers.peers import Siblings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from proxy.workers.siblings import Question
+    from proxy.server.workers.peers import Question
 
 WAIT_S = 30.0
 

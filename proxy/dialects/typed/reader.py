@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from proxy.protocol.typed import Usage
+    from proxy.protocol.typed_events import Usage
 
 # What `code` says where the vendor gives none.
 UNKNOWN_CODE = "upstream_error"

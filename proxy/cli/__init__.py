@@ -1,0 +1,1 @@
+"""The command line: the commands, the report of `check`, the demo."""

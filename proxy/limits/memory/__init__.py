@@ -1,0 +1,1 @@
+"""The limits store of one worker, in its memory."""

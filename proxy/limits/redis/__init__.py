@@ -1,0 +1,1 @@
+"""The limits store on a Redis server, shared by workers and machines."""

@@ -1,0 +1,1 @@
+"""Tickets: a request set aside for an `EventSource`."""
