@@ -164,7 +164,7 @@ class Leg:
 
     def _of_client(self, head: RequestHead) -> Added:
         given = [value.strip(b" \t") for value in head.index.every(b"x-upstream-authorization")]
-        if len(given) != 1 or not given[0] or repeats_credential(given[0], head):
+        if len(given) != 1 or not given[0] or repeats_credential(given, head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(self._upstream, _client_credential(self._upstream, given[0]))
 
