@@ -108,7 +108,8 @@ class Upstream:
     perhaps with a query. `allow_paths` is None where the dialect's own are meant.
     `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
     `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
-    dialect's own. `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    dialect's own. `has_secret_headers` says that a value among `headers` came from a variable or a file, as keys do.
+    `ca_file` replaces the system's trust store for this upstream. `is_typed`
     means that its streams become typed events unasked, `typed_names` what those are called.
     """
 
@@ -123,6 +124,7 @@ class Upstream:
     models: tuple[str, ...] = ()
     allow_paths: tuple[str, ...] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    has_secret_headers: bool = False
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None
     ca_file: str | None = None

@@ -440,6 +440,8 @@ def test_api_key_digest() -> None:
         ({"headers": {"X": "a\r\nB: c"}}, ("headers", "X"), "header's value"),
         ({"headers": {"X": "1", "x": "2"}}, ("headers", "x"), "same header"),
         ({"ca_file": "/nowhere/ca.pem"}, ("ca_file",), "no readable file"),
+        ({"ca_file": "/"}, ("ca_file",), "no readable file"),
+        ({"ca_file": __file__}, ("ca_file",), "certificates in PEM"),
     ],
 )
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:

@@ -15,7 +15,7 @@ from proxy.protocol.header_fields import SERVER_CREDENTIALS, fold
 from proxy.protocol.paths import query_members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from proxy.model import RequestHead
 
@@ -24,6 +24,8 @@ MAX_CREDENTIAL_BYTES: Final = MAX_TOKEN_CHARS
 
 # Shorter strings are no secrets, and occur in values by chance.
 _MIN_CREDENTIAL: Final = 8
+# One for each field that can carry one, and a few in a query.
+_MAX_OWN: Final = 16
 _KEY_FIELDS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
 # Wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no control
 # character, no comma splitting.
@@ -76,16 +78,23 @@ def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
     return b"&".join(kept) or None
 
 
-def repeats_credential(value: bytes, head: RequestHead, passcode: str | None = None) -> bool:
-    """Whether a value that is about to leave holds what the caller may have authenticated with.
+def repeats_credential(values: Iterable[bytes], head: RequestHead, passcode: str | None = None) -> bool:
+    """Whether one of the values that are about to leave holds what the caller may have authenticated with.
 
-    `passcode` is that of the envelope which the request carries.
+    `passcode` is that of the envelope which the request carries. The head is read once, however many values there are.
+
+    Raises:
+        InvalidRequestError: The query has more credentials than a request can need.
     """
-    own = [given.strip().rpartition(b" ")[2] for name, given in head.fields if fold(name) in SERVER_CREDENTIALS]
-    own += [given for name, given in query_members(head.query) if name in _GEMINI_NAMES]
+    own = {given.strip().rpartition(b" ")[2] for name, given in head.fields if fold(name) in SERVER_CREDENTIALS}
+    own.update(given for name, given in query_members(head.query) if name in _GEMINI_NAMES)
     if passcode is not None:
-        own.append(passcode.encode())
-    return any(len(secret) >= _MIN_CREDENTIAL and secret in value for secret in own)
+        own.add(passcode.encode())
+    # Each is looked for in each value, which a caller could make thousands of times thousands.
+    if len(own) > _MAX_OWN:
+        raise InvalidRequestError("There are too many credentials.")
+    secrets = [secret for secret in own if len(secret) >= _MIN_CREDENTIAL]
+    return any(secret in value for value in values for secret in secrets)
 
 
 def _bearer(value: bytes | None) -> bytes | None:

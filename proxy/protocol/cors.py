@@ -35,6 +35,7 @@ _REQUEST_NAMES = frozenset({
     b"authorization",
     b"baggage",
     b"cache-control",
+    b"content-encoding",
     b"content-language",
     b"content-type",
     b"idempotency-key",

@@ -43,6 +43,8 @@ _NEVER_TWICE = frozenset({b"content-length", b"content-encoding", b"transfer-enc
 _ONE_VALUE = frozenset({b"content-type", b"location", b"retry-after"})
 # Without user information (RFC 9110 §4.2.4): what follows the authority is the path, the query, or nothing.
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
+# Each is looked at several times, and an empty one costs its sender a byte: a line of them would hold the loop.
+MAX_QUERY_MEMBERS = 1024
 # As an integer: so it is looked for in one call.
 _FRAGMENT = ord("#")
 
@@ -154,7 +156,8 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     """Split a request target into path and query, as it came; the absolute form is accepted (RFC 9112 §3.2.2).
 
     Raises:
-        InvalidRequestError: any other form (`*`, an authority), or a fragment, which no client sends.
+        InvalidRequestError: any other form (`*`, an authority), a fragment, or more members of a query than any client
+            sends.
     """
     if target[:1] != b"/":
         match = _ABSOLUTE.match(target)
@@ -166,4 +169,6 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     if _FRAGMENT in target:
         raise InvalidRequestError("The request target is malformed.")
     path, mark, query = target.partition(b"?")
+    if query.count(b"&") >= MAX_QUERY_MEMBERS:
+        raise InvalidRequestError(f"The query has more than {MAX_QUERY_MEMBERS} members.")
     return path, query if mark else None

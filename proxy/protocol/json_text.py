@@ -138,7 +138,7 @@ def compact(text: JsonText, start: int, end: int) -> Steps[JsonText]:
         if start < stop:
             # A string that goes on beyond the piece.
             close = yield from _end_of_string(text, start)
-            out += yield from _rewritten(text, start, close)
+            yield from _rewrite(text, start, close, out)
             start = close
         if start < end:
             yield
@@ -181,19 +181,19 @@ def _end_of_string(text: JsonText, start: int) -> Steps[int]:
         yield
 
 
-def _rewritten(text: JsonText, start: int, end: int) -> Steps[JsonText]:
-    """A long string with its characters unescaped."""
-    out = bytearray(b'"')
+def _rewrite(text: JsonText, start: int, end: int, out: bytearray) -> Steps[None]:
+    """Append a long string to `out`, its characters unescaped up to the first half of a surrogate pair, in pieces."""
+    out += b'"'
     start, end = start + 1, end - 1
+    is_text = True
     while start < end:
         stop = min(start + PIECE_BYTES, end)
-        try:
-            stop = _whole(text, start, stop, end)
-        except NotTextError:
-            out += text[start:end]
-            break
-        out += _unescaped(b'"' + text[start:stop] + b'"')[1:-1]
+        if is_text:
+            try:
+                stop = _whole(text, start, stop, end)
+            except NotTextError:
+                is_text = False
+        out += _unescaped(b'"' + text[start:stop] + b'"')[1:-1] if is_text else text[start:stop]
         start = stop
         yield
     out += b'"'
-    return out

@@ -71,6 +71,8 @@ def query_members(query: bytes | None) -> list[tuple[bytes, bytes]]:
     if not query:
         return []
     pairs = (member.partition(b"=") for member in query.split(b"&"))
+    if b"%" not in query:
+        return [(name, value) for name, _, value in pairs]
     return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, _, value in pairs]
 
 
@@ -87,6 +89,8 @@ def without_member(query: bytes | None, name: bytes, value: bytes | None = None)
 
 def _is_member(member: bytes, name: bytes, value: bytes | None) -> bool:
     own_name, _, own_value = member.partition(b"=")
+    if b"%" not in member:
+        return own_name == name and (value is None or own_value == value)
     return unquote_to_bytes(own_name) == name and (value is None or unquote_to_bytes(own_value) == value)
 
 

@@ -111,7 +111,7 @@ def _own_route(
     plain: tuple[Field, ...],
 ) -> Route:
     """To a target without an upstream goes the envelope's own header, with its credential for that server."""
-    if any(repeats_credential(value, head, envelope.passcode) for _, value in envelope.fields):
+    if repeats_credential((value for _, value in envelope.fields), head, envelope.passcode):
         raise InvalidRequestError("The envelope's header repeats the credential that is meant for the proxy.")
     own = (own_field for own_field in envelope.fields if fold(own_field[0]) in SERVER_CREDENTIALS)
     return Route(

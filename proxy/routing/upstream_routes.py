@@ -92,8 +92,7 @@ class Leg:
             upstream.timeouts,
             upstream.heartbeat_s if dialect.heartbeat_allowed else None,
             upstream.ca_file,
-            has_operators_key=upstream.key_source == "own"
-            or any(fold(name) in SERVER_CREDENTIALS for name, _ in upstream.headers),
+            has_operators_key=_has_operators_key(upstream),
         )
 
     def rehearsal(self) -> Leg:
@@ -165,7 +164,7 @@ class Leg:
 
     def _of_client(self, head: RequestHead) -> Added:
         given = [value.strip(b" \t") for value in head.index.every(b"x-upstream-authorization")]
-        if len(given) != 1 or not given[0] or repeats_credential(given[0], head):
+        if len(given) != 1 or not given[0] or repeats_credential(given, head):
             raise InvalidRequestError("This upstream needs the vendor's own key in X-Upstream-Authorization.")
         return _added(self._upstream, _client_credential(self._upstream, given[0]))
 
@@ -185,6 +184,17 @@ def check_plan(upstream: str, principal: Principal) -> None:
 def _allows(dialect_name: str, method: str, path: bytes, patterns: tuple[str, ...]) -> bool:
     # Most requests ask for one of a few paths.
     return DIALECTS[dialect_name].allows(method, path, patterns)
+
+
+def _has_operators_key(upstream: Upstream) -> bool:
+    """Whether an upstream's 401 is about a key of the operator's: one of `keys`, or one among the operator's headers.
+
+    Gateways have names of their own for such headers; there a value that is kept as keys are is taken for one. Not
+    where the client brings the vendor's key: that may be the one that was refused.
+    """
+    if upstream.key_source == "own" or any(fold(name) in SERVER_CREDENTIALS for name, _ in upstream.headers):
+        return True
+    return upstream.key_source == "none" and upstream.has_secret_headers
 
 
 def _credential(upstream: Upstream, key: bytes) -> Field:

@@ -214,6 +214,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         allow_paths=upstream.allow_paths,
         credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
         headers=tuple((field.encode(), _plain(value).encode("latin-1")) for field, value in upstream.headers.items()),
+        has_secret_headers=any(isinstance(value, SecretStr) for value in upstream.headers.values()),
         timeouts=_timeouts(upstream.timeouts),
         heartbeat_s=upstream.heartbeat_s,
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),

@@ -99,7 +99,17 @@ class Limits(Model):
     )
 
 
-EnvelopeMethod = Literal["get", "post", "put", "patch", "delete"]
+def _read_method(value: object) -> object:
+    return value.lower() if isinstance(value, str) and value.isascii() else value
+
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+# In any case, as the envelope's own `method`.
+EnvelopeMethod = Annotated[
+    Literal["get", "post", "put", "patch", "delete"],
+    BeforeValidator(_read_method),
+    WithJsonSchema({"enum": [*_METHODS, *map(str.upper, _METHODS)], "type": "string"}),
+]
 
 
 class EnvelopeTarget(Model):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
+from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Location, Model, closest, mapping, written
-from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name, read_text
+from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Wrong
@@ -61,13 +61,6 @@ def _read_field_value(value: object) -> str | SecretStr:
     return value if isinstance(value, SecretStr) else text
 
 
-def _read_ca_file(value: object) -> Path:
-    path = Path(read_text(value))
-    if not path.is_file():
-        raise Wrong("names no readable file")
-    return path
-
-
 def _read_allow_paths(value: object) -> object:
     if value == "all":
         return ALL_PATHS
@@ -82,7 +75,6 @@ def _all_in_schema(schema: dict[str, Any]) -> None:
 
 # A secret where it came from a variable or a file, and not from the file that everybody reads.
 FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
-CaFile = Annotated[Path, PlainValidator(_read_ca_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
 
 class UpstreamTimeouts(Model):
@@ -139,7 +131,9 @@ class UpstreamSettings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent; default: the top-level one.",
     )
-    ca_file: CaFile | None = Field(None, description="A PEM file that replaces the system's trusted authorities.")
+    ca_file: AuthoritiesFile | None = Field(
+        None, description="A PEM file that replaces the system's trusted authorities."
+    )
     events: Literal["raw", "typed"] = Field(
         "raw",
         description="How streams are passed on: `raw` as they come (and typed where ?events=typed asks), `typed`.",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth.credentials import MAX_CREDENTIAL_BYTES, find_credential, strip_query
+from proxy.auth.credentials import MAX_CREDENTIAL_BYTES, find_credential, repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, InvalidTokenError
 from proxy.model import RequestHead
 
@@ -155,6 +155,22 @@ def test_query_key_by_dialect() -> None:
 def test_strip_query(query: bytes | None, gemini: bool, expected: bytes | None) -> None:
     """The members that carry a credential go, every other byte stays."""
     assert strip_query(query, gemini=gemini) == expected
+
+
+def test_repeated_credential() -> None:
+    """What a caller may have authenticated with is found in each of the values, wherever it stood."""
+    caller = head((b"Authorization", b"Bearer token-of-alice"), query=b"k%65y=key-of-alice")
+    for secret in (b"token-of-alice", b"key-of-alice", b"pass-of-alice"):
+        assert repeats_credential([b"a", b"Bearer " + secret + b"x", b"b"], caller, "pass-of-alice")
+    assert not repeats_credential([b"a", b"Bearer other"], caller, "pass-of-alice")
+
+
+def test_repeated_credential_of_too_many() -> None:
+    """A query cannot make thousands of credentials that are each looked for in thousands of values."""
+    query = b"&".join(b"key=secret-%d" % number for number in range(17))
+    with pytest.raises(InvalidRequestError):
+        repeats_credential([b"x"], head(query=query))
+    assert not repeats_credential([b"x"], head(query=b"&".join([b"key=secret-1"] * 1000)))
 
 
 @given(st.text(alphabet="aks%256F_cetonkyKEY=&;+ ", max_size=60), st.booleans())

@@ -117,7 +117,7 @@ def test_preflight_granted() -> None:
         b"authorization,content-type,x-stainless-arch,x-stainless-helper-method,X-Stainless-OS,anthropic-version,"
         b"anthropic-dangerous-direct-browser-access,openai-organization,x-goog-api-key,x-goog-api-client,api-key,"
         b"x-api-key,x-dashscope-sse,last-event-id,cache-control,x-upstream,x-upstream-authorization,x-request-id,"
-        b"traceparent,tracestate,idempotency-key,x-requested-with,user-agent,accept"
+        b"content-encoding,traceparent,tracestate,idempotency-key,x-requested-with,user-agent,accept"
     )
     fields = LISTED.preflight_fields(APP, b"POST", asked)
     assert dict(fields)[b"Access-Control-Allow-Origin"] == APP

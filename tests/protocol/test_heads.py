@@ -7,6 +7,7 @@ import pytest
 from proxy.errors import InvalidRequestError
 from proxy.model import FieldIndex
 from proxy.protocol.http_head import (
+    MAX_QUERY_MEMBERS,
     asks_for_websocket,
     check_request,
     join_identical,
@@ -125,6 +126,14 @@ def test_origin_form_malformed(target: bytes) -> None:
     """Other forms are refused."""
     with pytest.raises(InvalidRequestError):
         origin_form(target)
+
+
+def test_origin_form_with_many_members() -> None:
+    """A query has as many members as anybody sends; more would take long to look at."""
+    most = b"/a?" + b"&" * (MAX_QUERY_MEMBERS - 1)
+    assert origin_form(most) == (b"/a", most[3:])
+    with pytest.raises(InvalidRequestError, match="members"):
+        origin_form(most + b"&")
 
 
 def test_render_request() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,24 @@ def test_half_surrogate_across_pieces(half: str) -> None:
         with pytest.raises(NotTextError):
             finish(encode_string(quoted, 1, len(quoted) - 1))
         assert json.loads(finish(compact(quoted, 0, len(quoted)))) == json.loads(quoted)
+
+
+@pytest.mark.parametrize(
+    "part", ["x", "\\u00e9", "\\ud83d", "\\x"], ids=["plain", "escapes", "half pairs", "no escapes"]
+)
+def test_compact_of_a_long_string_in_pieces(part: str) -> None:
+    """One turn a piece to find a string's end, one to write it; and little is held besides the text and its result."""
+    text = f'["{part * (64 * PIECE_BYTES // len(part))}"]'.encode()
+    pieces = len(text) // PIECE_BYTES
+    tracemalloc.start()
+    try:
+        compacted, turns = counted(compact(text, 0, len(text)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert turns >= 2 * pieces
+    assert peak <= len(compacted) * 3 // 2 + 8 * PIECE_BYTES
 
 
 @pytest.mark.parametrize("escape", ["\\x", "\\u00", "\\u00g0", "\\U0041"])

@@ -182,8 +182,8 @@ async def test_envelope_header_refusal_names_the_member(enveloping: Running, ups
 async def test_envelope_method_that_the_target_lists(
     start: Callable[..., Any], upstream: Upstream, method: str
 ) -> None:
-    """Other methods than get and post go where the target lists them, and then only those."""
-    listed = '{{url: "{url}/own/*", methods: [put, patch, delete]}}'
+    """Other methods than get and post go where the target lists them, in any case, and then only those."""
+    listed = '{{url: "{url}/own/*", methods: [put, PATCH, Delete]}}'
     config = CONFIG.replace('{{url: "{url}/own/*"}}', listed).replace("PORT", str(upstream.address[1]))
     proxy = await start(config=config)
 

@@ -66,6 +66,10 @@ async def check_passed(proxy: Running, answer: Message, status: int) -> None:
         pytest.param("api_key: {key}", id="api_key"),
         pytest.param("api_keys: [{key}, other]", id="api_keys"),
         pytest.param('api_key: none\n    headers: {{api-key: "{key}"}}', id="key among the headers"),
+        pytest.param(
+            'api_key: none\n    headers: {{Ocp-Apim-Subscription-Key: "${{KEY:-{key}}}"}}',
+            id="secret in a header of any name",
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -87,6 +91,12 @@ async def test_credentials_of_the_operator(
     [
         pytest.param("api_key: client", (("X-Upstream-Authorization", "Bearer mine"),), id="client"),
         pytest.param("api_key: none", (), id="none"),
+        pytest.param("api_key: none\n    headers: {{X-Team: web}}", (), id="none, with a header that is no secret"),
+        pytest.param(
+            'api_key: client\n    headers: {{X-Gateway: "${{KEY:-{key}}}"}}',
+            (("X-Upstream-Authorization", "Bearer mine"),),
+            id="client, with a secret of the operator's beside it",
+        ),
     ],
 )
 async def test_credentials_of_the_client(
