@@ -25,7 +25,7 @@ from proxy.settings import Settings
 from proxy.settings.build import build_authenticator, build_rules, build_store, secrets_of
 from proxy.settings.rotation import FileWatch
 from proxy.tickets.ticket import Makers
-from proxy.timers import Clocks, tick_for
+from proxy.timers import DeadlineTimer, tick_for
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -45,7 +45,7 @@ __all__ = ["PRINCIPAL", "SERVICE", "make_admin_app", "make_app", "reload"]
 SETTINGS: Final = web.AppKey("settings", Settings)
 REDACTOR: Final = web.AppKey("redactor", Redactor)
 METRICS: Final = web.AppKey("metrics", Metrics)
-TIMERS: Final = web.AppKey("timers", Clocks)
+TIMERS: Final = web.AppKey("timers", DeadlineTimer)
 POOL: Final = web.AppKey("pool", Pool)
 STORE: Final[web.AppKey[Store]] = web.AppKey("store")
 
@@ -146,7 +146,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     app[REDACTOR].learn(secrets_of(settings))
     service.rules = rules
     service.pool.tls = tls
-    service.timers.sharpen(_tick(settings))
+    service.timers.set_tick(_tick(settings))
     ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(builder.settings, key)]
     builder.settings = app[FILES].settings = settings
     if old is not None:
@@ -165,7 +165,7 @@ async def metrics_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def timers_ctx(app: web.Application) -> AsyncIterator[None]:
     """The one timer of all deadlines."""
-    timers = app[TIMERS] = Clocks(asyncio.get_running_loop(), tick_s=_tick(app[SETTINGS]))
+    timers = app[TIMERS] = DeadlineTimer(asyncio.get_running_loop(), tick_s=_tick(app[SETTINGS]))
     yield
     timers.close()
 

@@ -40,17 +40,17 @@ def tick_for(*durations_s: float | None) -> float:
     return min(COARSEST_TICK_S, max(FINEST_TICK_S, shortest_s / 8))
 
 
-class Clocks:
+class DeadlineTimer:
     """Asks everything watched, once a tick, whether its time has come.
 
     Watching and forgetting are set operations. With nothing to watch there is no timer at all.
 
     Attributes:
         now: Gives the loop's time, in seconds.
-        forget: Stops asking; forgetting what is not watched does nothing.
+        discard: Stops asking; forgetting what is not watched does nothing.
     """
 
-    __slots__ = ("_handle", "_loop", "_seldom", "_tick_s", "_turn", "_watched", "forget", "now")
+    __slots__ = ("_handle", "_loop", "_seldom", "_tick_s", "_turn", "_watched", "discard", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tick_s: float = COARSEST_TICK_S) -> None:
         self._loop = loop
@@ -62,19 +62,19 @@ class Clocks:
         self._handle: asyncio.TimerHandle | None = None
         # The loop's and the set's own methods: every request calls them several times.
         self.now: Callable[[], float] = loop.time
-        self.forget: Callable[[Watched], None] = self._watched.discard
+        self.discard: Callable[[Watched], None] = self._watched.discard
 
-    def watch(self, watched: Watched) -> None:
+    def add(self, watched: Watched) -> None:
         """Begin to ask `watched`; watching twice is watching once."""
         self._watched.add(watched)
         self._go_on()
 
-    def watch_seldom(self, watched: Watched) -> None:
+    def add_seldom(self, watched: Watched) -> None:
         """Begin to ask one that has no clock shorter than `LONG_S`, at every sixth tick."""
         self._seldom[_turn_of(watched)].add(watched)
         self._go_on()
 
-    def forget_seldom(self, watched: Watched) -> None:
+    def discard_seldom(self, watched: Watched) -> None:
         """Stop asking it; forgetting what is not watched does nothing."""
         self._seldom[_turn_of(watched)].discard(watched)
 
@@ -83,7 +83,7 @@ class Clocks:
         """How many are watched."""
         return len(self._watched) + sum(map(len, self._seldom))
 
-    def sharpen(self, tick_s: float) -> None:
+    def set_tick(self, tick_s: float) -> None:
         """Change the tick, from the next wake on."""
         self._tick_s = tick_s
 

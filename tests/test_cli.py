@@ -200,7 +200,7 @@ def test_check_missing_file(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...]) -> None:
-    """Wrong use exits 2 with a sentence, no traceback."""
+    """InvalidValue use exits 2 with a sentence, no traceback."""
     done = call(*arguments)
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert done.stderr

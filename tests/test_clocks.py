@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from proxy.timers import COARSEST_TICK_S, LONG_S, Clocks
+from proxy.timers import COARSEST_TICK_S, LONG_S, DeadlineTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,26 +69,26 @@ def loop() -> Loop:
 
 
 @pytest.fixture
-def clocks(loop: Loop) -> Clocks:
-    return Clocks(cast("Any", loop))
+def clocks(loop: Loop) -> DeadlineTimer:
+    return DeadlineTimer(cast("Any", loop))
 
 
-def test_clocks_ask_at_every_tick(loop: Loop, clocks: Clocks) -> None:
+def test_clocks_ask_at_every_tick(loop: Loop, clocks: DeadlineTimer) -> None:
     """Who is watched is asked at each tick, with the loop's time."""
     one = Silence()
-    clocks.watch(one)
-    clocks.watch(one)
+    clocks.add(one)
+    clocks.add(one)
     for _ in range(3):
         loop.tick()
     assert one.asked_s == [COARSEST_TICK_S, 2 * COARSEST_TICK_S, 3 * COARSEST_TICK_S]
 
 
-def test_clocks_ask_seldom_at_every_sixth(loop: Loop, clocks: Clocks) -> None:
+def test_clocks_ask_seldom_at_every_sixth(loop: Loop, clocks: DeadlineTimer) -> None:
     """Who has long clocks is asked once in six ticks, and of many about as many at each."""
     many = [Silence() for _ in range(800)]
     for one in many:
-        clocks.watch_seldom(one)
-        clocks.watch_seldom(one)
+        clocks.add_seldom(one)
+        clocks.add_seldom(one)
     at_each = []
     for _ in range(2 * TICKS):
         before = sum(len(one.asked_s) for one in many)
@@ -100,10 +100,10 @@ def test_clocks_ask_seldom_at_every_sixth(loop: Loop, clocks: Clocks) -> None:
 
 
 @pytest.mark.parametrize("moved_at_tick", range(TICKS))
-def test_clocks_are_late_by_an_eighth_at_most(loop: Loop, clocks: Clocks, moved_at_tick: int) -> None:
+def test_clocks_are_late_by_an_eighth_at_most(loop: Loop, clocks: DeadlineTimer, moved_at_tick: int) -> None:
     """A silence is ended after its clock, and at most an eighth of it later, whenever it began."""
     one = Silence()
-    clocks.watch_seldom(one)
+    clocks.add_seldom(one)
     for _ in range(TICKS + moved_at_tick):
         loop.tick()
     one.has_moved, moved_s = True, loop.now_s
@@ -112,8 +112,8 @@ def test_clocks_are_late_by_an_eighth_at_most(loop: Loop, clocks: Clocks, moved_
     assert LONG_S <= one.ended_s - moved_s <= LONG_S * 9 / 8
 
 
-@pytest.mark.parametrize("kind", ["watch", "watch_seldom"])
-def test_clocks_forget(loop: Loop, clocks: Clocks, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["watch", "add_seldom"])
+def test_clocks_forget(loop: Loop, clocks: DeadlineTimer, kind: str) -> None:
     """Who is forgotten is not asked again; with nobody left there is no timer, and with somebody new there is one."""
     watch = getattr(clocks, kind)
     forget = getattr(clocks, kind.replace("watch", "forget"))
@@ -137,18 +137,18 @@ def test_clocks_forget(loop: Loop, clocks: Clocks, kind: str) -> None:
     assert (loop.due, clocks.watched_count) == ([], 0)
 
 
-def test_clocks_change_while_asking(loop: Loop, clocks: Clocks) -> None:
+def test_clocks_change_while_asking(loop: Loop, clocks: DeadlineTimer) -> None:
     """Whoever is asked may forget itself and have others watched, of either kind."""
     later, often = Silence(), Silence()
 
     class Changing:
         def check(self, now_s: float) -> None:
             del now_s
-            clocks.forget(self)
-            clocks.watch(often)
-            clocks.watch_seldom(later)
+            clocks.discard(self)
+            clocks.add(often)
+            clocks.add_seldom(later)
 
-    clocks.watch(Changing())
+    clocks.add(Changing())
     for _ in range(TICKS + 1):
         loop.tick()
     assert (len(often.asked_s), len(later.asked_s), clocks.watched_count) == (TICKS, 1, 2)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from proxy.cli.check_report import report
-from proxy.settings import Address, Settings, StoreUrl, Wrong
+from proxy.settings import Address, Settings, StoreUrl, InvalidValue
 from proxy.settings.build import secrets_of
 from proxy.settings.loading import ConfigurationError, json_schema, load, marked_yaml
 from proxy.settings.loading.substitution import SECRET_LOCATIONS, expand
@@ -259,7 +259,7 @@ def test_variable_missing_beside_alike(file: File) -> None:
 
 def test_variables_missing_in_one_value() -> None:
     """All variables that a value lacks are named together."""
-    with pytest.raises(Wrong, match="variable A, B is empty or not set"):
+    with pytest.raises(InvalidValue, match="variable A, B is empty or not set"):
         expand("${A}${B}${A}", {"A": ""})
 
 

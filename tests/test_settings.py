@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from proxy.model import Rate
-from proxy.settings import Address, Settings, Wrong
+from proxy.settings import Address, Settings, InvalidValue
 from proxy.settings.units import MAX_DURATION_S, read_address, read_clock, read_duration, read_rate, read_size
 
 SECRET = "s" * 64
@@ -58,7 +58,7 @@ def test_duration_written_in_any_unit(number: int, unit: str) -> None:
     """A duration is its number times its unit, in seconds, unless that is beyond the bound."""
     expected = number * EXPONENTS[unit]
     if expected > MAX_DURATION_S:
-        with pytest.raises(Wrong):
+        with pytest.raises(InvalidValue):
             read_duration(f"{number}{unit}")
     else:
         assert read_duration(f"{number}{unit}") == pytest.approx(expected)
@@ -66,9 +66,9 @@ def test_duration_written_in_any_unit(number: int, unit: str) -> None:
 
 @given(st.text() | st.integers() | st.booleans() | st.none() | st.floats() | st.lists(st.text()))
 def test_units_given_anything(value: object) -> None:
-    """A reader of units gives a value or `Wrong`, whatever stood in the file, and never another error."""
+    """A reader of units gives a value or `InvalidValue`, whatever stood in the file, and never another error."""
     for read in (read_duration, read_clock, read_size, read_rate, read_address):
-        with contextlib.suppress(Wrong):
+        with contextlib.suppress(InvalidValue):
             read(value)
 
 
@@ -78,7 +78,7 @@ def test_units_given_anything(value: object) -> None:
 )
 def test_duration_without_its_unit(text: object, suggestion: str | None) -> None:
     """A duration without a proper unit is refused, with the one that was probably meant."""
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_duration(text)
     assert caught.value.suggestion == suggestion
 
@@ -92,7 +92,7 @@ def test_size_written_in_any_unit(number: int, unit: tuple[str, int]) -> None:
 @pytest.mark.parametrize(("text", "suggestion"), [("32MB", "32MiB"), (1024, "1024B"), ("64k", "64KiB"), ("big", None)])
 def test_size_without_its_unit(text: object, suggestion: str | None) -> None:
     """Decimal and missing units are refused, with the binary one suggested."""
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_size(text)
     assert caught.value.suggestion == suggestion
 
@@ -100,7 +100,7 @@ def test_size_without_its_unit(text: object, suggestion: str | None) -> None:
 @pytest.mark.parametrize("text", ["0B", "2GiB", "999999999999GiB"])
 def test_size_out_of_bounds(text: str) -> None:
     """A size of nothing, or beyond 1 GiB, is refused."""
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidValue):
         read_size(text)
 
 
@@ -115,7 +115,7 @@ def test_rate_written(quota: int, window: int) -> None:
 )
 def test_rate_faulty(text: object, suggestion: str | None) -> None:
     """A rate without a window, or one that admits nothing, is refused."""
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_rate(text)
     assert caught.value.suggestion == suggestion
 
@@ -143,7 +143,7 @@ def test_address_written(host: Any, port: int) -> None:
 )
 def test_address_faulty(text: object, suggestion: str | None) -> None:
     """An address without host or port, or with one that is none, is refused."""
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_address(text)
     assert caught.value.suggestion == suggestion
 

@@ -20,7 +20,7 @@ import jwt
 
 from proxy import __version__
 from proxy.cli import check_report as report
-from proxy.settings import HMAC_SECRET_BYTES, Address, Settings, Wrong, read_duration
+from proxy.settings import HMAC_SECRET_BYTES, Address, Settings, InvalidValue, read_duration
 from proxy.settings import loading as config_file
 from proxy.settings.loading import ConfigurationError
 from proxy.settings.units import read_address
@@ -40,7 +40,7 @@ class _Listen(click.ParamType[Address]):
             return value
         try:
             return read_address(value)
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.fail(f"{wrong.message}.", param, ctx)
 
 
@@ -53,7 +53,7 @@ class _Lifetime(click.ParamType[float]):
         """Read the duration, or refuse it in click's way (exit 2)."""
         try:
             seconds = value if isinstance(value, float) else read_duration(value)
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.fail(f"{wrong.message}.", param, ctx)
         if seconds < 1:
             self.fail("must be at least 1s.", param, ctx)

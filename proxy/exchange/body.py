@@ -15,7 +15,7 @@ from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutE
 
 if TYPE_CHECKING:
     from proxy.model import RequestHead
-    from proxy.timers import Clocks
+    from proxy.timers import DeadlineTimer
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -36,7 +36,7 @@ def check_length(head: RequestHead, *, max_bytes: int) -> None:
 
 
 async def read_body(
-    request: web.Request, head: RequestHead, *, max_bytes: int, timeout_s: float | None, timers: Clocks
+    request: web.Request, head: RequestHead, *, max_bytes: int, timeout_s: float | None, timers: DeadlineTimer
 ) -> bytes:
     """Read the body to its end, after `100 Continue` where the client waits for that (RFC 9110 §10.1.1).
 
@@ -96,7 +96,7 @@ class _Silence:
             self.task.cancel()
 
 
-async def _read(request: web.Request, max_bytes: int, timeout_s: float | None, timers: Clocks) -> bytes:
+async def _read(request: web.Request, max_bytes: int, timeout_s: float | None, timers: DeadlineTimer) -> bytes:
     content = request.content
     task = asyncio.current_task()
     silence = None if timeout_s is None or task is None else _Silence(task, timeout_s, timers.now())
@@ -104,7 +104,7 @@ async def _read(request: web.Request, max_bytes: int, timeout_s: float | None, t
     received = BytesIO()
     size = 0
     if silence is not None:
-        timers.watch(silence)
+        timers.add(silence)
     try:
         while piece := await content.readany():
             size += len(piece)
@@ -124,5 +124,5 @@ async def _read(request: web.Request, max_bytes: int, timeout_s: float | None, t
         raise InvalidRequestError("The body is malformed.") from None
     finally:
         if silence is not None:
-            timers.forget(silence)
+            timers.discard(silence)
     return received.getvalue()

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from proxy.model import Route
-    from proxy.timers import Clocks
+    from proxy.timers import DeadlineTimer
     from proxy.upstream.addresses import Address
     from proxy.upstream.connection import Connection
     from proxy.upstream.pool import Pool
-    from proxy.upstream.response import Answer
+    from proxy.upstream.response import UpstreamResponse
 
 # Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -33,7 +33,10 @@ class _FirstByte:
     __slots__ = ("clock", "deadline_s", "waiter")
 
     def __init__(
-        self, waiter: asyncio.Future[Answer], clock: Literal["connect", "first_byte", "total"], deadline_s: float
+        self,
+        waiter: asyncio.Future[UpstreamResponse],
+        clock: Literal["connect", "first_byte", "total"],
+        deadline_s: float,
     ) -> None:
         self.waiter = waiter
         self.clock = clock
@@ -49,9 +52,9 @@ async def connect(
     *,
     pool: Pool,
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
-    clocks: Clocks,
+    clocks: DeadlineTimer,
     deadline_s: float | None,
-) -> Answer:
+) -> UpstreamResponse:
     """Send the request to its upstream and wait for the answer's head.
 
     A kept connection is used where one is fit; a pinned target always gets a new one, to an address that was checked.
@@ -83,7 +86,7 @@ async def connect(
     clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, clocks.now())
     watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)
     if watch is not None:
-        clocks.watch(watch)
+        clocks.add(watch)
     try:
         answer = await waiter
     except BaseException:
@@ -95,7 +98,7 @@ async def connect(
         raise
     finally:
         if watch is not None:
-            clocks.forget(watch)
+            clocks.discard(watch)
     if answer.status in _NOT_AUTHORIZED and route.has_operators_key:
         # To the user it would look as if their own token were bad, and the vendor's words may hold half of the key.
         answer.abort()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from proxy.limits.store import Admission, Standing
+    from proxy.limits.store import Admission, RateStatus
     from proxy.model import Principal, RequestHead, Route
     from proxy.observability.metrics import Metrics
     from proxy.routing.rules import Rules
@@ -95,7 +95,7 @@ class Exchange:
     early_target: bytes | None = field(init=False, default=None)
     principal: Principal | None = field(init=False, default=None)
     admission: Admission | None = field(init=False, default=None, repr=False)
-    standing: Standing | None = field(init=False, default=None, repr=False)
+    standing: RateStatus | None = field(init=False, default=None, repr=False)
     upstream: str | None = field(init=False, default=None)
     status: int | None = field(init=False, default=None)
     ending: Ending | None = field(init=False, default=None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proxy.routing.rules import Rules
     from proxy.routing.turns import Turns
     from proxy.tickets.ticket import Makers
-    from proxy.timers import Clocks
+    from proxy.timers import DeadlineTimer
     from proxy.upstream.pool import Pool
 
 # `reasons` against being ready, and under other names what only limps.
@@ -38,7 +38,7 @@ class Service:
     exchanges: Exchanges
     pool: Pool
     store: Store
-    timers: Clocks
+    timers: DeadlineTimer
     turns: Turns
     metrics: Metrics
     ticket_makers: Makers

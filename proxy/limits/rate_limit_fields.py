@@ -21,10 +21,10 @@ from proxy.limits.quotas import TICKS_PER_S
 
 if TYPE_CHECKING:
     from proxy.errors import Field
-    from proxy.limits.store import Standing
+    from proxy.limits.store import RateStatus
 
 
-def rate_limit_fields(standing: Standing) -> tuple[Field, ...]:
+def rate_limit_fields(standing: RateStatus) -> tuple[Field, ...]:
     """Make the rate-limit fields of an authenticated answer; none where the plan has no rates.
 
     The tightest rate is the one that refuses first: with the least remaining, of equals the one that takes longest to

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.protocol.json_text import Steps
-    from proxy.upstream.response import Answer
+    from proxy.upstream.response import UpstreamResponse
 
 # For tickets where no heartbeat is configured: below the 60 s after which common balancers cut.
 TICKET_INTERVAL_S: Final = 15.0
@@ -73,14 +73,14 @@ class EarlyResponse:
         self, request: web.Request, exchange: Exchange, *, interval_s: float | None, deadline_s: float | None
     ) -> None:
         """`interval_s` is how long a silence may be; None for no early response."""
-        self.upstream: Answer | None = None
+        self.upstream: UpstreamResponse | None = None
         self.response: RelayResponse | None = None
         self.deadline_s = deadline_s
         self._request = request
         self._exchange = exchange
         self._interval_s = interval_s
 
-    async def reach(self, connecting: Coroutine[Any, Any, Answer]) -> None:
+    async def reach(self, connecting: Coroutine[Any, Any, UpstreamResponse]) -> None:
         """Await the vendor's response, and keep the client's alive meanwhile.
 
         Where the vendor is in time, its response is as if nobody had waited. Where it is not, and its response is no
@@ -141,7 +141,7 @@ class EarlyResponse:
             await response.begin(self._request)
         response.ping()
 
-    async def _await_first_bytes(self, upstream: Answer, interval_s: float) -> None:
+    async def _await_first_bytes(self, upstream: UpstreamResponse, interval_s: float) -> None:
         """Wait for the stream's first bytes, and take a byte order mark off: it may stand at the very beginning only.
 
         Raises:
@@ -161,7 +161,7 @@ class EarlyResponse:
         upstream.sink = None
         upstream.held = bytes(begin.data).removeprefix(BYTE_ORDER_MARK)
 
-    async def _tell(self, upstream: Answer, response: RelayResponse) -> None:
+    async def _tell(self, upstream: UpstreamResponse, response: RelayResponse) -> None:
         """Tell in the stream what the vendor has answered instead of one, in its own words where they can be read.
 
         Raises:
@@ -191,7 +191,7 @@ class EarlyResponse:
             response.conclude(event or b"", is_clean=False)
 
 
-def _is_stream(upstream: Answer) -> bool:
+def _is_stream(upstream: UpstreamResponse) -> bool:
     is_success = 200 <= upstream.status < 300  # noqa: PLR2004 - RFC 9110 §15.3
     return is_success and upstream.framing != "none" and is_event_stream(upstream.index.single(b"content-type"))
 
@@ -208,7 +208,7 @@ def _failure(route: Route, value: dict[str, Any]) -> Failure | None:
     return reader.failure
 
 
-def _is_encoded(upstream: Answer) -> bool:
+def _is_encoded(upstream: UpstreamResponse) -> bool:
     encoding = upstream.index.single(b"content-encoding")
     return encoding is not None and encoding.strip().lower() not in {b"", b"identity"}
 
@@ -221,7 +221,7 @@ class _Body:
 
     allows_fast_path = False
 
-    def __init__(self, upstream: Answer, *, enough: int) -> None:
+    def __init__(self, upstream: UpstreamResponse, *, enough: int) -> None:
         self.data = bytearray()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._upstream = upstream

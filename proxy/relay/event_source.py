@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.errors import ErrorShape, Field
     from proxy.model import Ending
     from proxy.relay.typed import TypedEvents
-    from proxy.upstream.response import Answer
+    from proxy.upstream.response import UpstreamResponse
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here. Not its coding:
@@ -39,7 +39,7 @@ _OF_THE_BODY: Final = frozenset(
 )
 
 
-def readable_fields(response: Answer) -> tuple[list[Field], bool]:
+def readable_fields(response: UpstreamResponse) -> tuple[list[Field], bool]:
     """A response's fields as an `EventSource` needs them, and whether its body is an event stream already.
 
     Raises:

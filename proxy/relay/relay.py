@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from proxy.observability.metrics import Metrics
     from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
-    from proxy.timers import Clocks
-    from proxy.upstream.response import Answer
+    from proxy.timers import DeadlineTimer
+    from proxy.upstream.response import UpstreamResponse
 
 
 async def relay(
-    request: web.Request, exchange: Exchange, early: EarlyResponse, *, timers: Clocks, metrics: Metrics
+    request: web.Request, exchange: Exchange, early: EarlyResponse, *, timers: DeadlineTimer, metrics: Metrics
 ) -> web.StreamResponse:
     """Pass the upstream's response to the client until either side ends, and record in the exchange how it ended.
 
@@ -68,7 +68,7 @@ async def relay(
 
 
 def _make_response(
-    request: web.Request, exchange: Exchange, upstream: Answer, early: EarlyResponse
+    request: web.Request, exchange: Exchange, upstream: UpstreamResponse, early: EarlyResponse
 ) -> tuple[RelayResponse | web.Response, Transform, StreamTimeouts]:
     """The client's response, how the body passes, and what it may take its time for."""
     route = exchange.checked_route
@@ -90,7 +90,7 @@ def _make_response(
 
 
 def _choose(
-    request: web.Request, exchange: Exchange, route: Route, upstream: Answer
+    request: web.Request, exchange: Exchange, route: Route, upstream: UpstreamResponse
 ) -> tuple[list[Field], Transform, Framing]:
     """The client's fields, how the body passes, and how its end is marked."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
@@ -120,7 +120,7 @@ def _choose(
 
 def _whole(
     exchange: Exchange,
-    upstream: Answer,
+    upstream: UpstreamResponse,
     transform: Passthrough,
     fields: list[Field],
     framing: Framing,

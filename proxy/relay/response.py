@@ -24,8 +24,8 @@ from proxy.upstream.response import NOTHING
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
     from proxy.relay.transform import Transform
-    from proxy.timers import Clocks
-    from proxy.upstream.response import Answer
+    from proxy.timers import DeadlineTimer
+    from proxy.upstream.response import UpstreamResponse
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]
@@ -87,14 +87,14 @@ class RelayResponse(web.StreamResponse):
     def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
         """`fields` are what the client gets, without framing; those of every response are added by the application."""
         super().__init__(status=status, headers=[(name.decode("latin-1"), text(value)) for name, value in fields])
-        self._upstream: Answer = NOTHING
+        self._upstream: UpstreamResponse = NOTHING
         self._transform: Transform = _NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
         self._timeouts = StreamTimeouts(None, None, None, None)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
-        self._timers: Clocks | None = None
+        self._timers: DeadlineTimer | None = None
         self._is_seldom = False
         self._wake: asyncio.Future[None] | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -138,11 +138,11 @@ class RelayResponse(web.StreamResponse):
     async def run(
         self,
         request: web.Request,
-        upstream: Answer,
+        upstream: UpstreamResponse,
         transform: Transform,
         *,
         timeouts: StreamTimeouts,
-        timers: Clocks,
+        timers: DeadlineTimer,
     ) -> None:
         """Write the head, relay the body, and return once it has ended or broken off; `write_eof` writes its end.
 
@@ -153,7 +153,7 @@ class RelayResponse(web.StreamResponse):
         now_s = loop.time()
         self._received_since_s = self._written_since_s = now_s
         self._timers, self._is_seldom = timers, timeouts.are_long(now_s)
-        (timers.watch_seldom if self._is_seldom else timers.watch)(self)
+        (timers.add_seldom if self._is_seldom else timers.add)(self)
         try:
             await self.begin(request)
             # They have left; streams are held by the thousand.
@@ -208,7 +208,7 @@ class RelayResponse(web.StreamResponse):
 
     def _forget(self) -> None:
         if self._timers is not None:
-            (self._timers.forget_seldom if self._is_seldom else self._timers.forget)(self)
+            (self._timers.discard_seldom if self._is_seldom else self._timers.discard)(self)
         self._protocol = self._timers = None
 
     # The upstream's side: `Sink`.

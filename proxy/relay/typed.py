@@ -15,7 +15,7 @@ from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue
 if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Route
-    from proxy.upstream.response import Answer
+    from proxy.upstream.response import UpstreamResponse
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
 _OF_THE_BODY: Final = frozenset(
@@ -35,7 +35,7 @@ _OF_THE_BODY: Final = frozenset(
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 
 
-def begin_translation(route: Route, response: Answer) -> Translator | None:
+def begin_translation(route: Route, response: UpstreamResponse) -> Translator | None:
     """What translates the response's body; None where it passes untouched.
 
     Only a success that is an event stream is translated. An error keeps its status and its words, and a response that
@@ -58,7 +58,7 @@ def begin_translation(route: Route, response: Answer) -> Translator | None:
     return Translator(reader, route.typed_names)
 
 
-def translated_fields(response: Answer) -> list[Field]:
+def translated_fields(response: UpstreamResponse) -> list[Field]:
     """An upstream's fields as the client of a translation gets them."""
     passed = to_client(response.fields, response.index)
     return [_CONTENT_TYPE, *(field for field in passed if fold(field[0]) not in _OF_THE_BODY)]

@@ -27,7 +27,7 @@ from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, re
 from proxy.protocol.header_fields import is_loop, to_upstream
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
 from proxy.routing.envelopes import route_envelope
-from proxy.routing.upstream_routes import Leg, check_plan
+from proxy.routing.upstream_routes import UpstreamRoute, check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,12 +101,14 @@ class Router:
             for upstream in upstreams.values()
             for glob in upstream.models
         ]
-        self._legs = {name: Leg(upstream) for name, upstream in upstreams.items()}
+        self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
 
-    def rehearsal(self) -> Router:
+    def dry_run(self) -> Router:
         """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
         router = copy(self)
-        router._legs = {name: leg.rehearsal() for name, leg in self._legs.items()}  # noqa: SLF001 - its own kind
+        router._upstream_routes = {
+            name: upstream_route.dry_run() for name, upstream_route in self._upstream_routes.items()
+        }  # noqa: SLF001 - its own kind
         return router
 
     def dialect_name(self, head: RequestHead) -> str:
@@ -135,7 +137,7 @@ class Router:
         if is_silent and path == _FRONT and head.method == "POST":
             # Nothing left to judge, as in most requests.
             return _TOLD_BY_BODY
-        _check_door(head)
+        _check_path_and_method(head)
         if is_loop(head.index):
             raise InvalidRequestError("The request has been through this proxy before.")
         if query is not None:
@@ -152,19 +154,19 @@ class Router:
             query = without_member(query, b"upstream")
             if upstream is None:
                 return Destination(_USUAL_DIALECT, None, None, query, is_typed)
-            leg, path_below = self._legs[upstream.name], None
+            upstream_route, path_below = self._upstream_routes[upstream.name], None
         elif path == _MODELS:
             upstream, path_below = self._models_below(head.method)
-            leg = self._legs[upstream.name]
+            upstream_route = self._upstream_routes[upstream.name]
         else:
             name, _, rest = path[1:].partition(b"/")
             if name not in self._upstreams:
                 raise UnknownUpstreamError
             upstream, path_below = self._upstreams[name], b"/" + rest
-            leg = self._legs[upstream.name]
-            leg.check_path(head.method, path_below)
+            upstream_route = self._upstream_routes[upstream.name]
+            upstream_route.check_path(head.method, path_below)
         if is_typed:
-            leg.typed_names()
+            upstream_route.typed_names()
         return Destination(upstream.dialect, upstream, path_below, query, is_typed)
 
     def typed_names(self, head: RequestHead) -> Mapping[str, str | int]:
@@ -254,24 +256,30 @@ class Router:
         if members.envelope is not None and path is None:
             return (
                 yield from route_envelope(
-                    self._envelope, self._legs, head, members.envelope, principal, is_typed=is_typed
+                    self._envelope, self._upstream_routes, head, members.envelope, principal, is_typed=is_typed
                 )
             )
-        leg = self._legs[self._by_model(members.model) if upstream is None else upstream.name]
-        check_plan(leg.name, principal)
+        upstream_route = self._upstream_routes[self._by_model(members.model) if upstream is None else upstream.name]
+        check_plan(upstream_route.name, principal)
         is_front = path is None
         if query is not None:
-            query = strip_query(query, gemini=leg.dialect.query_credential)
+            query = strip_query(query, gemini=upstream_route.dialect.query_credential)
         if path is None:
-            target = leg.front_target(query)
+            target = upstream_route.front_target(query)
         else:
             if upstream is None:  # else `by_head` has checked it
-                path = leg.below(path)
-                leg.check_path(head.method, path)
-            target = with_query(leg.base_path + path, query)
-        added = leg.added(head, is_front=is_front)
+                path = upstream_route.below(path)
+                upstream_route.check_path(head.method, path)
+            target = with_query(upstream_route.base_path + path, query)
+        added = upstream_route.added(head, is_front=is_front)
         fields = to_upstream(head.fields, head.index, added)
-        return leg.route(head.method, target, fields, body, leg.typed_names() if is_typed else leg.unasked_names)
+        return upstream_route.route(
+            head.method,
+            target,
+            fields,
+            body,
+            upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
+        )
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
@@ -286,11 +294,11 @@ class Router:
         upstream = self._default
         if upstream is None:
             raise UnknownUpstreamError("There is no default upstream whose models could be listed.")
-        leg = self._legs[upstream.name]
-        if leg.models_path is None:
+        upstream_route = self._upstream_routes[upstream.name]
+        if upstream_route.models_path is None:
             raise NotFoundError("The default upstream lists no models.")
-        leg.check_path(method, leg.models_path)
-        return upstream, leg.models_path
+        upstream_route.check_path(method, upstream_route.models_path)
+        return upstream, upstream_route.models_path
 
     def _front_upstream(self, head: RequestHead) -> Upstream | None:
         named = self._named(head)
@@ -316,7 +324,7 @@ class Router:
         return self._default.name
 
 
-def _check_door(head: RequestHead) -> None:
+def _check_path_and_method(head: RequestHead) -> None:
     """Refuse what is served nowhere, or not with this method."""
     path = head.path
     if path == _FRONT or path in _SHORT:

@@ -28,7 +28,7 @@ _MAX_CACHED_PATH: Final = 256
 NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this upstream has none."
 
 
-class Leg:
+class UpstreamRoute:
     """The way to one upstream. Keeps no state but whose turn it is among the upstream's keys.
 
     `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere. `models_path`
@@ -95,12 +95,12 @@ class Leg:
             has_operators_key=_has_operators_key(upstream),
         )
 
-    def rehearsal(self) -> Leg:
-        """The same leg for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
-        leg = copy(self)
-        if leg._turns is not None:  # noqa: SLF001 - its own kind
-            leg._turns = itertools.repeat(Added())  # noqa: SLF001
-        return leg
+    def dry_run(self) -> UpstreamRoute:
+        """The same upstream_route for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        upstream_route = copy(self)
+        if upstream_route._turns is not None:  # noqa: SLF001 - its own kind
+            upstream_route._turns = itertools.repeat(Added())  # noqa: SLF001
+        return upstream_route
 
     def refuse_front(self) -> NoReturn:
         """Say why there is no `front_path`.

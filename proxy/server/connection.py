@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
 
     from proxy.errors import Field
-    from proxy.timers import Clocks
+    from proxy.timers import DeadlineTimer
 
     # Settles what never became an exchange, and gives the fields that its answer has besides the error's own.
     Refuse = Callable[[ProxyError], list[Field]]
@@ -81,7 +81,7 @@ class ClientConnection(web.RequestHandler):
         manager: web.Server,
         *,
         loop: asyncio.AbstractEventLoop,
-        timers: Clocks,
+        timers: DeadlineTimer,
         timeouts: ClientTimeouts,
         refuse: Refuse,
         **options: Any,
@@ -111,7 +111,7 @@ class ClientConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone."""
-        self._timers.forget(self)
+        self._timers.discard(self)
         self._body = None
         super().connection_lost(exc)
 
@@ -137,7 +137,7 @@ class ClientConnection(web.RequestHandler):
             self._head_bytes = 0
         if not self._is_idle():
             self._deadline_s = None
-            self._timers.forget(self)
+            self._timers.discard(self)
 
     def eof_received(self) -> None:
         """A client that closes its sending half has left; what runs for it ends at once."""
@@ -161,12 +161,12 @@ class ClientConnection(web.RequestHandler):
         if not resp.prepared:
             self._unsent = -1
             self._deadline_s = None
-            self._timers.watch(self)
+            self._timers.add(self)
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self.has_answered = True
-            self._timers.forget(self)
+            self._timers.discard(self)
             self._deadline_s = None
             if self._has_partial_head:
                 self._expect_head()
@@ -213,7 +213,7 @@ class ClientConnection(web.RequestHandler):
         """Close a connection whose head is late, or whose client does not take an answer."""
         transport = self.transport
         if transport is None:
-            self._timers.forget(self)
+            self._timers.discard(self)
         elif not self._is_idle():
             self._check_progress(transport, now_s)
         elif self._deadline_s is not None and now_s >= self._deadline_s:
@@ -241,7 +241,7 @@ class ClientConnection(web.RequestHandler):
     def _expect_head(self) -> None:
         header_s = self._timeouts.header_s
         self._deadline_s = None if header_s is None else self._timers.now() + header_s
-        self._timers.watch(self)
+        self._timers.add(self)
 
     def _continue_head(self, begin: bytes, data: bytes) -> None:
         """Part of a head has come: begin its deadline, and bound it."""

@@ -15,7 +15,7 @@ from proxy.handlers import SERVICE
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts
 from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
-from proxy.server.worker_status import OneWorker
+from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Server:
         settings, place = self._settings, self._place
         await self._runner.setup()
         service = self.service
-        one = OneWorker(service)
+        one = WorkerStatus(service)
         if place is not None:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere

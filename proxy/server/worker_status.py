@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from proxy.handlers.service import Problems, Service
 
 
-class OneWorker:
+class WorkerStatus:
     """The view of a worker on itself."""
 
     def __init__(self, service: Service) -> None:

@@ -18,7 +18,7 @@ from proxy.settings.server import (
     Settings,
 )
 from proxy.settings.typed import TypedNames
-from proxy.settings.units import Address, Wrong, read_duration
+from proxy.settings.units import Address, InvalidValue, read_duration
 from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
-    "Wrong",
+    "InvalidValue",
     "closest",
     "read_duration",
 ]

@@ -13,7 +13,7 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 from proxy.settings.model import closest
 from proxy.settings.scalars import read_text
 from proxy.settings.secret_values import check_ends
-from proxy.settings.units import Wrong, is_host
+from proxy.settings.units import InvalidValue, is_host
 
 _PORT = 6379
 # Redis' own bound on `databases` is an int; nobody has more than a few.
@@ -50,40 +50,42 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     """Read `memory`, or the URL of a Redis server (6.2 or later) or of a Valkey server.
 
     Raises:
-        Wrong: Neither; or Sentinel or Cluster, which are not supported. Never with the value: a password is in it.
+        InvalidValue: Neither; or Sentinel or Cluster, which are not supported. Never with the value: a password is in it.
     """
     text = read_text(value)
     if text == "memory":
         return "memory"
     scheme, separator, rest = text.partition("://")
     if not separator:
-        raise Wrong(_EXAMPLES, suggestion=closest(text, ["memory"]))
+        raise InvalidValue(_EXAMPLES, suggestion=closest(text, ["memory"]))
     if _OTHER_TOPOLOGY.fullmatch(scheme.lower()):
-        raise Wrong("Sentinel and Cluster are not supported: name one server, or an address that follows the primary")
+        raise InvalidValue(
+            "Sentinel and Cluster are not supported: name one server, or an address that follows the primary"
+        )
     if scheme in {"valkey", "valkeys"}:
-        raise Wrong(f"is written {scheme.replace('valkey', 'redis')}:// for Valkey, too")
+        raise InvalidValue(f"is written {scheme.replace('valkey', 'redis')}:// for Valkey, too")
     if scheme not in _SCHEMES:
-        raise Wrong(_EXAMPLES, suggestion=None)
+        raise InvalidValue(_EXAMPLES, suggestion=None)
     if "," in rest.rpartition("@")[2].partition("/")[0]:
-        raise Wrong("must name one server: Sentinel and Cluster are not supported")
+        raise InvalidValue("must name one server: Sentinel and Cluster are not supported")
     try:
         url = urlsplit(text)
         _ = url.port
     except ValueError as exc:
-        raise Wrong("is not a URL (special characters of a password are percent-encoded)") from exc
+        raise InvalidValue("is not a URL (special characters of a password are percent-encoded)") from exc
     if url.fragment or text.endswith("#"):
-        raise Wrong("must not have a fragment (special characters of a password are percent-encoded)")
+        raise InvalidValue("must not have a fragment (special characters of a password are percent-encoded)")
     return _unix(url) if scheme == "unix" else _tcp(url)
 
 
 def _tcp(url: SplitResult) -> StoreUrl:
     host = url.hostname
     if not host or not is_host(host) or url.netloc.endswith(":"):
-        raise Wrong("must name a host (special characters of a password are percent-encoded)")
+        raise InvalidValue("must name a host (special characters of a password are percent-encoded)")
     options = _options(url, {"ca_file"} if url.scheme == "rediss" else set())
     ca_file = options.get("ca_file")
     if ca_file is not None and not Path(ca_file).is_file():
-        raise Wrong("has a ca_file that names no readable file")
+        raise InvalidValue("has a ca_file that names no readable file")
     return StoreUrl(
         host=host,
         port=_PORT if url.port is None else url.port,
@@ -99,7 +101,7 @@ def _tcp(url: SplitResult) -> StoreUrl:
 def _unix(url: SplitResult) -> StoreUrl:
     # unix://user:password@/path, as redis-py has it.
     if url.netloc.rpartition("@")[2] or not url.path.strip("/"):
-        raise Wrong("must name a socket by its absolute path: unix:///run/redis.sock")
+        raise InvalidValue("must name a socket by its absolute path: unix:///run/redis.sock")
     options = _options(url, {"db"})
     return StoreUrl(
         host="",
@@ -115,13 +117,13 @@ def _unix(url: SplitResult) -> StoreUrl:
 
 def _db(text: str) -> int:
     if re.fullmatch(r"\d{1,6}", text, re.ASCII) is None or int(text) > _MAX_DB:
-        raise Wrong("must name its database by a number, such as /0")
+        raise InvalidValue("must name its database by a number, such as /0")
     return int(text)
 
 
 def _user(url: SplitResult) -> str | None:
     if url.username and url.password is None:
-        raise Wrong("has a user without a password; a password alone is written redis://:password@host")
+        raise InvalidValue("has a user without a password; a password alone is written redis://:password@host")
     return unquote(url.username) if url.username else None
 
 
@@ -133,8 +135,8 @@ def _password(url: SplitResult) -> SecretStr | None:
         # Percent-encoded, they are meant.
         try:
             check_ends(password)
-        except Wrong as wrong:
-            raise Wrong(f"has a password that {wrong.message}") from None
+        except InvalidValue as wrong:
+            raise InvalidValue(f"has a password that {wrong.message}") from None
     return SecretStr(password)
 
 
@@ -142,7 +144,7 @@ def _options(url: SplitResult, known: set[str]) -> dict[str, str]:
     options = dict(parse_qsl(url.query, keep_blank_values=True))
     if options.keys() - known:
         which = f"only {', '.join(sorted(known))}" if known else "none"
-        raise Wrong(f"has an option that is not known: {which} can follow the `?`")
+        raise InvalidValue(f"has an option that is not known: {which} can follow the `?`")
     return options
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.settings import Wrong
+from proxy.settings import InvalidValue
 from proxy.settings.loading.faults import dotted
 from proxy.settings.loading.substitution import read_secret_file
 from proxy.upstream.tls import make_context
@@ -112,7 +112,7 @@ def _look(settings: Settings, known: Mapping[str, bytes]) -> _Look:
         place = dotted(location)
         try:
             changed = look.settings.with_secret(location, read_secret_file(source))
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             look.faults[place] = wrong.message
             continue
         if changed is not None:

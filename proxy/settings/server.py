@@ -16,7 +16,7 @@ from proxy.settings.listeners import (
     ListenAddresses,
     listen_faults,
 )
-from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, written
+from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, default
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -37,7 +37,7 @@ from proxy.settings.scalars import (
     read_field_name,
 )
 from proxy.settings.typed import TypedNames, name_faults
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ MAX_CORS_NAMES = 64
 def _read_workers(value: object) -> int:
     count = read_count(value)
     if count > MAX_WORKERS:
-        raise Wrong(f"must be at most {MAX_WORKERS}")
+        raise InvalidValue(f"must be at most {MAX_WORKERS}")
     return count
 
 
@@ -71,15 +71,15 @@ class ClientTimeouts(Model):
     """The clocks towards the client; none of them can be off, because each bounds what a stranger can hold."""
 
     header_s: PositiveDuration = Field(
-        written("10s"), alias="header", description="Until a request's head is complete."
+        default("10s"), alias="header", description="Until a request's head is complete."
     )
     body_s: PositiveDuration = Field(
-        written("30s"), alias="body", description="The longest silence within a request's body."
+        default("30s"), alias="body", description="The longest silence within a request's body."
     )
     keep_alive_s: PositiveDuration = Field(
-        written("75s"), alias="keep_alive", description="An unused connection's life."
+        default("75s"), alias="keep_alive", description="An unused connection's life."
     )
-    write_s: PositiveDuration = Field(written("30s"), alias="write", description="How long a client may read nothing.")
+    write_s: PositiveDuration = Field(default("30s"), alias="write", description="How long a client may read nothing.")
 
 
 class PlanSettings(Model):
@@ -125,7 +125,7 @@ class EnvelopeTarget(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """A target without methods refuses everything; leaving it out says that better."""
         if data.get("methods") in ([], ()):
-            yield ("methods",), Wrong("must not be empty; leave it out for get and post")
+            yield ("methods",), InvalidValue("must not be empty; leave it out for get and post")
 
 
 class Envelope(Model):
@@ -138,7 +138,7 @@ class Envelope(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """An envelope without targets refuses everything; leaving the key out says that better."""
         if data.get("targets") in ([], ()):
-            yield ("targets",), Wrong("must not be empty; leave `envelope` out to have none")
+            yield ("targets",), InvalidValue("must not be empty; leave `envelope` out to have none")
 
 
 class Cors(Model):
@@ -152,18 +152,18 @@ class Cors(Model):
         (), description="Headers of answers that pages may read, beyond the built-in ones."
     )
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
-    max_age_s: Duration = Field(written("10m"), alias="max_age", description="How long browsers remember a preflight.")
+    max_age_s: Duration = Field(default("10m"), alias="max_age", description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Fetch §3.2.5: `*` and credentials exclude each other; lists that every answer repeats are short."""
         for key in ("headers", "expose"):
             if len(sequence(data.get(key))) > MAX_CORS_NAMES:
-                yield (key,), Wrong(f"must be at most {MAX_CORS_NAMES}")
+                yield (key,), InvalidValue(f"must be at most {MAX_CORS_NAMES}")
         if len(names := sequence(data.get("headers"))) > 1 and "*" in names:
-            yield ("headers",), Wrong("must have `*` alone: it grants every name")
+            yield ("headers",), InvalidValue("must have `*` alone: it grants every name")
         if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
-            yield ("credentials",), Wrong("must be false while origins has `*`", suggestion="false")
+            yield ("credentials",), InvalidValue("must be false while origins has `*`", suggestion="false")
 
 
 class Log(Model):
@@ -184,21 +184,21 @@ class Settings(Model):
     """Everything that the file says, in seconds and bytes. Made by `proxy.settings.loading.load`."""
 
     listen: ListenAddresses = Field(
-        written(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
+        default(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
     )
     admin_listen: AdminAddress = Field(
-        written(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
+        default(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
-    max_body_bytes: Size = Field(written("32MiB"), alias="max_body", description="The largest request body.")
+    max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
     max_header_bytes: HeaderSize = Field(
-        written("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+        default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
     )
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
     drain_timeout_s: Duration = Field(
-        written("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
+        default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
         description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
@@ -209,7 +209,7 @@ class Settings(Model):
     limits: Limits = Field(default_factory=Limits, description="Where usage is counted.")
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
     heartbeat_s: Clock = Field(
-        written("off"),
+        default("off"),
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
@@ -245,7 +245,7 @@ class Settings(Model):
         """The same settings with another secret at the place of an upstream's; None where it is the same.
 
         Raises:
-            Wrong: not a secret for that place. Never with any of it.
+            InvalidValue: not a secret for that place. Never with any of it.
         """
         name = str(location[1])
         upstream = self.upstreams[name].with_secret(location[2:], text)
@@ -283,10 +283,10 @@ def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Workers that count alone would each give every user the whole limit."""
     try:
         workers = _read_workers(data.get("workers", 1))
-    except Wrong:
+    except InvalidValue:
         return  # the field tells it
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
-        yield ("workers",), Wrong("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
+        yield ("workers",), InvalidValue("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
 
 def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -295,22 +295,25 @@ def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     if data.get("early_heartbeat") in (True, "true") and all(
         holder.get("heartbeat", "off") == "off" for holder in holders
     ):
-        yield ("early_heartbeat",), Wrong("needs a `heartbeat`, at the top level or in an upstream, that is not off")
+        yield (
+            ("early_heartbeat",),
+            InvalidValue("needs a `heartbeat`, at the top level or in an upstream, that is not off"),
+        )
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """What upstreams and plans cannot be called; and that there are upstreams."""
     if data.get("upstreams") == {}:
-        yield ("upstreams",), Wrong("must have at least one upstream")
+        yield ("upstreams",), InvalidValue("must have at least one upstream")
     for name in mapping(data.get("upstreams")):
         if re.fullmatch(UPSTREAM_NAME, name) is None:
             words = "is not an upstream's name: up to 63 of a-z, 0-9, _ and -, a letter or digit first"
-            yield ("upstreams", name), Wrong(words)
+            yield ("upstreams", name), InvalidValue(words)
         elif name in RESERVED_NAMES:
-            yield ("upstreams", name), Wrong("is a path of the proxy's own; choose another name")
+            yield ("upstreams", name), InvalidValue("is a path of the proxy's own; choose another name")
     for name in mapping(data.get("plans")):
         if not name.strip() or not name.isprintable():
-            yield ("plans", name), Wrong("is not a plan's name")
+            yield ("plans", name), InvalidValue("is not a plan's name")
 
 
 def _reference_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -330,7 +333,7 @@ def _unknown(
     where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str
 ) -> Iterator[Contradiction]:
     if isinstance(name, str) and name.strip() and name not in known:
-        yield where, Wrong(f"names {what} that nobody defined", suggestion=closest(name, known))
+        yield where, InvalidValue(f"names {what} that nobody defined", suggestion=closest(name, known))
 
 
 def _target_faults(
@@ -342,4 +345,4 @@ def _target_faults(
         ours, theirs = origin_of(target.get("url")), origin_of(mapping(upstreams[name]).get("url"))
         if ours and theirs and ours != theirs:
             words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
-            yield (*where, "url"), Wrong(words)
+            yield (*where, "url"), InvalidValue(words)

@@ -1,1 +1,1 @@
-"""The upstream leg: addresses, TLS, connections and their pool."""
+"""The upstream upstream_route: addresses, TLS, connections and their pool."""

@@ -21,7 +21,7 @@ from proxy.model import FieldIndex
 from proxy.protocol.http_head import join_identical
 from proxy.protocol.keep_alive import keep_alive_s
 from proxy.upstream.reasons import reason_of_loss
-from proxy.upstream.response import Answer
+from proxy.upstream.response import UpstreamResponse
 from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         # Asks the kernel whether anything waits to be read, an end included; gives what does.
         self._peek: Callable[[int], object] = _nothing
-        self._answer: Answer | None = None
-        self._head_waiter: asyncio.Future[Answer] | None = None
+        self._answer: UpstreamResponse | None = None
+        self._head_waiter: asyncio.Future[UpstreamResponse] | None = None
         self._fields: list[Field] = []
         # The body's pieces in one read. The parser appends to it itself: no Python runs for each chunk.
         self._fragments: list[bytes] = []
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and not self._peek(0)
 
-    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[Answer]:
+    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[UpstreamResponse]:
         """Write a request and give the future of its answer's head.
 
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
@@ -317,7 +317,7 @@ class Connection(asyncio.Protocol):
         if self._is_head_request or status in {204, 304}:
             framing = "none"
         source = None if self._is_head_request else self
-        self._answer = Answer(source, status, fields, index, framing, length)
+        self._answer = UpstreamResponse(source, status, fields, index, framing, length)
 
     def on_message_complete(self) -> None:
         """The end of the answer; or of an interim one, after which another may begin."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.model import Origin
-    from proxy.timers import Clocks
+    from proxy.timers import DeadlineTimer
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
 
@@ -49,7 +49,7 @@ class Pool:
     replaced; connections that stand keep theirs.
     """
 
-    def __init__(self, clocks: Clocks, tls: TlsContexts) -> None:
+    def __init__(self, clocks: DeadlineTimer, tls: TlsContexts) -> None:
         self._clocks = clocks
         self.tls = tls
         # While there is a key in it, the clocks ask.
@@ -141,14 +141,14 @@ class Pool:
             if not kept:
                 del self._kept[key]
         if not self._kept:
-            self._clocks.forget(self)
+            self._clocks.discard(self)
 
     def close(self) -> None:
         """Close every connection, lent ones included."""
         for connection in list(self._open):
             connection.abort()
         self._kept.clear()
-        self._clocks.forget(self)
+        self._clocks.discard(self)
 
     def _keep(self, connection: Connection) -> None:
         keep_s = connection.keep_s
@@ -160,7 +160,7 @@ class Pool:
         kept = self._kept.get(connection.key)
         if kept is None:
             kept = self._kept[connection.key] = []
-            self._clocks.watch(self)
+            self._clocks.add(self)
         elif len(kept) >= MAX_KEPT:
             connection.abort()
             return

@@ -54,7 +54,7 @@ class Sink(Protocol):
         ...
 
 
-class Answer:
+class UpstreamResponse:
     """An upstream's answer: its head, and its body while it arrives.
 
     Until a sink is attached at most one read is held, and the upstream is not read.
@@ -160,4 +160,4 @@ class Answer:
 
 
 # Of no upstream: has no body, and nothing to pause or to close.
-NOTHING: Final = Answer(None, 200, [], _NO_FIELDS, "none", None)
+NOTHING: Final = UpstreamResponse(None, 200, [], _NO_FIELDS, "none", None)

@@ -16,7 +16,7 @@ from proxy.limits.gcra import Limit
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.quotas import Quotas, limits_of
 from proxy.limits.rate_limit_fields import duration, rate_limit_fields
-from proxy.limits.store import Standing
+from proxy.limits.store import RateStatus
 from proxy.model import Plan, Principal, Rate
 from proxy.settings.units import MAX_DURATION_S
 
@@ -40,16 +40,16 @@ def members(value: bytes) -> list[tuple[bytes, dict[bytes, int]]]:
 NOW = 12_345_678_900
 
 
-def standing(*rates: tuple[int, float, float]) -> Standing:
+def standing(*rates: tuple[int, float, float]) -> RateStatus:
     """How somebody stands who has used so many requests of each rate: quota, window in seconds, requests."""
     limits = limits_of([Rate(quota, window_s) for quota, window_s, _ in rates])
     requests = [used for _, _, used in rates]
     return standing_at(limits, [int(used * limit.window) for used, limit in zip(requests, limits, strict=True)])
 
 
-def standing_at(limits: tuple[Limit, ...], used: list[int]) -> Standing:
+def standing_at(limits: tuple[Limit, ...], used: list[int]) -> RateStatus:
     tats = tuple(NOW * limit.quota + parts for limit, parts in zip(limits, used, strict=True))
-    return Standing(Quotas(limits), tats, NOW)
+    return RateStatus(Quotas(limits), tats, NOW)
 
 
 def test_fields_of_two_rates() -> None:
@@ -88,7 +88,7 @@ async def test_fields_as_clients_are_told() -> None:
 
 def test_fields_without_rates() -> None:
     """A plan without rates shows no fields."""
-    assert rate_limit_fields(Standing()) == ()
+    assert rate_limit_fields(RateStatus()) == ()
 
 
 def test_fields_nothing_remaining() -> None:

@@ -13,7 +13,7 @@ from proxy.errors import LimitsUnavailableError, ProxyError, RateLimitExceededEr
 from proxy.limits.gcra import Limit
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.quotas import limits_of, rate_name
-from proxy.limits.store import Admission, RateStanding, Store
+from proxy.limits.store import Admission, RateState, Store
 from proxy.model import Plan, Principal, Rate
 
 STEADY = settings(max_examples=200)
@@ -214,11 +214,11 @@ async def test_standing_values() -> None:
     """The standing tells each rate's name, quota and window, what remains, and when all of it is back."""
     clock = Clock()
     store = MemoryStore(clock)
-    full = (RateStanding("3-per-1s", 3, 1.0, 3, 0.0), RateStanding("5-per-1m", 5, 60.0, 5, 0.0))
+    full = (RateState("3-per-1s", 3, 1.0, 3, 0.0), RateState("5-per-1m", 5, 60.0, 5, 0.0))
     assert store.standing(user(TWO_RATES)).rates == full
     assert store.users_kept == 0
     admission = await store.admit(user(TWO_RATES))
-    after = (RateStanding("3-per-1s", 3, 1.0, 2, 0.333_334), RateStanding("5-per-1m", 5, 60.0, 4, 12.0))
+    after = (RateState("3-per-1s", 3, 1.0, 2, 0.333_334), RateState("5-per-1m", 5, 60.0, 4, 12.0))
     assert admission.standing.rates == store.standing(user(TWO_RATES)).rates == after
     clock.now += 6
     await store.admit(user(TWO_RATES))

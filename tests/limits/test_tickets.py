@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.errors import LimitsUnavailableError, TooManyTicketsError
 from proxy.limits.memory.store import MemoryStore
-from proxy.limits.memory.tickets import OVERHEAD_BYTES, TicketShelf
+from proxy.limits.memory.tickets import OVERHEAD_BYTES, TicketStore
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S, Store
 from proxy.model import Plan, Principal
 
@@ -45,7 +45,7 @@ async def test_store_keeps_tickets_for_the_pair_of_issuer_and_user() -> None:
 def test_take_after_the_time() -> None:
     """At its time, and not a moment earlier, a ticket is as unknown as one that never was."""
     clock = Clock()
-    shelf = TicketShelf(clock)
+    shelf = TicketStore(clock)
     shelf.put("early", b"1", 60.0, ALICE)
     shelf.put("late", b"2", 60.0, ALICE)
     clock.now += 59.999
@@ -59,7 +59,7 @@ def test_take_after_the_time() -> None:
 def test_take_of_a_short_one_behind_a_long_one() -> None:
     """A ticket that lapsed behind one that did not is unknown too, and given to nobody."""
     clock = Clock()
-    shelf = TicketShelf(clock)
+    shelf = TicketStore(clock)
     shelf.put("long", b"1", 60.0, ALICE)
     shelf.put("short", b"2", 1.0, ALICE)
     clock.now += 1.0
@@ -71,7 +71,7 @@ def test_take_of_a_short_one_behind_a_long_one() -> None:
 def test_spent_is_forgotten_after_an_hour() -> None:
     """What was taken is told apart for an hour, then unknown; it never comes back."""
     clock = Clock()
-    shelf = TicketShelf(clock)
+    shelf = TicketStore(clock)
     shelf.put("a", b"1", 60.0, ALICE)
     assert shelf.take("a") == b"1"
     clock.now += SPENT_TICKET_S - 0.001
@@ -82,7 +82,7 @@ def test_spent_is_forgotten_after_an_hour() -> None:
 
 def test_spent_is_bounded() -> None:
     """Of the taken ones at most so many names are kept, the latest."""
-    shelf = TicketShelf(Clock(), max_spent=2)
+    shelf = TicketStore(Clock(), max_spent=2)
     for name in "abc":
         shelf.put(name, b"1", 60.0, ALICE)
         shelf.take(name)
@@ -92,7 +92,7 @@ def test_spent_is_bounded() -> None:
 def test_put_too_many() -> None:
     """One user's open tickets are bounded; the refusal says when the oldest lapses, and then it is true."""
     clock = Clock()
-    shelf = TicketShelf(clock)
+    shelf = TicketStore(clock)
     for number in range(MAX_OPEN_TICKETS):
         shelf.put(str(number), b"1", 60.0, ALICE)
         clock.now += 1.0
@@ -112,7 +112,7 @@ def test_put_too_many() -> None:
 
 def test_put_too_large() -> None:
     """One user's open tickets are bounded in bytes; a lone one may be larger, for `max_body` has bounded it."""
-    shelf = TicketShelf(Clock())
+    shelf = TicketStore(Clock())
     shelf.put("small", b"1", 60.0, ALICE)
     with pytest.raises(TooManyTicketsError, match=r"^Your open tickets may hold 32 MiB at a time; .* in 60 s\.$"):
         shelf.put("large", bytes(MAX_OPEN_TICKET_BYTES), 60.0, ALICE)
@@ -125,7 +125,7 @@ def test_put_too_large() -> None:
 
 def test_put_without_room_for_anybody() -> None:
     """The whole is bounded, whoever asks; nothing that waits is forgotten for a newcomer."""
-    shelf = TicketShelf(Clock(), max_bytes=2 * OVERHEAD_BYTES + 2)
+    shelf = TicketStore(Clock(), max_bytes=2 * OVERHEAD_BYTES + 2)
     shelf.put("a", b"1", 60.0, ALICE)
     shelf.put("b", b"2", 60.0, BOB)
     with pytest.raises(LimitsUnavailableError):
@@ -141,7 +141,7 @@ class Shelf(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.shelf = TicketShelf(self.clock, max_bytes=20 * OVERHEAD_BYTES)
+        self.shelf = TicketStore(self.clock, max_bytes=20 * OVERHEAD_BYTES)
         self.open: dict[str, tuple[bytes, float]] = {}
         self.count = 0
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proxy.upstream.lane import Lane
 
     from proxy.errors import ProxyError
-    from proxy.upstream.response import Answer
+    from proxy.upstream.response import UpstreamResponse
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -54,7 +54,7 @@ class One:
         )
         self.connection.connection_made(cast("asyncio.Transport", self.wire))
 
-    def ask(self, *, is_head_request: bool = False) -> asyncio.Future[Answer]:
+    def ask(self, *, is_head_request: bool = False) -> asyncio.Future[UpstreamResponse]:
         return self.connection.send(b"", b"", is_head_request=is_head_request)
 
     def hear(self, *reads: bytes) -> None:
@@ -65,7 +65,7 @@ class One:
         self.idle += 1
 
 
-def take(answer: Answer) -> Taker:
+def take(answer: UpstreamResponse) -> Taker:
     taker = Taker()
     answer.attach(taker)
     return taker

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.model import Origin
-from proxy.timers import Clocks
+from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
-    clocks = Clocks(asyncio.get_running_loop())
+    clocks = DeadlineTimer(asyncio.get_running_loop())
     pool = Pool(clocks, TlsContexts())
     yield pool
     pool.close()
@@ -197,7 +197,7 @@ async def test_dial_failing_handshake(pool: Pool, upstream: Upstream, count: int
 
 
 class HandClocks:
-    """Clocks that stand still until the test moves them."""
+    """DeadlineTimer that stand still until the test moves them."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -242,7 +242,7 @@ async def test_pool_keeps_no_longer_than(
 ) -> None:
     """A kept connection is lent until its time is over, and not from then on, however late the clocks ask."""
     clocks = HandClocks()
-    pool = Pool(cast("Clocks", clocks), TlsContexts())
+    pool = Pool(cast("DeadlineTimer", clocks), TlsContexts())
     connection = await kept(pool, upstream, *fields, keep_s=keep_s)
 
     clocks.now_s += until_s - 0.01
@@ -270,7 +270,7 @@ async def test_pool_keeps_no_longer_than(
 async def test_pool_keeps_nothing(upstream: Upstream, keep_s: float, fields: tuple[str, ...]) -> None:
     """A connection that may not be kept is closed with its answer."""
     clocks = HandClocks()
-    pool = Pool(cast("Clocks", clocks), TlsContexts())
+    pool = Pool(cast("DeadlineTimer", clocks), TlsContexts())
 
     connection = await kept(pool, upstream, *fields, keep_s=keep_s)
 

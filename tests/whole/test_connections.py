@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.limits.store import Standing
+from proxy.limits.store import RateStatus
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
 from tests.whole.scenes import BODY, OK, begin, check_settled, serves
@@ -492,7 +492,7 @@ async def test_client_closed_while_the_name_is_looked_up(proxy: Running, upstrea
 class _Admission:
     def __init__(self, store: _Slow) -> None:
         self.store = store
-        self.standing = Standing()
+        self.standing = RateStatus()
         self.fallback = None
         self.is_held = True
 
@@ -523,8 +523,8 @@ class _Slow:
     def problem(self) -> str | None:
         return None
 
-    def standing(self, principal: Principal) -> Standing:
-        return Standing()
+    def standing(self, principal: Principal) -> RateStatus:
+        return RateStatus()
 
     async def admit(self, principal: Principal) -> _Admission:
         self.asked.set()

@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observability.metrics import Metrics
-from proxy.server.workers.counter_files import Ledger, add, counts, left_behind, read, render, take
+from proxy.server.workers.counter_files import CounterFile, add, counts, left_behind, read, render, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,11 +84,11 @@ def test_read_refuses_what_is_no_figures(data: object) -> None:
 def test_ledger_goes_on_from_its_predecessor(tmp_path: Path) -> None:
     """Counts of the dead are inherited once, however often; states are not."""
     first = worker(requests=2, active=5)
-    ledger = Ledger(tmp_path, "a", first.registry.collect)
+    ledger = CounterFile(tmp_path, "a", first.registry.collect)
     ledger.keep(ledger.current())
     for _ in range(3):
         second = worker(requests=1)
-        ledger = Ledger(tmp_path, "a", second.registry.collect)
+        ledger = CounterFile(tmp_path, "a", second.registry.collect)
         ledger.keep(ledger.current())
 
     kept = values(render(left_behind(tmp_path / "a.figures")))
@@ -102,7 +102,7 @@ def test_ledger_goes_on_from_its_predecessor(tmp_path: Path) -> None:
 def test_ledger_writes_only_what_is_new(tmp_path: Path) -> None:
     """An idle worker does not write the same again."""
     metrics = worker()
-    ledger = Ledger(tmp_path, "a", metrics.registry.collect)
+    ledger = CounterFile(tmp_path, "a", metrics.registry.collect)
     ledger.keep(ledger.current())
     (tmp_path / "a.figures").unlink()
     ledger.keep(ledger.current())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.server.workers.socket_handoff import VARIABLE, Ground
+from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.settings.loading import load
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ def settings(tmp_path: Path, listen: str = "127.0.0.1:0", admin_listen: str = "1
     return load(path, {}, {})
 
 
-def names(ground: Ground) -> list[tuple[str, int]]:
+def names(ground: SharedSockets) -> list[tuple[str, int]]:
     return [sock.getsockname() for sock in (*ground.listen, *ground.admin_listen)]
 
 
-def leave(*grounds: Ground) -> None:
+def leave(*grounds: SharedSockets) -> None:
     for ground in grounds:
         ground.stop_listening(for_good=True)
         os.close(ground.turn)
         ground.remove()
 
 
-def handed(ground: Ground) -> dict[str, str]:
+def handed(ground: SharedSockets) -> dict[str, str]:
     """The environment of a successor, with descriptors of its own as after a fork."""
     value = ground.hand_over()
     for sock in (*ground.listen, *ground.admin_listen):
@@ -48,7 +48,7 @@ def handed(ground: Ground) -> dict[str, str]:
 
 def test_prepare_from_nothing(tmp_path: Path) -> None:
     """Both listeners listen, nothing of it passes an `exec` by itself, and the directory is nobody else's."""
-    ground = Ground.prepare(settings(tmp_path), {"RUNTIME_DIRECTORY": f"/nowhere:{tmp_path}"})
+    ground = SharedSockets.prepare(settings(tmp_path), {"RUNTIME_DIRECTORY": f"/nowhere:{tmp_path}"})
     with socket.create_connection(names(ground)[0]), socket.create_connection(names(ground)[1]):
         pass
     assert not any(sock.get_inheritable() for sock in (*ground.listen, *ground.admin_listen))
@@ -61,15 +61,15 @@ def test_prepare_from_nothing(tmp_path: Path) -> None:
 
 def test_prepare_without_admin_listener(tmp_path: Path) -> None:
     """`off` is no listener."""
-    ground = Ground.prepare(settings(tmp_path, admin_listen="'off'"), {})
+    ground = SharedSockets.prepare(settings(tmp_path, admin_listen="'off'"), {})
     assert ground.admin_listen == ()
     leave(ground)
 
 
 def test_take_over(tmp_path: Path) -> None:
     """A successor listens on the same sockets, also where the system chose the port, and meets in the same place."""
-    first = Ground.prepare(settings(tmp_path), {})
-    second = Ground.prepare(settings(tmp_path), handed(first))
+    first = SharedSockets.prepare(settings(tmp_path), {})
+    second = SharedSockets.prepare(settings(tmp_path), handed(first))
     assert names(second) == names(first)
     assert second.directory == first.directory
     first.stop_listening(for_good=False)
@@ -81,9 +81,9 @@ def test_take_over(tmp_path: Path) -> None:
 
 def test_take_over_with_another_address(tmp_path: Path) -> None:
     """An address that changed is listened on anew, one that is gone is not listened on; the other is taken over."""
-    first = Ground.prepare(settings(tmp_path), {})
-    second = Ground.prepare(settings(tmp_path, listen="localhost:0", admin_listen="'off'"), handed(first))
-    third = Ground.prepare(settings(tmp_path, listen="localhost:0"), handed(first))
+    first = SharedSockets.prepare(settings(tmp_path), {})
+    second = SharedSockets.prepare(settings(tmp_path, listen="localhost:0", admin_listen="'off'"), handed(first))
+    third = SharedSockets.prepare(settings(tmp_path, listen="localhost:0"), handed(first))
     assert names(second)[0] != names(first)[0]
     assert second.admin_listen == ()
     assert third.admin_listen[0].getsockname() == first.admin_listen[0].getsockname()
@@ -92,11 +92,13 @@ def test_take_over_with_another_address(tmp_path: Path) -> None:
 
 def test_take_over_of_several(tmp_path: Path) -> None:
     """Of a list each address is taken over by itself, in the new file's order; what is new is listened on."""
-    first = Ground.prepare(settings(tmp_path, listen='["127.0.0.1:0", "127.0.0.2:0"]'), {})
-    second = Ground.prepare(settings(tmp_path, listen='["127.0.0.3:0", "127.0.0.2:0", "127.0.0.1:0"]'), handed(first))
+    first = SharedSockets.prepare(settings(tmp_path, listen='["127.0.0.1:0", "127.0.0.2:0"]'), {})
+    second = SharedSockets.prepare(
+        settings(tmp_path, listen='["127.0.0.3:0", "127.0.0.2:0", "127.0.0.1:0"]'), handed(first)
+    )
     assert [name[0] for name in names(second)] == ["127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.1"]
     assert names(second)[1:] == [*reversed(names(first)[:2]), names(first)[2]]
-    third = Ground.prepare(settings(tmp_path, listen="127.0.0.2:0"), handed(second))
+    third = SharedSockets.prepare(settings(tmp_path, listen="127.0.0.2:0"), handed(second))
     assert names(third) == [names(first)[1], names(first)[2]]
     leave(first, second, third)
 
@@ -108,6 +110,6 @@ def test_port_in_use(tmp_path: Path) -> None:
         runtime = tmp_path / "run"
         runtime.mkdir()
         with pytest.raises(OSError, match="cannot listen on") as caught:
-            Ground.prepare(settings(tmp_path, admin_listen=where), {"RUNTIME_DIRECTORY": str(runtime)})
+            SharedSockets.prepare(settings(tmp_path, admin_listen=where), {"RUNTIME_DIRECTORY": str(runtime)})
     assert where in str(caught.value)
     assert list(runtime.iterdir()) == []

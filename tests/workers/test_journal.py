@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.observability.logging import LineWriter, Redactor, configure, pieces
 from proxy.server.workers import arbiter_log as journal
-from proxy.server.workers.arbiter_log import DirectWriter, Journal
+from proxy.server.workers.arbiter_log import DirectWriter, ArbiterLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ def test_journal_speaks_as_all_lines_do(tmp_path: Path, turn: int) -> None:
     """Gunicorn's words are one JSON line each; what it chats about is for who debugs it; a failure says where."""
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     configure(format_="json", level="info", redactor=Redactor(), writer=DirectWriter(descriptor, turn), worker="1-0")
-    log = Journal()
+    log = ArbiterLog()
     try:
         log.info("Booting worker with pid: %s", 7)
         log.warning("half %s", "done")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.server.workers import peers as siblings
-from proxy.server.workers.peers import Siblings
+from proxy.server.workers.peers import PeerChannel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,8 +27,8 @@ async def born(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Open a worker's channel of a name, with what it answers."""
     async with AsyncExitStack() as stack:
 
-        async def be(name: str, answer: Callable[[Question], Any]) -> Siblings:
-            one = Siblings(tmp_path, name, answer)
+        async def be(name: str, answer: Callable[[Question], Any]) -> PeerChannel:
+            one = PeerChannel(tmp_path, name, answer)
             await one.open()
             stack.push_async_callback(one.close)
             return one
@@ -148,7 +148,7 @@ async def test_calls_are_bounded(born: Callable[..., Any], tmp_path: Path, monke
 
 async def test_close_leaves_nothing(tmp_path: Path) -> None:
     """The socket's file goes with the worker, and a caller that is half way is dropped."""
-    one = Siblings(tmp_path, "one", never)
+    one = PeerChannel(tmp_path, "one", never)
     await one.open()
     reader, writer = await asyncio.open_unix_connection(tmp_path / "one.sock")
     await one.close()

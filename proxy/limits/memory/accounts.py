@@ -52,7 +52,7 @@ class Account(Generic[_Live]):
         """Give the state of every rate, whatever plan it is of."""
         return dict(zip(self.quotas.limits, self.tats, strict=True)) | self.others
 
-    def learn(self, quotas: Quotas, tats: tuple[int, ...]) -> None:
+    def update(self, quotas: Quotas, tats: tuple[int, ...]) -> None:
         """Replace the state of some rates; the plan that they are of may have been left since."""
         if quotas is self.quotas:
             self.tats = tats

@@ -109,7 +109,7 @@ class Leases:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
 
-    def bury(self, account: UserAccount, id_: bytes) -> None:
+    def release_unconfirmed(self, account: UserAccount, id_: bytes) -> None:
         """Take a lease from the server that it may have given, or may yet give.
 
         A server that was held up may find the question on the old connection after the removal on the new one; so the

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
 from proxy.limits.memory.accounts import Account
-from proxy.limits.memory.tickets import TicketShelf
+from proxy.limits.memory.tickets import TicketStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.limits.store import Standing
+from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class _Admission:
 
     fallback = None  # always counted
 
-    def __init__(self, store: MemoryStore, account: Account[_Admission], standing: Standing) -> None:
+    def __init__(self, store: MemoryStore, account: Account[_Admission], standing: RateStatus) -> None:
         self._store = store
         self.account = account
         self.standing = standing
@@ -88,7 +88,7 @@ class MemoryStore:
         # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
         # account's turn comes, so an admission does not have to touch the heap.
         self._queue: list[tuple[int, tuple[str, str]]] = []
-        self._tickets = TicketShelf(now)
+        self._tickets = TicketStore(now)
 
     async def open(self) -> None:
         """Nothing to get ready."""
@@ -139,11 +139,11 @@ class MemoryStore:
         if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
             raise too_many_streams(plan)
         account.tats = ends
-        admission = _Admission(self, account, Standing(quotas, ends, now))
+        admission = _Admission(self, account, RateStatus(quotas, ends, now))
         account.live[admission] = None
         return admission
 
-    def standing(self, principal: Principal) -> Standing:
+    def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands without charging anything."""
         now = round(self._now() * TICKS_PER_S)
         account = self._accounts.get((principal.issuer, principal.user))
@@ -151,7 +151,7 @@ class MemoryStore:
             account = Account(("", ""))
         if account.plan is not principal.plan:
             account.adopt(principal.plan, now)
-        return Standing(account.quotas, account.tats, now)
+        return RateStatus(account.quotas, account.tats, now)
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -177,7 +177,7 @@ class MemoryStore:
             limits = account.quotas.limits
             # The other's clock may have been another.
             account.tats = tuple([min(tats.get(limit, 0), now * limit.quota + limit.capacity) for limit in limits])
-        held = [_Admission(self, account, Standing()) for _ in range(leases)]
+        held = [_Admission(self, account, RateStatus()) for _ in range(leases)]
         for admission in held:
             admission.ends = None
             account.live[admission] = None

@@ -40,7 +40,7 @@ class _Open(NamedTuple):
         return len(self.sealed) + OVERHEAD_BYTES
 
 
-class TicketShelf:
+class TicketStore:
     """Keeps tickets until they are taken or lapse, and for a while the names of those that were taken.
 
     Lapsed tickets are dropped when the next one is put or taken, oldest first: with ttls that differ, a shorter one

@@ -63,7 +63,7 @@ class ServerClock:
         """The same in seconds."""
         return self.now() / TICKS_PER_S
 
-    def learn(self, now: int) -> None:
+    def update(self, now: int) -> None:
         """An answer that just came said so."""
         self._ahead = now - self._own()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.resp import Connection
     from proxy.limits.redis.scripts import Script
-    from proxy.limits.store import Admission, Fallback, Lease, Standing
+    from proxy.limits.store import Admission, Fallback, Lease, RateStatus
 
 
 class _Owner(Protocol):
@@ -21,7 +21,7 @@ class _Owner(Protocol):
 
     def release(self, admission: RedisAdmission) -> None: ...
     def refund(self, admission: RedisAdmission) -> None: ...
-    def undo(self, question: Question, answer: Answer) -> None: ...
+    def undo(self, question: PendingAdmission, answer: Answer) -> None: ...
 
 
 class RedisAdmission:
@@ -50,7 +50,7 @@ class RedisAdmission:
         store: _Owner,
         account: UserAccount,
         id_: bytes,
-        standing: Standing,
+        standing: RateStatus,
         *,
         answer: Sequence[int] | None = None,
         fallback: Fallback | None = None,
@@ -81,7 +81,7 @@ class RedisAdmission:
         self._store.refund(self)
 
 
-class Question:
+class PendingAdmission:
     """An admission that is being asked for; called with the answer.
 
     Whoever asked may have been cancelled. Then the answer is undone: nobody else would.

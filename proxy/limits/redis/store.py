@@ -20,13 +20,13 @@ from proxy.limits.memory.leases import LIFE_S, Leases, run_all
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.redis.accounts import ID_BYTES, PREFIX, ServerClock, UserAccounts, read_tats
-from proxy.limits.redis.admission import Question, RedisAdmission
+from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
 from proxy.limits.redis.dial import Dialler
 from proxy.limits.redis.link import Link
 from proxy.limits.redis.resp import TIMEOUT_S, Answer, ConnectionLostError, StoreError
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.tickets import RedisTickets
-from proxy.limits.store import Standing
+from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,7 +132,7 @@ class RedisStore:
             connection = await self._link.connected(self._timeout_s)
             if connection is None:
                 return await self._admit_alone(principal, account)
-        question = Question(self, account, self._new_id(), self._loop.create_future())
+        question = PendingAdmission(self, account, self._new_id(), self._loop.create_future())
         question.send(connection, self._scripts.admit)
         try:
             answer = await question.answered
@@ -146,24 +146,24 @@ class RedisStore:
             return await self._admit_alone(principal, account)
         self._link.succeeded()
         self._local = None
-        self._clock.learn(answer[1])
+        self._clock.update(answer[1])
         quotas = question.quotas
         tats = read_tats(quotas.limits, answer, 2)
-        account.learn(quotas, tats)
+        account.update(quotas, tats)
         if answer[0] == 1:
             raise rate_limit_exceeded(quotas.limits, tats, answer[1])
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
             raise too_many_streams(principal.plan)
-        admission = RedisAdmission(self, account, question.id, Standing(quotas, tats, answer[1]), answer=answer)
+        admission = RedisAdmission(self, account, question.id, RateStatus(quotas, tats, answer[1]), answer=answer)
         self._leases.hold(admission)
         return admission
 
-    def standing(self, principal: Principal) -> Standing:
+    def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands by what this worker heard last, of a user it does not know as if never seen."""
         account = self._accounts.get(principal)
         if self._local is not None and account.local is self._local:
             return self._local.standing(principal)
-        return Standing(account.quotas, account.tats, self._clock.now())
+        return RateStatus(account.quotas, account.tats, self._clock.now())
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -188,7 +188,7 @@ class RedisStore:
         elif admission.answer is not None:
             self._give_back(admission.account, admission.standing.quotas, admission.answer)
 
-    def undo(self, question: Question, answer: Answer) -> None:
+    def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
         if not isinstance(answer, list):
             self._judge_failure(question, answer)
@@ -196,10 +196,10 @@ class RedisStore:
             self._give_back(question.account, question.quotas, answer)
             self._leases.remove(question.account, question.id)
 
-    def _judge_failure(self, question: Question, answer: Answer) -> None:
+    def _judge_failure(self, question: PendingAdmission, answer: Answer) -> None:
         assert isinstance(answer, StoreError)
         if isinstance(answer, ConnectionLostError):
-            self._leases.bury(question.account, question.id)
+            self._leases.release_unconfirmed(question.account, question.id)
         self._link.failed(answer)
 
     def _give_back(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
@@ -222,8 +222,8 @@ class RedisStore:
         def hand_over(told: Answer) -> None:
             if isinstance(told, list):
                 # With its clock: by an older one, what is unused would look used.
-                self._clock.learn(told[0])
-                account.learn(quotas, read_tats(limits, told, 1))
+                self._clock.update(told[0])
+                account.update(quotas, read_tats(limits, told, 1))
 
         connection = self._link.connection
         if connection is not None:
@@ -239,7 +239,7 @@ class RedisStore:
             inner = await self._local_store(principal, account).admit(principal)
             standing = inner.standing
         else:
-            inner, standing = None, Standing(account.quotas, account.tats, self._clock.now())
+            inner, standing = None, RateStatus(account.quotas, account.tats, self._clock.now())
         admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
         self._leases.hold(admission)
         return admission
@@ -270,7 +270,7 @@ class RedisStore:
         if not isinstance(answer, list):
             raise StoreError("the server's answer is not understood")
         now, memory = answer
-        self._clock.learn(now)
+        self._clock.update(now)
         is_empty = self._memory is not None and memory != self._memory
         if is_empty:
             self._link.suspend("the server came back empty, and is being told what was counted")

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.server.workers import counter_files as figures
-from proxy.server.workers.counter_files import Family, Ledger, Sample
-from proxy.server.workers.peers import Siblings
+from proxy.server.workers.counter_files import Family, CounterFile, Sample
+from proxy.server.workers.peers import PeerChannel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.handlers.admin import Stream
     from proxy.handlers.service import Problems, Service
-    from proxy.server.worker_status import OneWorker
+    from proxy.server.worker_status import WorkerStatus
     from proxy.server.workers.peers import Question
 
 # How much of what was counted and never scraped a worker may take with it when it is killed. A snapshot is a
@@ -32,13 +32,13 @@ _DRAINING = "draining"
 class AllWorkers:
     """All workers as one; a worker that does not answer in time is left out, and counted as silent."""
 
-    def __init__(self, directory: Path, name: str, *, one: OneWorker, service: Service) -> None:
+    def __init__(self, directory: Path, name: str, *, one: WorkerStatus, service: Service) -> None:
         self._directory = directory
         self._name = name
         self._one = one
         self._service = service
-        self._ledger = Ledger(directory, name, service.metrics.registry.collect)
-        self._siblings = Siblings(directory, name, self._answer)
+        self._ledger = CounterFile(directory, name, service.metrics.registry.collect)
+        self._siblings = PeerChannel(directory, name, self._answer)
         self._keeping: asyncio.Task[None] | None = None
         self._keeps = True
 

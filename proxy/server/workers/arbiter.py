@@ -32,9 +32,9 @@ from proxy.app import trust
 from proxy.observability.logging import Redactor, configure
 from proxy.server.signals import log_refused, warn_of_ignored_proxies
 from proxy.server.sockets import show_all
-from proxy.server.workers.arbiter_log import DirectWriter, Journal
+from proxy.server.workers.arbiter_log import DirectWriter, ArbiterLog
 from proxy.server.workers.gunicorn_app import STUCK_S, Service
-from proxy.server.workers.socket_handoff import VARIABLE, Ground
+from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker
 from proxy.settings.build import secrets_of
 from proxy.settings.loading import ConfigurationError
@@ -60,7 +60,7 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
     redactor = Redactor(secrets_of(settings))
     try:
         trust(settings)
-        ground = Ground.prepare(settings, os.environ)
+        ground = SharedSockets.prepare(settings, os.environ)
     except OSError as exc:
         sys.stderr.write(f"forward-sse: cannot start: {exc.strerror or exc}\n")
         return EXIT_FAILED
@@ -108,7 +108,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """Take gunicorn's configuration."""
         self.app = app
         self.cfg = app.cfg
-        self.log = Journal()
+        self.log = ArbiterLog()
         self.worker_class = Worker
         self.address: list[str] = []
         self.LISTENERS: list[socket.socket] = []

@@ -64,7 +64,7 @@ class DirectWriter:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
 
 
-class Journal:
+class ArbiterLog:
     """What gunicorn takes for its logger. It never sees a request, so its texts are safe to repeat."""
 
     def debug(self, message: str, *args: object, **_kwargs: object) -> None:

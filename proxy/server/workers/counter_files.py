@@ -116,7 +116,7 @@ class _Given:
             yield metric
 
 
-class Ledger:
+class CounterFile:
     """What a worker and its predecessors in the same place have counted, in a file.
 
     Not `fsync`ed: it outlives the process, not the machine.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.observability.logging import Redactor
-    from proxy.server.workers.socket_handoff import Ground
+    from proxy.server.workers.socket_handoff import SharedSockets
     from proxy.settings import Settings
 
 # Without a sign of life for this long a worker is stuck: its event loop turns at least once a second.
@@ -23,14 +23,16 @@ STUCK_S = 60
 class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """The proxy as gunicorn's application. A worker finds here, by the fork, what it is to serve."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings], redactor: Redactor, ground: Ground) -> None:
+    def __init__(
+        self, settings: Settings, load: Callable[[], Settings], redactor: Redactor, ground: SharedSockets
+    ) -> None:
         self.settings = settings
         self.load_settings = load
         self.redactor = redactor
         self.ground = ground
         # The place of the worker that is made next, and the arbiter's ends of the workers' orders.
         self.place = 0
-        self.reins: set[socket.socket] = set()
+        self.controls: set[socket.socket] = set()
         super().__init__()
 
     def load_config(self) -> None:

@@ -42,7 +42,7 @@ class Answers:
     silent: frozenset[str] = field(default_factory=frozenset)
 
 
-class Siblings:
+class PeerChannel:
     """A worker's ear and voice among the others.
 
     `answer` is called for each question of another, must not wait, and gives what JSON can say; a question it does not

@@ -31,7 +31,7 @@ _MAX_PATH = 70
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SharedSockets:
     """What the workers of a service share. Descriptors are closed on `exec` unless handed over."""
 
     directory: Path
@@ -41,7 +41,7 @@ class Ground:
     turn: int
 
     @classmethod
-    def prepare(cls, settings: Settings, environ: Mapping[str, str]) -> Ground:
+    def prepare(cls, settings: Settings, environ: Mapping[str, str]) -> SharedSockets:
         """Take over what a predecessor left in the environment, and make what is missing.
 
         A listener is taken over where its address is the same in the file; another address is listened on anew.

@@ -53,9 +53,9 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         self.is_up = False
         self._is_orphan = False
         self.complaint: str | None = None
-        self._rein, self._orders = socket.socketpair()
-        self._rein.settimeout(0)
-        service.reins.add(self._rein)
+        self._control, self._orders = socket.socketpair()
+        self._control.settimeout(0)
+        service.controls.add(self._control)
         # Counted from here, so that one that hangs before its first sign of life is noticed too.
         self.notify()
         self._signals: Signals
@@ -63,19 +63,19 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
     def order(self, settings: Settings) -> bool:
         """Have the worker serve by new settings, and say whether it was told."""
         data = pickle.dumps(settings)
-        self._rein.settimeout(_ORDER_TIMEOUT_S)
+        self._control.settimeout(_ORDER_TIMEOUT_S)
         try:
-            self._rein.sendall(_LENGTH.pack(len(data)) + data)
+            self._control.sendall(_LENGTH.pack(len(data)) + data)
         except OSError:
             return False
         finally:
-            self._rein.settimeout(0)
+            self._control.settimeout(0)
         return True
 
     def hear(self) -> None:
         """Take in what the worker has to say: that it is up, or why it cannot be."""
         try:
-            said = self._rein.recv(4096)
+            said = self._control.recv(4096)
         except OSError:
             return
         if said == _IS_UP:
@@ -86,17 +86,17 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
     def let_go(self) -> None:
         """Free what the arbiter holds of a worker that has ended."""
         service: Service = self.app
-        service.reins.discard(self._rein)
-        self._rein.close()
+        service.controls.discard(self._control)
+        self._control.close()
         self._orders.close()
         self.tmp.close()
 
     def init_process(self) -> None:
         """Become the worker's process."""
         service: Service = self.app
-        for rein in service.reins:
+        for control in service.controls:
             # Held by the arbiter alone, so that their end is its end.
-            rein.close()
+            control.close()
         self._signals = Signals()
         faulthandler.enable()
         super().init_process()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from proxy.settings import FAULT, UNKNOWN_KEY, Settings, Wrong
+from proxy.settings import FAULT, UNKNOWN_KEY, Settings, InvalidValue
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
@@ -70,7 +70,7 @@ def _faults(
     for details in error.errors(include_url=False, include_input=False):
         context = details["ctx"]
         assert details["type"] == FAULT
-        wrong = Wrong(context["message"], suggestion=context["suggestion"] or None, echoes=context["echoes"])
+        wrong = InvalidValue(context["message"], suggestion=context["suggestion"] or None, echoes=context["echoes"])
         location = _existing(details["loc"], values)
         if wrong.message != UNKNOWN_KEY and _is_unknowable(location, values):
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxy.settings import Wrong
+    from proxy.settings import InvalidValue
 
 Location = tuple[str | int, ...]
 Places = dict[Location, "Place"]
@@ -82,7 +82,7 @@ def place_of(location: Location, places: Mapping[Location, Place]) -> Place:
     return Place("configuration")
 
 
-def fault_at(location: Location, wrong: Wrong, places: Mapping[Location, Place], *, is_shown: bool) -> Fault:
+def fault_at(location: Location, wrong: InvalidValue, places: Mapping[Location, Place], *, is_shown: bool) -> Fault:
     """Word a fault; `is_shown` says that the file itself shows the value, so a suggestion may be made of it."""
     suggestion = wrong.suggestion if is_shown or not wrong.echoes else None
     return Fault(place_of(location, places), dotted(location), wrong.message, suggestion)

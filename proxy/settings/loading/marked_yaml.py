@@ -36,7 +36,7 @@ class Unknowable:
         return "<unknowable>"
 
 
-UNKNOWABLE = Unknowable()
+MISSING = Unknowable()
 
 
 @dataclass(slots=True)
@@ -152,7 +152,7 @@ def _value(node: yaml.Node, location: Location, name: str, document: Document) -
         return int(node.value)
     message = "has no value: give one, or leave the key out" if node.tag == _NULL else "has a tag; none is used here"
     document.faults.append(Fault(Place(name, node.start_mark.line + 1), dotted(location), message))
-    return UNKNOWABLE
+    return MISSING
 
 
 def _mapping(node: yaml.MappingNode, location: Location, name: str, document: Document) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from proxy.settings import Wrong, closest
+from proxy.settings import InvalidValue, closest
 from proxy.settings.loading.faults import Fault, Location, Places, fault_at, place_of
-from proxy.settings.loading.marked_yaml import UNKNOWABLE
+from proxy.settings.loading.marked_yaml import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> s
     What a variable holds is not looked at again; `trimmed` trims it, for secrets.
 
     Raises:
-        Wrong: A variable is missing (all of them are named), or a `${` begins none.
+        InvalidValue: A variable is missing (all of them are named), or a `${` begins none.
     """
     missing: list[str] = []
 
@@ -65,7 +65,9 @@ def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> s
         if match["escaped"]:
             return "${"
         if match["bad"]:
-            raise Wrong("has a `${` that is not ${NAME} or ${NAME:-default}; write $${ for the characters themselves")
+            raise InvalidValue(
+                "has a `${` that is not ${NAME} or ${NAME:-default}; write $${ for the characters themselves"
+            )
         value = environ.get(match["name"], "")
         if trimmed:
             value = trim(value)
@@ -78,7 +80,7 @@ def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> s
         names = ", ".join(dict.fromkeys(missing))
         states = {"empty" if name in environ else "not set" for name in missing}
         near = closest(missing[0], (name for name, value in environ.items() if value and name != missing[0]))
-        raise Wrong(f"the environment variable {names} is {' or '.join(sorted(states))}", suggestion=near)
+        raise InvalidValue(f"the environment variable {names} is {' or '.join(sorted(states))}", suggestion=near)
     return expanded
 
 
@@ -86,26 +88,26 @@ def read_secret_file(value: str) -> str:
     """Read the file that `file:/path` names; a byte order mark and one line end are not part of the secret.
 
     Raises:
-        Wrong: The path is relative, or the file cannot be read, is empty, too large, or not text.
+        InvalidValue: The path is relative, or the file cannot be read, is empty, too large, or not text.
     """
     path = Path(value.removeprefix(_FILE_PREFIX))
     if not path.is_absolute():
-        raise Wrong("file: needs an absolute path, such as file:/run/secrets/key")
+        raise InvalidValue("file: needs an absolute path, such as file:/run/secrets/key")
     try:
         if not path.is_file():  # a pipe or a device would block, or never end
-            raise Wrong("file: names no file that can be read")
+            raise InvalidValue("file: names no file that can be read")
         with path.open("rb") as file:
             content = file.read(_MAX_SECRET_BYTES + 1)
         text = content.decode()
     except OSError as exc:
-        raise Wrong(f"file: cannot be read: {exc.strerror}") from exc
+        raise InvalidValue(f"file: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise Wrong("file: is not UTF-8 text") from exc
+        raise InvalidValue("file: is not UTF-8 text") from exc
     if len(content) > _MAX_SECRET_BYTES:
-        raise Wrong("file: is larger than 64 KiB")
+        raise InvalidValue("file: is larger than 64 KiB")
     text = trim(text)
     if not text.strip():
-        raise Wrong("file: is empty")
+        raise InvalidValue("file: is empty")
     return text
 
 
@@ -155,9 +157,9 @@ class Substitution:
             return value
         try:
             replaced = replace(value, location)
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.faults.append(fault_at(location, wrong, self.places, is_shown=False))
-            return UNKNOWABLE
+            return MISSING
         if replaced != value:
             self.touched.add(location)
         return replaced
