@@ -16,7 +16,6 @@ from proxy.exchange import Exchanges
 from proxy.exchange.authenticate import PRINCIPAL
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
-from proxy.limits.store import Store
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
 from proxy.playground.page import Page
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from proxy.auth.authenticator import Authenticator
     from proxy.handlers.admin import View
+    from proxy.limits.store import Store
     from proxy.model import Route
     from proxy.routing.rules import Rules
     from proxy.upstream.addresses import Address

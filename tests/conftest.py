@@ -90,8 +90,12 @@ class Running:
 
     async def _connect(self, address: tuple[str, int], receive_buffer: int | None) -> Peer:
         peer = await connect(address, receive_buffer=receive_buffer)
-        self._peers.append(peer)
+        self.note(peer)
         return peer
+
+    def note(self, peer: Peer) -> None:
+        """Have a client leave when the test ends."""
+        self._peers.append(peer)
 
     async def close(self) -> None:
         """Leave as every client, then close the app."""

@@ -20,7 +20,7 @@ import jwt
 
 from proxy import __version__
 from proxy.cli import check_report as report
-from proxy.settings import HMAC_SECRET_BYTES, Address, Settings, InvalidValue, read_duration
+from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
 from proxy.settings.loading import ConfigurationError
 from proxy.settings.units import read_address

@@ -132,7 +132,8 @@ class RelayResponse(web.StreamResponse):
         if transport is not None:
             self._transport, self._protocol = transport, request.protocol
             # Anything unsent pauses the upstream. uvloop then writes at once, too, not in the next turn of its loop.
-            transport.set_write_buffer_limits(high=0)
+            # The transports of TLS pause at their mark, not above it.
+            transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
         await self.prepare(request)
 
     async def run(

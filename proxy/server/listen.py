@@ -17,10 +17,12 @@ from proxy.server.connection import ClientConnection, ClientTimeouts
 from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
+from proxy.settings.listener_tls import make_server_context
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from proxy.errors import Field, ProxyError
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from proxy.server.connection import Refuse
     from proxy.settings import Address, Settings
 
+# Where heads have no deadline: how long a TLS handshake may take.
+_HANDSHAKE_S: Final = 60.0
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S: Final = 1.0
 
@@ -65,6 +69,8 @@ class Server:
         self._whole: AllWorkers | None = None
         self._timeouts = _client_timeouts(settings)
         self._options = _options(settings)
+        self._tls: ssl.SSLContext | None = None
+        self._connection: Callable[[], ClientConnection]
         # Where it really listens: of a name or a list every address, in their order.
         self.listens: list[tuple[str, int]] = []
         self.admin_listen: tuple[str, int] | None = None
@@ -100,6 +106,7 @@ class Server:
             await self._whole.open()
         self._admin_runner = web.AppRunner(make_admin_app(self._whole or one))
         await self._admin_runner.setup()
+        self._tls = _make_tls(settings)
         self.listens = await self._serve(
             self._runner, self._public, self._refuse_public, settings.listen, () if place is None else place.listen
         )
@@ -114,9 +121,11 @@ class Server:
         """Replace the rules at once; running exchanges keep theirs.
 
         Raises:
-            OSError: an authority file cannot be read; nothing has changed.
+            OSError: a file of certificates or authorities cannot be used; nothing has changed.
         """
+        tls = _make_tls(settings)
         await reload(self.app, settings)
+        await self._replace_tls(tls)
         new = _client_timeouts(settings)
         self._timeouts.header_s, self._timeouts.write_s = new.header_s, new.write_s
         self._options = _options(settings)
@@ -176,6 +185,8 @@ class Server:
                 manager, loop=loop, timers=timers, timeouts=self._timeouts, refuse=refuse, **self._options
             )
 
+        if servers is self._public:
+            self._connection = connection
         sockets = list(shared)
         try:
             if not shared:
@@ -183,7 +194,8 @@ class Server:
                     sockets += listening(address.host, address.port)
             names = [sock.getsockname()[:2] for sock in sockets]
             while sockets:
-                servers.append(await loop.create_server(connection, sock=sockets[0], backlog=BACKLOG))
+                tls = self._tls if servers is self._public else None
+                servers.append(await self._listen_on(sockets[0], connection, tls))
                 # Every connection has them from the socket that it was accepted on.
                 notice_vanishing(sockets[0])
                 hold_little(sockets[0])
@@ -193,6 +205,43 @@ class Server:
                 sock.close()
             raise
         return names
+
+    async def _listen_on(
+        self, sock: socket.socket, connection: Callable[[], ClientConnection], tls: ssl.SSLContext | None
+    ) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if tls is None:
+            return await loop.create_server(connection, sock=sock, backlog=BACKLOG)
+        header_s = self._timeouts.header_s
+        return await loop.create_server(
+            connection, sock=sock, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=header_s or _HANDSHAKE_S
+        )
+
+    async def _replace_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Take new connections with another context; nobody who connects meanwhile is refused."""
+        if self._tls is None and tls is None:
+            return
+        self._tls = tls
+        old, self._public[:] = list(self._public), []
+        for server in old:
+            for sock in server.sockets:
+                self._public.append(await self._listen_on(sock.dup(), self._connection, tls))
+            server.close()
+
+
+def _make_tls(settings: Settings) -> ssl.SSLContext | None:
+    """The context of the clients' listener, with the files as they are now.
+
+    Raises:
+        OSError: one of them cannot be used.
+    """
+    tls = settings.tls
+    if tls is None:
+        return None
+    try:
+        return make_server_context(tls.certificate, tls.key, tls.client_ca)
+    except OSError as exc:
+        raise OSError("tls: the certificate, its key or the authorities cannot be used") from exc
 
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJs
 
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import (
     ADMIN_LISTEN_DEFAULT,
     LISTEN_DEFAULT,
@@ -16,7 +17,7 @@ from proxy.settings.listeners import (
     ListenAddresses,
     listen_faults,
 )
-from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, default
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -194,6 +195,7 @@ class Settings(Model):
     max_header_bytes: HeaderSize = Field(
         default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
     )
+    tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.server.workers import counter_files as figures
-from proxy.server.workers.counter_files import Family, CounterFile, Sample
+from proxy.server.workers.counter_files import CounterFile, Family, Sample
 from proxy.server.workers.peers import PeerChannel
 
 if TYPE_CHECKING:

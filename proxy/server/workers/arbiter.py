@@ -32,7 +32,7 @@ from proxy.app import trust
 from proxy.observability.logging import Redactor, configure
 from proxy.server.signals import log_refused, warn_of_ignored_proxies
 from proxy.server.sockets import show_all
-from proxy.server.workers.arbiter_log import DirectWriter, ArbiterLog
+from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, Service
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from proxy.settings import FAULT, UNKNOWN_KEY, Settings, InvalidValue
+from proxy.settings import FAULT, UNKNOWN_KEY, InvalidValue, Settings
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
