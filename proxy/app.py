@@ -77,16 +77,17 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
-            *own("GET", "/healthz", health.alive),
-            *own("GET", "/readyz", health.ready),
-            *own("GET", "/playground", playground.page),
-            *own("GET", "/playground/upstreams", playground.upstreams),
-            *own("*", "/playground", playground.otherwise),
-            *own("*", "/playground/upstreams", playground.otherwise),
-            *own("GET", "/forward-sse", tickets.use),
-            *own("*", "/forward-sse/tickets", tickets.create),
+            *own(("GET", "/forward-sse", tickets.use), ("POST", "/forward-sse", forward.forward)),
+            *own(("GET", "/healthz", health.alive)),
+            *own(("GET", "/readyz", health.ready)),
+            *own(("GET", "/playground", playground.page), ("*", "/playground", playground.otherwise)),
+            *own(
+                ("GET", "/playground/upstreams", playground.upstreams),
+                ("*", "/playground/upstreams", playground.otherwise),
+            ),
+            *own(("*", "/forward-sse/tickets", tickets.create)),
             web.route("*", "/forward-sse/streams/{id:.*}", streams.stop),
-            web.route("OPTIONS", _ANY_PATH, preflight.preflight, expect_handler=expect_later),
+            web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),
             # The last one: every way to an upstream.
             web.route("*", _ANY_PATH, forward.forward, name=_CATCH_ALL, expect_handler=expect_later),
         ]
@@ -99,9 +100,16 @@ _CATCH_ALL: Final = "upstreams"
 _ANY_PATH: Final = r"/{path:[\s\S]*}"
 
 
-def own(method: str, path: str, handler: errors.Handler) -> list[web.RouteDef]:
-    """The routes of one of the proxy's own paths: one slash at its end changes nothing. With GET comes HEAD."""
-    return [web.route(method, spelling, handler, expect_handler=expect_later) for spelling in (path, path + "/")]
+def own(*routes: tuple[str, str, errors.Handler]) -> list[web.RouteDef]:
+    """The routes of one of the proxy's own paths: one slash at its end changes nothing. With GET comes HEAD.
+
+    The methods of a path stand together: aiohttp's router asks a path once then.
+    """
+    return [
+        web.route(method, path + slash, handler, expect_handler=expect_later)
+        for slash in ("", "/")
+        for method, path, handler in routes
+    ]
 
 
 def make_admin_app(view: View) -> web.Application:
@@ -294,7 +302,7 @@ FILES: Final = web.AppKey("files", FileWatch)
 
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
-    errors.add_own_fields(request, response, request.config_dict[SERVICE].rules.cors)
+    errors.add_own_fields(request, response)
 
 
 def trust(settings: Settings) -> TlsContexts:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field
     from proxy.exchange import Exchange
-    from proxy.protocol.cors import CorsPolicy
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -100,7 +99,7 @@ def as_headers(fields: tuple[Field, ...]) -> list[tuple[str, str]]:
     return [(name.decode(), value.decode()) for name, value in fields]
 
 
-def add_own_fields(request: web.Request, response: web.StreamResponse, policy: CorsPolicy) -> None:
+def add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
     """Add to a response what every one says: its id, the user's limits, and who may read it in a browser."""
     headers, exchange = response.headers, request.get(EXCHANGE)
     headers.popall("Server", None)
@@ -109,20 +108,21 @@ def add_own_fields(request: web.Request, response: web.StreamResponse, policy: C
             headers.popall("Content-Type", None)
     elif "Cache-Control" not in headers:
         headers["Cache-Control"] = "no-store"
-    fields: list[Field] = []
-    if exchange is not None:
-        headers["X-Forward-Sse-Id"] = exchange.id
-        if exchange.standing is not None:
-            fields += rate_limit_fields(exchange.standing)
-        elif exchange.principal is not None:
-            fields += rate_limit_fields(exchange.rules.store.standing(exchange.principal))
-        if not exchange.is_preflight:
-            fields += exchange.rules.cors.answer_fields(exchange.origin)
-    else:
+    if exchange is None:
         origins = request.headers.getall("Origin", ())
-        fields += policy.answer_fields(origins[0].encode("latin-1", "replace") if len(origins) == 1 else None)
-    for name, value in fields:
-        headers.add(name.decode(), value.decode())
+        origin = origins[0].encode("latin-1", "replace") if len(origins) == 1 else None
+        headers.extend(as_headers(request.config_dict[SERVICE].rules.cors.answer_fields(origin)))
+        return
+    fields: list[tuple[str, str]] = [("X-Forward-Sse-Id", exchange.id)]
+    if exchange.standing is not None:
+        fields += as_headers(rate_limit_fields(exchange.standing))
+    elif exchange.principal is not None:
+        fields += as_headers(rate_limit_fields(exchange.rules.store.standing(exchange.principal)))
+    if not exchange.is_preflight:
+        cors = exchange.rules.cors.answer_fields(exchange.origin)
+        if cors:
+            fields += as_headers(cors)
+    headers.extend(fields)
 
 
 def _end_early(response: RelayResponse, exchange: Exchange, error: ProxyError) -> RelayResponse:

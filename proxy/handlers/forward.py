@@ -78,7 +78,9 @@ async def _connect(request: web.Request, exchange: Exchange, service: Service) -
     connecting = connect(
         route, pool=service.pool, resolve=exchange.rules.resolve, clocks=service.timers, deadline_s=deadline_s
     )
-    interval_s = await service.turns.run(early_interval_s(request, exchange, route))
+    interval_s = None
+    if exchange.is_in_band or exchange.rules.early_heartbeat:
+        interval_s = await service.turns.run(early_interval_s(request, exchange, route))
     early = EarlyResponse(request, exchange, interval_s=interval_s, deadline_s=deadline_s)
     await early.reach(connecting)
     return early
