@@ -146,8 +146,7 @@ class FieldIndex(dict[bytes, bytes]):
     single: ClassVar[Callable[[FieldIndex, bytes], bytes | None]] = dict.get
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        for name, value in fields:
-            self[name.lower()] = value
+        super().__init__([(name.lower(), value) for name, value in fields])
         self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
         if len(self) != len(fields):
             values: dict[bytes, list[bytes]] = {}

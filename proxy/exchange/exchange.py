@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from aiohttp import web
+from multidict import istr
 
 from proxy.errors import (
     DrainingError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from proxy.observability.metrics import Metrics
     from proxy.routing.rules import Rules
 
+_REQUEST_ID: Final = istr("X-Request-Id")
 _ID_BYTES: Final = 12
 _IDS_AT_ONCE: Final = 64
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -248,7 +250,7 @@ class Exchanges:
 
     def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
         """A running exchange for the request, in the handler's own task; leaving its context ends it."""
-        exchange = Exchange(self._ids.of(request.headers.get("X-Request-Id")), self._now(), rules, self, request.method)
+        exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self._now(), rules, self, request.method)
         exchange.task = asyncio.current_task()
         exchange.transport = request.transport
         request[EXCHANGE] = exchange

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.dialects import DIALECTS
 from proxy.errors import (
@@ -102,12 +102,12 @@ def as_headers(fields: tuple[Field, ...]) -> list[tuple[str, str]]:
 def add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
     """Add to a response what every one says: its id, the user's limits, and who may read it in a browser."""
     headers, exchange = response.headers, request.get(EXCHANGE)
-    headers.popall("Server", None)
+    headers.pop(hdrs.SERVER, None)
     if isinstance(response, RelayResponse):
         if not response.has_content_type:
-            headers.popall("Content-Type", None)
-    elif "Cache-Control" not in headers:
-        headers["Cache-Control"] = "no-store"
+            headers.pop(hdrs.CONTENT_TYPE, None)
+    else:
+        headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     if exchange is None:
         origins = request.headers.getall("Origin", ())
         origin = origins[0].encode("latin-1", "replace") if len(origins) == 1 else None

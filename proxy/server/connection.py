@@ -38,6 +38,8 @@ _MIN_CHUNK_OVERHEAD: Final = 64
 # What a head may be at the least, and of how many of its longest lines.
 _MIN_HEAD_BYTES: Final = 64 * 1024
 _LINES_OF_A_HEAD: Final = 4
+# A transport of asyncio's takes that much without making its writer wait.
+_SMALL_BYTES: Final = 16 * 1024
 # The longest name of a field that a refusal may repeat, and more.
 _NAME_BYTES: Final = 64
 
@@ -135,7 +137,7 @@ class ClientConnection(web.RequestHandler):
         elif data:
             self._has_partial_head = False
             self._head_bytes = 0
-        if not self._is_idle():
+        if self._deadline_s is not None and not self._is_idle():
             self._deadline_s = None
             self._timers.discard(self)
 
@@ -158,16 +160,17 @@ class ClientConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Write the response, within the write timeout; a stream has been written by now, within its own."""
         self._body = None
-        if not resp.prepared:
+        is_watched = not resp.prepared and self._may_wait(resp)
+        if is_watched:
             self._unsent = -1
-            self._deadline_s = None
             self._timers.add(self)
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self.has_answered = True
-            self._timers.discard(self)
-            self._deadline_s = None
+            if is_watched:
+                self._timers.discard(self)
+                self._deadline_s = None
             if self._has_partial_head:
                 self._expect_head()
 
@@ -233,6 +236,12 @@ class ClientConnection(web.RequestHandler):
             transport.abort()
 
     # Inside.
+
+    def _may_wait(self, resp: web.StreamResponse) -> bool:
+        """Whether writing a response may have to wait for the client: not where the transport takes it as a whole."""
+        length = resp.content_length
+        is_small = length is not None and length <= _SMALL_BYTES
+        return not is_small or self.transport is None or self.transport.get_write_buffer_size() > 0
 
     def _is_idle(self) -> bool:
         """Whether no whole request is here."""
