@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Where heads have no deadline: how long a TLS handshake may take.
 _HANDSHAKE_S: Final = 60.0
+# After the listener closed: time for the requests of connections that were accepted last.
+_ARRIVING_S: Final = 1.0
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S: Final = 1.0
 
@@ -141,12 +143,25 @@ class Server:
         structlog.get_logger().info("drain.started", streams=len(service.exchanges.live()), timeout_s=timeout_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                await self._serve_accepted()
                 await service.exchanges.idle()
         ended = service.exchanges.interrupt(Ending.DRAINED)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PARTING_S):
                 await service.exchanges.idle()
         structlog.get_logger().info("drain.finished", streams_ended=ended)
+
+    async def _serve_accepted(self) -> None:
+        """Give the first requests of connections that were accepted before the drain the time to arrive.
+
+        A load balancer cannot retry them on another node. Bounded, because some never send any.
+        """
+        until_s = self.service.timers.now() + _ARRIVING_S
+        # Asked, not told: this is once in a worker's life, and telling would cost every answer.
+        while self.service.timers.now() < until_s and not all(  # noqa: ASYNC110 - as said
+            getattr(connection, "has_answered", True) for connection in self.connections
+        ):
+            await asyncio.sleep(_ARRIVING_S / 20)
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
