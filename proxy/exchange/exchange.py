@@ -78,6 +78,7 @@ class Exchange:
         reason: The word for why an upstream, or what was needed to judge the request, failed.
         head: The request's head, until the stream starts.
         route: Where the request goes, with its body, until the stream starts.
+        prefix: The path below which the application is mounted.
         early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
@@ -94,6 +95,7 @@ class Exchange:
     head: RequestHead | None = field(init=False, default=None, repr=False)
     route: Route | None = field(init=False, default=None, repr=False)
     origin: bytes | None = field(init=False, default=None)
+    prefix: bytes = field(init=False, default=b"")
     early_target: bytes | None = field(init=False, default=None)
     principal: Principal | None = field(init=False, default=None)
     admission: Admission | None = field(init=False, default=None, repr=False)

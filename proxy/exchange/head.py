@@ -50,7 +50,7 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         path = own_path(path)
     head = RequestHead(request.method, path, query, request.raw_headers, index)
     if exchange is not None:
-        exchange.head = head
+        exchange.head, exchange.prefix = head, prefix
         # The log learns the path only now: where a target should be may stand anything, a credential even.
         exchange.path = path.decode("latin-1")
         max_bytes = exchange.rules.max_head_bytes

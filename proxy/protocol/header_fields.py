@@ -12,13 +12,14 @@ their applications as one name, so `X_Api_Key` would carry a credential past a r
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
 
     from proxy.errors import Field
-    from proxy.model import FieldIndex
+    from proxy.model import FieldIndex, Origin
 
 _T = TypeVar("_T")
 
@@ -87,6 +88,7 @@ _X_RATE_LIMIT: Final = b"x-ratelimit-"
 _RATE_LIMIT: Final = b"ratelimit"
 
 _CONNECTION: Final = b"connection"
+_AUTHORITY: Final = re.compile(rb"(https?)://([^/?#]+)", re.IGNORECASE)
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 # In place of a name: the field does not pass.
 _DROPPED: Final = b""
@@ -180,6 +182,27 @@ def _name_to_client(raw: bytes) -> bytes:
     if name == _RATE_LIMIT or name.startswith(_RATE_LIMIT + b"-"):
         return b"x-upstream-" + name
     return raw
+
+
+def rebase_location(value: bytes, *, origin: Origin, upstream_base: bytes, client_base: bytes) -> bytes:
+    """A `Location` below the upstream's url as the path that the client has to ask for; any other stays as it is.
+
+    It is absolute, or begins with a slash (RFC 9110 §10.2.2); what is relative to the request's path is right as it is.
+    """
+    match = _AUTHORITY.match(value)
+    if match is not None:
+        scheme, host = origin.scheme.encode(), origin.host_field
+        spellings = {host.lower(), b"%b:%d" % (host.lower(), origin.port)}
+        if match[1].lower() != scheme or match[2].lower() not in spellings:
+            return value
+        path = value[match.end() :] or b"/"
+    elif value.startswith(b"/") and not value.startswith(b"//"):
+        path = value
+    else:
+        return value
+    rest = path.removeprefix(upstream_base)
+    is_below = path.startswith(upstream_base) and rest[:1] in {b"", b"/", b"?", b"#"}
+    return client_base + rest if is_below else value
 
 
 def is_loop(fields: FieldIndex) -> bool:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.header_fields import to_client
+from proxy.protocol.header_fields import rebase_location, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
@@ -115,7 +115,30 @@ def _choose(
         observer=EventStreamObserver() if is_watched else None,
         error_event=lambda code, message: dialect.error_event(code, message, target),
     )
-    return [*to_client(upstream.fields, index), *stream_fields()], transform, framing
+    fields = to_client(upstream.fields, index)
+    if b"location" in index:
+        fields = _with_rebased_location(exchange, route, fields)
+    return [*fields, *stream_fields()], transform, framing
+
+
+def _with_rebased_location(exchange: Exchange, route: Route, fields: list[Field]) -> list[Field]:
+    """The fields with a `Location` below the upstream's url as the client has to ask for it, below `/{upstream}`."""
+    client_base = b"/" + route.upstream.encode()
+    path = b"" if exchange.head is None else exchange.head.path
+    upstream_path, below = route.target.partition(b"?")[0], path.removeprefix(client_base)
+    if not path.startswith(client_base + b"/") or not upstream_path.endswith(below):
+        return fields
+    upstream_base = upstream_path.removesuffix(below)
+    client_base = exchange.prefix + client_base
+    return [
+        (
+            name,
+            rebase_location(value, origin=route.origin, upstream_base=upstream_base, client_base=client_base)
+            if name.lower() == b"location"
+            else value,
+        )
+        for name, value in fields
+    ]
 
 
 def _whole(
