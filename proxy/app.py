@@ -80,13 +80,21 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
             *own(("GET", "/forward-sse", tickets.use), ("POST", "/forward-sse", forward.forward)),
             *own(("GET", "/healthz", health.alive)),
             *own(("GET", "/readyz", health.ready)),
-            *own(("GET", "/playground", playground.page), ("*", "/playground", playground.otherwise)),
+            *own(
+                ("GET", "/playground", playground.page),
+                ("OPTIONS", "/playground", preflight.preflight),
+                ("*", "/playground", playground.otherwise),
+            ),
             *own(
                 ("GET", "/playground/upstreams", playground.upstreams),
+                ("OPTIONS", "/playground/upstreams", preflight.preflight),
                 ("*", "/playground/upstreams", playground.otherwise),
             ),
-            *own(("*", "/forward-sse/tickets", tickets.create)),
-            web.route("*", "/forward-sse/streams/{id:.*}", streams.stop),
+            *own(
+                ("OPTIONS", "/forward-sse/tickets", preflight.preflight), ("*", "/forward-sse/tickets", tickets.create)
+            ),
+            web.route("OPTIONS", _STREAM, preflight.preflight),
+            web.route("*", _STREAM, streams.stop),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),
             # The last one: every way to an upstream.
             web.route("*", _ANY_PATH, forward.forward, name=_CATCH_ALL, expect_handler=expect_later),
@@ -96,6 +104,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
 
 
 _CATCH_ALL: Final = "upstreams"
+_STREAM: Final = "/forward-sse/streams/{id:.*}"
 # Any characters: where a path cannot be one, that is for the handler to say.
 _ANY_PATH: Final = r"/{path:[\s\S]*}"
 

@@ -65,7 +65,7 @@ def translated_fields(response: UpstreamResponse) -> list[Field]:
 
 
 class TypedEvents:
-    """A translation. `Error` is the sign that it is not whole, so the body ends in order and the connection lives on."""
+    """A translation. `Error` says that it is not whole, so the body ends in order and the connection lives on."""
 
     allows_fast_path = False
 

@@ -196,7 +196,7 @@ class ClientConnection(web.RequestHandler):
             body=answer.body,
             headers=[(name.decode(), value.decode()) for name, value in (*answer.fields, *fields)],
         )
-        # aiohttp answers as HTTP/1.0, whose connections end by themselves; a client of HTTP/1.1 is told in its own words.
+        # aiohttp answers as HTTP/1.0, whose connections end by themselves; a client of HTTP/1.1 is told so.
         response.headers["Connection"] = "close"
         response.force_close()
         return response

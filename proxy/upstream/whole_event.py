@@ -1,7 +1,7 @@
 """Recognises a read that is one whole event in one whole chunk (RFC 9112 §7.1), as vendors send events.
 
-Pure. Such a read can be written to a client as it came, without a parser: what a chunk's line announces is there, and it
-is one block of lines of which the last is data. Sizes are recognised as everybody writes them: hexadecimal in lower
+Pure. Such a read can be written to a client as it came, without a parser: what a chunk's line announces is there, and
+it is one block of lines of which the last is data. Sizes are recognised as everybody writes them: hexadecimal in lower
 case, without extensions.
 """
 
