@@ -1,6 +1,7 @@
 """The application: one route table, one middleware, and what is opened at start-up and closed at clean-up.
 
-What an embedder imports. Only this module and the commands see the settings; everyone else is handed plain values.
+What an embedder imports, see `docs/embedding.md`. Only this module and the commands see the settings; everyone else
+receives plain values.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from proxy.exchange import Exchanges
+from proxy.exchange import LOG_FIELDS, Exchanges
 from proxy.exchange.authenticate import PRINCIPAL
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
+from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
 from proxy.playground.page import Page
 from proxy.routing.turns import Turns
 from proxy.settings import Settings
-from proxy.settings.build import build_authenticator, build_rules, build_store, secrets_of
+from proxy.settings.build import build_authenticator, build_plans, build_rules, build_store, secrets_of
 from proxy.settings.rotation import FileWatch
 from proxy.tickets.ticket import Makers
 from proxy.timers import DeadlineTimer, tick_for
@@ -40,7 +42,18 @@ if TYPE_CHECKING:
     from proxy.routing.rules import Rules
     from proxy.upstream.addresses import Address
 
-__all__ = ["PRINCIPAL", "SERVICE", "make_admin_app", "make_app", "reload"]
+__all__ = [
+    "LOG_FIELDS",
+    "PRINCIPAL",
+    "SERVICE",
+    "Plan",
+    "Principal",
+    "build_plans",
+    "connection_options",
+    "make_admin_app",
+    "make_app",
+    "reload",
+]
 
 SETTINGS: Final = web.AppKey("settings", Settings)
 REDACTOR: Final = web.AppKey("redactor", Redactor)
@@ -56,15 +69,31 @@ FIXED_KEYS: Final = ("listen", "admin_listen", "workers", "limits", "log")
 
 
 def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.Application:
-    """Build the application of the public listener; nothing is opened before it starts.
+    """Build the `aiohttp.web.Application` of the public listener; nothing is opened before it starts.
 
-    It works under any aiohttp runner (`web.run_app`, `aiohttp_client`, gunicorn's `aiohttp.GunicornUVLoopWebWorker`),
-    and mounted in another application with `add_subapp`. Start-up opens connections' pool, limits store and key sets
-    without waiting for the network; clean-up closes them. It listens to no signal and configures no logging.
+    It runs under any aiohttp runner (`web.run_app`, pytest-aiohttp's `aiohttp_client`, gunicorn's
+    `aiohttp.GunicornUVLoopWebWorker`), one event loop for each application, and mounted in another application with
+    `add_subapp`. Start-up opens the connection pool, the limits store and the key sets without waiting for the network;
+    clean-up closes them. It handles no signal, opens no listener and configures no logging; log lines go to structlog,
+    as the embedder has set it up.
+
+    Every request that reaches a handler is one `Exchange`: it writes one log line and releases its lease however it
+    ends. Middlewares run before that, and may set `request[PRINCIPAL]`, an authenticated user, in place of whom no
+    credential is looked for, and `request[LOG_FIELDS]`, further fields of the log line. Fields of responses, those of
+    streams included, are added in `on_response_prepare`.
+
+    The application brings the options of its connections (`connection_options`) with it: a client's disconnect cancels
+    its handler, and bodies are not decompressed. Mounted in another application it cannot do so, because aiohttp takes
+    them from the outermost one: there pass them as that one's `handler_args`. Without `handler_cancellation` a client
+    that leaves before the vendor has answered is not noticed; with `auto_decompress` bodies would be forwarded wrongly.
 
     Args:
-        settings: As `proxy.settings.load_settings` gives them.
-        redactor: What removes the configured secrets from log lines; learns those of `settings`.
+        settings: As `proxy.settings.load_settings` returns them. `listen`, `admin_listen`, `workers`, `log` and
+            `drain_timeout` have no effect here: they belong to `forward-sse serve`.
+        redactor: Removes the configured secrets from log lines; learns those of `settings`.
+
+    Raises (at start-up):
+        OSError: a file of authorities (`ca_file`) cannot be read.
     """
     app = web.Application(
         middlewares=[errors.translate],
@@ -130,9 +159,10 @@ def make_admin_app(view: View) -> web.Application:
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """What aiohttp's connections are told, whichever runner makes them.
+    """The options of aiohttp's connections, for `handler_args` of the outermost application, or for a runner.
 
-    A client that leaves cancels its handler, and bodies are never decompressed: what came is what is forwarded.
+    `handler_cancellation`: a client that leaves cancels its handler. `auto_decompress` is off: a request's body is
+    forwarded as it came. `access_log` is off: each exchange writes its own log line.
     """
     keep_alive_s = settings.client_timeouts.keep_alive_s
     return {

@@ -4,6 +4,6 @@ A handler begins an `Exchange` in the registry `Exchanges` and passes it to the 
 raises the refusals that its docstring names. What leaves is the upstream's response, and in the end one log line.
 """
 
-from proxy.exchange.exchange import EXCHANGE, Exchange, Exchanges
+from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, Exchange, Exchanges
 
-__all__ = ["EXCHANGE", "Exchange", "Exchanges"]
+__all__ = ["EXCHANGE", "LOG_FIELDS", "Exchange", "Exchanges"]

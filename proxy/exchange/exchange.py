@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from aiohttp import web
 from multidict import istr
@@ -82,6 +82,7 @@ class Exchange:
         early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
+        log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
 
@@ -113,6 +114,7 @@ class Exchange:
     is_in_band: bool = field(init=False, default=False)
     is_preflight: bool = field(init=False, default=False)
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
+    log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
     response: RunningResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
     transport: asyncio.Transport | None = field(init=False, default=None, repr=False)
@@ -236,6 +238,8 @@ def _ending_of(error: ProxyError) -> Ending:
 
 
 EXCHANGE: Final = web.RequestKey("exchange", Exchange)
+# An embedder's middleware may set it: further fields of the log line. The line's own fields cannot be replaced.
+LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields", dict)
 
 
 class Exchanges:
@@ -255,6 +259,7 @@ class Exchanges:
         exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self._now(), rules, self, request.method)
         exchange.task = asyncio.current_task()
         exchange.transport = request.transport
+        exchange.log_fields = request.get(LOG_FIELDS)
         request[EXCHANGE] = exchange
         self._running.add(exchange)
         return exchange
@@ -264,6 +269,7 @@ class Exchanges:
         exchange = Exchange(self._ids.new(), self._now(), rules, self)
         exchange.record_refusal(error)
         if request is not None:
+            exchange.log_fields = request.get(LOG_FIELDS)
             request[EXCHANGE] = exchange
         self.end(exchange)
         return exchange

@@ -44,6 +44,9 @@ def settle(exchange: Exchange, *, now_s: float, metrics: Metrics, log: Callable[
         "reason": exchange.reason,
         "event": "exchange.settled",
     }
+    if exchange.log_fields is not None:
+        # The line's own fields win, `limits` included, which most lines do not have.
+        line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
     if exchange.limits is not None:
         line["limits"] = exchange.limits
     log(line)

@@ -54,7 +54,10 @@ async def translate(request: web.Request, handler: Handler) -> web.StreamRespons
     except ProxyError as error:
         return respond(request, error)
     except web.HTTPException:
-        # Only the router raises them: for a target that is no path, such as `*`.
+        if request.match_info.http_exception is None:
+            # An embedder's middleware or handler answers so.
+            raise
+        # The router's: for a target that is no path, such as `*`.
         return respond(request, InvalidRequestError("The request target is malformed."))
     except Exception:  # noqa: BLE001 - a defect of ours: the client is told that, the log where, neither what of
         if EXCHANGE not in request:

@@ -19,7 +19,7 @@ from proxy.tickets.ticket import FRONT, asks_for_typed, has_ticket, make_ticket,
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
-    from proxy.model import RequestHead
+    from proxy.model import Principal, RequestHead
     from proxy.routing.turns import Turns
 
 
@@ -69,7 +69,8 @@ async def use(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if head.method != "GET":
             raise MethodNotAllowedError("POST")
-        if not await _take(exchange, head, service.turns, is_draining=service.must_refuse(request)):
+        known = request.get(PRINCIPAL)
+        if not await _take(exchange, head, service.turns, known, is_draining=service.must_refuse(request)):
             # Browsers come back after every end; 204 tells them to stay away.
             exchange.status, exchange.ending = 204, Ending.COMPLETE
             return web.Response(status=204)
@@ -77,7 +78,9 @@ async def use(request: web.Request) -> web.StreamResponse:
         return await send(request, exchange, service)
 
 
-async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_draining: bool) -> bool:
+async def _take(
+    exchange: Exchange, head: RequestHead, turns: Turns, known: Principal | None, *, is_draining: bool
+) -> bool:
     """Decide the route of the request that was set aside; False where it was taken before."""
     rules = exchange.rules
     ticket = ticket_in(head)
@@ -94,7 +97,7 @@ async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_drain
         return False
     asked, body = taken
     exchange.typed_names = rules.router.typed_names(asked) if asks_for_typed(asked) else None
-    destination, principal = await authenticate(exchange, asked)
+    destination, principal = await authenticate(exchange, asked, known)
     members = None
     if principal is None:
         members = await turns.run(rules.router.read_envelope(asked, body))

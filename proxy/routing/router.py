@@ -108,7 +108,7 @@ class Router:
         router = copy(self)
         router._upstream_routes = {
             name: upstream_route.dry_run() for name, upstream_route in self._upstream_routes.items()
-        }  # noqa: SLF001 - its own kind
+        }
         return router
 
     def dialect_name(self, head: RequestHead) -> str:

@@ -20,12 +20,14 @@ from proxy.protocol.http_head import render_response
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from aiohttp import StreamReader
 
     from proxy.errors import Field
     from proxy.timers import DeadlineTimer
+
+    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
     # Settles what never became an exchange, and gives the fields that its answer has besides the error's own.
     Refuse = Callable[[ProxyError], list[Field]]
@@ -42,6 +44,27 @@ _LINES_OF_A_HEAD: Final = 4
 _SMALL_BYTES: Final = 16 * 1024
 # The longest name of a field that a refusal may repeat, and more.
 _NAME_BYTES: Final = 64
+# More segments than any client's path has. aiohttp's router copies the path once for each of them.
+_MAX_SEGMENTS: Final = 1024
+
+
+def bound_segments(handler: Handler) -> Handler:
+    """Wrap an application's handler so that a path of very many segments does not reach its router.
+
+    The router takes time as the path's length times its segments: 256 KiB of slashes would hold the loop for seconds.
+    """
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        is_bounded = request.raw_path.partition("?")[0].count("/") <= _MAX_SEGMENTS
+        return handler(request) if is_bounded else _refuse_path(request)
+
+    return handle
+
+
+async def _refuse_path(request: web.BaseRequest) -> web.StreamResponse:
+    if isinstance(request.protocol, ClientConnection):
+        request.protocol.refuse(InvalidRequestError(f"The path has more than {_MAX_SEGMENTS} segments."))
+    return web.Response(status=400)
 
 
 class ClientTimeouts:

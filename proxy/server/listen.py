@@ -13,7 +13,7 @@ from aiohttp import web
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.handlers import SERVICE
 from proxy.model import Ending
-from proxy.server.connection import ClientConnection, ClientTimeouts
+from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
 from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
@@ -100,6 +100,8 @@ class Server:
         """
         settings, place = self._settings, self._place
         await self._runner.setup()
+        if self._runner.server is not None:
+            self._runner.server.request_handler = bound_segments(self._runner.server.request_handler)
         service = self.service
         one = WorkerStatus(service)
         if place is not None:

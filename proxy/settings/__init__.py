@@ -1,11 +1,13 @@
 """The model of the configuration file: frozen, typed, units read once into seconds and bytes.
 
 What stands in YAML is `max_body: 32MiB`; what stands here is `max_body_bytes`. Reading the file, its variables and its
-line numbers are `proxy.settings.loading`'s business; only the app and the commands see any of this.
+line numbers are `proxy.settings.loading`'s business, which `load_settings` calls; only the app and the commands see any
+of this.
 """
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
 from proxy.settings.limits_store import StoreUrl
+from proxy.settings.loading import ConfigurationError, load_settings
 from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
 from proxy.settings.server import (
     ClientTimeouts,
@@ -30,6 +32,7 @@ __all__ = [
     "ApiKey",
     "Auth",
     "ClientTimeouts",
+    "ConfigurationError",
     "Cors",
     "Envelope",
     "EnvelopeTarget",
@@ -44,5 +47,6 @@ __all__ = [
     "UpstreamSettings",
     "UpstreamTimeouts",
     "closest",
+    "load_settings",
     "read_duration",
 ]

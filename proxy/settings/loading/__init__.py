@@ -6,12 +6,12 @@ holds a value that may be secret. `proxy.settings` says what the values mean.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from proxy.settings import FAULT, UNKNOWN_KEY, InvalidValue, Settings
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
@@ -19,11 +19,24 @@ from proxy.settings.loading.faults import ConfigurationError, Fault, Location, P
 from proxy.settings.loading.marked_yaml import Unknowable
 from proxy.settings.loading.schema import json_schema
 from proxy.settings.loading.substitution import Substitution, variables_in
+from proxy.settings.model import FAULT, UNKNOWN_KEY
+from proxy.settings.server import Settings
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "ignored_proxies", "json_schema", "load", "path_of"]
+__all__ = [
+    "DEFAULT_PATH",
+    "ConfigurationError",
+    "Fault",
+    "Place",
+    "ignored_proxies",
+    "json_schema",
+    "load",
+    "load_settings",
+    "path_of",
+]
 
 DEFAULT_PATH = Path("config/proxy.yaml")
 
@@ -31,6 +44,18 @@ DEFAULT_PATH = Path("config/proxy.yaml")
 def path_of(option: Path | None, environ: Mapping[str, str]) -> Path:
     """Which file is meant: the option's, else `$FORWARD_SSE_CONFIG`, else `config/proxy.yaml`."""
     return option or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
+
+
+def load_settings(path: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the configuration file, with its variables, secrets in files and `FORWARD_SSE_…` overrides.
+
+    Reads files and nothing else, so it can be called before an event loop runs. `environ` takes the place of
+    `os.environ`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or something in it is wrong; its text has every fault, one a line.
+    """
+    return load(Path(path), os.environ if environ is None else environ)
 
 
 def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:

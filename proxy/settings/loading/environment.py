@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from proxy.settings import UNKNOWN_KEY, Settings, TypedNames, closest
 from proxy.settings.loading.faults import Fault, Location, Place, Places
+from proxy.settings.model import UNKNOWN_KEY, closest
+from proxy.settings.server import Settings
+from proxy.settings.typed import TypedNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.settings import Settings
+from proxy.settings.server import Settings
 
 _VARIABLE = {"$ref": "#/$defs/Variable"}
 _SCALARS = frozenset({"string", "integer", "boolean"})

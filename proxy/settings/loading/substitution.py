@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from proxy.settings import InvalidValue, closest
 from proxy.settings.loading.faults import Fault, Location, Places, fault_at, place_of
 from proxy.settings.loading.marked_yaml import MISSING
+from proxy.settings.model import closest
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
