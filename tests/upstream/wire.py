@@ -52,5 +52,8 @@ class Wire:
     def resume_reading(self) -> None:
         self.is_reading = True
 
+    def close(self) -> None:
+        self.is_closed = True
+
     def abort(self) -> None:
         self.is_closed = True
