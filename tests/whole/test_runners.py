@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
 import re
 import sys
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from proxy.app import make_app
+from proxy.app import connection_options, make_app
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, connect, event, only, request
 from tests.settings_builder import settings, values
 from tests.whole.scenes import BODY, OK
+from tests.whole.test_backpressure import dechunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -96,9 +98,10 @@ def run_app(upstream: Upstream, _tmp_path: Path) -> AbstractAsyncContextManager[
 
 
 def mounted(upstream: Upstream, _tmp_path: Path) -> AbstractAsyncContextManager[Host]:
-    """As a part of another application."""
-    outer = web.Application()
-    outer.add_subapp("/llm", make_app(settings(upstream.url)))
+    """As a part of another application. Connections are the outer one's, so it has to be told what they need."""
+    inner = settings(upstream.url)
+    outer = web.Application(handler_args=connection_options(inner))
+    outer.add_subapp("/llm", make_app(inner))
     return on_site(outer, prefix="/llm")
 
 
@@ -191,25 +194,27 @@ async def test_runner_cancels_before_the_response(host: Host, upstream: Upstream
 
 async def test_runner_holds_the_upstream_back(host: Host, upstream: Upstream) -> None:
     """For a client that does not read, little waits in the process, and the vendor is not read until it reads again."""
-    client, vendor = await begin(host, upstream, receive_buffer=4096)
+    client, vendor = await begin(host, upstream, receive_buffer=16384)
     vendor.writer.transport.set_write_buffer_limits(high=0)
-    piece = chunk(event("x" * 8000)) * 32
+    data = event("x" * 100_000)
     sent = 0
-    while sent < 2 * HELD_BYTES:
-        vendor.write(piece)
-        sent += len(piece)
+    while sent * len(data) < 2 * HELD_BYTES:
+        vendor.write(chunk(data))
+        sent += 1
         try:
             async with asyncio.timeout(0.5):
                 await vendor.writer.drain()
         except TimeoutError:
             break
         assert host.waiting_bytes <= WAITING_BYTES
-    assert sent < HELD_BYTES
+    assert sent * len(data) < HELD_BYTES
     assert host.waiting_bytes <= WAITING_BYTES
 
     vendor.write(LAST)
-    got = await client.read_exactly(sent + len(LAST))
-    assert got == piece * (sent // len(piece)) + LAST
+    got = hashlib.sha256()
+    async with asyncio.timeout(WAIT_S):
+        await dechunk(client, got)
+    assert got.digest() == hashlib.sha256(data * sent).digest()
 
 
 async def test_runner_forwards_a_compressed_body(host: Host, upstream: Upstream) -> None:
@@ -235,9 +240,7 @@ async def test_runner_refuses(host: Host, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("runner", [run_app, mounted], ids=lambda runner: runner.__name__)
-async def test_runner_settles(
-    runner: Any, upstream: Upstream, tmp_path: Path, log_file: tuple[Path, Redactor]
-) -> None:
+async def test_runner_settles(runner: Any, upstream: Upstream, tmp_path: Path, log_file: tuple[Path, Redactor]) -> None:
     """The exchange of a client that left has its one line, and nothing was reported as a failure."""
     async with runner(upstream, tmp_path) as host:
         client, vendor = await begin(host, upstream)
