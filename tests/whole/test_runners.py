@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 WAITING_BYTES = 256 * 1024
-# What the system's own buffers may take on both sides of the proxy, and more. Without back pressure it is all that is sent.
+# More than the system's own buffers take on both sides of the proxy.
 HELD_BYTES = 32 * 2**20
 SERVICE = """
 from pathlib import Path
