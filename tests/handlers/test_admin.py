@@ -88,9 +88,7 @@ async def test_admin_ready(admin: Client, view: Fake) -> None:
         ("GET", "/forward-sse", 404, None),
     ],
 )
-async def test_admin_refused(
-    admin: Client, view: Fake, method: str, path: str, status: int, allow: str | None
-) -> None:
+async def test_admin_refused(admin: Client, view: Fake, method: str, path: str, status: int, allow: str | None) -> None:
     """What the operator's listener does not serve is refused with a code."""
     async with admin.request(method, path) as response:
         assert (response.status, response.headers.get("Allow")) == (status, allow)
