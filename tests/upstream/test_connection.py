@@ -13,8 +13,6 @@ from tests.upstream.wire import Wire
 if TYPE_CHECKING:
     import asyncio
 
-    from proxy.upstream.lane import Lane
-
     from proxy.errors import ProxyError
     from proxy.upstream.response import UpstreamResponse
 
@@ -26,7 +24,7 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 class Taker:
     """A sink that keeps what it is given."""
 
-    lane: Lane | None = None
+    allows_fast_path = False
 
     def __init__(self) -> None:
         self.taken = b""
@@ -37,6 +35,9 @@ class Taker:
         assert not self.is_whole
         self.taken += data
         self.is_whole = is_last
+
+    def event(self, data: bytes, payload_bytes: int) -> None:
+        raise AssertionError("a sink that allows no fast path was given an event")
 
     def failed(self, error: ProxyError) -> None:
         assert self.error is None

@@ -197,7 +197,7 @@ async def test_dial_failing_handshake(pool: Pool, upstream: Upstream, count: int
 
 
 class HandClocks:
-    """DeadlineTimer that stand still until the test moves them."""
+    """Timers that stand still until the test moves them."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -206,10 +206,10 @@ class HandClocks:
     def now(self) -> float:
         return self.now_s
 
-    def watch(self, watched: Watched) -> None:
+    def add(self, watched: Watched) -> None:
         self.watched.add(watched)
 
-    def forget(self, watched: Watched) -> None:
+    def discard(self, watched: Watched) -> None:
         self.watched.discard(watched)
 
 

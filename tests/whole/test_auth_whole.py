@@ -294,7 +294,7 @@ async def test_auth_expired_token(guarded: Running, upstream: Upstream, ago_s: i
 
 
 async def test_auth_leeway(guarded: Running, upstream: Upstream) -> None:
-    """DeadlineTimer that differ by less than the leeway are forgiven."""
+    """Clocks that differ by less than the leeway are forgiven."""
     now_s = int(time.time())
     await passes(guarded, upstream, request(body=BODY, token=token(iat=now_s + 20, exp=now_s - 15)))
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import WAIT_S, Upstream, connect, request
-from tests.test_sockets import needs_ipv6
+from tests.server.test_sockets import needs_ipv6
 from tests.whole.scenes import BODY, OK
 from tests.whole.several import several
 from tests.whole.test_commands import Served

@@ -283,8 +283,8 @@ def test_playground_is_in_the_wheel(tmp_path: Path) -> None:
     """What is installed has every file of the page."""
     built = next(iter(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
     with zipfile.ZipFile(built) as wheel:
-        packed = {name for name in wheel.namelist() if name.startswith("proxy/web/")}
+        packed = {name for name in wheel.namelist() if name.startswith("proxy/playground/static/")}
 
-    there = {f"proxy/web/{path.name}" for path in (ROOT / "proxy/web").iterdir() if path.is_file()}
-    assert packed == there
-    assert {Path(name).suffix for name in packed} == {".py", ".html", ".css", ".js"}
+    folder = ROOT / "proxy/playground/static"
+    assert packed == {f"proxy/playground/static/{path.name}" for path in folder.iterdir()}
+    assert {Path(name).suffix for name in packed} == {".html", ".css", ".js"}

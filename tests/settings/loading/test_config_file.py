@@ -24,7 +24,7 @@ from proxy.settings.loading.substitution import SECRET_LOCATIONS, expand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SECRET = "do-not-show-" + "x" * 60
 BASE = """\
 auth: none

@@ -19,7 +19,7 @@ import proxy
 from proxy.cli.commands import cli
 from proxy.settings.loading import json_schema, load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SECRET = "do-not-show-" + "x" * 60
 KEYS = {"OPENAI_API_KEY": "sk-do-not-show", "DASHSCOPE_API_KEY": "sk-do-not-show"}
 FILE = """\

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.observability.logging import LineWriter, Redactor, configure, pieces
 from proxy.server.workers import arbiter_log as journal
-from proxy.server.workers.arbiter_log import DirectWriter, ArbiterLog
+from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +118,6 @@ def test_journal_speaks_as_all_lines_do(tmp_path: Path, turn: int) -> None:
         ("arbiter.reported", "error", "it failed"),
     ]
     assert lines[-1]["error"] == "ValueError"
-    assert lines[-1]["at"].startswith("test_journal.py:")
+    assert lines[-1]["at"].startswith("test_arbiter_log.py:")
     assert {line["worker"] for line in lines} == {"1-0"}
     assert b"secret words" not in (tmp_path / "log").read_bytes()
