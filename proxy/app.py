@@ -111,19 +111,14 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
             *own(("GET", "/readyz", health.ready)),
             *own(
                 ("GET", "/playground", playground.page),
-                ("OPTIONS", "/playground", preflight.preflight),
-                ("*", "/playground", playground.otherwise),
+                ("*", "/playground", preflight.or_else(playground.otherwise)),
             ),
             *own(
                 ("GET", "/playground/upstreams", playground.upstreams),
-                ("OPTIONS", "/playground/upstreams", preflight.preflight),
-                ("*", "/playground/upstreams", playground.otherwise),
+                ("*", "/playground/upstreams", preflight.or_else(playground.otherwise)),
             ),
-            *own(
-                ("OPTIONS", "/forward-sse/tickets", preflight.preflight), ("*", "/forward-sse/tickets", tickets.create)
-            ),
-            web.route("OPTIONS", _STREAM, preflight.preflight),
-            web.route("*", _STREAM, streams.stop),
+            *own(("*", "/forward-sse/tickets", preflight.or_else(tickets.create))),
+            web.route("*", "/forward-sse/streams/{id:.*}", preflight.or_else(streams.stop)),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),
             # The last one: every way to an upstream.
             web.route("*", _ANY_PATH, forward.forward, name=_CATCH_ALL, expect_handler=expect_later),
@@ -133,7 +128,6 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
 
 
 _CATCH_ALL: Final = "upstreams"
-_STREAM: Final = "/forward-sse/streams/{id:.*}"
 # Any characters: where a path cannot be one, that is for the handler to say.
 _ANY_PATH: Final = r"/{path:[\s\S]*}"
 

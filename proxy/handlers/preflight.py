@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 
 from proxy.exchange.head import check_head
@@ -10,11 +12,33 @@ from proxy.handlers.forward import forward
 from proxy.handlers.service import SERVICE
 from proxy.model import Ending
 
+if TYPE_CHECKING:
+    from proxy.handlers.errors import Handler
+
+
+def or_else(handler: Handler) -> Handler:
+    """A handler that answers preflights, and leaves every other request to `handler`."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await (_answer(request) if _is_preflight(request) else handler(request))
+
+    return answer
+
 
 async def preflight(request: web.Request) -> web.StreamResponse:
     """Answer a preflight (WHATWG Fetch §3.3.2); any other `OPTIONS` is a request like all."""
-    if "Origin" not in request.headers or "Access-Control-Request-Method" not in request.headers:
-        return await forward(request)
+    return await (_answer(request) if _is_preflight(request) else forward(request))
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return (
+        request.method == "OPTIONS"
+        and "Origin" in request.headers
+        and "Access-Control-Request-Method" in request.headers
+    )
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.exchanges.begin(request, service.rules) as exchange:
         head = check_head(request, exchange, prefix=service.prefix)

@@ -106,7 +106,7 @@ class Router:
     def dry_run(self) -> Router:
         """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
         router = copy(self)
-        router._upstream_routes = {
+        router._upstream_routes = {  # noqa: SLF001 - its own kind
             name: upstream_route.dry_run() for name, upstream_route in self._upstream_routes.items()
         }
         return router

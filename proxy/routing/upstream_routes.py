@@ -96,7 +96,7 @@ class UpstreamRoute:
         )
 
     def dry_run(self) -> UpstreamRoute:
-        """The same upstream_route for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        """The same route for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
         upstream_route = copy(self)
         if upstream_route._turns is not None:  # noqa: SLF001 - its own kind
             upstream_route._turns = itertools.repeat(Added())  # noqa: SLF001

@@ -1,1 +1,1 @@
-"""The upstream upstream_route: addresses, TLS, connections and their pool."""
+"""The connection to upstreams: addresses, TLS, connections and their pool."""

@@ -173,7 +173,7 @@ def test_route(line: str, fields: tuple[Field, ...], body: bytes, name: str, tar
 
 
 def test_route_keeps_the_upstreams_settings() -> None:
-    """DeadlineTimer, heartbeat, dialect and trust are the upstream's; no heartbeat for a dialect that cannot bear one."""
+    """Timeouts, heartbeat, dialect and trust are the upstream's; no heartbeat for a dialect that cannot bear one."""
     found = route("POST /v1/chat/completions")
 
     assert (found.dialect, found.timeouts.first_byte_s, found.heartbeat_s, found.ca_file) == (
