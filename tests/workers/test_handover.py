@@ -32,8 +32,7 @@ def names(ground: SharedSockets) -> list[tuple[str, int]]:
 
 def leave(*grounds: SharedSockets) -> None:
     for ground in grounds:
-        ground.stop_listening(for_good=True)
-        os.close(ground.turn)
+        ground.stop_listening()
         ground.remove()
 
 
@@ -52,7 +51,6 @@ def test_prepare_from_nothing(tmp_path: Path) -> None:
     with socket.create_connection(names(ground)[0]), socket.create_connection(names(ground)[1]):
         pass
     assert not any(sock.get_inheritable() for sock in (*ground.listen, *ground.admin_listen))
-    assert not os.get_inheritable(ground.turn)
     assert ground.directory.stat().st_mode & 0o777 == 0o700
     directory = ground.directory
     leave(ground)
@@ -72,10 +70,9 @@ def test_take_over(tmp_path: Path) -> None:
     second = SharedSockets.prepare(settings(tmp_path), handed(first))
     assert names(second) == names(first)
     assert second.directory == first.directory
-    first.stop_listening(for_good=False)
+    first.stop_listening()
     with socket.create_connection(names(second)[0]):
         pass
-    os.close(first.turn)
     leave(second)
 
 
