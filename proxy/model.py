@@ -135,15 +135,11 @@ class Upstream:
 class FieldIndex(dict[bytes, bytes]):
     """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
 
-    Made once a message, because every phase asks for some of them, and not to be changed. It is a plain dict because
-    nearly every message has each name once: asking it calls nothing of ours.
+    `get` is for names of which a second field is refused elsewhere, or harmless; `every` returns the values of all.
+    Made once for each message and not to be changed.
     """
 
     __slots__ = ("repeated",)
-
-    # The value of the first field of that lower-case name, None where there is none. For names of which a second field
-    # is refused elsewhere, or harmless; `every` tells how many there are.
-    single: ClassVar[Callable[[FieldIndex, bytes], bytes | None]] = dict.get
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         for name, value in fields:
@@ -163,7 +159,7 @@ class FieldIndex(dict[bytes, bytes]):
         return (self[name],) if name in self else ()
 
     def __repr__(self) -> str:
-        """Credentials are among them."""
+        """Show no values: credentials are among them."""
         return "FieldIndex()"
 
 

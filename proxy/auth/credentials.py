@@ -48,11 +48,11 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
     index = head.index
     if not (index.repeated or head.query) and index.keys().isdisjoint(_KEY_FIELDS):
         # As in nearly every request, this one field is all that can carry one.
-        bearer = _bearer(index.single(b"authorization"))
+        bearer = _bearer(index.get(b"authorization"))
         return None if bearer is None else bearer.decode("ascii")
     if b"authorization" in index.repeated:
         raise InvalidRequestError("There is more than one Authorization field.")
-    bearer = _bearer(index.single(b"authorization"))
+    bearer = _bearer(index.get(b"authorization"))
     found = set() if bearer is None else {bearer}
     for name in _KEY_FIELDS:
         found.update(_checked(key) for value in index.every(name) if (key := value.strip(_OWS)))

@@ -297,7 +297,7 @@ class Connection(asyncio.Protocol):
             if joined is None:
                 raise UpstreamProtocolError
             fields, index = joined
-        coding = index.single(b"transfer-encoding")
+        coding = index.get(b"transfer-encoding")
         version = parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         length: int | None = None
         framing: Framing = "chunked"
         if coding is None:
-            given = index.single(b"content-length")
+            given = index.get(b"content-length")
             framing = "close" if given is None else "length"
             length = None if given is None else int(given)
         if self._is_head_request or status in {204, 304}:

@@ -8,29 +8,10 @@ from proxy.model import FieldIndex
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
+    from proxy.upstream.connection import Connection
 
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_FIELDS: Final = FieldIndex(())
-
-
-class Source(Protocol):
-    """What an answer needs of its connection."""
-
-    def pause_reading(self) -> None:
-        """Stop reading."""
-        ...
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        ...
-
-    def stream_to(self, sink: Sink) -> None:
-        """Read on, for `sink`."""
-        ...
-
-    def abort(self) -> None:
-        """Close at once."""
-        ...
 
 
 class Sink(Protocol):
@@ -81,7 +62,7 @@ class UpstreamResponse:
 
     def __init__(
         self,
-        source: Source | None,
+        source: Connection | None,
         status: int,
         fields: list[Field],
         index: FieldIndex,

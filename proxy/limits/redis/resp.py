@@ -221,8 +221,8 @@ class Connection(asyncio.Protocol):
             self.abort("the server did not answer in time")
 
     def _has_moved(self) -> bool:
-        assert self._transport is not None
-        before, self._moved = self._moved, (self._received, self._transport.get_write_buffer_size())
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        before, self._moved = self._moved, (self._received, unsent)
         return before != self._moved
 
     def _lose(self) -> None:

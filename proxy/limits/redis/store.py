@@ -133,7 +133,7 @@ class RedisStore:
             if connection is None:
                 return await self._admit_alone(principal, account)
         question = PendingAdmission(self, account, self._new_id(), self._loop.create_future())
-        question.send(connection, self._scripts.admit)
+        question.send(connection, self._scripts)
         try:
             answer = await question.answered
         except asyncio.CancelledError:
