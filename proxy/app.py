@@ -16,29 +16,29 @@ from proxy.exchange import Exchanges
 from proxy.exchange.authenticate import PRINCIPAL
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
-from proxy.limits.store import Store
+from proxy.limits import Store
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
-from proxy.playground.page import Page
-from proxy.routing.turns import Turns
+from proxy.playground import Page
+from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import build_authenticator, build_rules, build_store, secrets_of
 from proxy.settings.rotation import FileWatch
-from proxy.tickets.ticket import Makers
+from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer, tick_for
+from proxy.upstream import Pool
 from proxy.upstream.addresses import Resolver, check_addresses
-from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
-    from proxy.auth.authenticator import Authenticator
+    from proxy.auth import Authenticator
     from proxy.handlers.admin import View
     from proxy.model import Route
-    from proxy.routing.rules import Rules
-    from proxy.upstream.addresses import Address
+    from proxy.routing import Rules
+    from proxy.upstream import Address
 
 __all__ = ["PRINCIPAL", "SERVICE", "make_admin_app", "make_app", "reload"]
 

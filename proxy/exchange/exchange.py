@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from proxy.limits.store import Admission, RateStatus
+    from proxy.limits import Admission, RateStatus
     from proxy.model import Principal, RequestHead, Route
     from proxy.observability.metrics import Metrics
-    from proxy.relay.response import RelayResponse
-    from proxy.routing.rules import Rules
+    from proxy.relay import RelayResponse
+    from proxy.routing import Rules
 
 _ID_BYTES: Final = 12
 _IDS_AT_ONCE: Final = 64

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.protocol.json_text import Steps
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 # For tickets where no heartbeat is configured: below the 60 s after which common balancers cut.
 TICKET_INTERVAL_S: Final = 15.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Ending
     from proxy.relay.typed import TypedEvents
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here. Not its coding:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 
 async def relay(

@@ -12,7 +12,7 @@ from copy import copy
 from fnmatch import translate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth.credentials import strip_query
+from proxy.auth import strip_query
 from proxy.errors import (
     InvalidRequestError,
     MethodNotAllowedError,

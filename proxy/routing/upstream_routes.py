@@ -10,7 +10,7 @@ from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from proxy.auth.credentials import repeats_credential
+from proxy.auth import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
 from proxy.model import Route

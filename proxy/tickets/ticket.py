@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.errors import InvalidRequestError, NotFoundError
-from proxy.limits.messages import too_many_ticket_bodies
-from proxy.limits.store import SPENT, Spent
+from proxy.limits import Spent, too_many_ticket_bodies
 from proxy.protocol.paths import query_members
 from proxy.tickets.sealed import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.limits.store import Store
+    from proxy.limits import Store
     from proxy.model import Principal, RequestHead
-    from proxy.routing.turns import Turns
+    from proxy.routing import Turns
 
 # Where tickets are made, and where they are used: each stands for a POST to the second.
 TICKETS: Final = b"/forward-sse/tickets"
@@ -101,7 +100,7 @@ async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Princ
 async def use_ticket(
     store: Store, ticket: Ticket, head: RequestHead, turns: Turns
 ) -> tuple[RequestHead, bytes] | Spent:
-    """The request that was set aside, for the first who asks; `SPENT` for every other.
+    """The request that was set aside, for the first who asks; `Spent.SPENT` for every other.
 
     `events=typed` may stand on either request; nothing else of this one, whose head is `head`, counts.
 
@@ -111,7 +110,7 @@ async def use_ticket(
     """
     sealed = await store.take_ticket(ticket.name)
     if isinstance(sealed, Spent):
-        return SPENT
+        return Spent.SPENT
     try:
         if sealed is None:
             raise NotFoundError("No such ticket.")

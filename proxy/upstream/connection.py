@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break_off(data)
+            self._break_off(parser, data)
             return
         if self._missing is not None:
             self._missing = missing_of_chunk(data, 0, self._missing)
@@ -325,15 +325,14 @@ class Connection(asyncio.Protocol):
         if answer is None:
             self._asked.append(None)
             return
-        assert self._parser is not None
         answer.is_complete = True
         answer.source = None
         self._sink = None
-        self._may_keep = self._parser.should_keep_alive()
+        self._may_keep = self._parser is not None and self._parser.should_keep_alive()
 
     # Inside.
 
-    def _break_off(self, data: bytes) -> None:
+    def _break_off(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         """End at a fault. What came before it was good, and the client has a right to it.
 
         Junk after a complete answer costs the connection, not the answer.
@@ -344,16 +343,17 @@ class Connection(asyncio.Protocol):
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(b"".join(self._fragments))
-        self._break(UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(data)))
+        self._break(
+            UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(parser, data))
+        )
 
-    def _reason_of_head(self, data: bytes) -> str:
+    def _reason_of_head(self, parser: httptools.HttpResponseParser, data: bytes) -> str:
         """Whether what the parser refused, a read that has the fault, was an answer's head at all.
 
         A server that speaks TLS, HTTP/2 or something else is told by its first bytes.
         """
-        assert self._parser is not None
         is_first_read = self._overhead == 0
-        is_http = self._parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
+        is_http = parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
         return "head_invalid" if is_http else "not_http"
 
     def _finish(self) -> None:
@@ -361,12 +361,8 @@ class Connection(asyncio.Protocol):
         self._answer = self._sink = None
         self._is_fast = False
         transport = self._transport
-        if (
-            self._may_keep
-            and not self._is_head_request
-            and transport is not None
-            and transport.get_write_buffer_size() == 0
-        ):
+        is_written = transport is not None and transport.get_write_buffer_size() == 0
+        if self._may_keep and not self._is_head_request and is_written:
             if self._paused:
                 self.resume_reading()
             self.on_idle(self)
