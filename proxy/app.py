@@ -16,7 +16,6 @@ from proxy.exchange import Exchanges
 from proxy.exchange.authenticate import PRINCIPAL
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
-from proxy.limits import Store
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from proxy.auth import Authenticator
     from proxy.handlers.admin import View
+    from proxy.limits import Store
     from proxy.model import Route
     from proxy.routing import Rules
     from proxy.upstream import Address
@@ -143,7 +143,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     rules = builder.build(settings, builder.make_authenticator(settings, old))
     if rules.authenticator is not None:
         await rules.authenticator.open()
-    app[REDACTOR].learn(secrets_of(settings))
+    app[REDACTOR].add_secrets(secrets_of(settings))
     service.rules = rules
     service.pool.tls = tls
     service.timers.set_tick(_tick(settings))
@@ -206,7 +206,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     rules = builder.build(app[SETTINGS], builder.make_authenticator(app[SETTINGS], None))
     if rules.authenticator is not None:
         await rules.authenticator.open()
-    app[REDACTOR].learn(secrets_of(app[SETTINGS]))
+    app[REDACTOR].add_secrets(secrets_of(app[SETTINGS]))
     timers, metrics = app[TIMERS], app[METRICS]
     service = app[SERVICE] = Service(
         rules=rules,
@@ -231,7 +231,7 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
 
     def apply(settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
         """Serve new requests with what has changed; running exchanges and kept connections keep theirs."""
-        app[REDACTOR].learn(secrets_of(settings))
+        app[REDACTOR].add_secrets(secrets_of(settings))
         for ca_file, context in contexts.items():
             service.pool.tls.replace(ca_file, context)
         builder.settings = settings

@@ -1,8 +1,8 @@
 """One coarse timer for all deadlines of a worker.
 
 A timer per stream or per event would cost more than the events themselves. Instead every object with a deadline is
-registered here, and its `check(now)` is called a few times a second. The price is precision: a deadline is noticed up to
-one tick late.
+registered here, and its `check(now)` is called a few times a second. The price is precision: a deadline is noticed up
+to one tick late.
 
 Four checks of a stream cost more than relaying an event to it, so with thousands of slow streams the checks would
 dominate: objects with long deadlines only are checked at every sixth tick, a sixth of them at each.
@@ -27,15 +27,15 @@ _ADDRESS_BITS = 6
 
 
 class Watched(Protocol):
-    """Something with a deadline."""
+    """An object with a deadline."""
 
     def check(self, now_s: float) -> None:
-        """Act if time has come; `now_s` is the loop's time. Must not raise or block."""
+        """Act if the deadline has passed; `now_s` is the loop's time. Must not raise or block."""
         ...
 
 
 def tick_for(*durations_s: float | None) -> float:
-    """The tick that keeps the shortest of the durations within an eighth of itself, between the two bounds above."""
+    """Return a tick of an eighth of the shortest duration, between `FINEST_TICK_S` and `COARSEST_TICK_S`."""
     shortest_s = min((duration_s for duration_s in durations_s if duration_s), default=COARSEST_TICK_S * 8)
     return min(COARSEST_TICK_S, max(FINEST_TICK_S, shortest_s / 8))
 
@@ -67,7 +67,7 @@ class DeadlineTimer:
         self._go_on()
 
     def discard(self, watched: Watched) -> None:
-        """Check it no more; discarding what was not added does nothing."""
+        """Stop checking it; discarding what was not added does nothing."""
         self._watched.discard(watched)
 
     def add_seldom(self, watched: Watched) -> None:
@@ -76,7 +76,7 @@ class DeadlineTimer:
         self._go_on()
 
     def discard_seldom(self, watched: Watched) -> None:
-        """Check it no more; discarding what was not added does nothing."""
+        """Stop checking it; discarding what was not added does nothing."""
         self._seldom[_turn_of(watched)].discard(watched)
 
     @property
@@ -89,7 +89,7 @@ class DeadlineTimer:
         self._tick_s = tick_s
 
     def close(self) -> None:
-        """Check nothing any more."""
+        """Stop the timer, and discard all objects."""
         self._watched.clear()
         for watched in self._seldom:
             watched.clear()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from proxy.cli.check_report import report
-from proxy.settings import Address, Settings, StoreUrl, InvalidValue
+from proxy.settings import Address, InvalidValue, Settings, StoreUrl
 from proxy.settings.build import secrets_of
 from proxy.settings.loading import ConfigurationError, json_schema, load, marked_yaml
 from proxy.settings.loading.substitution import SECRET_LOCATIONS, expand

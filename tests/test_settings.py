@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from proxy.model import Rate
-from proxy.settings import Address, Settings, InvalidValue
+from proxy.settings import Address, InvalidValue, Settings
 from proxy.settings.units import MAX_DURATION_S, read_address, read_clock, read_duration, read_rate, read_size
 
 SECRET = "s" * 64

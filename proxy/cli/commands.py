@@ -44,7 +44,7 @@ class _Listen(click.ParamType[Address]):
 
 
 class _Lifetime(click.ParamType[float]):
-    """A duration of more than nothing, `1h`, in seconds."""
+    """A duration of at least a second, `1h`, in seconds."""
 
     name = "duration"
 

@@ -107,7 +107,7 @@ def _cached_principal(exchange: Exchange, head: RequestHead, *, gemini: bool) ->
         return None, None
     if token in exchange.path or token in exchange.id:
         exchange.redact(token)
-    return token, None if rules.authenticator is None else rules.authenticator.recall(token)
+    return token, None if rules.authenticator is None else rules.authenticator.cached_principal(token)
 
 
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:

@@ -128,9 +128,9 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: tuple[bytes, ...] = ()
-        self.learn(secrets)
+        self.add_secrets(secrets)
 
-    def learn(self, secrets: Iterable[str]) -> None:
+    def add_secrets(self, secrets: Iterable[str]) -> None:
         """Add secrets to look for; those of earlier configurations are kept, since their streams may still run."""
         known = set(self._secrets)
         # Shorter ones would redact ordinary words; the settings refuse secrets that short where they are ours.

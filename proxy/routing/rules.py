@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
+    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs."""
 
     authenticator: Authenticator | None
     anonymous: Principal

@@ -33,6 +33,7 @@ __all__ = [
     "Cors",
     "Envelope",
     "EnvelopeTarget",
+    "InvalidValue",
     "JwtIssuer",
     "Limits",
     "Log",
@@ -42,7 +43,6 @@ __all__ = [
     "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
-    "InvalidValue",
     "closest",
     "read_duration",
 ]

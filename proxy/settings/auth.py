@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
-from proxy.settings.model import Contradiction, Model, closest, sequence, default
+from proxy.settings.model import Contradiction, Model, closest, default, sequence
 from proxy.settings.scalars import Flag, Text, at_most, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue

@@ -16,7 +16,7 @@ from proxy.settings.listeners import (
     ListenAddresses,
     listen_faults,
 )
-from proxy.settings.model import Contradiction, Location, Model, closest, mapping, sequence, default
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
 from proxy.settings.scalars import (
     Clock,
     Count,

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.model import Contradiction, Location, Model, closest, mapping, default
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
 from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames

@@ -94,14 +94,14 @@ class PendingAdmission:
         """Send the command; this object is called with the answer."""
         self._connection: Connection | None = connection
         self._scripts = scripts
-        self._command = b"%b%b\r\n" % (self.account.asking, self.id)
+        self._command = b"%b%b\r\n" % (self.account.admit_command, self.id)
         connection.send(self._command, self)
 
     def __call__(self, answer: Answer) -> None:
         """Take the server's answer, or the failure of the connection."""
         connection, self._connection = self._connection, None
         if isinstance(answer, ServerError) and answer.code == "NOSCRIPT" and connection is not None:
-            connection.send(self._scripts.admit.spelt_out(self._command), self)
+            connection.send(self._scripts.admit.with_source(self._command), self)
             # The server has lost the refund's script, too (SCRIPT FLUSH). Sent again only when a refund fails, it would
             # run behind the user's next request, which the refund may have to let in.
             self._scripts.refund.load(connection)

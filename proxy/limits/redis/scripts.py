@@ -37,7 +37,7 @@ class Script:
         _, _, words = pack(len(keys), *keys, *arguments).partition(b"\r\n")
         return b"*%d\r\n%b%b" % (3 + len(keys) + len(arguments), self._by_digest, words)
 
-    def spelt_out(self, command: bytes) -> bytes:
+    def with_source(self, command: bytes) -> bytes:
         """The same command with the whole source, for a server that does not know it (yet, or any more)."""
         return command.replace(self._by_digest, self._by_source, 1)
 
@@ -45,14 +45,14 @@ class Script:
         """Have the server keep the script; a failure shows when the script is run."""
         connection.send(self._load, _ignore)
 
-    def run(self, connection: Connection, command: bytes, hand_over: Callable[[Answer], None]) -> None:
+    def run(self, connection: Connection, command: bytes, on_answer: Callable[[Answer], None]) -> None:
         """Send the command, once more spelt out where the server does not know the script."""
 
         def judge(answer: Answer) -> None:
             if isinstance(answer, ServerError) and answer.code == "NOSCRIPT":
-                connection.send(self.spelt_out(command), hand_over)
+                connection.send(self.with_source(command), on_answer)
             else:
-                hand_over(answer)
+                on_answer(answer)
 
         connection.send(command, judge)
 

@@ -32,7 +32,7 @@ from proxy import __version__
 from proxy.app import trust
 from proxy.observability.logging import Redactor, configure
 from proxy.server.signals import log_refused, warn_of_ignored_proxies
-from proxy.server.sockets import show_all
+from proxy.server.sockets import format_addresses
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
@@ -149,7 +149,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
         settings = self._read_settings()
         if settings is None:
             return
-        self.app.redactor.learn(secrets_of(settings))
+        self.app.redactor.add_secrets(secrets_of(settings))
         self.app.update_settings(settings)
         for pid, worker in self.WORKERS.items():
             try:
@@ -304,4 +304,4 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _shown(sockets: tuple[socket.socket, ...]) -> str | None:
-    return show_all(sock.getsockname()[:2] for sock in sockets)
+    return format_addresses(sock.getsockname()[:2] for sock in sockets)

@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from proxy.settings import FAULT, UNKNOWN_KEY, Settings, InvalidValue
+from proxy.settings import FAULT, UNKNOWN_KEY, InvalidValue, Settings
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
-from proxy.settings.loading.faults import ConfigurationError, Fault, Location, Place, Places, fault_at
-from proxy.settings.loading.marked_yaml import Unknowable
+from proxy.settings.loading.faults import ConfigurationError, Fault, Location, SourceLocation, SourceLocations, fault_at
+from proxy.settings.loading.marked_yaml import Missing
 from proxy.settings.loading.schema import json_schema
 from proxy.settings.loading.substitution import Substitution, variables_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PATH", "ConfigurationError", "Fault", "Place", "ignored_proxies", "json_schema", "load", "path_of"]
+__all__ = [
+    "DEFAULT_PATH",
+    "ConfigurationError",
+    "Fault",
+    "SourceLocation",
+    "ignored_proxies",
+    "json_schema",
+    "load",
+    "path_of",
+]
 
 DEFAULT_PATH = Path("config/proxy.yaml")
 
@@ -47,7 +56,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     values = substitution.variables(document.values, environ)
     variables = Overrides(environ, mentioned)
     merge(values, variables.values, document.places, variables.place)
-    merge(values, overrides or {}, document.places, lambda location: Place(f"--{location[0]}"))
+    merge(values, overrides or {}, document.places, lambda location: SourceLocation(f"--{location[0]}"))
     values = substitution.secrets(values)
     faults = [*document.faults, *substitution.faults, *variables.faults]
     try:
@@ -63,7 +72,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
 
 
 def _faults(
-    error: ValidationError, values: Mapping[str, Any], places: Places, files: set[str], touched: set[Location]
+    error: ValidationError, values: Mapping[str, Any], places: SourceLocations, files: set[str], touched: set[Location]
 ) -> list[Fault]:
     """The model's faults with their places, without those that only follow from a value that could not be had."""
     faults = []
@@ -92,7 +101,7 @@ def _existing(location: Location, values: Any) -> Location:
 def _is_unknowable(location: Location, values: Any) -> bool:
     for step in location:
         values = _child(values, step)
-    return isinstance(values, Unknowable)
+    return isinstance(values, Missing)
 
 
 def _child(values: Any, step: str | int) -> Any:
@@ -101,4 +110,4 @@ def _child(values: Any, step: str | int) -> Any:
         return values.get(str(step))
     if isinstance(values, list):
         return values[step] if isinstance(step, int) and step < len(values) else None
-    return values if isinstance(values, Unknowable) else None
+    return values if isinstance(values, Missing) else None
