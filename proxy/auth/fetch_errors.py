@@ -50,7 +50,7 @@ def redirect_error(what: str, status: int, location: str | None) -> KeyFetchErro
 
 
 def quoted(value: object) -> str:
-    """Quote a text of a foreign document for a log line, shortened and escaped; a value of another type is not shown."""
+    """Quote a text of a foreign document for a log line, shortened and escaped; another type is not shown."""
     if not isinstance(value, str):
         return "no text"
     return json.dumps(value if len(value) <= _QUOTED_CHARS else value[:_QUOTED_CHARS] + "…")

@@ -104,7 +104,7 @@ class Router:
         self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
 
     def dry_run(self) -> Router:
-        """Return a router for requests that are not sent yet: it refuses the same, and uses none of the upstreams' keys."""
+        """Return a router for requests that are not sent yet: same refusals, and no key is used."""
         router = copy(self)
         routes = {name: route.dry_run() for name, route in self._upstream_routes.items()}
         router._upstream_routes = routes  # noqa: SLF001 - a copy of this object

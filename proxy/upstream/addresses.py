@@ -219,7 +219,7 @@ def unwrap(ip: IpAddress) -> IpAddress:
 
 
 def is_global(ip: IpAddress) -> bool:
-    """Check whether an address is a public host's, by IANA's registries; strict where a tunnel hides another address."""
+    """Whether an address is a public host's, by IANA's registries; strict where a tunnel hides another address."""
     ip = unwrap(ip)
     if isinstance(ip, IPv4Address):
         return not any(ip in network for network in _NOT_GLOBAL_V4)
