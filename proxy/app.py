@@ -20,27 +20,27 @@ from proxy.handlers import SERVICE, Service, admin, errors, forward, health, pla
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
-from proxy.playground.page import Page
-from proxy.routing.turns import Turns
+from proxy.playground import Page
+from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import build_authenticator, build_plans, build_rules, build_store, secrets_of
 from proxy.settings.rotation import FileWatch
-from proxy.tickets.ticket import Makers
+from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer, tick_for
+from proxy.upstream import Pool
 from proxy.upstream.addresses import Resolver, check_addresses
-from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
-    from proxy.auth.authenticator import Authenticator
+    from proxy.auth import Authenticator
     from proxy.handlers.admin import View
-    from proxy.limits.store import Store
+    from proxy.limits import Store
     from proxy.model import Route
-    from proxy.routing.rules import Rules
-    from proxy.upstream.addresses import Address
+    from proxy.routing import Rules
+    from proxy.upstream import Address
 
 __all__ = [
     "LOG_FIELDS",
@@ -184,7 +184,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     rules = builder.build(settings, builder.make_authenticator(settings, old))
     if rules.authenticator is not None:
         await rules.authenticator.open()
-    app[REDACTOR].learn(secrets_of(settings))
+    app[REDACTOR].add_secrets(secrets_of(settings))
     service.rules = rules
     service.pool.tls = tls
     service.timers.set_tick(_tick(settings))
@@ -247,7 +247,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     rules = builder.build(app[SETTINGS], builder.make_authenticator(app[SETTINGS], None))
     if rules.authenticator is not None:
         await rules.authenticator.open()
-    app[REDACTOR].learn(secrets_of(app[SETTINGS]))
+    app[REDACTOR].add_secrets(secrets_of(app[SETTINGS]))
     timers, metrics = app[TIMERS], app[METRICS]
     service = app[SERVICE] = Service(
         rules=rules,
@@ -272,7 +272,7 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
 
     def apply(settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
         """Serve new requests with what has changed; running exchanges and kept connections keep theirs."""
-        app[REDACTOR].learn(secrets_of(settings))
+        app[REDACTOR].add_secrets(secrets_of(settings))
         for ca_file, context in contexts.items():
             service.pool.tls.replace(ca_file, context)
         builder.settings = settings

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 # What typed events are called in `t` (contract §9) where the operator does not say.
 TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
@@ -135,15 +135,11 @@ class Upstream:
 class FieldIndex(dict[bytes, bytes]):
     """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
 
-    Made once a message, because every phase asks for some of them, and not to be changed. It is a plain dict because
-    nearly every message has each name once: asking it calls nothing of ours.
+    `get` is for names of which a second field is refused elsewhere, or harmless; `every` returns the values of all.
+    Made once for each message and not to be changed.
     """
 
     __slots__ = ("repeated",)
-
-    # The value of the first field of that lower-case name, None where there is none. For names of which a second field
-    # is refused elsewhere, or harmless; `every` tells how many there are.
-    single: ClassVar[Callable[[FieldIndex, bytes], bytes | None]] = dict.get
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         super().__init__([(name.lower(), value) for name, value in fields])
@@ -162,7 +158,7 @@ class FieldIndex(dict[bytes, bytes]):
         return (self[name],) if name in self else ()
 
     def __repr__(self) -> str:
-        """Credentials are among them."""
+        """Show no values: credentials are among them."""
         return "FieldIndex()"
 
 

@@ -18,7 +18,7 @@ def test_field_index(fields: list[tuple[bytes, bytes]]) -> None:
     for name in (b"host", b"via", b"x-a", b"x_a", b"HOST"):
         every = [value for key, value in fields if key.lower() == name]
         assert list(index.every(name)) == every
-        assert index.single(name) == (every[0] if every else None)
+        assert index.get(name) == (every[0] if every else None)
         assert (name in index) is bool(every)
         assert (name in index.repeated) is (len(every) > 1)
 

@@ -113,25 +113,25 @@ def test_clocks_are_late_by_an_eighth_at_most(loop: Loop, clocks: DeadlineTimer,
 
 
 @pytest.mark.parametrize("kind", ["add", "add_seldom"])
-def test_clocks_forget(loop: Loop, clocks: DeadlineTimer, kind: str) -> None:
-    """Who is forgotten is not asked again; with nobody left there is no timer, and with somebody new there is one."""
-    watch = getattr(clocks, kind)
-    forget = getattr(clocks, kind.replace("add", "discard"))
+def test_clocks_discard(loop: Loop, clocks: DeadlineTimer, kind: str) -> None:
+    """A discarded object is not checked again; with no object left there is no timer, with another one there is."""
+    add = getattr(clocks, kind)
+    discard = getattr(clocks, kind.replace("add", "discard"))
     one, other = Silence(), Silence()
     for watched in (one, other):
-        watch(watched)
+        add(watched)
     assert clocks.watched_count == 2
-    forget(one)
-    forget(one)
+    discard(one)
+    discard(one)
     assert clocks.watched_count == 1
     for _ in range(TICKS):
         loop.tick()
     assert one.asked_s == []
     assert other.asked_s
-    forget(other)
+    discard(other)
     loop.tick()
     assert loop.due == []
-    watch(one)
+    add(one)
     assert len(loop.due) == 1
     clocks.close()
     assert (loop.due, clocks.watched_count) == ([], 0)

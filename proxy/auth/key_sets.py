@@ -1,4 +1,4 @@
-"""Where an issuer's keys come from, as the authenticator sees it; and the simplest such place, the operator's file.
+"""The interface of an issuer's key source, and the simplest source: one key in the operator's file.
 
 Published key sets, which are fetched and rotated, stand in `published_keys`.
 """
@@ -19,7 +19,7 @@ MAX_CANDIDATES: Final = 4
 
 
 class KeySource(Protocol):
-    """Keys of one issuer. `generation` grows whenever the keys change, so that what they verified can be doubted."""
+    """Keys of one issuer. `generation` grows whenever the keys change, which invalidates cached tokens."""
 
     generation: int
     # Why the last attempt to get keys failed, in words that anybody may read; None where it did not.
@@ -27,16 +27,16 @@ class KeySource(Protocol):
 
     @property
     def settings_key(self) -> Hashable:
-        """Equal for two sources made from equal settings: after a reload the running one can be kept."""
+        """Equal for two sources made from equal settings, so that a reload keeps the running one."""
         ...
 
     @property
     def is_loaded(self) -> bool:
-        """False while no token can be judged."""
+        """Whether there are keys to verify tokens with."""
         ...
 
     async def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The keys that a token with this header may be verified with, at most `MAX_CANDIDATES`; maybe none.
+        """Return the keys that may verify a token with this header, at most `MAX_CANDIDATES`, possibly none.
 
         Raises:
             AuthUnavailableError: No key was ever loaded, or the last ones are too old.
@@ -48,7 +48,7 @@ class KeySource(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop with the last user; leaves no task and no socket."""
+        """Stop when the last `open` is closed; leaves no task and no socket."""
         ...
 
 
@@ -62,12 +62,12 @@ class StaticKeySet:
 
     @classmethod
     def from_secret(cls, secret: str | bytes, algorithms: tuple[str, ...]) -> StaticKeySet:
-        """Of an HMAC secret; raises ValueError (see `keys.secret_key`)."""
+        """Make one from an HMAC secret; raises ValueError (see `keys.secret_key`)."""
         return cls(secret_key(secret, algorithms))
 
     @classmethod
     def from_pem(cls, pem: str | bytes, algorithms: tuple[str, ...]) -> StaticKeySet:
-        """Of a public key; raises ValueError (see `keys.pem_key`)."""
+        """Make one from a public key in PEM; raises ValueError (see `keys.pem_key`)."""
         return cls(pem_key(pem, algorithms))
 
     @property
@@ -81,7 +81,7 @@ class StaticKeySet:
         return True
 
     async def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:  # noqa: ARG002  the protocol's
-        """The key, if it is bound to the algorithm."""
+        """Return the key, if it is bound to the algorithm."""
         return (self._key,) if algorithm in self._key.algorithms else ()
 
     async def open(self) -> None:

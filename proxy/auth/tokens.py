@@ -1,4 +1,4 @@
-"""The outer form of an access token: compact JWS (RFC 7515 §7.1) read strictly, once, for everyone who looks at it.
+"""Parses an access token's outer form, a compact JWS (RFC 7515 §7.1), strictly and once.
 
 Pure. PyJWT's parser is not used: it accepts padding and duplicate members, and a token that two parsers read
 differently is how verifier and consumer come to disagree (RFC 8725 §2.4). Nothing is verified here.
@@ -26,12 +26,12 @@ _REFUSED_PARAMETERS: Final = ("crit", "b64", "enc", "zip", "cty")
 
 
 class MalformedTokenError(ValueError):
-    """The text is no token that we read; says nothing of its content."""
+    """The text is not a token in the accepted form; the message has nothing of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Jws:
-    """A token taken apart, nothing of it verified."""
+    """A parsed token, of which nothing is verified."""
 
     algorithm: str
     kid: str | None
@@ -41,7 +41,7 @@ class Jws:
 
 
 def parse(token: str) -> Jws:
-    """Take a compact JWS apart.
+    """Parse a compact JWS.
 
     Time is linear in a token of at most `MAX_TOKEN_CHARS`. `jwk`, `jku`, `x5u` and `x5c` are ignored: keys come from
     configuration alone (RFC 8725 §3.10).
@@ -77,7 +77,7 @@ def parse(token: str) -> Jws:
 
 
 def _is_access_token_type(header: dict[str, Any]) -> bool:
-    """False where `typ` says that the token is something else than an access token.
+    """Return False where `typ` marks the token as something else than an access token.
 
     RFC 8725 §3.11: explicit types end in `+jwt` (`dpop+jwt`, `logout+jwt`, …); of these only RFC 9068's
     `at+jwt` is ours. Issuers put many things into `typ` otherwise, which say nothing.

@@ -1,10 +1,11 @@
-"""What a configuration would run, in words for the operator; no key, no secret, no header's value."""
+"""The report of `check`: what a configuration would run, for the operator; no key, no secret, no header's value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
 
@@ -15,20 +16,15 @@ if TYPE_CHECKING:
     from proxy.settings import Auth, JwtIssuer, PlanSettings, Settings, UpstreamSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_DEFAULT_PATHS = {
-    "openai": "/v1/chat/completions",
-    "anthropic": "/v1/messages",
-    "dashscope": "/api/v1/services/aigc/text-generation/generation",
-}
 
 
 def report(settings: Settings) -> str:
-    """All of it, one line a fact, ready to print; warnings are not in it."""
+    """Write the report, one line a fact, without the warnings."""
     return "\n".join(_lines(settings))
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:
-    """What is allowed but deserves a second look before it faces the internet."""
+    """List what is allowed but should be checked before the proxy is reachable from the internet."""
     return tuple(_warnings(settings))
 
 
@@ -111,7 +107,7 @@ def _plan(plan: PlanSettings) -> str:
 
 
 def _default_path(upstream: UpstreamSettings) -> str | None:
-    path = _DEFAULT_PATHS.get(upstream.dialect)
+    path = DIALECTS[upstream.dialect].default_path
     return None if path is None else below(urlsplit(upstream.url).path, path)
 
 

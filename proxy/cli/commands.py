@@ -19,7 +19,6 @@ import click
 import jwt
 
 from proxy import __version__
-from proxy.cli import check_report as report
 from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
 from proxy.settings.loading import ConfigurationError
@@ -45,7 +44,7 @@ class _Listen(click.ParamType[Address]):
 
 
 class _Lifetime(click.ParamType[float]):
-    """A duration of more than nothing, `1h`, in seconds."""
+    """A duration of at least a second, `1h`, in seconds."""
 
     name = "duration"
 
@@ -144,8 +143,10 @@ def check(config: Path | None) -> None:
     Example: forward-sse check --config config/proxy.yaml
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     settings = _load(config)
-    click.echo(report.report(settings))
-    for warning in report.warnings(settings):
+    from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
+
+    click.echo(check_report.report(settings))
+    for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
     if ignored := config_file.ignored_proxies(os.environ):
         names = ", ".join(ignored)

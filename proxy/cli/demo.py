@@ -51,7 +51,7 @@ Each exchange leaves one line below. Ctrl-C here ends the demo.
 
 
 def run(host: str, port: int) -> int:
-    """Serve the demo until it is interrupted; gives the exit code."""
+    """Serve the demo until it is interrupted, and return the exit code."""
     writer = None
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from proxy.auth.credentials import find_credential
+from proxy.auth import find_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedError, ProxyError, UnknownUpstreamError
 from proxy.model import Principal
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
     from proxy.model import RequestHead
     from proxy.protocol.envelope import RoutingMembers
-    from proxy.routing.router import Destination
-    from proxy.routing.rules import Rules
+    from proxy.routing import Destination, Rules
 
 # What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.
 _SAID_LATER: Final = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
@@ -108,7 +107,7 @@ def _cached_principal(exchange: Exchange, head: RequestHead, *, gemini: bool) ->
         return None, None
     if token in exchange.path or token in exchange.id:
         exchange.redact(token)
-    return token, None if rules.authenticator is None else rules.authenticator.recall(token)
+    return token, None if rules.authenticator is None else rules.authenticator.cached_principal(token)
 
 
 async def _authenticate(rules: Rules, token: str | None) -> Principal | None:

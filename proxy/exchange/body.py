@@ -30,7 +30,7 @@ def check_length(head: RequestHead, *, max_bytes: int) -> None:
     Raises:
         BodyTooLargeError: it is longer than `max_bytes`.
     """
-    length = head.index.single(b"content-length")
+    length = head.index.get(b"content-length")
     if length is not None and int(length) > max_bytes:
         raise BodyTooLargeError
 
@@ -68,7 +68,7 @@ async def read_body(
 
 
 async def _answer_expectation(request: web.Request, head: RequestHead) -> None:
-    expectation = head.index.single(b"expect")
+    expectation = head.index.get(b"expect")
     if expectation is None or expectation.lower() != b"100-continue":
         raise InvalidRequestError("The only expectation understood here is 100-continue.")
     # RFC 9110 §15.2: no interim response to HTTP/1.0.

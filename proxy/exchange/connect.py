@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
     from proxy.model import Route
     from proxy.timers import DeadlineTimer
-    from proxy.upstream.addresses import Address
-    from proxy.upstream.connection import Connection
-    from proxy.upstream.pool import Pool
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import Address, Connection, Pool, UpstreamResponse
 
 # Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 from multidict import istr
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from proxy.limits.store import Admission, RateStatus
+    from proxy.limits import Admission, RateStatus
     from proxy.model import Principal, RequestHead, Route
     from proxy.observability.metrics import Metrics
-    from proxy.routing.rules import Rules
+    from proxy.relay import RelayResponse
+    from proxy.routing import Rules
 
 _REQUEST_ID: Final = istr("X-Request-Id")
 _ID_BYTES: Final = 12
@@ -44,24 +45,6 @@ _TIMEOUT_ENDINGS: Final = {
     "idle": Ending.TIMEOUT_IDLE,
     "total": Ending.TIMEOUT_TOTAL,
 }
-
-
-class RunningResponse(Protocol):
-    """What an exchange asks of its response while the body runs."""
-
-    @property
-    def sent(self) -> int:
-        """The body bytes that the client was given."""
-        ...
-
-    @property
-    def events(self) -> int:
-        """The events that the client was given."""
-        ...
-
-    def finish(self, ending: Ending) -> None:
-        """End the response before its end."""
-        ...
 
 
 @dataclass(eq=False)
@@ -115,7 +98,7 @@ class Exchange:
     is_preflight: bool = field(init=False, default=False)
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
-    response: RunningResponse | None = field(init=False, default=None, repr=False)
+    response: RelayResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
     transport: asyncio.Transport | None = field(init=False, default=None, repr=False)
 

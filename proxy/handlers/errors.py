@@ -22,13 +22,12 @@ from proxy.errors import (
 )
 from proxy.exchange import EXCHANGE
 from proxy.handlers.service import SERVICE
-from proxy.limits.rate_limit_fields import rate_limit_fields
+from proxy.limits import rate_limit_fields
 from proxy.observability.logging import log_failure
 from proxy.protocol.in_band import end_event
 from proxy.protocol.sse_observer import encode_event
 from proxy.protocol.typed_events import TypedEncoder
-from proxy.relay import EARLY
-from proxy.relay.response import RelayResponse
+from proxy.relay import EARLY, RelayResponse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

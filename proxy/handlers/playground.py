@@ -17,7 +17,7 @@ from proxy.handlers.service import SERVICE
 from proxy.model import Ending
 
 if TYPE_CHECKING:
-    from proxy.playground.page import Page
+    from proxy.playground import Page
 
 # Asked for anew each time, and sent anew only when it has changed: an update of the proxy is an update of the page.
 _REVALIDATED: Final = "no-cache"

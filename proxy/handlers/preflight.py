@@ -46,7 +46,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         exchange.status, exchange.ending = 204, Ending.COMPLETE
         fields = exchange.rules.cors.preflight_fields(
             exchange.origin,
-            head.index.single(b"access-control-request-method") or b"",
-            head.index.single(b"access-control-request-headers"),
+            head.index.get(b"access-control-request-method") or b"",
+            head.index.get(b"access-control-request-headers"),
         )
         return web.Response(status=204, headers=as_headers(fields))

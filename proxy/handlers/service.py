@@ -11,13 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.exchange import Exchanges
-    from proxy.limits.store import Store
+    from proxy.limits import Store
     from proxy.observability.metrics import Metrics
-    from proxy.routing.rules import Rules
-    from proxy.routing.turns import Turns
-    from proxy.tickets.ticket import Makers
+    from proxy.routing import Rules, Turns
+    from proxy.tickets import Makers
     from proxy.timers import DeadlineTimer
-    from proxy.upstream.pool import Pool
+    from proxy.upstream import Pool
 
 # `reasons` against being ready, and under other names what only limps.
 Problems = dict[str, list[str]]

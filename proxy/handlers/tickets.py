@@ -13,14 +13,14 @@ from proxy.exchange.body import check_length, read_body
 from proxy.exchange.head import check_head
 from proxy.handlers.forward import forward, send
 from proxy.handlers.service import SERVICE
-from proxy.limits.store import Spent
+from proxy.limits import Spent
 from proxy.model import Ending
-from proxy.tickets.ticket import FRONT, asks_for_typed, has_ticket, make_ticket, ticket_in, use_ticket
+from proxy.tickets import FRONT, asks_for_typed, has_ticket, make_ticket, ticket_in, use_ticket
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Principal, RequestHead
-    from proxy.routing.turns import Turns
+    from proxy.routing import Turns
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,6 @@ secrets' values before it is written.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import select
@@ -33,6 +32,9 @@ BATCH_S = 0.02
 # A disk that is full is so for a while. What does not fit meanwhile is dropped and counted, as for a stuck reader.
 FULL_DISK_RETRY_S = 0.5
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Of several workers: less than PIPE_BUF on Linux (4096), so that a line is written whole. An exchange's line never
+# reaches it: what a client chooses of it (path, user, id) is bounded.
+MAX_LINE_BYTES = 4000
 MIN_SECRET_LENGTH = 6
 REDACTED = b"[redacted]"
 
@@ -40,13 +42,13 @@ REDACTED = b"[redacted]"
 class LineWriter:
     """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends.
 
-    Where several processes write to the same descriptor, `turn` is the descriptor of a file whose lock they take in
-    turns, so that no line is torn by another's.
+    Where several processes write to the same descriptor (`is_shared`), each write has at most PIPE_BUF bytes, which the
+    system writes whole or not at all: no line is interleaved with another process's.
     """
 
-    def __init__(self, descriptor: int, turn: int | None = None) -> None:
+    def __init__(self, descriptor: int, *, is_shared: bool = False) -> None:
         self._descriptor = descriptor
-        self._turn = turn
+        self._is_shared = is_shared
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._wake = threading.Event()
@@ -59,7 +61,7 @@ class LineWriter:
         if len(self._lines) >= MAX_WAITING_LINES:
             self._dropped += 1
             return
-        self._lines.append(line)
+        self._lines.append(shorten(line) if self._is_shared and len(line) > MAX_LINE_BYTES else line)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -86,13 +88,9 @@ class LineWriter:
             batch.append(orjson.dumps({"event": "log.lines_dropped", "level": "warning", "lines": dropped}))
         if not batch:
             return True
-        if self._turn is None:
-            return self._write(b"\n".join(batch) + b"\n")
-        fcntl.lockf(self._turn, fcntl.LOCK_EX)
-        try:
+        if self._is_shared:
             return all(self._write(piece) for piece in pieces(batch))
-        finally:
-            fcntl.lockf(self._turn, fcntl.LOCK_UN)
+        return self._write(b"\n".join(batch) + b"\n")
 
     def _write(self, piece: bytes) -> bool:
         data = memoryview(piece)
@@ -110,10 +108,10 @@ class LineWriter:
 
 
 def pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines, ended and put together into as few writes as the system does as a whole or not at all.
+    """Join the lines, each with its end, into as few pieces of at most PIPE_BUF bytes as possible.
 
-    POSIX write(2), pipes: up to PIPE_BUF bytes are never torn, not even by a kill. Only a line that is longer by itself
-    can be, then.
+    POSIX write(2) on a pipe: up to PIPE_BUF bytes are atomic, even when the process is killed. A longer line is a piece
+    of its own; `LineWriter` keeps none.
     """
     piece = b""
     for line in lines:
@@ -130,9 +128,9 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: tuple[bytes, ...] = ()
-        self.learn(secrets)
+        self.add_secrets(secrets)
 
-    def learn(self, secrets: Iterable[str]) -> None:
+    def add_secrets(self, secrets: Iterable[str]) -> None:
         """Add secrets to look for; those of earlier configurations are kept, since their streams may still run."""
         known = set(self._secrets)
         # Shorter ones would redact ordinary words; the settings refuse secrets that short where they are ours.
@@ -148,8 +146,27 @@ class Redactor:
         return line
 
 
+def shorten(line: bytes) -> bytes:
+    """Cut the longest values of a line until it has at most `MAX_LINE_BYTES`; a line of JSON stays JSON.
+
+    Lines that long are those that list an operator's faults. Done after redaction, so that no half of a secret is left.
+    """
+    try:
+        event: dict[str, Any] = orjson.loads(line)
+    except ValueError:
+        # The console's format is for reading only.
+        return line[:MAX_LINE_BYTES]
+    while len(line) > MAX_LINE_BYTES:
+        longest = max(event, key=lambda name: len(orjson.dumps(event[name])))
+        value = event[longest]
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        event[longest] = text[: len(text) // 2] + "…"
+        line = orjson.dumps(event)
+    return line
+
+
 class _Logger:
-    """What structlog hands a rendered line to."""
+    """The logger that structlog passes a rendered line to."""
 
     def __init__(self, writer: Writer, redactor: Redactor) -> None:
         self.writer = writer
@@ -184,18 +201,20 @@ def _render_console() -> structlog.typing.Processor:
     return render_bytes
 
 
-def _stamp(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    now_s = time.time()
-    # The whole seconds are rendered once a second, not once a line.
-    global _stamped  # noqa: PLW0603 - a cache of one value, the same for every caller
-    second = int(now_s)
-    if _stamped[0] != second:
-        _stamped = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-    event["time"] = f"{_stamped[1]}.{int((now_s - second) * 1000):03d}Z"
-    return event
+class _Timestamp:
+    """Adds `time`, in UTC with milliseconds; the whole seconds are formatted once a second, not once a line."""
 
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
 
-_stamped: tuple[int, str] = (0, "")
+    def __call__(self, _logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        now_s = time.time()
+        second = int(now_s)
+        if self._second != second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["time"] = f"{self._text}.{int((now_s - second) * 1000):03d}Z"
+        return event
 
 
 def _name_worker(worker: str) -> structlog.typing.Processor:
@@ -240,7 +259,7 @@ def configure(
         processors=[
             structlog.processors.add_log_level,
             *([] if worker is None else [_name_worker(worker)]),
-            _stamp,
+            _Timestamp(),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),

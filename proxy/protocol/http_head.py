@@ -81,16 +81,16 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
         for name, message in _ONCE.items():
             if name in fields.repeated:
                 raise InvalidRequestError(message)
-    host = fields.single(b"host")
+    host = fields.get(b"host")
     if host is None:
         if version == (1, 1):
             raise InvalidRequestError("Exactly one Host field is required.")
     elif not _is_host(host):
         raise InvalidRequestError("The Host field is malformed.")
-    length = fields.single(b"content-length")
+    length = fields.get(b"content-length")
     if length is not None and not (length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
         raise InvalidRequestError("The Content-Length field is malformed.")
-    coding = fields.single(b"transfer-encoding")
+    coding = fields.get(b"transfer-encoding")
     if coding is not None:
         if coding.lower() != b"chunked" or version == (1, 0):
             raise InvalidRequestError("The only transfer coding understood here is chunked.")

@@ -7,5 +7,6 @@ to be told in the stream (`event_source`). `EarlyResponse` begins before the ups
 
 from proxy.relay.early import EARLY, EarlyResponse, early_interval_s
 from proxy.relay.relay import relay
+from proxy.relay.response import RelayResponse
 
-__all__ = ["EARLY", "EarlyResponse", "early_interval_s", "relay"]
+__all__ = ["EARLY", "EarlyResponse", "RelayResponse", "early_interval_s", "relay"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.protocol.json_text import Steps
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 # For tickets where no heartbeat is configured: below the 60 s after which common balancers cut.
 TICKET_INTERVAL_S: Final = 15.0
@@ -193,7 +193,7 @@ class EarlyResponse:
 
 def _is_stream(upstream: UpstreamResponse) -> bool:
     is_success = 200 <= upstream.status < 300  # noqa: PLR2004 - RFC 9110 §15.3
-    return is_success and upstream.framing != "none" and is_event_stream(upstream.index.single(b"content-type"))
+    return is_success and upstream.framing != "none" and is_event_stream(upstream.index.get(b"content-type"))
 
 
 def _failure(route: Route, value: dict[str, Any]) -> Failure | None:
@@ -209,7 +209,7 @@ def _failure(route: Route, value: dict[str, Any]) -> Failure | None:
 
 
 def _is_encoded(upstream: UpstreamResponse) -> bool:
-    encoding = upstream.index.single(b"content-encoding")
+    encoding = upstream.index.get(b"content-encoding")
     return encoding is not None and encoding.strip().lower() not in {b"", b"identity"}
 
 

@@ -16,10 +16,11 @@ from proxy.protocol.sse_observer import EventStreamObserver, encode_event, is_ev
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
-    from proxy.errors import ErrorShape, Field
+    from proxy.dialects import Dialect
+    from proxy.errors import Field
     from proxy.model import Ending
     from proxy.relay.typed import TypedEvents
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here. Not its coding:
@@ -45,11 +46,11 @@ def readable_fields(response: UpstreamResponse) -> tuple[list[Field], bool]:
     Raises:
         UpstreamProtocolError: the body is compressed, though nobody asked for that; its connection is closed.
     """
-    encoding = response.index.single(b"content-encoding")
+    encoding = response.index.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         response.abort()
         raise UpstreamProtocolError("The upstream compressed its answer, to which nothing can be added then.")
-    is_stream = is_event_stream(response.index.single(b"content-type"))
+    is_stream = is_event_stream(response.index.get(b"content-type"))
     replaced = _OF_THE_BODY if is_stream else _OF_THE_BODY | {b"content-type"}
     fields = [field for field in to_client(response.fields, response.index) if fold(field[0]) not in replaced]
     if not is_stream:
@@ -72,7 +73,7 @@ class ForEventSource:
 
     __slots__ = ("_has_begun", "_id", "_lines", "_observer", "_shape", "_status")
 
-    def __init__(self, *, id_: str, status: int, shape: ErrorShape, is_event_stream: bool) -> None:
+    def __init__(self, *, id_: str, status: int, shape: Dialect, is_event_stream: bool) -> None:
         self._id = id_
         self._status = status
         self._shape = shape

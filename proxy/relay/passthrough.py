@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.model import Ending
     from proxy.protocol.sse_observer import EventStreamObserver
 
 
-class ErrorEvent(Protocol):
-    """Words an error as an event of the upstream's dialect; None where the dialect has no such thing."""
-
-    def __call__(self, code: str, message: str) -> bytes | None:
-        """Give the event's bytes."""
-        ...
+# Writes an error's code and message as an event of the upstream's dialect; None where the dialect has no such event.
+ErrorEvent: TypeAlias = "Callable[[str, str], bytes | None]"
 
 
 class Passthrough:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 
 async def relay(
@@ -109,7 +109,7 @@ def _choose(
         return [*fields, *stream_fields()], for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None:
         framing = upstream.framing
-    is_watched = is_event_stream(index.single(b"content-type")) and b"content-encoding" not in index
+    is_watched = is_event_stream(index.get(b"content-type")) and b"content-encoding" not in index
     transform = Passthrough(
         status=status,
         observer=EventStreamObserver() if is_watched else None,

@@ -19,13 +19,13 @@ from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
-from proxy.upstream.response import NOTHING
+from proxy.upstream import NOTHING
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]

@@ -15,7 +15,7 @@ from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue
 if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Route
-    from proxy.upstream.response import UpstreamResponse
+    from proxy.upstream import UpstreamResponse
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
 _OF_THE_BODY: Final = frozenset(

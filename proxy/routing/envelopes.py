@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth.credentials import repeats_credential, strip_query
+from proxy.auth import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
 from proxy.model import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import DEFAULT_METHODS, parse_envelope

@@ -1,4 +1,4 @@
-"""Resolve: which upstream a request is for, and the exact bytes that go there.
+"""Chooses a request's upstream, and makes the exact target, fields and body that are sent to it.
 
 What the head decides is decided before the body is read (`by_head`), the rest after (`read_members`, `by_body`). The
 path that is matched against the rules is the path that is sent, byte for byte. Nothing here waits; what takes longer
@@ -12,7 +12,7 @@ from copy import copy
 from fnmatch import translate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth.credentials import strip_query
+from proxy.auth import strip_query
 from proxy.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
@@ -57,7 +57,7 @@ _MAX_MODEL: Final = 512
 
 
 class Destination(NamedTuple):
-    """What the head says about where a request goes; `upstream` is None where only the body can tell.
+    """Where a request's head sends it; `upstream` is None where only the body decides.
 
     `path` is below the upstream's url, None for `POST /forward-sse`: there the upstream's own default applies. `query`
     is what is left of it without the proxy's own parameters; credentials are still in it. `is_typed`: the client asks
@@ -104,11 +104,10 @@ class Router:
         self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
 
     def dry_run(self) -> Router:
-        """The same router for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        """Return a router for requests that are not sent yet: same refusals, and no key is used."""
         router = copy(self)
-        router._upstream_routes = {  # noqa: SLF001 - its own kind
-            name: upstream_route.dry_run() for name, upstream_route in self._upstream_routes.items()
-        }
+        routes = {name: route.dry_run() for name, route in self._upstream_routes.items()}
+        router._upstream_routes = routes  # noqa: SLF001 - a copy of this object
         return router
 
     def dialect_name(self, head: RequestHead) -> str:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from proxy.auth.authenticator import Authenticator
-    from proxy.limits.store import Store
+    from proxy.auth import Authenticator
+    from proxy.limits import Store
     from proxy.model import Principal, Route
-    from proxy.playground.upstreams import Playground
+    from proxy.playground import Playground
     from proxy.protocol.cors import CorsPolicy
     from proxy.routing.router import Router
-    from proxy.upstream.addresses import Address
+    from proxy.upstream import Address
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one configuration says; a reload replaces the whole, and running exchanges keep theirs."""
+    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs."""
 
     authenticator: Authenticator | None
     anonymous: Principal

@@ -1,4 +1,4 @@
-"""Legs: the way to each upstream, with whatever about it is the same for every request worked out once.
+"""The route to each upstream: all that is the same for every request, computed once.
 
 What may go to an upstream, and what is added to it, is known here; which upstream a request is for is the router's.
 """
@@ -10,7 +10,7 @@ from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from proxy.auth.credentials import repeats_credential
+from proxy.auth import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
 from proxy.model import Route
@@ -29,7 +29,7 @@ NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this ups
 
 
 class UpstreamRoute:
-    """The way to one upstream. Keeps no state but whose turn it is among the upstream's keys.
+    """The route to one upstream. Its only state is which of the upstream's keys is next.
 
     `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere. `models_path`
     is where `GET /v1/models` goes; None where the vendor lists no models.
@@ -96,14 +96,14 @@ class UpstreamRoute:
         )
 
     def dry_run(self) -> UpstreamRoute:
-        """The same route for requests that are not sent yet: refuses alike, takes no key's turn, gives no key away."""
+        """Return a route for requests that are not sent yet: it refuses the same, and uses none of the keys."""
         upstream_route = copy(self)
         if upstream_route._turns is not None:  # noqa: SLF001 - its own kind
             upstream_route._turns = itertools.repeat(Added())  # noqa: SLF001
         return upstream_route
 
-    def refuse_front(self) -> NoReturn:
-        """Say why there is no `front_path`.
+    def raise_no_front_path(self) -> NoReturn:
+        """Raise the error for a missing `front_path`.
 
         Raises:
             NotFoundError: there is no default path.
@@ -132,9 +132,9 @@ class UpstreamRoute:
         """The target of `POST /forward-sse`, with the caller's query: the operator's members come first, and win.
 
         Raises:
-            NotFoundError, PathNotAllowedError: there is no `front_path`, as `refuse_front` says.
+            NotFoundError, PathNotAllowedError: there is no `front_path`, as `raise_no_front_path` says.
         """
-        target = self.base_path + (self.front_path or self.refuse_front())
+        target = self.base_path + (self.front_path or self.raise_no_front_path())
         if self._front_query is not None:
             query = merge_queries(self._front_query, self._front_names, query)
         return with_query(target, query)
@@ -205,7 +205,7 @@ def _credential(upstream: Upstream, key: bytes) -> Field:
 
 
 def _client_credential(upstream: Upstream, value: bytes) -> Field:
-    """The field that carries the credential of an `X-Upstream-Authorization`.
+    """Return the header field that carries the credential of `X-Upstream-Authorization`.
 
     Raises:
         InvalidRequestError: nothing is left of it without its scheme.

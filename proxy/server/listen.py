@@ -14,7 +14,7 @@ from proxy.app import BUILDER, connection_options, make_admin_app, make_app, rel
 from proxy.handlers import SERVICE
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
-from proxy.server.sockets import BACKLOG, hold_little, listening, notice_vanishing
+from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
 from proxy.settings.listener_tls import make_server_context
@@ -214,8 +214,8 @@ class Server:
                 tls = self._tls if servers is self._public else None
                 servers.append(await self._listen_on(sockets[0], connection, tls))
                 # Every connection has them from the socket that it was accepted on.
-                notice_vanishing(sockets[0])
-                hold_little(sockets[0])
+                enable_keepalive(sockets[0])
+                limit_unsent(sockets[0])
                 sockets.pop(0)
         except BaseException:
             for sock in sockets:

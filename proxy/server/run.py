@@ -14,7 +14,7 @@ from proxy import __version__
 from proxy.observability.logging import Redactor, configure
 from proxy.server.listen import Server
 from proxy.server.signals import Signals, drain, reload_when_asked, warn_of_ignored_proxies
-from proxy.server.sockets import show, show_all
+from proxy.server.sockets import format_address, format_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +77,13 @@ async def serve(
     structlog.get_logger().info(
         "server.started",
         version=__version__,
-        listen=show_all(server.listens),
-        admin_listen=show(server.admin_listen),
+        listen=format_addresses(server.listens),
+        admin_listen=format_address(server.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
     warn_of_ignored_proxies(os.environ)
     if announce is not None:
-        announce(show(server.listen) or "")
+        announce(format_address(server.listen) or "")
     reloading = asyncio.create_task(reload_when_asked(signals, server, load))
     await signals.stop.wait()
     reloading.cancel()

@@ -1,4 +1,4 @@
-"""What is asked of a running server from outside its requests: drain, hurry, reload."""
+"""Signals of a running server: drain, end at once, reload."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def drain(signals: Signals, server: Server) -> None:
 
 
 async def reload_when_asked(signals: Signals, server: Server, load: Callable[[], Settings]) -> None:
-    """Read the file anew at each signal, until cancelled; a faulty one changes nothing and is told in one line."""
+    """Read the file anew at each signal, until cancelled; a faulty one changes nothing and is logged in one line."""
     while True:
         await signals.reload.wait()
         signals.reload.clear()
@@ -65,7 +65,7 @@ async def reload_when_asked(signals: Signals, server: Server, load: Callable[[],
 
 
 def log_refused(exc: ConfigurationError | OSError) -> None:
-    """Say in one line why a configuration was not taken."""
+    """Log in one line why a configuration was refused."""
     faults = [str(fault) for fault in exc.faults] if isinstance(exc, ConfigurationError) else [str(exc)]
     structlog.get_logger().error("configuration.refused", faults=faults)
 

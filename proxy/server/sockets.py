@@ -1,4 +1,4 @@
-"""What is asked of the system about sockets: those listened on, and a client's.
+"""Socket options and addresses: creates listening sockets, and sets options of client sockets.
 
 What is asked about a client's does nothing where the system has no such thing.
 """
@@ -18,12 +18,12 @@ _VANISHED_S = 60
 # megabytes for one that hardly reads, and shows progress only when a third of them has left: a slow but lively client
 # would look stuck to the write clock.
 _NOTSENT_BYTES = 64 * 1024
-# Who comes in a burst, as after a network that was away, waits here. The system has a cap of its own.
+# Connections of a burst, as after a network failure, wait here. The system has a cap of its own.
 BACKLOG = 4096
 _EVERY = "::"
 
 
-def show(address: tuple[str, int] | None) -> str | None:
+def format_address(address: tuple[str, int] | None) -> str | None:
     """`HOST:PORT`, as it stands in a configuration."""
     if address is None:
         return None
@@ -31,9 +31,9 @@ def show(address: tuple[str, int] | None) -> str | None:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def show_all(addresses: Iterable[tuple[str, int]]) -> str | None:
+def format_addresses(addresses: Iterable[tuple[str, int]]) -> str | None:
     """Every `HOST:PORT`, None where there is none."""
-    return ", ".join(shown for address in addresses if (shown := show(address)) is not None) or None
+    return ", ".join(shown for address in addresses if (shown := format_address(address)) is not None) or None
 
 
 def listening(host: str, port: int) -> list[socket.socket]:
@@ -53,7 +53,7 @@ def listening(host: str, port: int) -> list[socket.socket]:
                 sock = socket.socket(family, kind, protocol)
             except OSError as exc:
                 words = "this machine has no IPv6" if exc.errno == errno.EAFNOSUPPORT else exc.strerror
-                raise OSError(exc.errno, f"cannot listen on {show((host, port))}: {words}") from exc
+                raise OSError(exc.errno, f"cannot listen on {format_address((host, port))}: {words}") from exc
             sockets.append(sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,7 +62,7 @@ def listening(host: str, port: int) -> list[socket.socket]:
             try:
                 sock.bind(address)
             except OSError as exc:
-                raise OSError(exc.errno, f"cannot listen on {show((host, port))}: {exc.strerror}") from exc
+                raise OSError(exc.errno, f"cannot listen on {format_address((host, port))}: {exc.strerror}") from exc
             sock.listen(BACKLOG)
     except BaseException:
         for sock in sockets:
@@ -71,8 +71,8 @@ def listening(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def notice_vanishing(sock: socket.socket | None) -> None:
-    """Have the system look for a peer that is gone without having said so."""
+def enable_keepalive(sock: socket.socket | None) -> None:
+    """Enable TCP keep-alive, which detects a peer that vanished without closing."""
     if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -87,8 +87,8 @@ def notice_vanishing(sock: socket.socket | None) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def hold_little(sock: socket.socket | None) -> None:
-    """Have the system take little more than is on its way."""
+def limit_unsent(sock: socket.socket | None) -> None:
+    """Limit the unsent data that the kernel buffers (TCP_NOTSENT_LOWAT)."""
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if sock is not None and option is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.IPPROTO_TCP, option, _NOTSENT_BYTES)

@@ -1,4 +1,4 @@
-"""What the operator's listener shows of the worker that answers it; with several workers `proxy.workers` shows all."""
+"""The admin listener's view of one worker; of several, `workers.all_workers` has the view."""
 
 from __future__ import annotations
 

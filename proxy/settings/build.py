@@ -8,32 +8,30 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from proxy.auth import Authenticator
 from proxy.auth.api_keys import ApiKeys
-from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.key_sets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
-from proxy.limits.memory.store import MemoryStore
-from proxy.limits.redis.dial import RedisAddress
-from proxy.limits.redis.store import RedisStore
+from proxy.limits.memory import MemoryStore
+from proxy.limits.redis import RedisAddress, RedisStore
 from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
-from proxy.playground.upstreams import Playground
+from proxy.playground import Playground
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
+from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
-from proxy.routing.router import Router
-from proxy.routing.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
-    from proxy.limits.store import Store
+    from proxy.limits import Store
     from proxy.model import Route
-    from proxy.playground.page import Page
+    from proxy.playground import Page
     from proxy.settings import JwtIssuer, Settings, UpstreamSettings, UpstreamTimeouts
-    from proxy.upstream.addresses import Address
+    from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Everybody, where the file says `auth: none`: one user, one plan.

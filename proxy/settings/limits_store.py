@@ -50,8 +50,7 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     """Read `memory`, or the URL of a Redis server (6.2 or later) or of a Valkey server.
 
     Raises:
-        InvalidValue: Neither; or Sentinel or Cluster, which are not supported. Never with the value, which has a
-            password in it.
+        InvalidValue: Neither; or Sentinel or Cluster, not supported. Never has the value, which has a password.
     """
     text = read_text(value)
     if text == "memory":

@@ -1,6 +1,6 @@
 """Durations, sizes, rates and addresses as people write them, read once into seconds, bytes and values.
 
-Pure. Each reader takes what stood in the file, whatever its type, and raises `InvalidValue` where it is no such thing.
+Pure. Each reader takes a value of any type from the file, and raises `InvalidValue` where it is not valid.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class UpstreamSettings(Model):
         description="Headers added to each request, replacing the client's; a value may be file:/path.",
     )
     timeouts: UpstreamTimeouts = Field(
-        default_factory=UpstreamTimeouts, description="DeadlineTimer that differ from the top-level `timeouts`."
+        default_factory=UpstreamTimeouts, description="Timeouts that differ from the top-level `timeouts`."
     )
     heartbeat_s: Clock = Field(
         default("off"),

@@ -1,4 +1,4 @@
-"""Tickets: a caller's whole request, sealed so that only who holds the ticket can open it.
+"""Encrypts a ticket's stored request, so that only the holder of the ticket can decrypt it.
 
 A ticket is two random values, as one URL-safe word. By the first the sealed request is found, under its SHA-256; the
 second is the key that it is encrypted with, and is kept nowhere. So whoever reads the store has neither prompts nor
@@ -46,19 +46,19 @@ _LEFT_OUT: Final = frozenset({b"cookie", b"cookie2"})
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One ticket, while it is in our hands: when it is made, and when it is used."""
+    """One ticket: its name in the store and its key. Exists only while it is made or used."""
 
     id: bytes = field(repr=False)
     key: bytes = field(repr=False)
 
     @classmethod
     def new(cls) -> Ticket:
-        """A ticket that nobody else has."""
+        """Create a random ticket."""
         return cls(os.urandom(_ID_BYTES), os.urandom(_KEY_BYTES))
 
     @classmethod
     def parse(cls, text: bytes) -> Ticket | None:
-        """The ticket that the client sent, None where it cannot be one."""
+        """Parse the ticket that a client sent; None where it has not the form of one."""
         if _TICKET.fullmatch(text) is None:
             return None
         secret = urlsafe_b64decode(text)
@@ -66,16 +66,16 @@ class Ticket:
 
     @property
     def text(self) -> str:
-        """What the client is given. A secret, for as long as the ticket is good."""
+        """The text that the client gets. A secret, until the ticket is used or expires."""
         return urlsafe_b64encode(self.id + self.key).decode()
 
     @property
     def name(self) -> str:
-        """What the sealed request is kept under; tells nothing of the ticket."""
+        """The key in the store; reveals nothing of the ticket."""
         return hashlib.sha256(self.id).hexdigest()
 
     def seal(self, head: RequestHead, body: bytes) -> Steps[bytes]:
-        """Encrypt a request, in pieces; once only for each ticket. Holds the result besides the body."""
+        """Encrypt a request, in pieces; only once for each ticket. Uses memory for the result besides the body."""
         plain = orjson.dumps(
             {
                 "method": head.method,
@@ -99,7 +99,7 @@ class Ticket:
         return sealed.getvalue()
 
     def unseal(self, sealed: bytes) -> Steps[tuple[RequestHead, bytes]]:
-        """Give back the request, decrypted in pieces. Nothing of it is looked at before all of it is verified.
+        """Decrypt the request, in pieces. Nothing of it is used before all of it is verified.
 
         Raises:
             ValueError: This ticket did not seal it, or it is not as it was.

@@ -1,4 +1,4 @@
-"""Ticket: a request set aside for the `EventSource` that will ask for it, and found again when it does."""
+"""Makes and uses tickets: stores a checked request, and loads it for the `EventSource` that presents the ticket."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.errors import InvalidRequestError, NotFoundError
-from proxy.limits.messages import too_many_ticket_bodies
-from proxy.limits.store import SPENT, Spent
+from proxy.limits import Spent, too_many_ticket_bodies
 from proxy.protocol.paths import query_members
 from proxy.tickets.sealed import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.limits.store import Store
+    from proxy.limits import Store
     from proxy.model import Principal, RequestHead
-    from proxy.routing.turns import Turns
+    from proxy.routing import Turns
 
 # Where tickets are made, and where they are used: each stands for a POST to the second.
 TICKETS: Final = b"/forward-sse/tickets"
@@ -32,14 +31,14 @@ _TYPED: Final = (b"events", b"typed")
 
 
 class Makers:
-    """Who is sending the bodies of tickets right now. Keeps nothing of a user who is not."""
+    """Counts the ticket bodies that each user is sending now."""
 
     def __init__(self) -> None:
         self._making: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
     def one_more(self, principal: Principal | None) -> Iterator[None]:
-        """Count one while it lasts; None is a user who is not known before the body is read.
+        """Count one body while the context lasts; None is a user who is not known before the body is read.
 
         Raises:
             TooManyTicketsError: the user is sending `MAX_MAKING` already.
@@ -60,17 +59,17 @@ class Makers:
 
 
 def has_ticket(query: bytes | None) -> bool:
-    """Whether a GET is meant to use a ticket, good or bad."""
+    """Check whether a GET's query has a ticket, valid or not."""
     return any(name == b"ticket" for name, _ in query_members(query))
 
 
 def asks_for_typed(head: RequestHead) -> bool:
-    """Whether the client wants typed events of it."""
+    """Check whether the query asks for typed events."""
     return _TYPED in query_members(head.query)
 
 
 def ticket_in(head: RequestHead) -> Ticket:
-    """The ticket in the query of a GET.
+    """Parse the ticket in the query of a GET.
 
     Raises:
         InvalidRequestError: there are several.
@@ -86,7 +85,7 @@ def ticket_in(head: RequestHead) -> Ticket:
 
 
 async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Principal, turns: Turns) -> bytes:
-    """Set a request aside, and give what the client is told of it, as JSON.
+    """Store a request under a new ticket, and return the response's JSON.
 
     Raises:
         TooManyTicketsError, LimitsUnavailableError: as `store.Store.put_ticket` says.
@@ -101,7 +100,7 @@ async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Princ
 async def use_ticket(
     store: Store, ticket: Ticket, head: RequestHead, turns: Turns
 ) -> tuple[RequestHead, bytes] | Spent:
-    """The request that was set aside, for the first who asks; `SPENT` for every other.
+    """Return the ticket's request, once; `Spent.SPENT` every later time.
 
     `events=typed` may stand on either request; nothing else of this one, whose head is `head`, counts.
 
@@ -111,7 +110,7 @@ async def use_ticket(
     """
     sealed = await store.take_ticket(ticket.name)
     if isinstance(sealed, Spent):
-        return SPENT
+        return Spent.SPENT
     try:
         if sealed is None:
             raise NotFoundError("No such ticket.")

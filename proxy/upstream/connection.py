@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to an upstream: requests go out one at a time, answers come back through one callback.
+"""One HTTP/1.1 client connection to an upstream: one request at a time, the response is parsed in `data_received`.
 
 Responsible for the state of the connection: request writing, the answer's head and its strict checks, body framing,
 whether it can be used again. It leaves dialling and keeping to `pool`, and what happens to body bytes to the
@@ -40,7 +40,7 @@ _ONE_WRITE_BYTES = 64 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """One connection to an upstream. Built by `dial`, kept by `pool`; `on_idle` and `on_closed` tell the pool."""
+    """One connection to an upstream. `Pool` creates and keeps it; `on_idle` and `on_closed` notify the pool."""
 
     __slots__ = (
         "_answer",
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
     # Use, from the connect phase and the relay.
 
     def is_usable(self) -> bool:
-        """Whether a request may be written: open, and silent since its last answer.
+        """Check that the connection is open, and that nothing has arrived since its last response.
 
         The kernel is asked, because the loop may not have got round to reading an end or stray bytes that are already
         there; whatever an upstream says unasked would become the next user's answer.
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         return transport is not None and not transport.is_closing() and not self._peek(0)
 
     def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[UpstreamResponse]:
-        """Write a request and give the future of its answer's head.
+        """Write a request and return a future of its response.
 
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
         connection: the caller aborts.
@@ -158,13 +158,13 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on; idempotent."""
+        """Resume reading; idempotent."""
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 
     def stream_to(self, sink: Sink) -> None:
-        """Read on; the body goes straight to `sink` from now on."""
+        """Resume reading, and pass the body to `sink` from now on."""
         self._sink = sink
         self._is_fast = self._missing == 0 and sink.allows_fast_path
         self.resume_reading()
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
     # asyncio's callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport, and how to ask the kernel whether anything waits to be read."""
+        """Store the transport, and a poll object for its socket."""
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
         self._parser = httptools.HttpResponseParser(self)
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break_off(data)
+            self._break_off(parser, data)
             return
         if self._missing is not None:
             self._missing = missing_of_chunk(data, 0, self._missing)
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
         self._is_fast = self._missing == 0 and self._sink is sink and sink.allows_fast_path
 
     def _look_closer(self, data: bytes) -> None:
-        """What a read brought, where it was not just body."""
+        """Handle a read that was not only body: a head, the end of a response, or unexpected bytes."""
         answer = self._answer
         waiter = self._head_waiter
         if answer is None and waiter is None:
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
                 self._missing = missing_of_chunk(data, data.find(b"\r\n\r\n") + 4, 0)
 
     def eof_received(self) -> bool:
-        """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
+        """End the body where only the connection's end marks it (RFC 9112 §6.3); otherwise the response is broken."""
         answer = self._answer
         if answer is not None and answer.framing == "close" and not answer.is_complete:
             self._answer = None
@@ -271,18 +271,18 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits, and the pool. Every loss is the same to the answer; the log has the reason."""
+        """Fail the response that is awaited or streaming, and notify the pool. The log has the reason."""
         self._break(UpstreamUnreachableError(reason=reason_of_loss(exc)))
 
     # httptools' callbacks. What they raise stops the parser, and is the fault that `data_received` acts upon.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field; those after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
+        """Store a header field; fields after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
         if self._answer is None:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and make the answer of it; that of an interim one is dropped (RFC 9110 §15.2)."""
+        """Check the head, and create the response; an interim (1xx) response is dropped (RFC 9110 §15.2)."""
         parser = self._parser
         assert parser is not None
         fields, self._fields = self._fields, []
@@ -297,7 +297,7 @@ class Connection(asyncio.Protocol):
             if joined is None:
                 raise UpstreamProtocolError
             fields, index = joined
-        coding = index.single(b"transfer-encoding")
+        coding = index.get(b"transfer-encoding")
         version = parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         length: int | None = None
         framing: Framing = "chunked"
         if coding is None:
-            given = index.single(b"content-length")
+            given = index.get(b"content-length")
             framing = "close" if given is None else "length"
             length = None if given is None else int(given)
         if self._is_head_request or status in {204, 304}:
@@ -320,21 +320,20 @@ class Connection(asyncio.Protocol):
         self._answer = UpstreamResponse(source, status, fields, index, framing, length)
 
     def on_message_complete(self) -> None:
-        """The end of the answer; or of an interim one, after which another may begin."""
+        """Mark the response as complete; after an interim one, allow another."""
         answer = self._answer
         if answer is None:
             self._asked.append(None)
             return
-        assert self._parser is not None
         answer.is_complete = True
         answer.source = None
         self._sink = None
-        self._may_keep = self._parser.should_keep_alive()
+        self._may_keep = self._parser is not None and self._parser.should_keep_alive()
 
     # Inside.
 
-    def _break_off(self, data: bytes) -> None:
-        """End at a fault. What came before it was good, and the client has a right to it.
+    def _break_off(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
+        """End a response at a parsing error; the body bytes before it are still delivered.
 
         Junk after a complete answer costs the connection, not the answer.
         """
@@ -344,29 +343,26 @@ class Connection(asyncio.Protocol):
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(b"".join(self._fragments))
-        self._break(UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(data)))
+        self._break(
+            UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(parser, data))
+        )
 
-    def _reason_of_head(self, data: bytes) -> str:
-        """Whether what the parser refused, a read that has the fault, was an answer's head at all.
+    def _reason_of_head(self, parser: httptools.HttpResponseParser, data: bytes) -> str:
+        """Return the log's reason for a refused head: `head_invalid`, or `not_http` where the read is no HTTP response.
 
         A server that speaks TLS, HTTP/2 or something else is told by its first bytes.
         """
-        assert self._parser is not None
         is_first_read = self._overhead == 0
-        is_http = self._parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
+        is_http = parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
         return "head_invalid" if is_http else "not_http"
 
     def _finish(self) -> None:
-        """The answer is complete: go back to the pool, or close."""
+        """Return the connection to the pool after a complete response, or close it."""
         self._answer = self._sink = None
         self._is_fast = False
         transport = self._transport
-        if (
-            self._may_keep
-            and not self._is_head_request
-            and transport is not None
-            and transport.get_write_buffer_size() == 0
-        ):
+        is_written = transport is not None and transport.get_write_buffer_size() == 0
+        if self._may_keep and not self._is_head_request and is_written:
             if self._paused:
                 self.resume_reading()
             self.on_idle(self)
@@ -396,8 +392,8 @@ class Connection(asyncio.Protocol):
 
 
 def _nothing(_timeout_ms: int) -> None:
-    """Tell of nothing, where there is no kernel to ask."""
+    """Report no event: for transports without a socket."""
 
 
 def _ignore(_data: bytes) -> None:
-    """Take what is not wanted."""
+    """Discard data."""

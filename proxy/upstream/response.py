@@ -1,4 +1,4 @@
-"""An upstream's answer, between the connection that it comes from and the sink that takes its body."""
+"""An upstream's response, between its `Connection` and the `Sink` that takes its body."""
 
 from __future__ import annotations
 
@@ -8,54 +8,35 @@ from proxy.model import FieldIndex
 
 if TYPE_CHECKING:
     from proxy.errors import Field, ProxyError
+    from proxy.upstream.connection import Connection
 
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_FIELDS: Final = FieldIndex(())
 
 
-class Source(Protocol):
-    """What an answer needs of its connection."""
-
-    def pause_reading(self) -> None:
-        """Stop reading."""
-        ...
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        ...
-
-    def stream_to(self, sink: Sink) -> None:
-        """Read on, for `sink`."""
-        ...
-
-    def abort(self) -> None:
-        """Close at once."""
-        ...
-
-
 class Sink(Protocol):
-    """Where an answer's body goes. Called from the connection's own callback; must not block or raise."""
+    """The receiver of a response's body. Called from `data_received`; must not block or raise."""
 
     @property
     def allows_fast_path(self) -> bool:
-        """Whether the next whole event may be given to `event`, in place of `body`."""
+        """Whether the next whole event may be passed to `event` instead of `body`."""
         ...
 
     def event(self, data: bytes, payload_bytes: int) -> None:
-        """Take one whole event in one whole chunk, as it came; `payload_bytes` is the event's own size."""
+        """Take one whole event with its chunk's framing; `payload_bytes` is the event's size without it."""
         ...
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
-        """Take the body bytes of one read; none only with the last."""
+        """Take the body bytes of one read; empty only with `is_last`."""
         ...
 
     def failed(self, error: ProxyError) -> None:
-        """The body ended before its end; nothing follows."""
+        """Take the error by which the body broke off; nothing follows."""
         ...
 
 
 class UpstreamResponse:
-    """An upstream's answer: its head, and its body while it arrives.
+    """An upstream's response: its head, and its body while it arrives.
 
     Until a sink is attached at most one read is held, and the upstream is not read.
 
@@ -81,7 +62,7 @@ class UpstreamResponse:
 
     def __init__(
         self,
-        source: Source | None,
+        source: Connection | None,
         status: int,
         fields: list[Field],
         index: FieldIndex,
@@ -140,7 +121,7 @@ class UpstreamResponse:
             self.source.abort()
 
     def deliver(self, data: bytes) -> None:
-        """Called by the connection: body bytes of one read; none only where the answer is complete."""
+        """Pass the body bytes of one read to the sink; called by the connection, empty only at the response's end."""
         sink = self.sink
         if sink is None:
             self.held += data
@@ -151,7 +132,7 @@ class UpstreamResponse:
         sink.body(data, is_last=self.is_complete)
 
     def fail(self, error: ProxyError) -> None:
-        """Called by the connection: it broke before the body's end."""
+        """Fail the response: the connection was lost before the body's end. Called by the connection."""
         self.source = None
         self.failure = error
         sink, self.sink = self.sink, None

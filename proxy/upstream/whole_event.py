@@ -1,7 +1,7 @@
 """Recognises a read that is one whole event in one whole chunk (RFC 9112 §7.1), as vendors send events.
 
-Pure. Such a read can be written to a client as it came, without a parser: what a chunk's line announces is there, and
-it is one block of lines of which the last is data. Sizes are recognised as everybody writes them: hexadecimal in lower
+Pure. Such a read can be written to a client as it came, without a parser: all of the chunk is there, and it
+is one block of lines of which the last is data. Sizes are recognised as everybody writes them: hexadecimal in lower
 case, without extensions.
 """
 
@@ -36,7 +36,7 @@ _TOO_LONG: Final = len(_SHAPES)
 
 
 def whole_event(data: bytes) -> int:
-    """The payload's size where `data` is one chunk that holds one event with LF, else 0.
+    """Return the payload's size where `data` is one chunk that holds one event with LF line ends, else 0.
 
     A chunk whose line says how long it is, and that ends with a blank line, is one event if what stands between is one
     block of lines, of which the last is data. A handful of C calls, whatever the data.
@@ -67,7 +67,7 @@ def _is_named_event(data: bytes, lead: bytes, length: int) -> bool:
 
 
 def missing_of_chunk(data: bytes, position: int, missing: int) -> int | None:
-    """How much of a chunk is missing, its end included, after `data`, of which `missing` were before `position`.
+    """Return how many bytes of the current chunk, its end included, are missing after `data`.
 
     0 is between two chunks. None where it cannot be told: a last or unusual chunk, a line that is cut in two, or more
     chunks than are worth the time.

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is 
 UNUSABLE = "limits.store: its ca_file cannot be used as a file of authorities"
 # Given up after so many seconds instead of a minute: the one number that a test cannot wait for.
 IMPATIENT = (
-    "from proxy.server.workers import arbiter; vars(arbiter)['STUCK_S'] = 2; "
+    "from proxy.server.workers import arbiter; vars(arbiter)['STUCK_S'] = 4; "
     "from proxy.cli.commands import main; main()"
 )
 

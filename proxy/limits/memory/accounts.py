@@ -60,7 +60,7 @@ class Account(Generic[_Live]):
             told = dict(zip(quotas.limits, tats, strict=True))
             self._replace({limit: told.get(limit, tat) for limit, tat in self.known().items()})
 
-    def give_back(self, given: Mapping[Limit, int]) -> None:
+    def subtract(self, given: Mapping[Limit, int]) -> None:
         """Take charges, or what is left of them, out of the state of some rates."""
         self._replace({limit: tat - given.get(limit, 0) for limit, tat in self.known().items()})
 

@@ -56,9 +56,9 @@ class Leases:
         self.life = round(life_s * TICKS_PER_S)
         self._holding: dict[UserAccount, None] = {}
         # Commands that remove a lease, and when that became due.
-        self._leaving: deque[tuple[bytes, float]] = deque(maxlen=_MOST_LEAVING)
+        self._released: deque[tuple[bytes, float]] = deque(maxlen=_MOST_LEAVING)
         self._is_flush_due = False
-        self._buried: list[bytes] = []
+        self._unconfirmed: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
         self.held = 0
 
@@ -104,7 +104,7 @@ class Leases:
 
     def remove(self, account: UserAccount, id_: bytes) -> None:
         """Take a lease, which nobody holds here, from the server."""
-        self._leaving.append((b"%b%b\r\n" % (account.leaving, id_), self._loop.time()))
+        self._released.append((b"%b%b\r\n" % (account.release_command, id_), self._loop.time()))
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
@@ -115,8 +115,8 @@ class Leases:
         A server that was held up may find the question on the old connection after the removal on the new one; so the
         removal is sent twice, the second time with the next renewals.
         """
-        if len(self._buried) < _MOST_LEAVING:
-            self._buried.append(b"%b%b\r\n" % (account.leaving, id_))
+        if len(self._unconfirmed) < _MOST_LEAVING:
+            self._unconfirmed.append(b"%b%b\r\n" % (account.release_command, id_))
         self.remove(account, id_)
 
     async def register(self, connection: Connection) -> None:
@@ -146,8 +146,8 @@ class Leases:
                 await asyncio.sleep(period_s * len(batch) / len(accounts))
             if not accounts:
                 await asyncio.sleep(period_s)
-            buried, self._buried = self._buried, []
-            self._leaving.extend((command, self._loop.time()) for command in buried)
+            buried, self._unconfirmed = self._unconfirmed, []
+            self._released.extend((command, self._loop.time()) for command in buried)
             self._flush()
 
     async def _renew(self, connection: Connection, accounts: Sequence[UserAccount]) -> None:
@@ -169,23 +169,23 @@ class Leases:
             self._flush_to(connection)
 
     def _flush_to(self, connection: Connection) -> None:
-        if not self._leaving:
+        if not self._released:
             return
-        batch = tuple(self._leaving)
-        self._leaving.clear()
+        batch = tuple(self._released)
+        self._released.clear()
         # What has waited longer than it would have lived is gone.
         since_s = self._loop.time() - self._life_s
         commands = [command for command, due_s in batch if due_s > since_s]
         is_kept = False
 
-        def hand_over(answer: Answer) -> None:
+        def on_answer(answer: Answer) -> None:
             nonlocal is_kept
             if isinstance(answer, ConnectionLostError) and not is_kept:
                 is_kept = True
-                self._leaving.extend(batch)
+                self._released.extend(batch)
 
         if commands:
-            connection.send(b"".join(commands), hand_over, count=len(commands))
+            connection.send(b"".join(commands), on_answer, count=len(commands))
 
 
 async def run_all(connection: Connection, script: Script, commands: Iterable[bytes]) -> None:
@@ -201,7 +201,7 @@ async def run_all(connection: Connection, script: Script, commands: Iterable[byt
     failures: list[StoreError] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hand_over(answer: Answer) -> None:
+    def on_answer(answer: Answer) -> None:
         nonlocal left
         left -= 1
         if isinstance(answer, StoreError):
@@ -210,7 +210,7 @@ async def run_all(connection: Connection, script: Script, commands: Iterable[byt
             done.set_result(None)
 
     for command in waiting:
-        script.run(connection, command, hand_over)
+        script.run(connection, command, on_answer)
     await done
     if failures:
         raise failures[0]

@@ -195,7 +195,7 @@ class MemoryStore:
             return
         charges = zip(admission.standing.quotas.limits, ends, strict=True)
         given = {limit: gcra.unpaid(limit, end, now) for limit, end in charges}
-        account.give_back(given)
+        account.subtract(given)
         for later in reversed(account.live):
             if later is admission:
                 break

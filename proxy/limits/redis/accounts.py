@@ -71,15 +71,15 @@ class ServerClock:
 class UserAccount(Account[RedisAdmission]):
     """A user: `tag` is what the keys have in common, and keeps them in one hash slot; `local` the store seen last."""
 
-    __slots__ = ("asking", "leases_key", "leaving", "local", "tag")
+    __slots__ = ("admit_command", "leases_key", "local", "release_command", "tag")
 
     def __init__(self, key: tuple[str, str]) -> None:
         super().__init__(key)
         self.tag = PREFIX + b"{" + digest(*key) + b"}:"
         self.leases_key = self.tag + b"leases"
         # To be finished with a lease's id and a line end.
-        self.asking = b""
-        self.leaving = _without_id(pack("ZREM", self.leases_key, b"0" * ID_BYTES))
+        self.admit_command = b""
+        self.release_command = _without_id(pack("ZREM", self.leases_key, b"0" * ID_BYTES))
         self.local: MemoryStore | None = None
 
     def rate_key(self, limit: Limit) -> bytes:
@@ -124,7 +124,7 @@ class UserAccounts:
         for limit in limits:
             arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
         command = self._scripts.admit.command(keys, [*arguments, b"0" * ID_BYTES])
-        account.asking = _without_id(command)
+        account.admit_command = _without_id(command)
 
     def _forget_one(self) -> None:
         oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))

@@ -98,7 +98,7 @@ def outcome(answer: Answer) -> Answer:
 
 
 class _Waiting(NamedTuple):
-    hand_over: Callable[[Answer], None]
+    on_answer: Callable[[Answer], None]
     deadline_s: float
 
 
@@ -141,16 +141,16 @@ class Connection(asyncio.Protocol):
     def send(
         self,
         commands: bytes,
-        hand_over: Callable[[Answer], None],
+        on_answer: Callable[[Answer], None],
         *,
         count: int = 1,
     ) -> None:
         """Send `count` commands at once; each answer is handed over, or the loss of it, within about `timeout_s`."""
         if self._transport is None:
             for _ in range(count):
-                hand_over(ConnectionLostError(self._reason))
+                on_answer(ConnectionLostError(self._reason))
             return
-        waiting = _Waiting(hand_over, self._loop.time() + self._timeout_s)
+        waiting = _Waiting(on_answer, self._loop.time() + self._timeout_s)
         self._waiting.append(waiting)
         for _ in range(count - 1):
             self._waiting.append(waiting)
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
                 # Nobody asked: from here on no answer could be trusted to be the asker's own.
                 self.abort("the server spoke unasked")
                 return
-            waiting.popleft().hand_over(answer)
+            waiting.popleft().on_answer(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The loop's: it is over."""
@@ -221,8 +221,8 @@ class Connection(asyncio.Protocol):
             self.abort("the server did not answer in time")
 
     def _has_moved(self) -> bool:
-        assert self._transport is not None
-        before, self._moved = self._moved, (self._received, self._transport.get_write_buffer_size())
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        before, self._moved = self._moved, (self._received, unsent)
         return before != self._moved
 
     def _lose(self) -> None:
@@ -234,4 +234,4 @@ class Connection(asyncio.Protocol):
             on_lost, self.on_lost = self.on_lost, None
             on_lost(self._reason, len(self._waiting))
         while self._waiting:
-            self._waiting.popleft().hand_over(ConnectionLostError(self._reason))
+            self._waiting.popleft().on_answer(ConnectionLostError(self._reason))

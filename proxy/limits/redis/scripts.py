@@ -29,6 +29,7 @@ class Script:
         data = source.encode()
         digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
         self._by_digest = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest
+        self._load = pack("SCRIPT", "LOAD", data)
         self._by_source = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(data), data)
 
     def command(self, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> bytes:
@@ -36,18 +37,22 @@ class Script:
         _, _, words = pack(len(keys), *keys, *arguments).partition(b"\r\n")
         return b"*%d\r\n%b%b" % (3 + len(keys) + len(arguments), self._by_digest, words)
 
-    def spelt_out(self, command: bytes) -> bytes:
+    def with_source(self, command: bytes) -> bytes:
         """The same command with the whole source, for a server that does not know it (yet, or any more)."""
         return command.replace(self._by_digest, self._by_source, 1)
 
-    def run(self, connection: Connection, command: bytes, hand_over: Callable[[Answer], None]) -> None:
+    def load(self, connection: Connection) -> None:
+        """Have the server keep the script; a failure shows when the script is run."""
+        connection.send(self._load, _ignore)
+
+    def run(self, connection: Connection, command: bytes, on_answer: Callable[[Answer], None]) -> None:
         """Send the command, once more spelt out where the server does not know the script."""
 
         def judge(answer: Answer) -> None:
             if isinstance(answer, ServerError) and answer.code == "NOSCRIPT":
-                connection.send(self.spelt_out(command), hand_over)
+                connection.send(self.with_source(command), on_answer)
             else:
-                hand_over(answer)
+                on_answer(answer)
 
         connection.send(command, judge)
 
@@ -62,6 +67,10 @@ class Script:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.run(connection, self.command(keys, arguments), partial(settle, answered))
         return outcome(await answered)
+
+
+def _ignore(_answer: Answer) -> None:
+    """Take the answer to a command whose failure does not matter."""
 
 
 class Scripts:

@@ -133,7 +133,7 @@ class RedisStore:
             if connection is None:
                 return await self._admit_alone(principal, account)
         question = PendingAdmission(self, account, self._new_id(), self._loop.create_future())
-        question.send(connection, self._scripts.admit)
+        question.send(connection, self._scripts)
         try:
             answer = await question.answered
         except asyncio.CancelledError:
@@ -142,7 +142,7 @@ class RedisStore:
                 self.undo(question, question.answered.result())
             raise
         if not isinstance(answer, list):
-            self._judge_failure(question, answer)
+            self._record_failure(question, answer)
             return await self._admit_alone(principal, account)
         self._link.succeeded()
         self._local = None
@@ -186,23 +186,23 @@ class RedisStore:
         if admission.inner is not None:
             admission.inner.refund()
         elif admission.answer is not None:
-            self._give_back(admission.account, admission.standing.quotas, admission.answer)
+            self._send_refund(admission.account, admission.standing.quotas, admission.answer)
 
     def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
         if not isinstance(answer, list):
-            self._judge_failure(question, answer)
+            self._record_failure(question, answer)
         elif answer[0] == 0:
-            self._give_back(question.account, question.quotas, answer)
+            self._send_refund(question.account, question.quotas, answer)
             self._leases.remove(question.account, question.id)
 
-    def _judge_failure(self, question: PendingAdmission, answer: Answer) -> None:
+    def _record_failure(self, question: PendingAdmission, answer: Answer) -> None:
         assert isinstance(answer, StoreError)
         if isinstance(answer, ConnectionLostError):
             self._leases.release_unconfirmed(question.account, question.id)
         self._link.failed(answer)
 
-    def _give_back(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
+    def _send_refund(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
         limits = quotas.limits
         if not limits:
             return
@@ -217,9 +217,9 @@ class RedisStore:
             arguments += answer[2 + 3 * index : 5 + 3 * index]
             given[limit] = gcra.unpaid(limit, tat, now)
         # About right at once, for the answer that this one's client gets; the server says exactly how it is.
-        account.give_back(given)
+        account.subtract(given)
 
-        def hand_over(told: Answer) -> None:
+        def on_answer(told: Answer) -> None:
             if isinstance(told, list):
                 # With its clock: by an older one, what is unused would look used.
                 self._clock.update(told[0])
@@ -228,7 +228,7 @@ class RedisStore:
         connection = self._link.connection
         if connection is not None:
             refund = self._scripts.refund
-            refund.run(connection, refund.command(keys, arguments), hand_over)
+            refund.run(connection, refund.command(keys, arguments), on_answer)
 
     async def _admit_alone(self, principal: Principal, account: UserAccount) -> RedisAdmission:
         """Decide without the server; does not wait."""

@@ -1,17 +1,15 @@
-"""What a worker knows of all workers: the view that the operator's listener shows when there are several.
+"""The admin listener's view over all workers: metrics, live streams, readiness, stopping a stream.
 
-The listener is one socket that the workers share: whichever takes the request asks the others, and answers for all.
+The workers share the admin listener's socket. The worker that accepts a request asks the others through its
+`PeerChannel`, and answers for all.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from proxy.server.workers import counter_files as figures
+from proxy.server.workers import counter_files
 from proxy.server.workers.counter_files import CounterFile, Family, Sample
 from proxy.server.workers.peers import PeerChannel
 
@@ -23,65 +21,56 @@ if TYPE_CHECKING:
     from proxy.server.worker_status import WorkerStatus
     from proxy.server.workers.peers import Question
 
-# How much of what was counted and never scraped a worker may take with it when it is killed. A snapshot is a
-# millisecond's work.
-KEEP_EVERY_S = 0.5
 _DRAINING = "draining"
 
 
 class AllWorkers:
-    """All workers as one; a worker that does not answer in time is left out, and counted as silent."""
+    """Answers for all workers; one that does not answer in time is left out, and counted as silent."""
 
     def __init__(self, directory: Path, name: str, *, one: WorkerStatus, service: Service) -> None:
         self._directory = directory
         self._name = name
         self._one = one
         self._service = service
-        self._ledger = CounterFile(directory, name, service.metrics.registry.collect)
-        self._siblings = PeerChannel(directory, name, self._answer)
-        self._keeping: asyncio.Task[None] | None = None
-        self._keeps = True
+        self._counters = CounterFile(directory, name, service.metrics.registry.collect)
+        self._peers = PeerChannel(directory, name, self._answer)
 
     async def open(self) -> None:
-        """Be there for the others, and begin to keep the figures.
+        """Begin to answer the other workers.
 
         Raises:
             OSError: the directory cannot be used.
         """
-        await self._siblings.open()
-        self._keeping = asyncio.create_task(self._keep())
+        await self._peers.open()
 
     async def close(self) -> None:
-        """Leave the last figures behind, and go."""
-        await self._siblings.close()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        self._figures()
+        """Stop answering, and write the counters' final values."""
+        await self._peers.close()
+        self._counters.collect()
 
     async def metrics(self) -> bytes:
-        """The text of a scrape, summed over all workers, and over those that are no more."""
-        answers = await self._siblings.ask({"ask": "metrics"})
-        parts = {self._name: self._figures()}
+        """Render a scrape, summed over all workers, with the counters of those that ended."""
+        answers = await self._peers.ask({"ask": "metrics"})
+        parts = {self._name: self._counters.collect()}
         for name, answer in answers.given.items():
             with contextlib.suppress(ValueError):
-                parts[name] = figures.read(answer)
+                parts[name] = counter_files.read(answer)
         states = {"answering": len(parts), "silent": 1 + len(answers.given) + len(answers.silent) - len(parts)}
-        # Read after the answers: whatever a scrape has shown of a worker stands in its file.
-        for path in self._directory.glob("*.figures"):
+        # Read after the answers, so that a file has at least what any scrape has shown of its worker.
+        for path in self._directory.glob("*.counters"):
             if path.stem not in parts:
-                parts[path.stem] = figures.left_behind(path)
+                parts[path.stem] = counter_files.read_file(path)
         workers = Family(
             "forward_sse_workers",
             "gauge",
             "Workers, by whether they answered this scrape.",
             [Sample("forward_sse_workers", {"state": state}, float(count)) for state, count in states.items()],
         )
-        return figures.render([*figures.add(*parts.values()), workers])
+        return counter_files.render([*counter_files.add(*parts.values()), workers])
 
     async def streams(self) -> list[Stream]:
         """The live streams of all workers."""
-        answers = await self._siblings.ask({"ask": "streams"})
+        answers = await self._peers.ask({"ask": "streams"})
         streams = self._listed()
         for answer in answers.given.values():
             if isinstance(answer, list):
@@ -98,28 +87,28 @@ class AllWorkers:
         return await self._anywhere({"ask": "stop_own", "id": id_, "issuer": issuer, "user": user})
 
     async def problems(self) -> Problems:
-        """What stands against serving a request that arrives now, at whichever worker it arrives.
+        """List why a request that arrives now would not be served, by whichever worker.
 
-        A worker that drains while another does not is of no account: it takes no new connection. A silent one only
-        limps: it is busy, or about to be replaced.
+        A worker that drains while another does not is left out: it accepts no connection. A silent one is listed under
+        `limping`: it is busy, or about to be replaced.
         """
-        answers = await self._siblings.ask({"ask": "problems"})
-        everybody = [self._one.problems_now()]
-        everybody += [answer for answer in answers.given.values() if _is_problems(answer)]
-        taking = [problems for problems in everybody if _DRAINING not in problems["reasons"]] or everybody
-        whole: Problems = {"reasons": [], "limping": []}
-        for problems in taking:
+        answers = await self._peers.ask({"ask": "problems"})
+        reports = [self._one.problems_now()]
+        reports += [answer for answer in answers.given.values() if _is_problems(answer)]
+        accepting = [problems for problems in reports if _DRAINING not in problems["reasons"]] or reports
+        total: Problems = {"reasons": [], "limping": []}
+        for problems in accepting:
             for kind, texts in problems.items():
-                known = whole.setdefault(kind, [])
+                known = total.setdefault(kind, [])
                 known += [text for text in texts if text not in known]
         if answers.silent:
-            whole["limping"].append(f"workers: {len(answers.silent)} did not answer")
-        return whole
+            total["limping"].append(f"workers: {len(answers.silent)} did not answer")
+        return total
 
     def _answer(self, question: Question) -> Any:
         match question["ask"]:
             case "metrics":
-                return self._figures()
+                return self._counters.collect()
             case "streams":
                 return self._listed()
             case "stop":
@@ -131,27 +120,11 @@ class AllWorkers:
         raise KeyError(question["ask"])
 
     async def _anywhere(self, question: Question) -> bool:
-        answers = await self._siblings.ask(question)
+        answers = await self._peers.ask(question)
         return any(answer is True for answer in answers.given.values())
 
     def _listed(self) -> list[Stream]:
         return [{**stream, "worker": self._name} for stream in self._one.streams_now()]
-
-    def _figures(self) -> list[Family]:
-        families = self._ledger.current()
-        try:
-            self._ledger.keep(families)
-            self._keeps = True
-        except OSError as exc:
-            if self._keeps:
-                structlog.get_logger().error("figures.not_kept", error=exc.strerror)
-            self._keeps = False
-        return families
-
-    async def _keep(self) -> None:
-        while True:
-            self._figures()
-            await asyncio.sleep(KEEP_EVERY_S)
 
 
 def _is_problems(answer: Any) -> bool:

@@ -1,8 +1,9 @@
-"""The metrics of several workers as one: added up, and kept when a worker dies.
+"""The metrics of several workers as one sum, which never decreases when a worker ends or does not answer.
 
-Counts must never go backwards: a monitor takes that for a restart, and reports a burst that never was. So each worker
-keeps what it has counted in a file, written before any figure of it is shown, and whoever comes in its place goes on
-from there. States (open connections, running streams) are of the living only.
+Prometheus takes a counter that decreases for one that was restarted from zero: of a sum that loses one worker's part,
+`rate()` would add all that is left. So a worker writes its counters to a file whenever they are collected, and at its
+end; the worker that replaces it starts from that file. Counts since the last scrape are lost with a worker that is
+killed. Gauges (open connections, running streams) are of living workers only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
@@ -41,7 +43,7 @@ class Family:
 
 
 def take(metrics: Iterable[Metric]) -> list[Family]:
-    """What a registry collects, as plain values."""
+    """Turn what a registry collects into plain values."""
     return [
         Family(
             metric.name,
@@ -54,7 +56,7 @@ def take(metrics: Iterable[Metric]) -> list[Family]:
 
 
 def read(data: Any) -> list[Family]:
-    """Families that came as JSON.
+    """Check and convert families that came as JSON.
 
     Raises:
         ValueError: it is something else.
@@ -70,16 +72,16 @@ def read(data: Any) -> list[Family]:
             for family in data
         ]
     except (TypeError, KeyError) as exc:
-        raise ValueError("not figures") from exc
+        raise ValueError("not metrics") from exc
 
 
 def counts(families: Iterable[Family]) -> list[Family]:
-    """Those that only grow."""
+    """Select the families that only increase."""
     return [family for family in families if family.kind in _COUNTS]
 
 
 def add(*workers: Iterable[Family]) -> list[Family]:
-    """The sum, label by label; a series that only some have counts as it stands there."""
+    """Sum up the workers' samples, label by label; a series that only some have is the sum of those."""
     families: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for worker in workers:
         for family in worker:
@@ -98,7 +100,7 @@ def add(*workers: Iterable[Family]) -> list[Family]:
 
 
 def render(families: Iterable[Family]) -> bytes:
-    """The text of a scrape."""
+    """Render the text of a scrape."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(families))
     return generate_latest(registry)
@@ -117,39 +119,34 @@ class _Given:
 
 
 class CounterFile:
-    """What a worker and its predecessors in the same place have counted, in a file.
+    """The counters of a worker and of those that it replaced, in a file.
 
-    Not `fsync`ed: it outlives the process, not the machine.
+    Not `fsync`ed: the file outlives the process, not the machine.
     """
 
     def __init__(self, directory: Path, name: str, collect: Callable[[], Iterable[Metric]]) -> None:
-        self._path = directory / f"{name}.figures"
+        self._path = directory / f"{name}.counters"
         self._collect = collect
-        self._inherited = left_behind(self._path)
-        self._saved = b""
+        self._inherited = read_file(self._path)
 
-    def current(self) -> list[Family]:
-        """Everything, counts of predecessors included."""
-        return add(self._inherited, take(self._collect()))
+    def collect(self) -> list[Family]:
+        """Collect all metrics, with the counters of replaced workers; writes the file before it returns.
 
-    def keep(self, families: Iterable[Family]) -> None:
-        """Write the counts down; to be done before they are told to anybody.
-
-        Raises:
-            OSError: it could not be written.
+        A file that cannot be written costs no scrape: the counters are then lost with the worker.
         """
-        data = orjson.dumps(counts(families))
-        if data == self._saved:
-            return
-        # Renamed into place, so that nobody ever reads half of it, whenever this process is killed.
+        families = add(self._inherited, take(self._collect()))
+        # Renamed into place, so that nobody reads half a file, whenever this process is killed.
         new = self._path.with_suffix(".new")
-        new.write_bytes(data)
-        new.replace(self._path)
-        self._saved = data
+        try:
+            new.write_bytes(orjson.dumps(counts(families)))
+            new.replace(self._path)
+        except OSError as exc:
+            structlog.get_logger().error("counters.not_written", error=exc.strerror)
+        return families
 
 
-def left_behind(path: Path) -> list[Family]:
-    """The counts in a file; none where there is no such file, or nothing that can be read in it."""
+def read_file(path: Path) -> list[Family]:
+    """The counters in a file; none where there is no such file, or where it cannot be read."""
     try:
         return read(orjson.loads(path.read_bytes()))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the arbiter and its workers have in common, as gunicorn wants it: an application and its configuration."""
+"""gunicorn's application object: what the arbiter and its workers share, and gunicorn's configuration."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from proxy.server.workers.socket_handoff import SharedSockets
     from proxy.settings import Settings
 
-# Without a sign of life for this long a worker is stuck: its event loop turns at least once a second.
+# A worker notifies the arbiter every second; without a notification for this long it is stuck.
 STUCK_S = 60
 
 
-class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """The proxy as gunicorn's application. A worker finds here, by the fork, what it is to serve."""
+class WorkerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """The proxy as gunicorn's application. A worker inherits it by the fork, with the settings to serve."""
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Settings], redactor: Redactor, ground: SharedSockets
+        self, settings: Settings, load: Callable[[], Settings], redactor: Redactor, shared: SharedSockets
     ) -> None:
         self.settings = settings
         self.load_settings = load
         self.redactor = redactor
-        self.ground = ground
-        # The place of the worker that is made next, and the arbiter's ends of the workers' orders.
-        self.place = 0
+        self.shared = shared
+        # The number of the worker that is started next, and the arbiter's end of each worker's control socket.
+        self.next_number = 0
         self.controls: set[socket.socket] = set()
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell gunicorn what little of it is used."""
+        """Set the few options of gunicorn that are used."""
         self.cfg.set("workers", self.settings.workers)
         self.cfg.set("timeout", STUCK_S)
-        self.cfg.set("worker_tmp_dir", str(self.ground.directory))
-        # A door to the arbiter that nobody asked for.
+        self.cfg.set("worker_tmp_dir", str(self.shared.directory))
+        # Another way to control the arbiter, which is not needed.
         self.cfg.set("control_socket_disable", True)  # noqa: FBT003 - gunicorn's signature
 
-    def load(self) -> Service:
-        """There is no WSGI application; workers make an `App`."""
+    def load(self) -> WorkerApplication:
+        """Return this object: there is no WSGI application, each worker makes an aiohttp application."""
         return self
 
-    def renew(self, settings: Settings) -> None:
-        """Have workers that are made from now on serve these settings, but for those that need a restart."""
+    def update_settings(self, settings: Settings) -> None:
+        """Set what workers that start later serve; keys that need a restart keep their values."""
         fixed = {key: getattr(self.settings, key) for key in FIXED_KEYS}
         self.settings = settings.model_copy(update=fixed)

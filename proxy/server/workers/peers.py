@@ -1,12 +1,10 @@
-"""How workers ask each other: one question, one answer, over sockets in a directory that only their user can enter.
+"""How workers ask each other: one request, one response, over Unix sockets in a directory of mode 0700.
 
-A worker listens on `NAME.sock` in the directory; whoever wants to know something of all workers connects to each of the
-others, sends one line of JSON, and reads one answer of JSON to its end. Whoever does not answer in time is left out:
-what is asked here is for operators and for stopping streams, and must never make anybody wait for a worker that is
-stuck.
+A worker listens on `NAME.sock` in the directory. To ask all workers, it connects to each of the others, sends one line
+of JSON, and reads one JSON value up to the end. A worker that does not answer in time is left out: the answers are for
+operators and for stopping streams, and must never wait for a worker that is stuck.
 
-Bounds: the size of a question and of an answer, the questions answered at a time, and the time for all of it. Who may
-connect is decided by the directory's mode.
+Bounded are the size of a question and of an answer, the questions answered at a time, and the time for all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-# An event loop that lags more than this has worse problems than a figure that is missing from a scrape.
+# An event loop that lags more than this has worse problems than a number that is missing from a scrape.
 ANSWER_S = 0.2
 MAX_QUESTION_BYTES = 64 * 1024
 # Ten thousand streams of a worker, listed.
@@ -35,18 +33,18 @@ Question = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the siblings said, by their names."""
+    """The other workers' answers, by their names."""
 
     given: Mapping[str, Any]
-    # Listening, as far as the system knows, but not answering. Who is gone is neither here nor there.
+    # Workers that listen but did not answer. Those that have ended are in neither.
     silent: frozenset[str] = field(default_factory=frozenset)
 
 
 class PeerChannel:
-    """A worker's ear and voice among the others.
+    """A worker's connection to the other workers.
 
-    `answer` is called for each question of another, must not wait, and gives what JSON can say; a question it does not
-    know (KeyError) is left unanswered.
+    `answer` is called for each question of another worker, must not wait, and returns a value that JSON can hold; a
+    question that raises KeyError is not answered.
     """
 
     def __init__(self, directory: Path, name: str, answer: Callable[[Question], Any]) -> None:
@@ -57,14 +55,14 @@ class PeerChannel:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Listen, in the place of a predecessor of the same name.
+        """Listen, in place of an earlier worker of the same name.
 
         Raises:
             OSError: the directory cannot be used.
         """
         path = self._directory / f"{self._name}.sock"
         path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._called, path)
+        self._server = await asyncio.start_unix_server(self._accept, path)
 
     async def close(self) -> None:
         """Stop listening; questions that are being answered are dropped."""
@@ -88,7 +86,7 @@ class PeerChannel:
                 async with asyncio.timeout(ANSWER_S):
                     given[name] = await self._exchange(name, line)
             except (ConnectionRefusedError, FileNotFoundError):
-                # Gone: what it left behind is its successor's to tell.
+                # It has ended.
                 return
             except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
                 silent.add(name)
@@ -111,20 +109,26 @@ class PeerChannel:
         finally:
             writer.transport.abort()
 
-    async def _called(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._calls) >= MAX_CALLS:
+            writer.close()
+            return
+        call = asyncio.create_task(self._serve(reader, writer))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if len(self._calls) < MAX_CALLS:
-                self._calls.add(task)
-                # Whoever asks has given up by then.
-                async with asyncio.timeout(ANSWER_S):
-                    await self._reply(reader, writer)
+            # The worker that asks has given up by then.
+            async with asyncio.timeout(ANSWER_S):
+                await self._reply(reader, writer)
         except (OSError, TimeoutError, ValueError, KeyError):
-            structlog.get_logger().debug("sibling.left_unanswered")
+            structlog.get_logger().debug("peer.not_answered")
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
-            self._calls.discard(task)
-            writer.transport.abort() if task.cancelling() else writer.close()
+            writer.close()
 
     async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()

@@ -32,26 +32,26 @@ _MAX_PATH = 70
 
 @dataclass(frozen=True, slots=True)
 class SharedSockets:
-    """What the workers of a service share. Descriptors are closed on `exec` unless handed over."""
+    """The sockets and the directory that all workers share. Descriptors are closed on `exec` unless handed over."""
 
     directory: Path
-    # By what they are for and by the address in the file: a name may stand for several sockets.
+    # By role and by the address in the file, which may be a name of several addresses.
     sockets: dict[_Key, tuple[socket.socket, ...]]
-    # A file whose lock the processes take in turns to write to the log.
-    turn: int
 
     @classmethod
     def prepare(cls, settings: Settings, environ: Mapping[str, str]) -> SharedSockets:
-        """Take over what a predecessor left in the environment, and make what is missing.
+        """Take over the sockets that a predecessor names in the environment, and make those that are missing.
 
         A listener is taken over where its address is the same in the file; another address is listened on anew.
 
         Raises:
             OSError: an address cannot be listened on, or there is no place for the directory.
         """
-        heritage = orjson.loads(environ.get(VARIABLE, "{}"))
-        left: dict[_Key, list[int]] = {(role, address): fds for role, address, fds in heritage.get("listeners", ())}
-        directory = Path(heritage["directory"]) if heritage else _new_directory(environ)
+        inherited_state = orjson.loads(environ.get(VARIABLE, "{}"))
+        left: dict[_Key, list[int]] = {
+            (role, address): fds for role, address, fds in inherited_state.get("listeners", ())
+        }
+        directory = Path(inherited_state["directory"]) if inherited_state else _new_directory(environ)
         wanted = _addresses(settings)
         taken: dict[_Key, tuple[socket.socket, ...]] = {}
         try:
@@ -68,15 +68,14 @@ class SharedSockets:
             for sock in (sock for sockets in taken.values() for sock in sockets):
                 sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
                 sock.set_inheritable(False)
-            turn = os.open(directory / "log.turn", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except BaseException:
             for sock in (sock for sockets in taken.values() for sock in sockets):
                 sock.close()
-            if not heritage:
+            if not inherited_state:
                 shutil.rmtree(directory, ignore_errors=True)
             raise
         # In the file's order, whoever made them.
-        return cls(directory, {key: taken[key] for key in wanted}, turn)
+        return cls(directory, {key: taken[key] for key in wanted})
 
     @property
     def listen(self) -> tuple[socket.socket, ...]:
@@ -106,7 +105,7 @@ class SharedSockets:
             sock.close()
 
     def remove(self) -> None:
-        """Remove the directory; for the last generation."""
+        """Remove the directory; called by the last generation."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -120,8 +119,8 @@ def _addresses(settings: Settings) -> dict[_Key, Address]:
 
 def _new_directory(environ: Mapping[str, str]) -> Path:
     # systemd's own for the service, else memory, else wherever temporary files go.
-    wishes = [*environ.get("RUNTIME_DIRECTORY", "").split(":"), "/dev/shm", tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes the directory, private and new
-    for parent in wishes:
+    candidates = [*environ.get("RUNTIME_DIRECTORY", "").split(":"), "/dev/shm", tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes the directory, private and new
+    for parent in candidates:
         if parent and len(parent) <= _MAX_PATH and os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="forward-sse-", dir=parent))
     raise OSError("no directory for the workers' sockets: set RUNTIME_DIRECTORY to one that can be written")

@@ -1,20 +1,19 @@
 """A worker: one process with one app, on the arbiter's sockets.
 
-It obeys its arbiter: SIGTERM drains (any number of times: a service manager may send it to every process), SIGQUIT
-hurries, and new settings come as orders on a socket. SIGINT and SIGHUP are the arbiter's to judge. When the arbiter is
-gone the orders end, and the worker drains.
+SIGTERM drains (any number of times: a service manager may send it to every process), SIGQUIT ends what runs. SIGINT
+and SIGHUP are ignored, the arbiter handles them: for SIGHUP it sends one byte on the worker's control socket, and the
+worker reads the configuration file again. When the arbiter is gone the socket is at its end, and the worker drains.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
-import pickle
 import signal
 import socket
-import struct
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -26,106 +25,105 @@ from gunicorn.arbiter import Arbiter
 from proxy.observability.logging import LineWriter, configure
 from proxy.server.listen import Place, Server
 from proxy.server.signals import Signals, drain, log_refused
+from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
-    from proxy.server.workers.gunicorn_app import Service
-    from proxy.settings import Settings
+    from proxy.server.workers.gunicorn_app import WorkerApplication
 
 # uvloop is not installed on macOS.
 _Base: Any = GunicornWebWorker if find_spec("uvloop") is None else GunicornUVLoopWebWorker
 
-BEAT_S = 1.0
-# Said to the arbiter; anything else is why it cannot be.
+NOTIFY_EVERY_S = 1.0
+# Sent to the worker.
+_RELOAD = b"R"
+# Sent to the arbiter; anything else is the reason why the worker cannot start.
 _IS_UP = b"up"
-_ORDER_TIMEOUT_S = 1.0
-_LENGTH = struct.Struct("!I")
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's worker with our app in it. Made before the fork; `order` and `hear` are for the arbiter's process."""
+    """gunicorn's worker with our server in it.
+
+    Created before the fork; `send_reload`, `read_status` and `close` are for the arbiter's process.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        service: Service = self.app
-        self.place = service.place
-        self.name = f"{self.ppid}-{self.place}"
+        application: WorkerApplication = self.app
+        self.number = application.next_number
+        self.name = f"{self.ppid}-{self.number}"
         self.is_up = False
         self._is_orphan = False
-        self.complaint: str | None = None
-        self._control, self._orders = socket.socketpair()
-        self._control.settimeout(0)
-        service.controls.add(self._control)
-        # Counted from here, so that one that hangs before its first sign of life is noticed too.
+        self.failure: str | None = None
+        self._control, self._arbiter = socket.socketpair()
+        self._control.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        application.controls.add(self._control)
+        # The first notification, so that a worker that hangs at its start is noticed too.
         self.notify()
         self._signals: Signals
 
-    def order(self, settings: Settings) -> bool:
-        """Have the worker serve by new settings, and say whether it was told."""
-        data = pickle.dumps(settings)
-        self._control.settimeout(_ORDER_TIMEOUT_S)
-        try:
-            self._control.sendall(_LENGTH.pack(len(data)) + data)
-        except OSError:
-            return False
-        finally:
-            self._control.settimeout(0)
-        return True
+    def send_reload(self) -> None:
+        """Have the worker read the configuration file again.
 
-    def hear(self) -> None:
-        """Take in what the worker has to say: that it is up, or why it cannot be."""
+        Raises:
+            OSError: the worker is gone, or does not read its control socket.
+        """
+        self._control.send(_RELOAD)
+
+    def read_status(self) -> None:
+        """Read what the worker sent: that it is up, or why it cannot start."""
         try:
-            said = self._control.recv(4096)
+            status = self._control.recv(4096)
         except OSError:
             return
-        if said == _IS_UP:
+        if status == _IS_UP:
             self.is_up = True
-        elif said:
-            self.complaint = said.decode(errors="replace")
+        elif status:
+            self.failure = status.decode(errors="replace")
 
-    def let_go(self) -> None:
-        """Free what the arbiter holds of a worker that has ended."""
-        service: Service = self.app
-        service.controls.discard(self._control)
+    def close(self) -> None:
+        """Close the arbiter's descriptors of a worker that has ended."""
+        application: WorkerApplication = self.app
+        application.controls.discard(self._control)
         self._control.close()
-        self._orders.close()
+        self._arbiter.close()
         self.tmp.close()
 
     def init_process(self) -> None:
         """Become the worker's process."""
-        service: Service = self.app
-        for control in service.controls:
-            # Held by the arbiter alone, so that their end is its end.
+        application: WorkerApplication = self.app
+        for control in application.controls:
+            # Only the arbiter keeps these open, so that they end with it.
             control.close()
         self._signals = Signals()
         faulthandler.enable()
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """There is none."""
+        """Load nothing: there is no WSGI application."""
 
     def init_signals(self) -> None:
-        """Listen to the arbiter's signals only."""
+        """Handle the arbiter's signals only."""
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        # A worker that is stuck is aborted, and `faulthandler` tells where it was.
+        # A stuck worker gets SIGABRT, for which `faulthandler` writes its stack.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Not the loop's: closing it would leave these their default, to kill, for the rest of the process's life.
+        # Not the loop's handlers: closing the loop would restore the default, which kills the process.
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGQUIT, self._stop)
 
     def run(self) -> None:
-        """Serve, and leave with the exit code; what keeps it from starting is told to the arbiter."""
-        service: Service = self.app
-        log = service.settings.log
-        writer = LineWriter(sys.stdout.fileno(), service.ground.turn)
-        configure(format_=log.format, level=log.level, redactor=service.redactor, writer=writer, worker=self.name)
+        """Serve, and exit with the exit code; a failure to start is sent to the arbiter."""
+        application: WorkerApplication = self.app
+        log = application.settings.log
+        writer = LineWriter(sys.stdout.fileno(), is_shared=True)
+        configure(format_=log.format, level=log.level, redactor=application.redactor, writer=writer, worker=self.name)
         try:
             super().run()
         except OSError as exc:
             if self.booted:
                 raise
-            self._tell((exc.strerror or str(exc)).encode()[:1000])
+            self._send((exc.strerror or str(exc)).encode()[:1000])
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         finally:
             for number in (signal.SIGTERM, signal.SIGQUIT):
@@ -133,33 +131,33 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
             writer.close()
 
     async def _run(self) -> None:
-        service: Service = self.app
-        ground = service.ground
-        self._orders.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        application: WorkerApplication = self.app
+        shared = application.shared
+        self._arbiter.setblocking(False)  # noqa: FBT003 - the standard library's signature
         server = Server(
-            service.settings,
-            service.redactor,
-            Place(self.name, ground.directory, ground.listen, ground.admin_listen),
+            application.settings,
+            application.redactor,
+            Place(self.name, shared.directory, shared.listen, shared.admin_listen),
         )
-        beating = asyncio.create_task(self._beat())
-        obeying: asyncio.Task[None] | None = None
+        notifying = asyncio.create_task(self._notify_regularly())
+        reloading: asyncio.Task[None] | None = None
         try:
             await server.open()
             gc.collect()
             gc.freeze()
             self.booted = True
             structlog.get_logger().info("worker.started", pid=os.getpid())
-            self._tell(_IS_UP)
-            obeying = asyncio.create_task(self._obey_orders(server))
+            self._send(_IS_UP)
+            reloading = asyncio.create_task(self._reload_when_told(server))
             await self._signals.stop.wait()
-            obeying.cancel()
+            reloading.cancel()
             await drain(self._signals, server)
             await server.close()
-            if self._is_orphan and not any(ground.directory.glob("*.sock")):
-                # Nobody else is left to do it.
-                ground.remove()
+            if self._is_orphan and not any(shared.directory.glob("*.sock")):
+                # The last worker without an arbiter removes the directory.
+                shared.remove()
         finally:
-            for task in (beating, obeying):
+            for task in (notifying, reloading):
                 if task is not None:
                     task.cancel()
 
@@ -170,31 +168,31 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         if number == signal.SIGQUIT:
             self.loop.call_soon_threadsafe(self._signals.hurry.set)
 
-    def _tell(self, what: bytes) -> None:
+    def _send(self, status: bytes) -> None:
         try:
-            self._orders.send(what)
-            # The arbiter sleeps until a signal: this one has it look at its workers, and nothing else.
+            self._arbiter.send(status)
+            # Wakes the arbiter, which then reads the workers' status.
             os.kill(self.ppid, signal.SIGCHLD)
         except OSError:
-            # It is gone, which the end of the orders says too.
+            # The arbiter is gone; the end of the control socket shows it too.
             return
 
-    async def _beat(self) -> None:
+    async def _notify_regularly(self) -> None:
         while True:
             self.notify()
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(NOTIFY_EVERY_S)
 
-    async def _obey_orders(self, server: Server) -> None:
-        reader, writer = await asyncio.open_connection(sock=self._orders)
+    async def _reload_when_told(self, server: Server) -> None:
+        application: WorkerApplication = self.app
+        reader, writer = await asyncio.open_connection(sock=self._arbiter)
         try:
-            while True:
-                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                settings = pickle.loads(await reader.readexactly(length))  # noqa: S301 - of our own arbiter, by a socket that nobody else has
-                try:
-                    await server.reload(settings)
-                except OSError as exc:
-                    log_refused(exc)
-        except (asyncio.IncompleteReadError, OSError):
+            # Bytes that come together are one reload. A reset is an end, too.
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(4096):
+                    try:
+                        await server.reload(application.load_settings())
+                    except (ConfigurationError, OSError) as exc:
+                        log_refused(exc)
             structlog.get_logger().warning("arbiter.lost")
             self._is_orphan = True
             self._signals.stop.set()

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
-from proxy.settings.loading.faults import ConfigurationError, Fault, Location, Place, Places, fault_at
-from proxy.settings.loading.marked_yaml import Unknowable
+from proxy.settings.loading.faults import ConfigurationError, Fault, Location, SourceLocation, SourceLocations, fault_at
+from proxy.settings.loading.marked_yaml import Missing
 from proxy.settings.loading.schema import json_schema
 from proxy.settings.loading.substitution import Substitution, variables_in
 from proxy.settings.model import FAULT, UNKNOWN_KEY
@@ -30,7 +30,7 @@ __all__ = [
     "DEFAULT_PATH",
     "ConfigurationError",
     "Fault",
-    "Place",
+    "SourceLocation",
     "ignored_proxies",
     "json_schema",
     "load",
@@ -72,7 +72,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     values = substitution.variables(document.values, environ)
     variables = Overrides(environ, mentioned)
     merge(values, variables.values, document.places, variables.place)
-    merge(values, overrides or {}, document.places, lambda location: Place(f"--{location[0]}"))
+    merge(values, overrides or {}, document.places, lambda location: SourceLocation(f"--{location[0]}"))
     values = substitution.secrets(values)
     faults = [*document.faults, *substitution.faults, *variables.faults]
     try:
@@ -88,7 +88,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
 
 
 def _faults(
-    error: ValidationError, values: Mapping[str, Any], places: Places, files: set[str], touched: set[Location]
+    error: ValidationError, values: Mapping[str, Any], places: SourceLocations, files: set[str], touched: set[Location]
 ) -> list[Fault]:
     """The model's faults with their places, without those that only follow from a value that could not be had."""
     faults = []
@@ -117,7 +117,7 @@ def _existing(location: Location, values: Any) -> Location:
 def _is_unknowable(location: Location, values: Any) -> bool:
     for step in location:
         values = _child(values, step)
-    return isinstance(values, Unknowable)
+    return isinstance(values, Missing)
 
 
 def _child(values: Any, step: str | int) -> Any:
@@ -126,4 +126,4 @@ def _child(values: Any, step: str | int) -> Any:
         return values.get(str(step))
     if isinstance(values, list):
         return values[step] if isinstance(step, int) and step < len(values) else None
-    return values if isinstance(values, Unknowable) else None
+    return values if isinstance(values, Missing) else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from proxy.settings.loading.faults import Fault, Location, Place, Places
+from proxy.settings.loading.faults import Fault, Location, SourceLocation, SourceLocations
 from proxy.settings.model import UNKNOWN_KEY, closest
 from proxy.settings.server import Settings
 from proxy.settings.typed import TypedNames
@@ -104,7 +104,7 @@ class Overrides:
         self._spell_kinds(self.values, ())
 
     def _fault(self, name: str, key: str, message: str, suggestion: str | None) -> None:
-        self.faults.append(Fault(Place(name), key, message, suggestion))
+        self.faults.append(Fault(SourceLocation(name), key, message, suggestion))
 
     def _spell_kinds(self, values: dict[str, Any], location: Location) -> None:
         """Spell the kinds of typed events as the file does, and take a number for one, as the file would.
@@ -126,14 +126,19 @@ class Overrides:
             else:
                 self._spell_kinds(value, where)
 
-    def place(self, location: Location) -> Place:
+    def place(self, location: Location) -> SourceLocation:
         """The variable that says what stands at this location of `values`."""
         location = tuple(step.lower() if isinstance(step, str) else step for step in location)
         found = (self._variables.get(location[:length]) for length in range(len(location), 0, -1))
-        return Place(next((name for name in found if name is not None), PREFIX))
+        return SourceLocation(next((name for name in found if name is not None), PREFIX))
 
 
-def merge(values: dict[str, Any], over: Mapping[str, Any], places: Places, place: Callable[[Location], Place]) -> None:
+def merge(
+    values: dict[str, Any],
+    over: Mapping[str, Any],
+    places: SourceLocations,
+    place: Callable[[Location], SourceLocation],
+) -> None:
     """Lay `over` on the values, mapping by mapping; lists and single values are replaced. Keeps `places` true."""
     _merge(values, over, (), (), places, place)
 
@@ -143,8 +148,8 @@ def _merge(
     over: Mapping[str, Any],
     location: Location,
     over_location: Location,
-    places: Places,
-    place: Callable[[Location], Place],
+    places: SourceLocations,
+    place: Callable[[Location], SourceLocation],
 ) -> None:
     for over_key, value in over.items():
         key = _key_meant(over_key, values)
@@ -168,7 +173,7 @@ def _key_meant(key: str, values: Mapping[str, Any]) -> str:
     return alike[0] if len(alike) == 1 else key
 
 
-def _forget(places: Places, location: Location) -> None:
+def _forget(places: SourceLocations, location: Location) -> None:
     """Forget the lines of what was replaced."""
     for known in [known for known in places if known[: len(location)] == location]:
         del places[known]

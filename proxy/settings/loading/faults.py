@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from proxy.settings import InvalidValue
 
 Location = tuple[str | int, ...]
-Places = dict[Location, "Place"]
+SourceLocations = dict[Location, "SourceLocation"]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """Where a value came from: a line of the file, or (line 0) a variable or an option."""
 
     source: str
@@ -34,7 +34,7 @@ class Place:
 class Fault:
     """One thing that is wrong; its text never holds a value of the file or the environment that may be secret."""
 
-    place: Place
+    place: SourceLocation
     key: str
     message: str
     suggestion: str | None = None
@@ -74,15 +74,17 @@ def dotted(location: Location) -> str:
     return text
 
 
-def place_of(location: Location, places: Mapping[Location, Place]) -> Place:
+def place_of(location: Location, places: Mapping[Location, SourceLocation]) -> SourceLocation:
     """Where the key stands, or the nearest key around it: a key that is missing stands nowhere itself."""
     for length in range(len(location), -1, -1):
         if (place := places.get(location[:length])) is not None:
             return place
-    return Place("configuration")
+    return SourceLocation("configuration")
 
 
-def fault_at(location: Location, wrong: InvalidValue, places: Mapping[Location, Place], *, is_shown: bool) -> Fault:
+def fault_at(
+    location: Location, wrong: InvalidValue, places: Mapping[Location, SourceLocation], *, is_shown: bool
+) -> Fault:
     """Word a fault; `is_shown` says that the file itself shows the value, so a suggestion may be made of it."""
     suggestion = wrong.suggestion if is_shown or not wrong.echoes else None
     return Fault(place_of(location, places), dotted(location), wrong.message, suggestion)

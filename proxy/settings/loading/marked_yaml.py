@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from proxy.settings.loading.faults import ConfigurationError, Fault, Location, Place, Places, dotted
+from proxy.settings.loading.faults import ConfigurationError, Fault, Location, SourceLocation, SourceLocations, dotted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,14 +29,14 @@ _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 
 
-class Unknowable:
+class Missing:
     """Stands for a value that could not be had; a fault already says why, so nothing more is said of it."""
 
     def __repr__(self) -> str:
         return "<unknowable>"
 
 
-MISSING = Unknowable()
+MISSING = Missing()
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Document:
     """A file's values, where each key stands, and what was wrong up to here."""
 
     values: dict[str, Any]
-    places: Places
+    places: SourceLocations
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -93,9 +93,9 @@ def read(path: Path) -> Document:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
-        raise ConfigurationError([Fault(Place(str(path)), "", f"cannot be read: {exc.strerror}")]) from exc
+        raise ConfigurationError([Fault(SourceLocation(str(path)), "", f"cannot be read: {exc.strerror}")]) from exc
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigurationError([Fault(Place(str(path)), "", "is larger than 1 MiB")])
+        raise ConfigurationError([Fault(SourceLocation(str(path)), "", "is larger than 1 MiB")])
     return parse(content, str(path))
 
 
@@ -109,7 +109,7 @@ def parse(content: bytes, name: str) -> Document:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        raise ConfigurationError([Fault(Place(name, line), "", "is not UTF-8")]) from exc
+        raise ConfigurationError([Fault(SourceLocation(name, line), "", "is not UTF-8")]) from exc
     try:
         loader = _Loader(text)
         try:
@@ -117,19 +117,21 @@ def parse(content: bytes, name: str) -> Document:
         finally:
             loader.dispose()
     except _Refused as exc:
-        raise ConfigurationError([Fault(Place(name, exc.line), "", exc.message)]) from exc
+        raise ConfigurationError([Fault(SourceLocation(name, exc.line), "", exc.message)]) from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         message = f"is not YAML: {exc.problem or exc.context}"
-        raise ConfigurationError([Fault(Place(name, mark.line + 1 if mark else 1), "", message)]) from exc
+        raise ConfigurationError([Fault(SourceLocation(name, mark.line + 1 if mark else 1), "", message)]) from exc
     except yaml.YAMLError as exc:  # a character that YAML does not allow; its text would show what stands around it
         offset = getattr(exc, "position", 0)
         line = text.count("\n", 0, offset if isinstance(offset, int) else 0) + 1
-        raise ConfigurationError([Fault(Place(name, line), "", "has a character that YAML does not allow")]) from exc
-    document = Document({}, {(): Place(name, 1)})
+        raise ConfigurationError(
+            [Fault(SourceLocation(name, line), "", "has a character that YAML does not allow")]
+        ) from exc
+    document = Document({}, {(): SourceLocation(name, 1)})
     if not isinstance(root, yaml.MappingNode):
         message = "is empty" if root is None else "must be a mapping of keys to values"
-        raise ConfigurationError([Fault(Place(name, 1), "", message)])
+        raise ConfigurationError([Fault(SourceLocation(name, 1), "", message)])
     document.values = _value(root, (), name, document)
     return document
 
@@ -141,7 +143,7 @@ def _value(node: yaml.Node, location: Location, name: str, document: Document) -
     if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
         items = []
         for index, item in enumerate(node.value):
-            document.places[(*location, index)] = Place(name, item.start_mark.line + 1)
+            document.places[(*location, index)] = SourceLocation(name, item.start_mark.line + 1)
             items.append(_value(item, (*location, index), name, document))
         return items
     if node.tag == _TEXT:
@@ -151,7 +153,7 @@ def _value(node: yaml.Node, location: Location, name: str, document: Document) -
     if node.tag == _INT and _DECIMAL.match(node.value):
         return int(node.value)
     message = "has no value: give one, or leave the key out" if node.tag == _NULL else "has a tag; none is used here"
-    document.faults.append(Fault(Place(name, node.start_mark.line + 1), dotted(location), message))
+    document.faults.append(Fault(SourceLocation(name, node.start_mark.line + 1), dotted(location), message))
     return MISSING
 
 
@@ -159,7 +161,7 @@ def _mapping(node: yaml.MappingNode, location: Location, name: str, document: Do
     """The mapping's values by key; of a key given twice, the first."""
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        place = Place(name, key_node.start_mark.line + 1)
+        place = SourceLocation(name, key_node.start_mark.line + 1)
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TEXT:
             message = "has a key that is not text: put it in quotes"
             document.faults.append(Fault(place, dotted(location), message))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from proxy.settings.loading.faults import Fault, Location, Places, fault_at, place_of
+from proxy.settings.loading.faults import Fault, Location, SourceLocations, fault_at, place_of
 from proxy.settings.loading.marked_yaml import MISSING
 from proxy.settings.model import closest
 from proxy.settings.units import InvalidValue
@@ -115,7 +115,7 @@ def read_secret_file(value: str) -> str:
 class Substitution:
     """Walks values, replacing text; keeps where it did (`touched`), from which files, and what was wrong."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: SourceLocations) -> None:
         self.places = places
         self.touched: set[Location] = set()
         self.files: dict[Location, str] = {}

@@ -286,6 +286,18 @@ async def test_refunds_beyond_what_is_noted(workers: Workers) -> None:
     assert 600 - 1 + 100 < remaining <= 1000 - 2
 
 
+async def test_script_flush_refund_in_order(workers: Workers) -> None:
+    """After a flush, a user's first refund still counts for their next request."""
+    store = await workers.one()
+    alone = user(Plan("one", (Rate(1, 60.0),)))
+    await workers.server.ask("SCRIPT", "FLUSH")
+    for _ in range(3):
+        admission = await store.admit(alone)
+        admission.refund()
+        admission.lease.release()
+    await store.admit(alone)
+
+
 async def test_script_flush(workers: Workers) -> None:
     """A server that has forgotten the scripts is told them again, with no error for anybody."""
     store = await workers.one(life_s=0.3)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import select
 from typing import TYPE_CHECKING
 
-import pytest
+import orjson
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.observability.logging import LineWriter, Redactor, configure, pieces
+from proxy.observability.logging import MAX_LINE_BYTES, LineWriter, Redactor, configure, pieces, shorten
 from proxy.server.workers import arbiter_log as journal
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture
-def turn(tmp_path: Path) -> Iterator[int]:
-    descriptor = os.open(tmp_path / "turn", os.O_CREAT | os.O_RDWR)
-    yield descriptor
-    os.close(descriptor)
+    import pytest
 
 
 @given(st.lists(st.integers(0, 3 * select.PIPE_BUF), max_size=12))
@@ -41,20 +34,36 @@ def test_pieces(lengths: list[int]) -> None:
         assert len(piece) <= select.PIPE_BUF or piece.count(b"\n") == 1
 
 
-def test_line_writer_in_turns(tmp_path: Path, turn: int) -> None:
-    """Lines that take turns arrive like others, long ones included, and the turn is given back."""
+def test_line_writer_shared(tmp_path: Path) -> None:
+    """Each line of a shared descriptor arrives, whole where it is short enough to be written at once."""
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    writer = LineWriter(descriptor, turn)
+    writer = LineWriter(descriptor, is_shared=True)
     lines = [b"%d" % number + b"x" * (number * 97 % 9000) for number in range(300)]
     for line in lines:
         writer.write(line)
     writer.close()
     os.close(descriptor)
-    assert (tmp_path / "log").read_bytes().splitlines() == lines
-    fcntl.lockf(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert (tmp_path / "log").read_bytes().splitlines() == [line[:MAX_LINE_BYTES] for line in lines]
 
 
-def test_direct_writer_does_not_wait_for_ever(turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@given(
+    st.dictionaries(st.text(max_size=20), st.text() | st.lists(st.text()), max_size=5),
+    st.text(max_size=5),
+    st.integers(1, 3000),
+)
+def test_shorten(event: dict[str, object], text: str, times: int) -> None:
+    """A line that is too long is cut in its longest values, and stays a JSON object with the same names."""
+    event = {"event": "configuration.refused", **event, "faults": [text + '"\u0000' * times]}
+    line = orjson.dumps(event)
+    shortened = shorten(line)
+    if len(line) <= MAX_LINE_BYTES:
+        assert shortened == line
+    else:
+        assert len(shortened) <= MAX_LINE_BYTES
+        assert list(json.loads(shortened)) == list(event)
+
+
+def test_direct_writer_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that is stuck costs the lines meant for it, not the arbiter; later lines are whole again."""
     monkeypatch.setattr(journal, "WAIT_S", 0.05)
     reading, writing = os.pipe()
@@ -66,7 +75,7 @@ def test_direct_writer_does_not_wait_for_ever(turn: int, monkeypatch: pytest.Mon
         except BlockingIOError:
             break
     os.set_blocking(writing, True)
-    writer = DirectWriter(writing, turn)
+    writer = DirectWriter(writing)
     writer.write(b"lost")
     os.read(reading, filler)
     writer.write(b"kept")
@@ -78,24 +87,20 @@ def test_direct_writer_does_not_wait_for_ever(turn: int, monkeypatch: pytest.Mon
     os.close(writing)
 
 
-def test_direct_writer_ends_a_torn_line(turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long line that a stuck reader took half of does not run into the next."""
-    monkeypatch.setattr(journal, "WAIT_S", 0.05)
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    writer = DirectWriter(writing, turn)
-    writer.write(b"x" * 6000)
-    assert os.read(reading, 65536) == b"x" * 4096
-    writer.write(b"next")
-    assert os.read(reading, 65536) == b"\nnext\n"
-    os.close(reading)
-    os.close(writing)
+def test_direct_writer_shortens(tmp_path: Path) -> None:
+    """A line that could not be written at once is cut."""
+    descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    DirectWriter(descriptor).write(orjson.dumps({"event": "configuration.refused", "faults": ["x" * 9000]}))
+    os.close(descriptor)
+    line = (tmp_path / "log").read_bytes()
+    assert len(line) <= select.PIPE_BUF
+    assert json.loads(line)["event"] == "configuration.refused"
 
 
-def test_journal_speaks_as_all_lines_do(tmp_path: Path, turn: int) -> None:
+def test_journal_speaks_as_all_lines_do(tmp_path: Path) -> None:
     """Gunicorn's words are one JSON line each; what it chats about is for who debugs it; a failure says where."""
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    configure(format_="json", level="info", redactor=Redactor(), writer=DirectWriter(descriptor, turn), worker="1-0")
+    configure(format_="json", level="info", redactor=Redactor(), writer=DirectWriter(descriptor), worker="1-0")
     log = ArbiterLog()
     try:
         log.info("Booting worker with pid: %s", 7)

@@ -1,4 +1,4 @@
-"""Metrics added up over workers, and what is kept of one that died."""
+"""Metrics summed over workers, and the counters of workers that ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
+import structlog
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observability.metrics import Metrics
-from proxy.server.workers.counter_files import CounterFile, add, counts, left_behind, read, render, take
+from proxy.server.workers.counter_files import CounterFile, add, counts, read, read_file, render, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,55 +69,49 @@ def test_add() -> None:
     assert summed["forward_sse_active_streams", (("upstream", "main"),)] == 3
 
 
-def test_figures_survive_json() -> None:
+def test_families_survive_json() -> None:
     """What another worker is told is what was taken."""
     taken = families(worker(active=1))
     assert read(orjson.loads(orjson.dumps(taken))) == taken
 
 
 @pytest.mark.parametrize("data", [None, 1, "x", [1], [{}], {"name": 1}, [{"name": "a", "samples": 3}], [[["a"]]]])
-def test_read_refuses_what_is_no_figures(data: object) -> None:
-    """Whatever a sibling answers, it is figures or a ValueError."""
-    with pytest.raises(ValueError, match="figures"):
+def test_read_refuses_other_values(data: object) -> None:
+    """Whatever a worker answers, it is read as metrics or a ValueError."""
+    with pytest.raises(ValueError, match="metrics"):
         read(data)
 
 
-def test_ledger_goes_on_from_its_predecessor(tmp_path: Path) -> None:
-    """Counts of the dead are inherited once, however often; states are not."""
-    first = worker(requests=2, active=5)
-    ledger = CounterFile(tmp_path, "a", first.registry.collect)
-    ledger.keep(ledger.current())
+def test_counter_file_starts_from_the_last_workers(tmp_path: Path) -> None:
+    """Counters of replaced workers are added once, however often they are collected; gauges are not."""
+    CounterFile(tmp_path, "a", worker(requests=2, active=5).registry.collect).collect()
     for _ in range(3):
-        second = worker(requests=1)
-        ledger = CounterFile(tmp_path, "a", second.registry.collect)
-        ledger.keep(ledger.current())
+        counters = CounterFile(tmp_path, "a", worker(requests=1).registry.collect)
+        counters.collect()
+        counters.collect()
 
-    kept = values(render(left_behind(tmp_path / "a.figures")))
+    kept = values(render(read_file(tmp_path / "a.counters")))
     key = "forward_sse_requests_total", (("ending", "complete"), ("status", "200"), ("upstream", "main"))
     assert kept[key] == 5
     assert kept["forward_sse_stream_duration_seconds_count", (("upstream", "main"),)] == 5
     assert not [name for name, _ in kept if "active_streams" in name]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.figures"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.counters"]
 
 
-def test_ledger_writes_only_what_is_new(tmp_path: Path) -> None:
-    """An idle worker does not write the same again."""
-    metrics = worker()
-    ledger = CounterFile(tmp_path, "a", metrics.registry.collect)
-    ledger.keep(ledger.current())
-    (tmp_path / "a.figures").unlink()
-    ledger.keep(ledger.current())
-    assert not (tmp_path / "a.figures").exists()
-    metrics.limits_store_failed()
-    ledger.keep(ledger.current())
-    assert (tmp_path / "a.figures").exists()
+def test_counter_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A directory that is gone costs the counters of a worker that ends, not the scrape."""
+    metrics = worker(requests=2)
+    counters = CounterFile(tmp_path / "gone", "a", metrics.registry.collect)
+    with structlog.testing.capture_logs() as lines:
+        assert counters.collect() == families(metrics)
+    assert [line["event"] for line in lines] == ["counters.not_written"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"a":1}', b"\xff"])
-def test_left_behind_unreadable(tmp_path: Path, data: bytes) -> None:
+def test_read_file_unreadable(tmp_path: Path, data: bytes) -> None:
     """A file that is broken costs its counts, not the scrape."""
-    (tmp_path / "a.figures").write_bytes(data)
-    assert left_behind(tmp_path / "a.figures") == []
+    (tmp_path / "a.counters").write_bytes(data)
+    assert read_file(tmp_path / "a.counters") == []
 
 
 def test_counts_only_grow() -> None:

@@ -33,7 +33,6 @@ def names(ground: SharedSockets) -> list[tuple[str, int]]:
 def leave(*grounds: SharedSockets) -> None:
     for ground in grounds:
         ground.stop_listening()
-        os.close(ground.turn)
         ground.remove()
 
 
@@ -52,7 +51,6 @@ def test_prepare_from_nothing(tmp_path: Path) -> None:
     with socket.create_connection(names(ground)[0]), socket.create_connection(names(ground)[1]):
         pass
     assert not any(sock.get_inheritable() for sock in (*ground.listen, *ground.admin_listen))
-    assert not os.get_inheritable(ground.turn)
     assert ground.directory.stat().st_mode & 0o777 == 0o700
     directory = ground.directory
     leave(ground)
@@ -75,7 +73,6 @@ def test_take_over(tmp_path: Path) -> None:
     first.stop_listening()
     with socket.create_connection(names(second)[0]):
         pass
-    os.close(first.turn)
     leave(second)
 
 
