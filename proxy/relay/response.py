@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.model import Ending
 from proxy.protocol.sse_observer import PING
@@ -134,6 +134,9 @@ class RelayResponse(web.StreamResponse):
             # Anything unsent pauses the upstream. uvloop then writes at once, too, not in the next turn of its loop.
             # The transports of TLS pause at their mark, not above it.
             transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
+        if hdrs.UPGRADE in request.headers:
+            # aiohttp loses what stands behind such a request in the same read: the client is to send it again.
+            self.force_close()
         await self.prepare(request)
 
     async def run(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import http_exceptions, web
+from aiohttp import hdrs, http_exceptions, web
 
 from proxy.dialects import DIALECTS
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
@@ -183,6 +183,9 @@ class ClientConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Write the response, within the write timeout; a stream has been written by now, within its own."""
         self._body = None
+        if not resp.prepared and hdrs.UPGRADE in request.headers:
+            # aiohttp loses what stands behind such a request in the same read.
+            resp.force_close()
         is_watched = not resp.prepared and self._may_wait(resp)
         if is_watched:
             self._unsent = -1

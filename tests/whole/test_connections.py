@@ -427,15 +427,16 @@ async def test_via_of_ours_is_a_loop(proxy: Running, upstream: Upstream, via: st
 
 @pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0, HTTP/2.0", "websockets"])
 async def test_upgrade_is_ignored(proxy: Running, upstream: Upstream, upgrade: str) -> None:
-    """An upgrade is neither done nor passed on; the next request on the connection is read as HTTP."""
-    client = await proxy.client()
+    """An upgrade is neither done nor passed on; the connection ends with the response, and says so."""
     for _ in range(2):
+        client = await proxy.client()
         client.write(request(body=BODY, token=token(), fields=(("Connection", "upgrade"), ("Upgrade", upgrade))))
         received = await (await _vendor(upstream)).read_message()
         assert received.get("upgrade") is None
         upstream.peers[0].write(OK)
         answer = await client.read_message()
-        assert (answer.status, answer.body) == (200, b"ok")
+        assert (answer.status, answer.body, answer.get("connection")) == (200, b"ok", "close")
+        await client.closed()
 
 
 async def _vendor(upstream: Upstream) -> Peer:
@@ -640,7 +641,10 @@ async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any]
 async def test_body_behind_an_upgrade(
     proxy: Running, upstream: Upstream, framing: str, body: bytes, cut: int | None
 ) -> None:
-    """A request that asks for another protocol is framed like any other: its body is no next request."""
+    """A request that asks for another protocol is framed like any other: its body is no next request.
+
+    What stands behind it is not served: the response says that the connection ends (RFC 9112 §9.6).
+    """
     head = (
         f"POST /main/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
         f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n{framing}\r\n\r\n"
@@ -650,12 +654,15 @@ async def test_body_behind_an_upgrade(
     size = cut or len(twice)
     for position in range(0, len(twice), size):
         await client.send(twice[position : position + size])
-    for _ in range(2):
-        received = await (await _vendor(upstream)).read_message()
-        assert received.body == (b'{"model": "m"}' if body else b"")
-        assert received.get("upgrade") is None
-        upstream.peers[0].write(OK)
-        assert (await client.read_message()).body == b"ok"
+    received = await (await _vendor(upstream)).read_message()
+    assert received.body == (b'{"model": "m"}' if body else b"")
+    assert received.get("upgrade") is None
+    upstream.peers[0].write(OK)
+    answer = await client.read_message()
+    assert (answer.body, answer.get("connection")) == (b"ok", "close")
+    await client.closed()
+    assert len(upstream.peers) == 1
+    await passes(lambda: [line["status"] for line in proxy.lines() if line["event"] == "exchange.settled"] == [200])
 
 
 async def test_upgrade_with_a_framing_of_its_own(proxy: Running, upstream: Upstream) -> None:

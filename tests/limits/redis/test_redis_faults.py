@@ -500,7 +500,7 @@ async def test_credentials() -> None:
 
 async def test_least_privileges(workers: Workers) -> None:
     """The commands and keys that the documentation names are all that a user of the server needs."""
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     granted = sorted(set(re.findall(r"[`\s](\+[a-z]+)(?=[`\s])", page)))
     assert {"+evalsha", "+pexpireat"} <= set(granted)
     await workers.server.ask(
