@@ -14,7 +14,7 @@ from proxy.app import BUILDER, connection_options, make_admin_app, make_app, rel
 from proxy.handlers import SERVICE
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
-from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening, stop_handshakes
+from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
 from proxy.settings.listener_tls import make_server_context
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from proxy.settings import Address, Settings
 
 # Where heads have no deadline: how long a TLS handshake may take.
-_TLS_HANDSHAKE_S: Final = 60.0
-# Before the listener closes: time for TCP handshakes that are under way, a round trip within a region.
-_HANDSHAKE_S: Final = 0.02
+_HANDSHAKE_S: Final = 60.0
 # After the listener closed: time for the requests of connections that were accepted last.
 _ARRIVING_S: Final = 1.0
 # After the last stream was ended: time for its last bytes to leave.
@@ -140,7 +138,8 @@ class Server:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
         service = self.service
         service.is_draining = True
-        await self._stop_listening()
+        for server in self._public:
+            server.close()
         if timeout_s is None:
             timeout_s = self.app[BUILDER].settings.drain_timeout_s
         structlog.get_logger().info("drain.started", streams=len(service.exchanges.live()), timeout_s=timeout_s)
@@ -154,48 +153,17 @@ class Server:
                 await service.exchanges.idle()
         structlog.get_logger().info("drain.finished", streams_ended=ended)
 
-    async def _stop_listening(self) -> None:
-        """Close the listeners, and accept first what is in their queues: to their clients, these are connected."""
-        accepted: list[socket.socket] = []
-        with contextlib.ExitStack() as closing:
-            listeners = [closing.enter_context(sock.dup()) for server in self._public for sock in server.sockets]
-            if self._place is None:
-                # Among several workers only the arbiter knows whether another generation listens on.
-                for sock in listeners:
-                    stop_handshakes(sock)
-            await asyncio.sleep(_HANDSHAKE_S)
-            for server in self._public:
-                server.close()
-            for sock in listeners:
-                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-                # The queue is empty, or there are no descriptors left.
-                with contextlib.suppress(OSError):
-                    while len(accepted) < BACKLOG:
-                        accepted.append(sock.accept()[0])
-        loop = asyncio.get_running_loop()
-        options = self._tls_options(self._tls)
-        try:
-            async with asyncio.timeout(_ARRIVING_S):
-                # Together: with TLS each lasts as long as its client's handshake. One that is reset is no fault.
-                await asyncio.gather(
-                    *(loop.connect_accepted_socket(self._connection, sock, **options) for sock in accepted),
-                    return_exceptions=True,
-                )
-        except TimeoutError:
-            return
-
     async def _serve_accepted(self) -> None:
         """Give the first requests of connections that were accepted before the drain the time to arrive.
 
         A load balancer cannot retry them on another node. Bounded, because some never send any.
         """
         until_s = self.service.timers.now() + _ARRIVING_S
-        while self.service.timers.now() < until_s:
-            # First of all: the loop makes a connection of what it accepted a little later.
+        # Asked, not told: this is once in a worker's life, and telling would cost every answer.
+        while self.service.timers.now() < until_s and not all(  # noqa: ASYNC110 - as said
+            getattr(connection, "has_answered", True) for connection in self.connections
+        ):
             await asyncio.sleep(_ARRIVING_S / 20)
-            # Asked, not told: this is once in a worker's life, and telling would cost every answer.
-            if all(getattr(connection, "has_answered", True) for connection in self.connections):
-                return
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
@@ -259,12 +227,12 @@ class Server:
         self, sock: socket.socket, connection: Callable[[], ClientConnection], tls: ssl.SSLContext | None
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        return await loop.create_server(connection, sock=sock, backlog=BACKLOG, **self._tls_options(tls))
-
-    def _tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
         if tls is None:
-            return {}
-        return {"ssl": tls, "ssl_handshake_timeout": self._timeouts.header_s or _TLS_HANDSHAKE_S}
+            return await loop.create_server(connection, sock=sock, backlog=BACKLOG)
+        header_s = self._timeouts.header_s
+        return await loop.create_server(
+            connection, sock=sock, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=header_s or _HANDSHAKE_S
+        )
 
     async def _replace_tls(self, tls: ssl.SSLContext | None) -> None:
         """Take new connections with another context; nobody who connects meanwhile is refused."""

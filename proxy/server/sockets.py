@@ -5,12 +5,8 @@ What is asked about a client's does nothing where the system has no such thing.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import socket
-import struct
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,19 +21,6 @@ _NOTSENT_BYTES = 64 * 1024
 # Connections of a burst, as after a network failure, wait here. The system has a cap of its own.
 BACKLOG = 4096
 _EVERY = "::"
-# Linux, socket(7). A filter of a TCP socket sees its packets from the TCP header on, whose byte 13 has the flags.
-_SO_ATTACH_FILTER = 26
-_FLAGS_BYTE, _SYN = 13, 0x02
-_LOAD_BYTE, _JUMP_IF_SET, _RETURN = 0x30, 0x45, 0x06
-_DROP_SYN = b"".join(
-    struct.pack("=HBBI", *instruction)
-    for instruction in (
-        (_LOAD_BYTE, 0, 0, _FLAGS_BYTE),
-        (_JUMP_IF_SET, 0, 1, _SYN),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, 0xFFFFFFFF),
-    )
-)
 
 
 def format_address(address: tuple[str, int] | None) -> str | None:
@@ -86,23 +69,6 @@ def listening(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
-
-
-def stop_handshakes(sock: socket.socket) -> None:
-    """Drop the SYN of every client that connects from now on; completed connections can still be accepted.
-
-    Closing a listener resets the connections in its accept queue: to their clients they are established, and may carry
-    a request already. A client whose SYN is dropped has sent nothing; it sends the SYN again within a second, and is
-    refused if the listener is closed by then. It holds for every process that shares the socket, and cannot be undone
-    (Linux; elsewhere nothing happens).
-    """
-    if sys.platform != "linux":
-        return
-    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
-    filter_ = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
-    # A system may forbid it: then it is as elsewhere.
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
 def enable_keepalive(sock: socket.socket | None) -> None:

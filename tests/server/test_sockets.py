@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 
 import pytest
 
-from proxy.server.sockets import listening, stop_handshakes
+from proxy.server.sockets import listening
 
 WAIT_S = 30.0
 # Far longer than a loopback answers in, and shorter than the second after which a client asks again.
@@ -80,30 +79,3 @@ def test_listening_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", no_ipv6)
     with pytest.raises(OSError, match=r"cannot listen on \[::\]:8080: this machine has no IPv6"):
         listening("::", 8080)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing happens elsewhere")
-def test_stop_handshakes(listener: socket.socket) -> None:
-    """A client that was connected before is served; a later one is not answered, and refused after the close."""
-    address = listener.getsockname()[:2]
-    with listener, connected(listener) as early:
-        early.sendall(b"request")
-        stop_handshakes(listener)
-        with pytest.raises(TimeoutError):
-            connected(listener, SILENCE_S)
-        accepted, _ = listener.accept()
-        with accepted:
-            assert accepted.recv(100) == b"request"
-            listener.close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address, timeout=WAIT_S)
-            accepted.sendall(b"answer")
-            assert early.recv(100) == b"answer"
-
-
-def test_stop_handshakes_is_allowed_to_fail(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no filters, everything is as it was."""
-    monkeypatch.setattr("proxy.server.sockets._SO_ATTACH_FILTER", 9999)
-    stop_handshakes(listener)
-    with listener, connected(listener):
-        pass

@@ -201,7 +201,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT002 - gunicorn's signature
         """Have every worker drain, end their streams at a second signal, and kill those left at the timeout."""
         self._is_stopping = True
-        self.app.shared.stop_listening(for_good=self.is_last)
+        self.app.shared.stop_listening()
         drain_s = self.app.settings.drain_timeout_s or 0.0
         limit_s = time.monotonic() + (drain_s if graceful else 0.0) + EXIT_TIMEOUT_S
         number = signal.SIGTERM if graceful else signal.SIGQUIT

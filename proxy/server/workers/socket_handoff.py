@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
 
-from proxy.server.sockets import listening, stop_handshakes
+from proxy.server.sockets import listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,10 +99,8 @@ class SharedSockets:
             listeners.append((role, address, [sock.fileno() for sock in sockets]))
         return orjson.dumps({"directory": str(self.directory), "listeners": listeners}).decode()
 
-    def stop_listening(self, *, for_good: bool) -> None:
-        """Close this process's sockets. For good: no other generation listens on, and no connection is to be lost."""
-        for sock in self.listen if for_good else ():
-            stop_handshakes(sock)
+    def stop_listening(self) -> None:
+        """Close this process's sockets."""
         for sock in (*self.listen, *self.admin_listen):
             sock.close()
 

@@ -32,7 +32,7 @@ def names(ground: SharedSockets) -> list[tuple[str, int]]:
 
 def leave(*grounds: SharedSockets) -> None:
     for ground in grounds:
-        ground.stop_listening(for_good=True)
+        ground.stop_listening()
         ground.remove()
 
 
@@ -70,7 +70,7 @@ def test_take_over(tmp_path: Path) -> None:
     second = SharedSockets.prepare(settings(tmp_path), handed(first))
     assert names(second) == names(first)
     assert second.directory == first.directory
-    first.stop_listening(for_good=False)
+    first.stop_listening()
     with socket.create_connection(names(second)[0]):
         pass
     leave(second)
