@@ -159,11 +159,12 @@ class Server:
         A load balancer cannot retry them on another node. Bounded, because some never send any.
         """
         until_s = self.service.timers.now() + _ARRIVING_S
-        # Asked, not told: this is once in a worker's life, and telling would cost every answer.
-        while self.service.timers.now() < until_s and not all(  # noqa: ASYNC110 - as said
-            getattr(connection, "has_answered", True) for connection in self.connections
-        ):
+        while self.service.timers.now() < until_s:
+            # First of all: the loop makes a connection of what it accepted a little later.
             await asyncio.sleep(_ARRIVING_S / 20)
+            # Asked, not told: this is once in a worker's life, and telling would cost every answer.
+            if all(getattr(connection, "has_answered", True) for connection in self.connections):
+                return
 
     async def close(self) -> None:
         """End everything that is left: connections, key set fetches, the store."""
