@@ -1,6 +1,6 @@
 """`python -m proxy` is `forward-sse`."""
 
-from proxy.cli import main
+from proxy.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,10 @@ a token, a key, a host of ours, or anything the client sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
+
+if TYPE_CHECKING:
+    from proxy.dialects import Dialect
 
 Blame = Literal["client", "upstream", "proxy"]
 Field = tuple[bytes, bytes]
@@ -291,14 +294,6 @@ class OverloadedError(ProxyError):
     status, code, message = 503, "overloaded", "The proxy has no room for another connection; try again."
 
 
-class ErrorShape(Protocol):
-    """How a dialect words an error: JSON for an answer, an event for a stream that is already running."""
-
-    def error_body(self, error: ProxyError) -> bytes:
-        """The JSON body of an answer that is ours."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An answer that is ours, ready to be written."""
@@ -316,7 +311,7 @@ DEFAULT_RETRY_AFTER_S = 1.0
 LONGEST_RETRY_S = 60
 
 
-def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
+def refusal(error: ProxyError, dialect: Dialect) -> Refusal:
     """Make the one answer that an error has, in the dialect of the upstream that was asked for.
 
     401 always has `WWW-Authenticate`, 405 `Allow`, 415 `Accept-Encoding`, 429 and 503 `Retry-After` in whole seconds,
@@ -338,7 +333,7 @@ def refusal(error: ProxyError, shape: ErrorShape) -> Refusal:
         fields.append((b"Retry-After", b"%d" % seconds))
         if seconds > LONGEST_RETRY_S:
             fields.append((b"X-Should-Retry", b"false"))
-    return Refusal(error.status, tuple(fields), shape.error_body(error))
+    return Refusal(error.status, tuple(fields), dialect.error_body(error))
 
 
 def retry_after(error: ProxyError) -> int | None:

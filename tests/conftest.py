@@ -14,10 +14,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from proxy.app import App
-from proxy.config_file import load
-from proxy.logs import Redactor, configure
-from proxy.server import new_event_loop
+from proxy.observability.logging import Redactor, configure
+from proxy.server.listen import Server
+from proxy.server.run import new_event_loop
+from proxy.settings.loading import load
 from tests.peers import WAIT_S, Peer, Upstream, connect
 
 if TYPE_CHECKING:
@@ -66,20 +66,21 @@ default_upstream: main
 class Running:
     """An app that runs in the test's loop, and what the tests ask it."""
 
-    def __init__(self, app: App, log: Path) -> None:
-        self.app = app
+    def __init__(self, server: Server, log: Path) -> None:
+        self.server = server
+        self.service = server.service
         self._log = log
         self._peers: list[Peer] = []
 
     @property
     def address(self) -> tuple[str, int]:
-        assert self.app.listen is not None
-        return self.app.listen
+        assert self.server.listen is not None
+        return self.server.listen
 
     @property
     def admin_address(self) -> tuple[str, int]:
-        assert self.app.admin_listen is not None
-        return self.app.admin_listen
+        assert self.server.admin_listen is not None
+        return self.server.admin_listen
 
     async def client(self, *, receive_buffer: int | None = None) -> Peer:
         return await self._connect(self.address, receive_buffer)
@@ -89,23 +90,27 @@ class Running:
 
     async def _connect(self, address: tuple[str, int], receive_buffer: int | None) -> Peer:
         peer = await connect(address, receive_buffer=receive_buffer)
-        self._peers.append(peer)
+        self.note(peer)
         return peer
+
+    def note(self, peer: Peer) -> None:
+        """Have a client leave when the test ends."""
+        self._peers.append(peer)
 
     async def close(self) -> None:
         """Leave as every client, then close the app."""
         for peer in self._peers:
             await peer.gone()
-        await self.app.close()
+        await self.server.close()
 
     async def idle(self) -> None:
         """Wait until no exchange runs."""
         async with asyncio.timeout(WAIT_S):
-            await self.app.pipeline.idle()
+            await self.service.exchanges.idle()
 
     @property
     def leases_held(self) -> int:
-        return self.app.store.leases_held
+        return self.service.store.leases_held
 
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:
         """The lines of that many exchanges, once they are written."""
@@ -152,9 +157,9 @@ async def starter(tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Ups
         async def begin(more: str = "", *, config: str = CONFIG, **overrides: Any) -> Running:
             path = tmp_path / "proxy.yaml"
             path.write_text(config.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more)
-            app = App(load(path, {}, overrides=overrides), log_file[1])
-            await app.open()
-            running = Running(app, log_file[0])
+            server = Server(load(path, {}, overrides=overrides), log_file[1])
+            await server.open()
+            running = Running(server, log_file[0])
             stack.push_async_callback(running.close)
             return running
 

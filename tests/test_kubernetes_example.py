@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from proxy.config_file import load
+from proxy.settings.loading import load
 
 EXAMPLE = Path(__file__).parent.parent / "config/examples/kubernetes.yaml"
 # The oldest that a managed cluster still offers, and the newest that the validator knows.

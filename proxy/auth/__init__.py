@@ -1,1 +1,11 @@
-"""Who is asking: issuers and their keys, API keys, where credentials stand."""
+"""Who is asking: verifies JWTs and API keys, and keeps each issuer's key set fresh.
+
+A credential enters, found in a request's head, query or envelope by `find_credential`; a `Principal` leaves, or a 401,
+403 or 503 error. `repeats_credential` and `strip_query` keep the credential out of what is forwarded. Nothing here
+knows about requests, limits or upstreams.
+"""
+
+from proxy.auth.authenticator import Authenticator
+from proxy.auth.credentials import find_credential, repeats_credential, strip_query
+
+__all__ = ["Authenticator", "find_credential", "repeats_credential", "strip_query"]

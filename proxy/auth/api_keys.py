@@ -16,7 +16,7 @@ _NOBODY: Final = bytes(_DIGEST_BYTES)
 
 
 class ApiKeyOwner(NamedTuple):
-    """Whose key it is; `plan_name` as the operator wrote it, None where nothing was written."""
+    """The owner of an API key; `plan_name` is None where the configuration names none."""
 
     user: str
     plan_name: str | None
@@ -51,7 +51,7 @@ class ApiKeys:
         return len(self._owners)
 
     def find(self, key: str) -> ApiKeyOwner | None:
-        """The owner of a key, or None; takes the same steps for a hit and for a miss. Never raises."""
+        """Return the owner of a key, or None; takes the same steps for a hit and for a miss. Never raises."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         known_digest, owner = self._owners.get(digest, (_NOBODY, None))
         return owner if hmac.compare_digest(digest, known_digest) else None

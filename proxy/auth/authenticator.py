@@ -1,4 +1,4 @@
-"""Who is asking: from the credential that a request carries to a principal.
+"""Authenticates a request: turns the credential that it carries into a principal.
 
 The one entry to this room. It chooses by the credential's shape, exactly once: an API key is never tried as a token
 nor a token as an API key, so a failure in one way cannot become a success in the other.
@@ -11,20 +11,20 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth import jws
+from proxy.auth import tokens as jws
 from proxy.auth.api_keys import API_KEY_PREFIX
 from proxy.auth.credentials import MAX_CREDENTIAL_BYTES
 from proxy.auth.issuers import verify
 from proxy.errors import InvalidTokenError, ProxyError
-from proxy.exchange import Principal
+from proxy.model import Principal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from proxy.auth.api_keys import ApiKeys
     from proxy.auth.issuers import Claims, Issuer
-    from proxy.auth.keysets import KeySource
-    from proxy.exchange import Plan
+    from proxy.auth.key_sets import KeySource
+    from proxy.model import Plan
 
 API_KEY_ISSUER: Final = "key"
 DEFAULT_PLAN: Final = "default"
@@ -34,7 +34,7 @@ _digest: Final = hashlib.blake2b
 
 
 class _Verified(NamedTuple):
-    """A token that was good: for whom, until when, and by which state of which keys."""
+    """A cached, verified token: its principal, its expiry, and the keys' generation that verified it."""
 
     principal: Principal
     refused_from: float
@@ -43,7 +43,7 @@ class _Verified(NamedTuple):
 
 
 class Authenticator:
-    """Turns credentials into principals, by API keys and by any number of issuers.
+    """Authenticates credentials against API keys and any number of JWT issuers.
 
     Verified tokens are remembered: by digest, so that no live token lies in memory; at most `cache_entries`, the oldest
     going first; only good ones, so that nobody without a token can fill it. Each hit is checked for the token's
@@ -59,7 +59,7 @@ class Authenticator:
         cache_entries: int = 10_000,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take what the operator configured.
+        """Store the configured issuers and API keys; `open` starts them.
 
         Args:
             issuers: Each with its own keys and a name of its own.
@@ -87,7 +87,7 @@ class Authenticator:
 
     @property
     def key_sources(self) -> Mapping[Hashable, KeySource]:
-        """The issuers' keys by their `settings_key`: what a reload may hand to the next authenticator."""
+        """The issuers' key sources by their `settings_key`; a reload passes them to the next authenticator."""
         return {issuer.keys.settings_key: issuer.keys for issuer in self._issuers.values()}
 
     async def open(self) -> None:
@@ -100,8 +100,8 @@ class Authenticator:
         for issuer in self._issuers.values():
             await issuer.keys.close()
 
-    def recall(self, token: str) -> Principal | None:
-        """The principal of a token that was verified before and is still good, else None; never raises."""
+    def cached_principal(self, token: str) -> Principal | None:
+        """Return the principal of a token that was verified before and has not expired, else None; never raises."""
         if not token.isascii() or len(token) > MAX_CREDENTIAL_BYTES:
             return None
         digest = _digest(token.encode()).digest()
@@ -114,7 +114,7 @@ class Authenticator:
         return None
 
     async def authenticate(self, token: str) -> Principal:
-        """The principal of a credential, from whichever place in the request.
+        """Verify a credential, wherever in the request it stood, and return its principal.
 
         Waits only for a key set, and only where no loaded key has the token's `kid`; cancelling is safe.
 
@@ -135,7 +135,7 @@ class Authenticator:
             raise InvalidTokenError from None
 
     def authenticate_api_key(self, token: str) -> Principal:
-        """The principal of an API key, and of nothing else.
+        """Look up an API key, and return its principal; a JWT is refused.
 
         Raises:
             InvalidTokenError: Not one of ours.
@@ -147,7 +147,7 @@ class Authenticator:
         return Principal(API_KEY_ISSUER, owner.user, self._plan((owner.plan_name,) if owner.plan_name else ()))
 
     def problems(self) -> tuple[str, ...]:
-        """The issuers whose tokens cannot be judged now, because no keys of theirs are loaded, each with the reason.
+        """List the issuers whose tokens cannot be verified now, because none of their keys is loaded, with the reason.
 
         The words may be shown to anybody.
         """
@@ -158,7 +158,7 @@ class Authenticator:
         )
 
     def is_ready(self) -> bool:
-        """False only where no configured way of authenticating works."""
+        """Return False only where no configured way of authenticating works."""
         return len(self._api_keys) > 0 or any(issuer.keys.is_loaded for issuer in self._issuers.values())
 
     async def _authenticate_token(self, token: str) -> Principal:
@@ -186,5 +186,5 @@ class Authenticator:
             self._cache.popitem(last=False)
 
     def _plan(self, names: Sequence[str]) -> Plan:
-        """The first plan that is configured; a user's other roles and groups are no plans."""
+        """Return the first named plan that is configured; a user's other roles and groups are no plans."""
         return self._plans[next((name for name in names if name in self._plans), DEFAULT_PLAN)]

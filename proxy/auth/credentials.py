@@ -1,4 +1,4 @@
-"""Where a caller's credential stands in a request, for each vendor's SDK, and how it is kept from leaving.
+"""Finds the caller's credential in a request, where each vendor's SDK puts it, and keeps it from being forwarded.
 
 Pure: reads a request head, raises refusals. Whether the credential is any good is the authenticator's business; taking
 the header fields that carried it off the forwarded request is the route's.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.auth.jws import MAX_TOKEN_CHARS
+from proxy.auth.tokens import MAX_TOKEN_CHARS
 from proxy.errors import InvalidRequestError, InvalidTokenError
-from proxy.protocol.fields import SERVER_CREDENTIALS, fold
+from proxy.protocol.header_fields import SERVER_CREDENTIALS, fold
 from proxy.protocol.paths import query_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from proxy.exchange import RequestHead
+    from proxy.model import RequestHead
 
 # Longer ones are refused before anything is parsed.
 MAX_CREDENTIAL_BYTES: Final = MAX_TOKEN_CHARS
@@ -34,7 +34,7 @@ _OWS: Final = b" \t"
 
 
 def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> str | None:
-    """The one credential that a request carries, or None where it carries none.
+    """Return the one credential that a request carries, or None.
 
     Looks in `Authorization: Bearer`, in the vendors' key fields, in `?key=` for gemini and, where the operator
     allows it, in `?access_token=` (RFC 6750 §2.3). The same credential in several places is fine; an authorization
@@ -48,11 +48,11 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
     index = head.index
     if not (index.repeated or head.query) and index.keys().isdisjoint(_KEY_FIELDS):
         # As in nearly every request, this one field is all that can carry one.
-        bearer = _bearer(index.single(b"authorization"))
+        bearer = _bearer(index.get(b"authorization"))
         return None if bearer is None else bearer.decode("ascii")
     if b"authorization" in index.repeated:
         raise InvalidRequestError("There is more than one Authorization field.")
-    bearer = _bearer(index.single(b"authorization"))
+    bearer = _bearer(index.get(b"authorization"))
     found = set() if bearer is None else {bearer}
     for name in _KEY_FIELDS:
         found.update(_checked(key) for value in index.every(name) if (key := value.strip(_OWS)))
@@ -64,7 +64,7 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
 
 
 def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
-    """The query without the members that can carry a caller's credential; every other byte stays, in order.
+    """Remove the query members that can carry a caller's credential; every other byte stays, in order.
 
     `access_token` goes in any case, `key` for gemini. A query of which nothing is left is None.
     """
@@ -79,7 +79,7 @@ def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
 
 
 def repeats_credential(values: Iterable[bytes], head: RequestHead, passcode: str | None = None) -> bool:
-    """Whether one of the values that are about to leave holds what the caller may have authenticated with.
+    """Check whether a value that would be forwarded contains the caller's credential.
 
     `passcode` is that of the envelope which the request carries. The head is read once, however many values there are.
 
@@ -98,7 +98,7 @@ def repeats_credential(values: Iterable[bytes], head: RequestHead, passcode: str
 
 
 def _bearer(value: bytes | None) -> bytes | None:
-    """The token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
+    """Return the token of an `Authorization` value, None for another scheme (RFC 9110 §11.1: schemes have no case)."""
     if value is None:
         return None
     value = value.strip(_OWS)
@@ -139,7 +139,7 @@ def _credential_names(*, gemini: bool) -> frozenset[bytes]:
 
 
 def _name(member: bytes) -> bytes:
-    """The decoded name of a query member: `access%5Ftoken` is the same name to whoever parses it behind us."""
+    """Decode the name of a query member: to an upstream's parser `access%5Ftoken` is the same name."""
     name = member.partition(b"=")[0]
     return unquote_to_bytes(name) if b"%" in name else name
 

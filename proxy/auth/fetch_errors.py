@@ -1,4 +1,4 @@
-"""Why a key set could not be fetched: what went wrong in the HTTP client, in words for operators.
+"""Explains to operators why a key set could not be fetched: translates the HTTP client's errors.
 
 Pure. Each error has two texts: the reason may stand in `/readyz`, which anybody can read, so it holds no host, path or
 words of the server's; the detail is for the log alone, and holds such words only shortened and escaped.
@@ -28,7 +28,7 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYE
 
 
 class KeyFetchError(Exception):
-    """The key set could not be got; `reason` may be shown to anybody, `in_full` to operators."""
+    """The key set could not be fetched; `reason` may be shown to anybody, `in_full` to operators."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -37,20 +37,20 @@ class KeyFetchError(Exception):
 
 
 def transport_error(what: str, error: aiohttp.ClientError | OSError) -> KeyFetchError:
-    """The HTTP client's error as one of ours; `what` is the document that was asked for. Quotes no answer."""
+    """Translate the HTTP client's error; `what` is the requested document. Quotes no response."""
     reason, detail = _cause(error)
     return KeyFetchError(f"{what}: {reason}", detail)
 
 
 def redirect_error(what: str, status: int, location: str | None) -> KeyFetchError:
-    """The error for an answer that points elsewhere; the log shows where to, without query, fragment and user."""
+    """Make the error for a redirect; the log shows its target, without query, fragment and user."""
     target = re.split(r"[?#]", location or "", maxsplit=1)[0]
     detail = f"to {quoted(_AUTHORITY_USER.sub('//', target))}" if target else ""
     return KeyFetchError(f"{what}: a redirect (status {status}), which is not followed", detail)
 
 
 def quoted(value: object) -> str:
-    """A text of a foreign document for a log line: shortened, escaped, in quotes; anything else is not shown."""
+    """Quote a text of a foreign document for a log line, shortened and escaped; another type is not shown."""
     if not isinstance(value, str):
         return "no text"
     return json.dumps(value if len(value) <= _QUOTED_CHARS else value[:_QUOTED_CHARS] + "…")

@@ -1,4 +1,4 @@
-"""What an issuer's entry demands of an access token, and the verdict on one (RFC 7519, RFC 8725, RFC 9068).
+"""Verifies an access token by its issuer's configuration (RFC 7519, RFC 8725, RFC 9068).
 
 Signatures are PyJWT's and cryptography's; every comparison of claims is ours, because PyJWT makes `exp`, `aud` and
 `iss` optional and once compared issuers by substring (CVE-2024-53861). Identity is `iss` with the user claim.
@@ -19,9 +19,9 @@ from proxy.errors import ExpiredTokenError, InsufficientScopeError, InvalidToken
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from proxy.auth.jws import Jws
+    from proxy.auth.key_sets import KeySource
     from proxy.auth.keys import VerificationKey
-    from proxy.auth.keysets import KeySource
+    from proxy.auth.tokens import Jws
 
 MAX_USER_CHARS: Final = 256
 # The end of the year 9999: beyond it no date library can show the time, and the token is a mistake.
@@ -45,7 +45,7 @@ class Issuer:
     leeway_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse an entry that would let everyone in or no one.
+        """Refuse a configuration that would accept every token or none.
 
         Raises:
             ValueError: No issuer, audience, algorithm, audience claim or user claim, or an algorithm that is unknown.
@@ -58,7 +58,7 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says about its bearer; `plan_names` in the token's order, empty where it names none."""
+    """The claims of a verified token about its bearer; `plan_names` in the token's order, empty where it names none."""
 
     user: str
     plan_names: tuple[str, ...]
@@ -66,7 +66,7 @@ class Claims:
 
 
 def verify(token: Jws, issuer: Issuer, keys: Collection[VerificationKey], now: float) -> Claims:
-    """Judge a token by its issuer's entry; everything must be right (RFC 8725 §3.3).
+    """Verify a token by its issuer's configuration: signature and every claim (RFC 8725 §3.3).
 
     Pure, and bounded by at most one signature check per key given. The signature comes first: nothing that is said
     about a token's claims is said to who could not sign it.
@@ -127,7 +127,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 def _user(value: object, *, may_be_number: bool) -> str:
-    """The user exactly as claimed: no folding of case or Unicode forms, which would make two users one.
+    """Return the user exactly as claimed: folding case or Unicode forms would make two users one.
 
     A whole number is its text, where it is allowed: the key of a database's row. RFC 7519 §4.1.2 makes `sub` a string.
     Numbers with a fraction or an exponent are refused, because several of them would be one user.
@@ -141,7 +141,7 @@ def _user(value: object, *, may_be_number: bool) -> str:
 
 
 def _plan_names(claims: Mapping[str, Any], claim: str | None) -> tuple[str, ...]:
-    """The plans that a token names: none, one, or a list's members in their order.
+    """Return the plans that a token names: none, one, or a list's members in their order.
 
     The number of names is bounded by the token's own size. `null` counts as absent, also within a list.
     """
@@ -153,7 +153,7 @@ def _plan_names(claims: Mapping[str, Any], claim: str | None) -> tuple[str, ...]
 
 
 def _member(members: Mapping[str, Any], path: str) -> Any:
-    """The member of that very name, else the one at that path of names joined by dots; None where there is neither.
+    """Return the member of that exact name, else the one at that dotted path; None where there is neither.
 
     Names may hold dots themselves (`https://example.com/app_metadata`), so the longest one that is there is tried
     first. What is not an object has no members: such a path leads nowhere, and so does one through `null`.

@@ -1,4 +1,4 @@
-"""Getting an issuer's JWK Set over the network: one attempt, bounded in time and size, no redirects.
+"""Fetches an issuer's JWK Set: one attempt, bounded in time and size, no redirects.
 
 When to fetch, and what an answer or a failure means for the keys in use, is left to `keysets`.
 """
@@ -27,7 +27,7 @@ _DISCOVERY: Final = "discovery document"
 
 @dataclass(frozen=True, slots=True)
 class JwksSource:
-    """Where an issuer's keys are: at `url`, or where its discovery document says (OpenID Connect Discovery §4).
+    """The URL of an issuer's keys: `url`, or the one in its discovery document (OpenID Connect Discovery §4).
 
     `allow_http` lets them come unencrypted from other machines too. `ca_file` replaces the system's authorities.
     """
@@ -53,7 +53,7 @@ class JwksSource:
 
 
 def checked_url(text: str, *, allow_http: bool = False) -> URL:
-    """A URL that keys may come from: https, or http to this machine or as the operator allows; without credentials.
+    """Check a key set's URL: https, or http to this machine or as the operator allows; without credentials.
 
     Checked and fetched by the same parser, so that the two cannot disagree on the host.
 
@@ -69,7 +69,7 @@ def checked_url(text: str, *, allow_http: bool = False) -> URL:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """A session for key fetches; the caller closes it.
+    """Create the HTTP session for key fetches; the caller closes it.
 
     Fetches are minutes apart, so connections are not kept. No cookies, no proxy or netrc from the environment.
     """
@@ -82,7 +82,7 @@ def open_session() -> aiohttp.ClientSession:
 
 
 async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_bytes: int) -> object:
-    """The issuer's JWK Set document, decoded but not looked into.
+    """Fetch the issuer's JWK Set document and decode its JSON; the keys are not checked.
 
     Two requests where the set's place must be discovered first. Does not limit its own time: the caller does, and may
     cancel at any point.
@@ -100,7 +100,7 @@ async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_
 
 
 def discovered_url(document: object, source: JwksSource) -> URL:
-    """Where a discovery document says that its issuer's keys are. Pure.
+    """Return the key set's URL from a discovery document. Pure.
 
     Raises:
         KeyFetchError: The document is another issuer's, or points elsewhere than to an allowed URL.
@@ -127,7 +127,7 @@ def discovered_url(document: object, source: JwksSource) -> URL:
 
 
 async def _trust(source: JwksSource) -> ssl.SSLContext | bool:
-    """What the server's certificate is verified with; a file is read each time, because mounted files are rotated.
+    """Return the TLS context for the key set's server; `ca_file` is read each time, because mounted files are rotated.
 
     It is read in a thread: a bundle of all public authorities takes tens of milliseconds.
     """

@@ -50,12 +50,12 @@ _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"
 
 
 class KeyRefusedError(ValueError):
-    """A key that will not be used; the message says why, and holds nothing of the key."""
+    """A key is not accepted; the message has the reason, and nothing of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A key, the algorithms it is good for, and a fingerprint by which two loads of it are equal."""
+    """A key, the algorithms that it may verify, and a fingerprint by which two loads of it are equal."""
 
     kid: str | None
     algorithms: frozenset[str]
@@ -63,14 +63,14 @@ class VerificationKey:
     material: Any = field(repr=False, compare=False)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
-        """Whether the signature is this key's; False for an algorithm that the key is not bound to."""
+        """Verify a signature; False for an algorithm that the key is not bound to."""
         if algorithm not in self.algorithms:
             return False
         return _VERIFIERS[algorithm].verify(signing_input, self.material, signature)
 
 
 def check_algorithms(algorithms: Iterable[str]) -> frozenset[str]:
-    """The names as a set.
+    """Check the algorithms' names, and return them as a set.
 
     Raises:
         ValueError: There are none, one is unknown, or HMAC stands beside public keys (CVE-2022-29217: a public key
@@ -127,7 +127,7 @@ def pem_key(pem: str | bytes, algorithms: Iterable[str]) -> VerificationKey:
 
 
 def jwks_keys(document: object, algorithms: frozenset[str]) -> tuple[tuple[VerificationKey, ...], tuple[str, ...]]:
-    """The usable keys of a JWK Set, and for each other key why it was left out (RFC 7517 §5).
+    """Read the usable keys of a JWK Set, and for each other key the reason why it is not used (RFC 7517 §5).
 
     One bad key never spoils the others. At most `MAX_KEYS` members are looked at.
 
@@ -152,7 +152,7 @@ def jwks_keys(document: object, algorithms: frozenset[str]) -> tuple[tuple[Verif
 
 
 def _what_else(document: object) -> str:
-    """What stands where a JWK Set should: the usual mistakes have a name."""
+    """Name the usual mistake that stands in place of a JWK Set."""
     members = document if isinstance(document, dict) else {}
     if isinstance(members.get("jwks_uri"), str):
         return "a discovery document, not a JWK Set (use its jwks_uri, or `discovery: true`)"
@@ -202,7 +202,7 @@ def _material(jwk: dict[str, Any]) -> object:
 
 
 def _bind(key: object, algorithms: frozenset[str]) -> frozenset[str]:
-    """Those of the algorithms that this key may be used with: never none, never of two families."""
+    """Select the algorithms that this key may be used with: at least one, of one family."""
     match key:
         case rsa.RSAPublicKey():
             if not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS:
@@ -230,7 +230,7 @@ def _public(kid: str | None, algorithms: frozenset[str], key: Any) -> Verificati
 
 
 def decode_json(data: bytes) -> object:
-    """JSON of a document of an issuer's.
+    """Decode the JSON of an issuer's document.
 
     Raises:
         KeyRefusedError: Not JSON in UTF-8.

@@ -1,4 +1,4 @@
-"""The keys that an issuer publishes: fetched, cached and rotated.
+"""An issuer's published key set: fetched, cached and rotated.
 
 How a request meets a published set (RFC 7517, and the two PyJWT advisories on its client, GHSA-fhv5-28vv-h8m8 and
 GHSA-993g-76c3-p5m4, whose faults this design avoids):
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from proxy.auth.fetch_errors import KeyFetchError
 from proxy.auth.jwks import JwksSource, fetch_jwks, open_session
+from proxy.auth.key_sets import MAX_CANDIDATES
 from proxy.auth.keys import KeyRefusedError, VerificationKey, check_algorithms, jwks_keys
-from proxy.auth.keysets import MAX_CANDIDATES
 from proxy.errors import AuthUnavailableError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _SHOWN_SKIPPED: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class RefreshPolicy:
-    """When a published set is fetched, and for how long what was fetched is good.
+    """When a published set is fetched, and for how long its keys are used.
 
     `unloaded_cooldown_s` takes the place of `cooldown_s` while there are no keys at all and every request is refused
     with 503: after that long from a failure, the next request fetches again.
@@ -58,10 +58,10 @@ class RefreshPolicy:
 
 
 class Timer(Protocol):
-    """What `call_later` gives."""
+    """The handle of a delayed call, as asyncio's `TimerHandle`; tests have their own."""
 
     def cancel(self) -> None:
-        """Forget the call."""
+        """Cancel the call."""
         ...
 
 
@@ -70,7 +70,7 @@ def _call_later(delay_s: float, callback: Callable[[], object]) -> Timer:
 
 
 def _ignore(_issuer: str, _outcome: Outcome, _reason: str | None) -> None:
-    """The hook of who does not watch."""
+    """Do nothing: the default hook for refreshes."""
 
 
 class RemoteKeySet:
@@ -127,7 +127,7 @@ class RemoteKeySet:
 
     @property
     def settings_key(self) -> Hashable:
-        """Source, algorithms and durations."""
+        """Equal for equal sources, algorithms and durations."""
         return ("remote", self._source, self._algorithms, self._policy)
 
     @property
@@ -136,14 +136,14 @@ class RemoteKeySet:
         return bool(self._keys) and self._monotonic() - self._loaded_at < self._policy.max_age_s
 
     async def open(self) -> None:
-        """Begin the first fetch and return; further users only count."""
+        """Start the first fetch and return; later calls only count the users."""
         self._users += 1
         if self._users == 1:
             self._session = open_session()
             self._start_fetch()
 
     async def close(self) -> None:
-        """Stop with the last user: the fetch is cancelled, whoever waits for it is answered with what there is."""
+        """Stop when the last `open` is closed: cancels the fetch; waiting requests use the loaded keys."""
         self._users -= 1
         if self._users > 0 or self._session is None:
             return
@@ -161,7 +161,7 @@ class RemoteKeySet:
             await session.close()
 
     async def candidates(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
-        """The keys for a token's header; waits for a fetch only where no loaded key has the `kid`.
+        """Return the keys for a token's header; waits for a fetch only where no loaded key has the `kid`.
 
         The wait is bounded by the policy's `timeout_s`; cancelling it leaves the fetch to the others.
         """
@@ -174,7 +174,7 @@ class RemoteKeySet:
         return found if len(found) <= MAX_CANDIDATES else ()
 
     def _find(self, kid: str | None, algorithm: str) -> tuple[VerificationKey, ...] | None:
-        """The keys that fit, None where another key set might know better: that of an unknown kid.
+        """Return the loaded keys that fit, None where the `kid` is unknown and a fetch may find it.
 
         A known `kid` with a key that is not for this algorithm is no reason to fetch: it is a bad token. A kid is
         only ever compared (RFC 8725 §3.10).
@@ -187,7 +187,7 @@ class RemoteKeySet:
         return None if is_unknown else fitting
 
     async def _refetch(self) -> None:
-        """Wait for a fetch that is running, else for a new one if the cooldown allows it."""
+        """Wait for the running fetch, else for a new one if the cooldown allows it."""
         if self._fetch is None:
             now = self._monotonic()
             if now < self._refetch_allowed_at:
@@ -209,7 +209,7 @@ class RemoteKeySet:
             self._fetch = asyncio.get_running_loop().create_task(self._refresh(self._session), name=name)
 
     async def _refresh(self, session: aiohttp.ClientSession) -> None:
-        """Fetch once, take over what came, schedule the next time; the body of the shared task."""
+        """Fetch once, replace the keys, schedule the next fetch; the body of the shared task."""
         outcome: Outcome = "failed"
         reason: str | None = None
         try:
@@ -266,7 +266,7 @@ class RemoteKeySet:
 
 
 def _no_usable_key(skipped: tuple[str, ...]) -> str:
-    """Why a set is of no use: the reasons of its first keys."""
+    """Explain why no key of a set is usable: the reasons of its first keys."""
     if not skipped:
         return "it is empty"
     more = f"; and {len(skipped) - _SHOWN_SKIPPED} more" if len(skipped) > _SHOWN_SKIPPED else ""

@@ -1,4 +1,8 @@
-"""What differs from vendor to vendor."""
+"""What differs from vendor to vendor: default paths, credential headers, error bodies and events, typed events.
+
+A `Dialect` takes and returns bytes and values; it knows no connection. To add a vendor's dialect, add a module with a
+subclass and name it in `DIALECTS`.
+"""
 
 from __future__ import annotations
 

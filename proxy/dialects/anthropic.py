@@ -9,7 +9,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.anthropic import AnthropicReader
-from proxy.protocol.sse import encode_event
+from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,15 +52,15 @@ class Anthropic(Dialect):
     credential_prefix = b""
 
     def error_body(self, error: ProxyError) -> bytes:
-        """`error.type` is Anthropic's word, the contract's stands beside it in `code`."""
+        """Write the error with Anthropic's `error.type`, and the contract's `code` beside it."""
         return _error(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
-        """The answer's body once more, under the name `error`."""
+        """Write the error body as an event named `error`."""
         return encode_event(_error(broken_stream_status(code), code, message), b"error")
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
-        """The vendor's words under the name `error`."""
+        """Write the vendor's error as an event named `error`."""
         return encode_event(orjson.dumps(body), b"error") if body.get("type") == "error" else None
 
     def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request

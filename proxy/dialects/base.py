@@ -1,4 +1,4 @@
-"""What one vendor's API has of its own: where it is, where its credential goes, how it words an error.
+"""The base class of dialects: a vendor's default path, credential header, error body and error event.
 
 Everything here is a value or a pure function of values. Which upstream speaks which dialect is the configuration's
 business; what becomes of a stream is the relay's.
@@ -32,7 +32,7 @@ _BROKEN_STREAM_STATUS: Final[Mapping[str, int]] = MappingProxyType(
 
 
 class Dialect(ABC):
-    """How one vendor's API is spoken. Stateless: there is one instance a dialect, `DIALECTS` has them.
+    """One vendor's API. Stateless: `DIALECTS` has one instance of each.
 
     `default_path` is where `POST /forward-sse` goes, below the upstream's url; None where it has to be configured.
     """
@@ -59,15 +59,15 @@ class Dialect(ABC):
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
-        """What may be asked for, below the upstream's url, where the operator does not say."""
+        """Return the paths below the upstream's url that are allowed where the operator lists none."""
         return self.generation_paths + self.model_paths + self.task_paths
 
     def credential_field(self, key: str) -> Field:
-        """The field that carries the vendor's key."""
+        """Return the header field that carries the vendor's key."""
         return self.credential_name, self.credential_prefix + key.encode()
 
     def client_credential_field(self, value: bytes) -> Field:
-        """The field that carries the credential of an `X-Upstream-Authorization`.
+        """Return the header field that carries the credential of `X-Upstream-Authorization`.
 
         Verbatim where the vendor takes it from `Authorization`: the scheme is the client's to choose. Elsewhere the
         scheme goes, because those fields have none.
@@ -77,7 +77,7 @@ class Dialect(ABC):
         return self.credential_name, value
 
     def allows(self, method: str, path: bytes, patterns: Sequence[str]) -> bool:
-        """Whether one of the `patterns` lets this path pass with this method.
+        """Check whether one of the `patterns` allows this path with this method.
 
         A pattern that is one of the dialect's own leaves out what lists or deletes others' data; any other stands for
         every method, `/v1/*` for example. So who narrows the defaults does not widen what may be done with them.
@@ -88,23 +88,23 @@ class Dialect(ABC):
         return any(matches(canonical, pattern) and self._is_meant(pattern, method, canonical) for pattern in patterns)
 
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:  # noqa: ARG002 - most need none
-        """What `POST /forward-sse` adds to a request for `path`, in which the lower-case `names` are already."""
+        """Return the fields that `POST /forward-sse` adds to a request for `path` with the fields `names`."""
         return ()
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:
-        """The JSON body of an answer that is ours."""
+        """Write the JSON body of the proxy's own error response."""
 
     @abstractmethod
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
-        """The event that says why a running stream broke off, or None where the dialect has no word for it.
+        """Write the event that ends a broken stream with its reason, or None where the dialect has no such event.
 
         Written at an event boundary only, with LF alone, with no id and no retry time: a client's parser must not take
         anything from it but the error. `path` is that of the request, with or without its query.
         """
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - see the dialects
-        """The event that repeats a vendor's own error, as it came with an answer of that status.
+        """Write a vendor's error response of that status as an event.
 
         For an answer that has begun before the vendor's. None where the body is not what the dialect's clients know.
         """
@@ -112,7 +112,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def reader(self, request_body: bytes | bytearray) -> Reader | None:
-        """What reads the stream that answers this request; None where the dialect is not `is_readable`."""
+        """Create the reader of the response's stream; None where the dialect is not `is_readable`."""
 
     def _is_meant(self, pattern: str, method: str, path: str) -> bool:
         if pattern in self.task_paths:
@@ -128,5 +128,5 @@ class Dialect(ABC):
 
 
 def broken_stream_status(code: str) -> int:
-    """The status that stands for a failure after the first byte, in the dialects that repeat it in an event."""
+    """Return the status that an error event repeats after a failure behind the first byte."""
     return _BROKEN_STREAM_STATUS.get(code, 502)

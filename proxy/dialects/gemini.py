@@ -9,7 +9,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.gemini import GeminiReader
-from proxy.protocol.sse import encode_event
+from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,1 +1,12 @@
-"""How much a user may ask: rates and leases, behind one store interface."""
+"""How much a user may ask: request rates (GCRA) and leases for concurrent streams, behind the interface `Store`.
+
+A `Principal` enters with each request; an `Admission` leaves, which holds a lease and can be refunded, or a 429 or 503
+error. The stores are the rooms `memory`, for one worker, and `redis`, for several. `rate_limit_fields` writes a user's
+`RateStatus` as header fields. A store also keeps tickets, because it is what workers share.
+"""
+
+from proxy.limits.messages import too_many_ticket_bodies
+from proxy.limits.rate_limit_fields import rate_limit_fields
+from proxy.limits.store import Admission, RateStatus, Spent, Store
+
+__all__ = ["Admission", "RateStatus", "Spent", "Store", "rate_limit_fields", "too_many_ticket_bodies"]

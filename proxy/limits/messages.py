@@ -17,8 +17,8 @@ from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, STREAM_R
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.exchange import Plan
     from proxy.limits.gcra import Limit
+    from proxy.model import Plan
 
 _WINDOW_UNITS = (
     ("d", 86_400_000_000),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxy.errors import Field
-    from proxy.exchange import Rate
+    from proxy.model import Rate
 
 # Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
 # to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).

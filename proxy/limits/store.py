@@ -15,7 +15,7 @@ from proxy.limits import gcra
 from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
 
 if TYPE_CHECKING:
-    from proxy.exchange import Principal
+    from proxy.model import Principal
 
 # A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
 STREAM_RETRY_AFTER_S = 1.0
@@ -40,7 +40,7 @@ SPENT: Final = Spent.SPENT
 Fallback = Literal["local", "allow"]
 
 
-class RateStanding(NamedTuple):
+class RateState(NamedTuple):
     """How much of one rate is left.
 
     `name` tells the rate apart within its plan; `reset_s` is the time until the whole quota is there again.
@@ -54,7 +54,7 @@ class RateStanding(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)  # one is made for every request, and `frozen` costs more than all the rest
-class Standing:
+class RateStatus:
     """How a user stands at a tick: the state of each of the plan's rates, as it is counted (see `gcra`)."""
 
     quotas: Quotas = NO_QUOTAS
@@ -62,12 +62,12 @@ class Standing:
     at: int = 0
 
     @property
-    def rates(self) -> tuple[RateStanding, ...]:
+    def rates(self) -> tuple[RateState, ...]:
         """How much of each rate is left, in the plan's order; empty where the plan has none."""
         rates = []
         for limit, name, tat in zip(self.quotas.limits, self.quotas.names, self.tats, strict=True):
             left, reset = gcra.standing(limit, tat, self.at)
-            rates.append(RateStanding(name, limit.quota, limit.window / TICKS_PER_S, left, reset / TICKS_PER_S))
+            rates.append(RateState(name, limit.quota, limit.window / TICKS_PER_S, left, reset / TICKS_PER_S))
         return tuple(rates)
 
 
@@ -88,7 +88,7 @@ class Admission(Lease, Protocol):
         ...
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> RateStatus:
         """How the user stood just after this request was charged."""
         ...
 
@@ -151,7 +151,7 @@ class Store(Protocol):
         """
         ...
 
-    def standing(self, principal: Principal) -> Standing:
+    def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands without charging anything, for the fields of answers that were not admitted."""
         ...
 

@@ -1,1 +1,5 @@
-"""Pure protocol code: bytes and values in, bytes and values out."""
+"""Pure protocol code: HTTP heads and header fields, paths, JSON, server-sent events, CORS.
+
+Bytes and values enter, bytes and values leave: no clock, no socket, no log, no `await`. Each module implements the
+standard that its docstring names.
+"""

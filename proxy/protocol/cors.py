@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxy.errors import Field
-    from proxy.exchange import FieldIndex
+    from proxy.model import FieldIndex
 
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
 
@@ -191,7 +191,7 @@ class CorsPolicy:
 
 def request_origin(fields: FieldIndex) -> bytes | None:
     """Give the request's one `Origin`; two of them are as good as none, for nobody could say which one is meant."""
-    return None if b"origin" in fields.repeated else fields.single(b"origin")
+    return None if b"origin" in fields.repeated else fields.get(b"origin")
 
 
 def is_preflight(method: str, fields: FieldIndex) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from proxy.errors import InvalidRequestError
-from proxy.protocol.fields import fold
+from proxy.protocol.header_fields import fold
 from proxy.protocol.json_members import JsonMembers, MemberScanner
 from proxy.protocol.json_text import PIECE_BYTES, NotTextError, compact, decode_string, encode_string
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from proxy.protocol.sse import encode_event
+from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
-    from proxy.exchange import Ending
+    from proxy.model import Ending
 
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
-from proxy.exchange import Origin
+from proxy.model import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,24 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.auth.credentials import repeats_credential, strip_query
+from proxy.auth import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
-from proxy.exchange import FieldIndex, Route, Timeouts
+from proxy.model import FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import DEFAULT_METHODS, parse_envelope
-from proxy.protocol.fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
+from proxy.protocol.header_fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
 from proxy.protocol.paths import is_query, parse_target, with_query
-from proxy.routing.legs import NOT_READABLE, check_plan
+from proxy.routing.upstream_routes import NOT_READABLE, check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.errors import Field
-    from proxy.exchange import Principal, RequestHead
+    from proxy.model import Principal, RequestHead
     from proxy.protocol.envelope import Envelope
     from proxy.protocol.json_members import JsonMembers
     from proxy.protocol.json_text import Steps
     from proxy.protocol.paths import Target, TargetPattern
-    from proxy.routing.legs import Leg
+    from proxy.routing.upstream_routes import UpstreamRoute
 
 # The label of logs and metrics for targets that belong to no upstream; a plan that names its upstreams must name it.
 ENVELOPE: Final = "envelope"
@@ -52,7 +52,7 @@ class EnvelopeRules:
 
 def route_envelope(
     rules: EnvelopeRules | None,
-    legs: Mapping[str, Leg],
+    upstream_routes: Mapping[str, UpstreamRoute],
     head: RequestHead,
     members: JsonMembers,
     principal: Principal,
@@ -89,16 +89,16 @@ def route_envelope(
             raise InvalidRequestError(NOT_READABLE)
         return _own_route(rules, target, head, envelope, index, plain)
     check_plan(entry.upstream, principal)
-    leg = legs[entry.upstream]
+    upstream_route = upstream_routes[entry.upstream]
     # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
-    added = leg.added(head).under(plain)
-    query = strip_query(target.query, gemini=leg.dialect.query_credential)
-    return leg.route(
+    added = upstream_route.added(head).under(plain)
+    query = strip_query(target.query, gemini=upstream_route.dialect.query_credential)
+    return upstream_route.route(
         envelope.method,
         with_query(target.path, query),
         to_upstream(envelope.fields, index, added),
         envelope.body,
-        leg.typed_names() if is_typed else leg.unasked_names,
+        upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
     )._replace(origin=target.origin, host=target.origin.host_field, is_pinned=True)
 
 

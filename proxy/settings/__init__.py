@@ -1,12 +1,15 @@
 """The model of the configuration file: frozen, typed, units read once into seconds and bytes.
 
 What stands in YAML is `max_body: 32MiB`; what stands here is `max_body_bytes`. Reading the file, its variables and its
-line numbers are `proxy.config_file`'s business; only the app and the commands see any of this.
+line numbers are `proxy.settings.loading`'s business, which `load_settings` calls; only the app and the commands see any
+of this.
 """
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
+from proxy.settings.limits_store import StoreUrl
+from proxy.settings.loading import ConfigurationError, load_settings
 from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
-from proxy.settings.service import (
+from proxy.settings.server import (
     ClientTimeouts,
     Cors,
     Envelope,
@@ -16,9 +19,8 @@ from proxy.settings.service import (
     PlanSettings,
     Settings,
 )
-from proxy.settings.store import StoreUrl
 from proxy.settings.typed import TypedNames
-from proxy.settings.units import Address, Wrong, read_duration
+from proxy.settings.units import Address, InvalidValue, read_duration
 from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "ApiKey",
     "Auth",
     "ClientTimeouts",
+    "ConfigurationError",
     "Cors",
     "Envelope",
     "EnvelopeTarget",
+    "InvalidValue",
     "JwtIssuer",
     "Limits",
     "Log",
@@ -42,7 +46,7 @@ __all__ = [
     "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
-    "Wrong",
     "closest",
+    "load_settings",
     "read_duration",
 ]

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
-from proxy.settings.model import Contradiction, Model, closest, sequence, written
+from proxy.settings.model import Contradiction, Model, closest, default, sequence
 from proxy.settings.scalars import Flag, Text, at_most, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 # RFC 7518 §3.2: a key at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -43,14 +43,14 @@ def _read_algorithm(value: object) -> str:
     if isinstance(value, str) and value in ALGORITHMS:
         return value
     if isinstance(value, str) and value.lower() == "none":
-        raise Wrong("`none` would let unsigned tokens in; it is never accepted")
-    raise Wrong(f"must be one of {', '.join(ALGORITHMS)}", suggestion=closest(value, ALGORITHMS))
+        raise InvalidValue("`none` would let unsigned tokens in; it is never accepted")
+    raise InvalidValue(f"must be one of {', '.join(ALGORITHMS)}", suggestion=closest(value, ALGORITHMS))
 
 
 def _read_scope(value: object) -> str:
     text = read_text(value)
     if _SCOPE.fullmatch(text) is None:  # RFC 6749 §3.3
-        raise Wrong('must be one scope: visible ASCII without spaces, `"` and `\\`')
+        raise InvalidValue('must be one scope: visible ASCII without spaces, `"` and `\\`')
     return text
 
 
@@ -58,7 +58,7 @@ def _read_sha256(value: object) -> str:
     if isinstance(value, str):
         check_ends(value)
     if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
-        raise Wrong("must be the key's SHA-256, 64 hex digits in quotes, as `forward-sse key new` prints it")
+        raise InvalidValue("must be the key's SHA-256, 64 hex digits in quotes, as `forward-sse key new` prints it")
     return value.lower()
 
 
@@ -66,19 +66,19 @@ def algorithms_of_pem(pem: str) -> tuple[str, ...]:
     """Which algorithms a public key can verify.
 
     Raises:
-        Wrong: Not a public key in PEM, or one that is too weak or of no use here. Never with any of it.
+        InvalidValue: Not a public key in PEM, or one that is too weak or of no use here. Never with any of it.
     """
     if "PRIVATE KEY" in pem:
-        raise Wrong("is a private key; only the public key belongs here")
+        raise InvalidValue("is a private key; only the public key belongs here")
     if len(pem) > _MAX_PEM_CHARACTERS:
-        raise Wrong("is too long for a public key")
+        raise InvalidValue("is too long for a public key")
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as exc:
-        raise Wrong("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)") from exc
+        raise InvalidValue("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)") from exc
     match key:
         case rsa.RSAPublicKey() if key.key_size < _MIN_RSA_BITS:
-            raise Wrong(f"is an RSA key of fewer than {_MIN_RSA_BITS} bits")
+            raise InvalidValue(f"is an RSA key of fewer than {_MIN_RSA_BITS} bits")
         case rsa.RSAPublicKey():
             return _RSA_ALGORITHMS
         case ec.EllipticCurvePublicKey() if key.curve.name in _CURVES:
@@ -86,12 +86,12 @@ def algorithms_of_pem(pem: str) -> tuple[str, ...]:
         case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
             return ("EdDSA",)
         case _:
-            raise Wrong("is not a kind of key that tokens are signed with here (RSA, EC, Ed25519)")
+            raise InvalidValue("is not a kind of key that tokens are signed with here (RSA, EC, Ed25519)")
 
 
 def _read_pem(value: object) -> str:
     if not isinstance(value, str):
-        raise Wrong("must be text: a public key in PEM, or file:/path")
+        raise InvalidValue("must be text: a public key in PEM, or file:/path")
     check_ends(value.rstrip("\r\n"))  # line ends are PEM's own
     algorithms_of_pem(value)
     return value
@@ -144,7 +144,7 @@ class JwtIssuer(Model):
     )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
     leeway_s: Leeway = Field(
-        written("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
+        default("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
     )
 
     @property
@@ -160,15 +160,18 @@ class JwtIssuer(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """One source of keys, and algorithms that fit it."""
         if data.get("issuer") == _API_KEY_ISSUER:
-            yield ("issuer",), Wrong("`key` is the issuer of API-key users; a token issuer must not share it")
+            yield ("issuer",), InvalidValue("`key` is the issuer of API-key users; a token issuer must not share it")
         yield from placeholder_faults(data.get("issuer"))
         for empty in ("audience", "algorithms"):
             if empty in data and data[empty] in ([], ()):
-                yield (empty,), Wrong("must not be empty")
+                yield (empty,), InvalidValue("must not be empty")
         sources = [name for name in _SOURCES if name in data and data[name] not in (False, "false", None)]
         if len(sources) != 1:
             found = f"has {' and '.join(sources)}" if sources else "has no source of keys"
-            yield (*sources[1:2],), Wrong(f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret")
+            yield (
+                (*sources[1:2],),
+                InvalidValue(f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret"),
+            )
             return
         yield from _misfits(sources[0], data)
 
@@ -184,19 +187,22 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
         try:
             size = len(read_secret(value).get_secret_value().encode())
-        except Wrong:
+        except InvalidValue:
             size = needed  # the field tells it
         if size < needed:
-            yield ("secret",), Wrong(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
+            yield ("secret",), InvalidValue(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:
             fitting = algorithms_of_pem(value)
-        except Wrong:
+        except InvalidValue:
             return  # the field tells it
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
             source_words = "this public_key" if source == "public_key" else source
-            yield ("algorithms", index), Wrong(f"{name} does not go with {source_words}; one of {', '.join(fitting)}")
+            yield (
+                ("algorithms", index),
+                InvalidValue(f"{name} does not go with {source_words}; one of {', '.join(fitting)}"),
+            )
 
 
 class ApiKey(Model):
@@ -221,7 +227,7 @@ class Auth(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Somebody can come in, and nobody under two entries."""
         if not data.get("jwt") and not data.get("api_keys"):
-            yield (), Wrong("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
+            yield (), InvalidValue("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
         for key, name, words in (("jwt", "issuer", "issuer"), ("api_keys", "sha256", "key")):
             seen: dict[str, int] = {}
             for index, entry in enumerate(sequence(data.get(key))):
@@ -230,7 +236,7 @@ class Auth(Model):
                     continue
                 value = value.lower() if name == "sha256" else value
                 if value in seen:
-                    yield (key, index, name), Wrong(f"is the same {words} as {key}[{seen[value]}]")
+                    yield (key, index, name), InvalidValue(f"is the same {words} as {key}[{seen[value]}]")
                 seen.setdefault(value, index)
 
 
@@ -238,11 +244,11 @@ def read_auth(value: Any) -> Any:
     """Take `none` for no authentication at all; nothing else means that, an empty value least of all.
 
     Raises:
-        Wrong: Neither `none` nor a mapping.
+        InvalidValue: Neither `none` nor a mapping.
     """
     if value == "none":
         return None
     if value is None or isinstance(value, str | bool | int):
         suggestion = "none" if isinstance(value, bool) or closest(value, ["none"]) else None
-        raise Wrong("must be a mapping with `jwt` or `api_keys`, or the word none", suggestion=suggestion)
+        raise InvalidValue("must be a mapping with `jwt` or `api_keys`, or the word none", suggestion=suggestion)
     return value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import PlainValidator, WithJsonSchema
 
 from proxy.settings.scalars import is_loopback, read_text, split_http_url
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,11 +30,11 @@ def read_key_set_url(value: object) -> str:
     """Read where an issuer's keys are. Whether that may be http depends on other keys: see `check_key_set_scheme`.
 
     Raises:
-        Wrong: Not such a URL.
+        InvalidValue: Not such a URL.
     """
     url, _ = split_http_url(value)
     if url.fragment:
-        raise Wrong("must not have a fragment")
+        raise InvalidValue("must not have a fragment")
     return str(value)
 
 
@@ -42,28 +42,28 @@ def check_key_set_scheme(url: str, data: Mapping[str, object]) -> None:
     """Refuse http beyond loopback, unless the issuer's entry allows it: who answers there decides who may log in.
 
     Raises:
-        Wrong: It is such a URL.
+        InvalidValue: It is such a URL.
     """
     origin = split_http_url(url)[1]
     is_allowed = is_loopback(origin.host) or data.get("allow_http") in (True, "true")
     if origin.scheme == "http" and not is_allowed:
         message = "must be https:// (http:// only to loopback, or with `allow_http: true`)"
-        raise Wrong(message, suggestion=f"https{url[4:]}", echoes=True)
+        raise InvalidValue(message, suggestion=f"https{url[4:]}", echoes=True)
 
 
 def read_authorities(value: object) -> Path:
     """Read the name of a PEM file of certificate authorities, and try it.
 
     Raises:
-        Wrong: No such file, or one that holds no certificate. Never with anything of it.
+        InvalidValue: No such file, or one that holds no certificate. Never with anything of it.
     """
     path = Path(read_text(value))
     try:
         if not path.is_file():
-            raise Wrong("names no readable file")
+            raise InvalidValue("names no readable file")
         ssl.create_default_context(cafile=path)
     except OSError as exc:
-        raise Wrong(
+        raise InvalidValue(
             "cannot be used as a file of authorities: it must be readable and hold certificates in PEM"
         ) from exc
     return path
@@ -83,23 +83,26 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
         case "secret" | "public_key":
             for name in ("allow_http", "ca_file"):
                 if data.get(name) not in (None, False, "false"):
-                    yield (name,), Wrong(f"has no effect with {source}: no key set is fetched")
+                    yield (name,), InvalidValue(f"has no effect with {source}: no key set is fetched")
         case "jwks_url":
             try:
                 url = read_key_set_url(data["jwks_url"])
-            except Wrong:
+            except InvalidValue:
                 return  # the field tells it
             try:
                 check_key_set_scheme(url, data)
-            except Wrong as wrong:
+            except InvalidValue as wrong:
                 yield ("jwks_url",), wrong
             if url[:5].lower() == "http:" and data.get("ca_file") is not None:
-                yield ("ca_file",), Wrong("has no effect: the jwks_url is http://, where no certificate is looked at")
+                yield (
+                    ("ca_file",),
+                    InvalidValue("has no effect: the jwks_url is http://, where no certificate is looked at"),
+                )
         case "discovery" if "issuer" in data:
             try:
                 check_key_set_scheme(read_key_set_url(data["issuer"]), data)
-            except Wrong as wrong:
-                yield ("issuer",), Wrong(f"with discovery the issuer is a URL; it {wrong.message}")
+            except InvalidValue as wrong:
+                yield ("issuer",), InvalidValue(f"with discovery the issuer is a URL; it {wrong.message}")
 
 
 def placeholder_faults(issuer: object) -> Iterator[Contradiction]:
@@ -114,5 +117,7 @@ def placeholder_faults(issuer: object) -> Iterator[Contradiction]:
         return
     yield (
         ("issuer",),
-        Wrong(f"{words}: write that id, such as https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"),
+        InvalidValue(
+            f"{words}: write that id, such as https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"
+        ),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, sequence
-from proxy.settings.units import Address, Wrong, read_address
+from proxy.settings.units import Address, InvalidValue, read_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def _read_admin_listen(value: object) -> Address | None:
     if value == "off":
         return None
     if isinstance(value, bool):
-        raise Wrong("must be HOST:PORT or off", suggestion="off")
+        raise InvalidValue("must be HOST:PORT or off", suggestion="off")
     return read_address(value)
 
 
@@ -57,28 +57,28 @@ def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     is_list = isinstance(listen, list | tuple)
     values = sequence(listen) if is_list else [listen]
     if not values:
-        yield ("listen",), Wrong("must not be empty")
+        yield ("listen",), InvalidValue("must not be empty")
     if len(values) > _MAX_ADDRESSES:
-        yield ("listen",), Wrong(f"must be at most {_MAX_ADDRESSES} addresses")
+        yield ("listen",), InvalidValue(f"must be at most {_MAX_ADDRESSES} addresses")
         return
     known: list[tuple[str, Address]] = []
     for index, value in enumerate(values):
         try:
             address = read_address(value)
-        except Wrong:
+        except InvalidValue:
             continue  # the field tells it
         for name, other in known:
             if (words := _clash(address, other)) is not None:
-                yield ("listen", index), Wrong(f"{words} {name}")
+                yield ("listen", index), InvalidValue(f"{words} {name}")
                 break
         known.append((f"listen[{index}]", address))
     try:
         admin = _read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
-    except Wrong:
+    except InvalidValue:
         return  # the field tells it
     if admin is not None and any(admin.port and _clash(admin, address) for _, address in known):
         where = "admin_listen" if "admin_listen" in data else "listen"
-        yield (where,), Wrong("listen and admin_listen must not be the same address")
+        yield (where,), InvalidValue("listen and admin_listen must not be the same address")
 
 
 def _clash(address: Address, other: Address) -> str | None:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Location = tuple[str | int, ...]
-Contradiction = tuple[Location, Wrong]
+Contradiction = tuple[Location, InvalidValue]
 
 # The type of every error that leaves a model; its context has `message`, `suggestion` and `echoes`.
 FAULT = "fault"
@@ -27,7 +27,7 @@ UNKNOWN_KEY = "unknown key"
 _NOT_IN_THIS_RELEASE = "is not part of this release"
 
 
-def written(text: str) -> Any:
+def default(text: str) -> Any:
     """A default as it would stand in the file: read like any other value, and shown so in the schema."""
     return text
 
@@ -41,9 +41,9 @@ def closest(word: object, options: Iterable[str]) -> str | None:
     return by_lower_case[found[0]] if found else None
 
 
-def not_in_this_release(what: str | None = None) -> Wrong:
+def not_in_this_release(what: str | None = None) -> InvalidValue:
     """What is said of a key or value that the contract has but this release does not."""
-    return Wrong(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
+    return InvalidValue(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
 
 
 def mapping(value: object) -> Mapping[str, object]:
@@ -56,32 +56,32 @@ def sequence(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def _wrong(error: ErrorDetails) -> Wrong:
+def _wrong(error: ErrorDetails) -> InvalidValue:
     """What pydantic found, in words for who wrote the file; never with the value."""
     context = error.get("ctx", {})
     value = error.get("input")
     match error["type"]:
         case "fault":
-            return Wrong(context["message"], suggestion=context["suggestion"] or None, echoes=context["echoes"])
-        case "value_error" if isinstance(context.get("error"), Wrong):
-            found: Wrong = context["error"]
+            return InvalidValue(context["message"], suggestion=context["suggestion"] or None, echoes=context["echoes"])
+        case "value_error" if isinstance(context.get("error"), InvalidValue):
+            found: InvalidValue = context["error"]
             return found
         case "missing":
-            return Wrong("is required")
+            return InvalidValue("is required")
         case "extra_forbidden":
-            return Wrong(UNKNOWN_KEY)
+            return InvalidValue(UNKNOWN_KEY)
         case "literal_error":
             options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
-            return Wrong(f"must be one of {', '.join(options)}", suggestion=closest(value, options))
+            return InvalidValue(f"must be one of {', '.join(options)}", suggestion=closest(value, options))
         case "tuple_type":
-            return Wrong("must be a list")
+            return InvalidValue("must be a list")
         case "dict_type" | "model_type" | "mapping_type":
-            return Wrong("must be a mapping of keys to values")
+            return InvalidValue("must be a mapping of keys to values")
         case _:
-            return Wrong("is not valid here")
+            return InvalidValue("is not valid here")
 
 
-def _details(location: Location, wrong: Wrong) -> InitErrorDetails:
+def _details(location: Location, wrong: InvalidValue) -> InitErrorDetails:
     context = {"message": wrong.message, "suggestion": wrong.suggestion or "", "echoes": wrong.echoes}
     return InitErrorDetails(type=PydanticCustomError(FAULT, "{message}", context), loc=location, input=None)
 
@@ -115,18 +115,18 @@ class Model(BaseModel):
         if isinstance(data, cls):
             return handler(data)
         if not isinstance(data, Mapping):
-            raise Wrong("must be a mapping of keys to values")
+            raise InvalidValue("must be a mapping of keys to values")
         keys = cls.yaml_keys()
-        faults: dict[Location, Wrong] = {}
+        faults: dict[Location, InvalidValue] = {}
         # A key without a value is no way to say "none": some keys have a word for that, the others are left out.
-        faults.update({(key,): Wrong("has no value") for key, value in data.items() if value is None})
+        faults.update({(key,): InvalidValue("has no value") for key, value in data.items() if value is None})
         for location, wrong in cls.contradictions(data):
             faults.setdefault(location, wrong)
         meant = set()
         for key in data.keys() - set(keys):
             suggestion = closest(key, [known for known in keys if known not in data])
             meant.add(suggestion)
-            faults.setdefault((key,), Wrong(UNKNOWN_KEY, suggestion=suggestion))
+            faults.setdefault((key,), InvalidValue(UNKNOWN_KEY, suggestion=suggestion))
         try:
             valid = handler(data)
         except ValidationError as error:

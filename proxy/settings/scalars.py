@@ -9,10 +9,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 from proxy.protocol.paths import canonical_path
 from proxy.settings import units
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,16 +41,16 @@ def read_text(value: object) -> str:
     """Read text of one line, not empty.
 
     Raises:
-        Wrong: Anything else.
+        InvalidValue: Anything else.
     """
     if isinstance(value, bool | int):
-        raise Wrong("must be text: put it in quotes")
+        raise InvalidValue("must be text: put it in quotes")
     if not isinstance(value, str):
-        raise Wrong("must be text")
+        raise InvalidValue("must be text")
     if not value.strip():
-        raise Wrong("must not be empty")
+        raise InvalidValue("must not be empty")
     if len(value) > _TEXT_LIMIT or not value.isprintable():
-        raise Wrong(f"must be one line of at most {_TEXT_LIMIT} printable characters")
+        raise InvalidValue(f"must be one line of at most {_TEXT_LIMIT} printable characters")
     return value
 
 
@@ -58,7 +58,7 @@ def read_flag(value: object) -> bool:
     """Read `true` or `false`, and nothing else that YAML 1.1 takes for them.
 
     Raises:
-        Wrong: Anything else.
+        InvalidValue: Anything else.
     """
     if isinstance(value, bool):
         return value
@@ -66,19 +66,19 @@ def read_flag(value: object) -> bool:
         return value == "true"
     lowered = value.lower() if isinstance(value, str) else None
     truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-    raise Wrong("must be true or false", suggestion=truth.get(lowered or ""))
+    raise InvalidValue("must be true or false", suggestion=truth.get(lowered or ""))
 
 
 def read_count(value: object) -> int:
     """Read a whole number of at least 1.
 
     Raises:
-        Wrong: Anything else.
+        InvalidValue: Anything else.
     """
     if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}", value, re.ASCII):  # from a variable
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 999_999_999:  # noqa: PLR2004 - nine digits
-        raise Wrong("must be a whole number of at least 1")
+        raise InvalidValue("must be a whole number of at least 1")
     return value
 
 
@@ -91,11 +91,11 @@ def read_field_name(value: object) -> str:
     """Read a header's name.
 
     Raises:
-        Wrong: Not one; so is `*`, which the grammar allows and no header has.
+        InvalidValue: Not one; so is `*`, which the grammar allows and no header has.
     """
     text = read_text(value)
     if not is_field_name(text) or "*" in text:
-        raise Wrong("is not a header's name (RFC 9110 §5.6.2)")
+        raise InvalidValue("is not a header's name (RFC 9110 §5.6.2)")
     return text
 
 
@@ -103,15 +103,15 @@ def read_path(value: object) -> str:
     """Read a path below an upstream's `url`: absolute, without a query, without dot segments.
 
     Raises:
-        Wrong: Anything else.
+        InvalidValue: Anything else.
     """
     text = read_text(value)
     if not text.startswith("/"):
-        raise Wrong("must begin with a slash", suggestion=f"/{text}", echoes=True)
+        raise InvalidValue("must begin with a slash", suggestion=f"/{text}", echoes=True)
     # Dot segments and their encodings would leave the paths that the operator meant (RFC 3986 §5.2.4).
     segments = re.sub(r"%2e", ".", text, flags=re.IGNORECASE).split("/")
     if _PATH.fullmatch(text) is None or "." in segments or ".." in segments:
-        raise Wrong("must be a path: no query, fragment, spaces, `.` or `..`")
+        raise InvalidValue("must be a path: no query, fragment, spaces, `.` or `..`")
     return text
 
 
@@ -119,11 +119,11 @@ def read_asked_path(value: object) -> str:
     """Read a path, or a glob of paths, that clients ask for.
 
     Raises:
-        Wrong: Anything else, and what no request can match because servers read it in several ways.
+        InvalidValue: Anything else, and what no request can match because servers read it in several ways.
     """
     path = read_path(value)
     if canonical_path(path.encode()) is None:
-        raise Wrong("must have one reading: no `//`, `;`, `%25` or encoded dots, backslashes or controls")
+        raise InvalidValue("must have one reading: no `//`, `;`, `%25` or encoded dots, backslashes or controls")
     return path
 
 
@@ -131,12 +131,12 @@ def read_front_path(value: object) -> str:
     """Read an upstream's `path`: a path below its `url`, perhaps with a query.
 
     Raises:
-        Wrong: Anything else.
+        InvalidValue: Anything else.
     """
     path, mark, query = read_text(value).partition("?")
     read_asked_path(path)
     if mark and _QUERY.fullmatch(query) is None:
-        raise Wrong("must have a query of visible ASCII behind its `?`, without a fragment")
+        raise InvalidValue("must have a query of visible ASCII behind its `?`, without a fragment")
     return path + mark + query
 
 
@@ -144,23 +144,23 @@ def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
     """Split an absolute http(s) URL; anything that two readers could read differently is refused.
 
     Raises:
-        Wrong: Not such a URL, or one with a user or password in it (which is not repeated in the message).
+        InvalidValue: Not such a URL, or one with a user or password in it (which is not repeated in the message).
     """
     text = read_text(value)
     if not text.isascii() or re.search(r'[\s\\"<>^`{|}]', text):
-        raise Wrong("must be a URL in ASCII without spaces or backslashes")
+        raise InvalidValue("must be a URL in ASCII without spaces or backslashes")
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port
     except ValueError as exc:
-        raise Wrong("is not a URL") from exc
+        raise InvalidValue("is not a URL") from exc
     if url.scheme not in _DEFAULT_PORTS:
         suggestion = f"https://{text}" if re.match(r"[A-Za-z0-9.-]+(:\d+)?(/|$)", text) else None
-        raise Wrong("must begin with https:// or http://", suggestion=suggestion, echoes=True)
+        raise InvalidValue("must begin with https:// or http://", suggestion=suggestion, echoes=True)
     if "@" in url.netloc:
-        raise Wrong("must not hold a user or a password")
+        raise InvalidValue("must not hold a user or a password")
     if not host or not units.is_host(host) or url.netloc.endswith(":"):
-        raise Wrong("must name a host")
+        raise InvalidValue("must name a host")
     return url, HttpOrigin(url.scheme, host.removesuffix("."), _DEFAULT_PORTS[url.scheme] if port is None else port)
 
 
@@ -168,7 +168,7 @@ def origin_of(value: object) -> HttpOrigin | None:
     """The origin of a URL of the file, or None where it is not one."""
     try:
         return split_http_url(value)[1]
-    except Wrong:
+    except InvalidValue:
         return None
 
 
@@ -176,14 +176,14 @@ def read_base_url(value: object) -> str:
     """Read an upstream's `url`: no query, no fragment; a trailing slash is dropped.
 
     Raises:
-        Wrong: Not such a URL.
+        InvalidValue: Not such a URL.
     """
     url, _ = split_http_url(value)
     if url.query or url.fragment or str(value).endswith(("?", "#")):
-        raise Wrong("must not have a query or a fragment")
+        raise InvalidValue("must not have a query or a fragment")
     if url.path:
         if "*" in url.path:
-            raise Wrong("must not have a `*`")
+            raise InvalidValue("must not have a `*`")
         read_path(url.path)
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
 
@@ -192,16 +192,16 @@ def read_target_url(value: object) -> str:
     """Read an envelope target's pattern: the origin is exact, `*` may stand in the path.
 
     Raises:
-        Wrong: Not such a pattern.
+        InvalidValue: Not such a pattern.
     """
     text = read_text(value)
     if "*" in text.partition("://")[2].partition("/")[0]:
-        raise Wrong("may have `*` only in the path: a key is bound to its host")
+        raise InvalidValue("may have `*` only in the path: a key is bound to its host")
     url, _ = split_http_url(text)
     if not url.path:
-        raise Wrong("must have a path", suggestion=f"{text}/*", echoes=True)
+        raise InvalidValue("must have a path", suggestion=f"{text}/*", echoes=True)
     if url.query or url.fragment or text.endswith(("?", "#")):
-        raise Wrong("must not have a query or a fragment")
+        raise InvalidValue("must not have a query or a fragment")
     read_path(url.path)
     return text
 
@@ -218,7 +218,7 @@ def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
     """Read a CIDR block.
 
     Raises:
-        Wrong: Not a block, or one with host bits.
+        InvalidValue: Not a block, or one with host bits.
     """
     text = read_text(value)
     try:
@@ -228,27 +228,27 @@ def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
             suggestion = str(ipaddress.ip_network(text, strict=False))
         except ValueError:
             suggestion = None
-        raise Wrong("is not a CIDR block, such as 10.0.0.0/8", suggestion=suggestion, echoes=True) from exc
+        raise InvalidValue("is not a CIDR block, such as 10.0.0.0/8", suggestion=suggestion, echoes=True) from exc
 
 
 def read_origin(value: object) -> str:
     """Read a CORS origin as a browser writes it (RFC 6454 §6.2): exact, or `*`, or `null`.
 
     Raises:
-        Wrong: Not in that spelling, so no browser would ever send it.
+        InvalidValue: Not in that spelling, so no browser would ever send it.
     """
     text = read_text(value)
     if text in {"*", "null"}:
         return text
     message = "is not an origin: scheme://host[:port] without a path, or `*`, or `null`"
     if "*" in text:
-        raise Wrong(f"{message}; `*` stands alone")
+        raise InvalidValue(f"{message}; `*` stands alone")
     url, origin = split_http_url(text)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     port = "" if origin.port == _DEFAULT_PORTS[origin.scheme] else f":{origin.port}"
     serialised = f"{origin.scheme}://{host}{port}"
     if text != serialised:
-        raise Wrong(message, suggestion=serialised, echoes=True)
+        raise InvalidValue(message, suggestion=serialised, echoes=True)
     del url
     return text
 
@@ -267,7 +267,7 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
     def read(value: object) -> float:
         seconds = units.read_duration(value)
         if seconds > limit_s:
-            raise Wrong(f"must be at most {words}")
+            raise InvalidValue(f"must be at most {words}")
         return seconds
 
     return read
@@ -277,11 +277,11 @@ def read_header_size(value: object) -> int:
     """Read the bound of one line of a head. A stranger may keep four such lines in memory.
 
     Raises:
-        Wrong: Not a size, or one beyond what servers and balancers use.
+        InvalidValue: Not a size, or one beyond what servers and balancers use.
     """
     size = units.read_size(value)
     if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:
-        raise Wrong("must be between 1KiB and 256KiB")
+        raise InvalidValue("must be between 1KiB and 256KiB")
     return size
 
 

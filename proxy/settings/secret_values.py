@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 _QUOTES: Final = "\"'"
@@ -17,28 +17,28 @@ def check_ends(text: str) -> None:
     """Refuse what tools leave around a secret: it would be part of the secret, and nobody would see why it fails.
 
     Raises:
-        Wrong: White space, a byte order mark or a pair of quotes around it. Never with the text.
+        InvalidValue: White space, a byte order mark or a pair of quotes around it. Never with the text.
     """
     if text != text.strip() or text.startswith("\ufeff"):
-        raise Wrong("has white space around it beyond the one line end that is dropped")
+        raise InvalidValue("has white space around it beyond the one line end that is dropped")
     if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
-        raise Wrong("is in quotes: docker's --env-file keeps them; write NAME=value")
+        raise InvalidValue("is in quotes: docker's --env-file keeps them; write NAME=value")
 
 
 def read_secret(value: object) -> SecretStr:
     """Read a secret; what it is never shows in a fault.
 
     Raises:
-        Wrong: Not text, empty, or with white space or quotes around it.
+        InvalidValue: Not text, empty, or with white space or quotes around it.
     """
     if isinstance(value, bool | int):
-        raise Wrong("must be text: put it in quotes")
+        raise InvalidValue("must be text: put it in quotes")
     if not isinstance(value, str):
-        raise Wrong("must be text")
+        raise InvalidValue("must be text")
     if not value.strip():
-        raise Wrong("must not be empty")
+        raise InvalidValue("must not be empty")
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
-        raise Wrong("must be UTF-8 text")
+        raise InvalidValue("must be UTF-8 text")
     check_ends(value)
     return SecretStr(value)
 
@@ -47,11 +47,11 @@ def read_vendor_key(value: object) -> SecretStr:
     """Read a key that travels in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
 
     Raises:
-        Wrong: Not such a key.
+        InvalidValue: Not such a key.
     """
     secret = read_secret(value)
     if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
-        raise Wrong("must be visible ASCII without spaces or line ends, as a header carries it")
+        raise InvalidValue("must be visible ASCII without spaces or line ends, as a header carries it")
     return secret
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, mapping
 from proxy.settings.scalars import read_text
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,13 +24,13 @@ _MAX_NUMBER = 2**53 - 1
 def _read_name(value: object) -> str | int:
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > _MAX_NUMBER:
-            raise Wrong("must be a whole number of at most 2^53 - 1")
+            raise InvalidValue("must be a whole number of at most 2^53 - 1")
         return value
     if isinstance(value, bool):
-        raise Wrong("must be text or a whole number: put it in quotes")
+        raise InvalidValue("must be text or a whole number: put it in quotes")
     text = read_text(value)
     if len(text) > _MAX_NAME:
-        raise Wrong(f"must be at most {_MAX_NAME} characters")
+        raise InvalidValue(f"must be at most {_MAX_NAME} characters")
     return text
 
 
@@ -70,4 +70,4 @@ def _repeated(
     for kind, name in written.items():
         other = next((other for other in names if other != kind and str(names[other]) == str(name)), None)
         if other is not None and kind in TypedNames.model_fields:
-            yield (*where, kind), Wrong(f"is the name of {other} too")
+            yield (*where, kind), InvalidValue(f"is the name of {other} too")

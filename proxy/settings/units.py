@@ -1,6 +1,6 @@
 """Durations, sizes, rates and addresses as people write them, read once into seconds, bytes and values.
 
-Pure. Each reader takes what stood in the file, whatever its type, and raises `Wrong` where it is not what it should be.
+Pure. Each reader takes a value of any type from the file, and raises `InvalidValue` where it is not valid.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-from proxy.exchange import Rate
+from proxy.model import Rate
 
 # Nothing here is meant to be longer; it also keeps every sum with these numbers far from overflow.
 MAX_DURATION_S = 366 * 86_400.0
@@ -41,7 +41,7 @@ _MAX_HOST_CHARACTERS = 253
 _MAX_PORT = 65_535
 
 
-class Wrong(ValueError):  # noqa: N818 - reads as what it says: `raise Wrong("must be ...")`
+class InvalidValue(ValueError):  # noqa: N818 - reads as what it says: `raise InvalidValue("must be ...")`
     """A value of the file is not what it should be.
 
     The message never holds the value, because a secret may stand in the wrong place. `suggestion` is what may have been
@@ -81,10 +81,10 @@ def read_duration(value: object) -> float:
     """Read `500ms`, `10s`, `5m`, `1h`, `1d` as seconds.
 
     Raises:
-        Wrong: Not a duration, or beyond a year.
+        InvalidValue: Not a duration, or beyond a year.
     """
     if not isinstance(value, str) or re.fullmatch(DURATION_PATTERN, value, re.ASCII) is None:
-        raise Wrong(
+        raise InvalidValue(
             "is not a duration: a number and one of ms, s, m, h, d, such as 10s",
             suggestion=_slip(value, _DURATION_SLIPS, dict(_SECONDS)),
             echoes=True,
@@ -92,7 +92,7 @@ def read_duration(value: object) -> float:
     unit = value.lstrip("0123456789.")
     seconds = float(value.removesuffix(unit)) * _SECONDS[unit]
     if seconds > MAX_DURATION_S:
-        raise Wrong("is longer than 366d")
+        raise InvalidValue("is longer than 366d")
     return seconds
 
 
@@ -100,11 +100,11 @@ def read_positive_duration(value: object) -> float:
     """Read a duration that is more than nothing.
 
     Raises:
-        Wrong: Not a duration, or zero.
+        InvalidValue: Not a duration, or zero.
     """
     seconds = read_duration(value)
     if seconds <= 0:
-        raise Wrong("must be more than 0")
+        raise InvalidValue("must be more than 0")
     return seconds
 
 
@@ -112,15 +112,15 @@ def read_clock(value: object) -> float | None:
     """Read a positive duration, or `off` as None.
 
     Raises:
-        Wrong: Neither.
+        InvalidValue: Neither.
     """
     if value == "off":
         return None
     if value is False or value in ("no", "none", "never", "Off", "OFF"):
-        raise Wrong("is not a duration such as 10s, or off", suggestion="off")
+        raise InvalidValue("is not a duration such as 10s, or off", suggestion="off")
     seconds = read_duration(value)
     if seconds <= 0:
-        raise Wrong("must be more than 0", suggestion="off")
+        raise InvalidValue("must be more than 0", suggestion="off")
     return seconds
 
 
@@ -128,10 +128,10 @@ def read_size(value: object) -> int:
     """Read `512B`, `64KiB`, `32MiB`, `1GiB` as bytes.
 
     Raises:
-        Wrong: Not a size, zero, or above 1GiB.
+        InvalidValue: Not a size, zero, or above 1GiB.
     """
     if not isinstance(value, str) or re.fullmatch(SIZE_PATTERN, value, re.ASCII) is None:
-        raise Wrong(
+        raise InvalidValue(
             "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB",
             suggestion=_slip(value, _SIZE_SLIPS, dict(_BYTES)),
             echoes=True,
@@ -139,7 +139,7 @@ def read_size(value: object) -> int:
     unit = value.lstrip("0123456789")
     size = int(value.removesuffix(unit)) * _BYTES[unit]
     if not 0 < size <= MAX_SIZE_BYTES:
-        raise Wrong("must be more than 0 and at most 1GiB")
+        raise InvalidValue("must be more than 0 and at most 1GiB")
     return size
 
 
@@ -147,20 +147,20 @@ def read_rate(value: object) -> Rate:
     """Read `60/10s`: 60 requests at once, and 60 more over each 10 seconds.
 
     Raises:
-        Wrong: Not a rate, or one that admits nothing.
+        InvalidValue: Not a rate, or one that admits nothing.
     """
     if not isinstance(value, str) or re.fullmatch(RATE_PATTERN, value, re.ASCII) is None:
         quota, slash, window = value.partition("/") if isinstance(value, str) else ("", "", "")
         unit = window.strip()
         per_one = quota.strip().isdecimal() and slash and unit in _SECONDS
-        raise Wrong(
+        raise InvalidValue(
             "is not a rate: a number of requests, a slash, a window, such as 60/10s",
             suggestion=f"{quota.strip()}/1{unit}" if per_one else None,
             echoes=True,
         )
     quota, _, window = value.partition("/")
     if int(quota) < 1:
-        raise Wrong("must admit at least one request")
+        raise InvalidValue("must admit at least one request")
     return Rate(int(quota), read_positive_duration(window))
 
 
@@ -179,22 +179,22 @@ def read_address(value: object) -> Address:
     """Read `HOST:PORT`, an IPv6 host in brackets; port 0 lets the system choose.
 
     Raises:
-        Wrong: Not an address.
+        InvalidValue: Not an address.
     """
     message = "is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
     if isinstance(value, int) and not isinstance(value, bool):
-        raise Wrong(message, suggestion=f"0.0.0.0:{value}", echoes=True)
+        raise InvalidValue(message, suggestion=f"0.0.0.0:{value}", echoes=True)
     if not isinstance(value, str):
-        raise Wrong(message)
+        raise InvalidValue(message)
     host, colon, port = value.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host, is_bracketed = host[1:-1], True
     else:
         is_bracketed = False
     if not colon or not port.isascii() or not port.isdecimal() or int(port[:6]) > _MAX_PORT:
-        raise Wrong(message)
+        raise InvalidValue(message)
     if not host:
-        raise Wrong(message, suggestion=f"0.0.0.0:{port}", echoes=True)
+        raise InvalidValue(message, suggestion=f"0.0.0.0:{port}", echoes=True)
     if is_bracketed != (":" in host) or not is_host(host):
-        raise Wrong(message)
+        raise InvalidValue(message)
     return Address(host, int(port))

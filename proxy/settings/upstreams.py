@@ -9,11 +9,11 @@ from urllib.parse import unquote
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.model import Contradiction, Location, Model, closest, mapping, written
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
 from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
-from proxy.settings.units import Wrong
+from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,11 +53,11 @@ _RESERVED_FIELDS = frozenset(
 def _read_field_value(value: object) -> str | SecretStr:
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if isinstance(text, bool | int):
-        raise Wrong("must be text: put it in quotes")
+        raise InvalidValue("must be text: put it in quotes")
     if isinstance(value, SecretStr):
         check_ends(value.get_secret_value())
     if not isinstance(text, str) or _FIELD_VALUE.fullmatch(text) is None:
-        raise Wrong("must be a header's value: visible ASCII, no line ends, no spaces around it")
+        raise InvalidValue("must be a header's value: visible ASCII, no line ends, no spaces around it")
     return value if isinstance(value, SecretStr) else text
 
 
@@ -65,7 +65,7 @@ def _read_allow_paths(value: object) -> object:
     if value == "all":
         return ALL_PATHS
     if isinstance(value, str):
-        raise Wrong("must be a list of paths, or the word all", suggestion=closest(value, ["all"]))
+        raise InvalidValue("must be a list of paths, or the word all", suggestion=closest(value, ["all"]))
     return value
 
 
@@ -80,14 +80,14 @@ FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJ
 class UpstreamTimeouts(Model):
     """The clocks of an exchange towards an upstream; `off` stops one, but for `keep_alive`: `off` keeps none."""
 
-    connect_s: Clock = Field(written("5s"), alias="connect", description="Until the connection stands, TLS included.")
-    first_byte_s: Clock = Field(written("5m"), alias="first_byte", description="Until the answer's head is complete.")
+    connect_s: Clock = Field(default("5s"), alias="connect", description="Until the connection stands, TLS included.")
+    first_byte_s: Clock = Field(default("5m"), alias="first_byte", description="Until the answer's head is complete.")
     idle_s: Clock = Field(
-        written("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
+        default("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
     )
-    total_s: Clock = Field(written("off"), alias="total", description="The whole exchange.")
+    total_s: Clock = Field(default("off"), alias="total", description="The whole exchange.")
     keep_alive_s: Clock = Field(
-        written("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
+        default("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
     )
 
 
@@ -124,10 +124,10 @@ class UpstreamSettings(Model):
         description="Headers added to each request, replacing the client's; a value may be file:/path.",
     )
     timeouts: UpstreamTimeouts = Field(
-        default_factory=UpstreamTimeouts, description="Clocks that differ from the top-level `timeouts`."
+        default_factory=UpstreamTimeouts, description="Timeouts that differ from the top-level `timeouts`."
     )
     heartbeat_s: Clock = Field(
-        written("off"),
+        default("off"),
         alias="heartbeat",
         description="Silence after which `: ping` is sent; default: the top-level one.",
     )
@@ -161,18 +161,18 @@ class UpstreamSettings(Model):
         """The same upstream with another secret at that place below it; None where it is the same.
 
         Raises:
-            Wrong: not a secret for that place. Never with any of it.
+            InvalidValue: not a secret for that place. Never with any of it.
         """
         changes: dict[str, object]
         match location:
             case ("api_key",):
                 if text in _KEY_WORDS:
                     # As a word it was for whoever wrote the file; a rotated key must not open another way.
-                    raise Wrong("is a word of `api_key`, not a key")
+                    raise InvalidValue("is a word of `api_key`, not a key")
                 changes = {"api_key": read_vendor_key(text)}
             case ("api_keys", int(index)) if self.api_keys is not None:
                 if text in _KEY_WORDS:
-                    raise Wrong("is a word of `api_key`, not a key")
+                    raise InvalidValue("is a word of `api_key`, not a key")
                 keys = self.api_keys
                 changes = {"api_keys": (*keys[:index], read_vendor_key(text), *keys[index + 1 :])}
             case ("headers", str(name)):
@@ -189,13 +189,19 @@ class UpstreamSettings(Model):
         dialect = data.get("dialect")
         yield from _key_faults(data)
         if dialect == "raw" and "path" not in data:
-            yield ("path",), Wrong("is required: the dialect raw has no path of its own")
+            yield ("path",), InvalidValue("is required: the dialect raw has no path of its own")
         if (name := _credential_in_query(dialect, data.get("path"))) is not None:
-            yield ("path",), Wrong(f"must not carry a credential (`{name}`): api_key is for that")
+            yield ("path",), InvalidValue(f"must not carry a credential (`{name}`): api_key is for that")
         if dialect == "gemini" and data.get("heartbeat", "off") != "off":
-            yield ("heartbeat",), Wrong("must be off: Gemini's clients take a comment for an event", suggestion="off")
+            yield (
+                ("heartbeat",),
+                InvalidValue("must be off: Gemini's clients take a comment for an event", suggestion="off"),
+            )
         if dialect == "raw" and data.get("events") == "typed":
-            yield ("events",), Wrong("must be raw: it is not known what the dialect raw streams", suggestion="raw")
+            yield (
+                ("events",),
+                InvalidValue("must be raw: it is not known what the dialect raw streams", suggestion="raw"),
+            )
         yield from _header_faults(mapping(data.get("headers")))
         yield from _credential_header_faults(data)
 
@@ -212,15 +218,15 @@ def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
     """Names that no header may have, or not this one, or not twice."""
     seen: set[str] = set()
     if len(headers) > _MAX_HEADERS:
-        yield ("headers",), Wrong(f"must be at most {_MAX_HEADERS}")
+        yield ("headers",), InvalidValue(f"must be at most {_MAX_HEADERS}")
     for name in headers:
         lowered = name.lower()
         if not is_field_name(name):
-            yield ("headers", name), Wrong("is not a header's name (RFC 9110 §5.6.2)")
+            yield ("headers", name), InvalidValue("is not a header's name (RFC 9110 §5.6.2)")
         elif lowered in _RESERVED_FIELDS:
-            yield ("headers", name), Wrong("is written by the proxy itself and cannot be set")
+            yield ("headers", name), InvalidValue("is written by the proxy itself and cannot be set")
         elif lowered in seen:
-            yield ("headers", name), Wrong("is the same header as another one here")
+            yield ("headers", name), InvalidValue("is the same header as another one here")
         seen.add(lowered)
 
 
@@ -230,23 +236,26 @@ def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradict
     if not isinstance(name, str):
         return
     if name.lower() in _RESERVED_FIELDS:
-        yield ("credential_header",), Wrong("is written by the proxy itself and cannot carry a key")
+        yield ("credential_header",), InvalidValue("is written by the proxy itself and cannot carry a key")
     elif name.lower() in {other.lower() for other in mapping(data.get("headers"))}:
-        yield ("credential_header",), Wrong("is also in `headers`: the key and another value cannot both go there")
+        yield (
+            ("credential_header",),
+            InvalidValue("is also in `headers`: the key and another value cannot both go there"),
+        )
     elif data.get("api_key") == "none":
-        yield ("credential_header",), Wrong("has nothing to carry: `api_key` is none")
+        yield ("credential_header",), InvalidValue("has nothing to carry: `api_key` is none")
 
 
 def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Keys given once, in one way; an upstream without a key says so."""
     if "api_key" in data and "api_keys" in data:
-        yield ("api_keys",), Wrong("give api_key or api_keys, not both")
+        yield ("api_keys",), InvalidValue("give api_key or api_keys, not both")
     elif "api_key" not in data and "api_keys" not in data:
-        yield ("api_key",), Wrong("is required; `api_key: none` says that the upstream needs none")
+        yield ("api_key",), InvalidValue("is required; `api_key: none` says that the upstream needs none")
     keys = data.get("api_keys")
     if keys in ([], ()):
-        yield ("api_keys",), Wrong("must not be empty")
+        yield ("api_keys",), InvalidValue("must not be empty")
     if isinstance(keys, list | tuple):
         for index, key in enumerate(keys):
             if key in _KEY_WORDS:
-                yield ("api_keys", index), Wrong("is a word of `api_key`, not a key")
+                yield ("api_keys", index), InvalidValue("is a word of `api_key`, not a key")

@@ -1,4 +1,4 @@
-"""From names to addresses: looked up once, checked where a client chose the name, and then dialled as they are.
+"""Resolves host names once, checks the addresses where a client chose the name, and returns what is connected to.
 
 Nothing is looked up a second time between the check and the connection, so a name that changes in between (DNS
 rebinding) changes nothing. Which targets are checked is the caller's business.
@@ -74,18 +74,18 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a name. `info` is what `getaddrinfo` gave: family, type, protocol, name, socket address."""
+    """One address of a host. `info` is an entry of `getaddrinfo`: family, type, protocol, name, socket address."""
 
     info: tuple[Any, ...]
 
     @property
     def ip(self) -> IpAddress:
-        """The address itself; a scope is not part of it."""
+        """The IP address, without a scope."""
         return ip_address(str(self.info[4][0]).partition("%")[0])
 
     @property
     def port(self) -> int:
-        """The port to dial."""
+        """The port to connect to."""
         return int(self.info[4][1])
 
 
@@ -109,7 +109,7 @@ async def resolve(host: str, port: int) -> tuple[Address, ...]:
 
 
 class Resolver:
-    """Remembers what was looked up for a short while. One a worker, closed by whoever built it.
+    """A DNS cache: resolves hosts and keeps the addresses for a short time. One for each worker; its creator closes it.
 
     Concurrent look-ups of one name are one look-up; a request that is cancelled while it waits does not cancel it for
     the others. At most `MAX_NAMES` names are remembered, the least recently used going first, and at most
@@ -131,7 +131,7 @@ class Resolver:
         self._tasks: dict[tuple[str, int], asyncio.Task[tuple[Address, ...] | UpstreamUnreachableError]] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        """The addresses of a host: remembered for `TTL_S`, and for `STALE_S` while looking them up fails.
+        """Resolve a host; addresses are cached for `TTL_S`, and for `STALE_S` while resolving fails.
 
         Raises:
             UpstreamUnreachableError: there are none, nobody knows, or too many other names are being looked up.
@@ -158,7 +158,7 @@ class Resolver:
         return found
 
     async def close(self) -> None:
-        """Give up the look-ups that are under way; whoever waits for one is told that it failed."""
+        """Abandon running look-ups; those who await one get its failure."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -188,7 +188,7 @@ class Resolver:
 def check_addresses(
     addresses: Iterable[Address], *, allow_private: Sequence[IpNetwork] = (), own: Iterable[tuple[str, int]] = ()
 ) -> None:
-    """Refuse a client's target unless every one of its addresses may be dialled.
+    """Refuse a client's target unless all of its addresses are allowed.
 
     One bad address among good ones is enough: who controls the name controls the order. Addresses that are no
     single host's (unspecified, multicast, broadcast) are refused whatever `allow_private` says, the blocks that are not
@@ -209,7 +209,7 @@ def check_addresses(
 
 
 def unwrap(ip: IpAddress) -> IpAddress:
-    """The IPv4 address that an IPv6 one stands for where the kernel or the network translates it, else `ip` itself."""
+    """Return the IPv4 address that the kernel or the network makes of an IPv6 one, else `ip`."""
     if isinstance(ip, IPv6Address):
         if ip.ipv4_mapped is not None:
             return ip.ipv4_mapped
@@ -219,7 +219,7 @@ def unwrap(ip: IpAddress) -> IpAddress:
 
 
 def is_global(ip: IpAddress) -> bool:
-    """Whether an address is a public host's; by IANA's registries, and strict where tunnels hide another address."""
+    """Whether an address is a public host's, by IANA's registries; strict where a tunnel hides another address."""
     ip = unwrap(ip)
     if isinstance(ip, IPv4Address):
         return not any(ip in network for network in _NOT_GLOBAL_V4)
@@ -227,7 +227,7 @@ def is_global(ip: IpAddress) -> bool:
 
 
 def is_own_listener(address: Address, port: int, listeners: Iterable[tuple[str, int]]) -> bool:
-    """Whether a connection to that address and port would end at one of this proxy's own listeners.
+    """Check whether a connection to that address and port would reach one of the proxy's own listeners.
 
     A listener on all addresses (or on a name) is at every address of this machine. Addresses that somebody in front
     translates to ours cannot be seen from here: such a loop is found by its Via field.
@@ -253,7 +253,7 @@ def _is_unicast(ip: IpAddress) -> bool:
 
 
 def _is_of_this_machine(address: Address, ip: IpAddress) -> bool:
-    """Whether a socket can be bound to the address, which only the machine that has it can do. Sends nothing."""
+    """Check whether the address is this machine's, by binding a socket to it. Sends nothing."""
     if ip.is_loopback:
         return True
     family, sockaddr = address.info[0], (address.info[4][0], 0, *address.info[4][2:])

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to an upstream: requests go out one at a time, answers come back through one callback.
+"""One HTTP/1.1 client connection to an upstream: one request at a time, the response is parsed in `data_received`.
 
 Responsible for the state of the connection: request writing, the answer's head and its strict checks, body framing,
 whether it can be used again. It leaves dialling and keeping to `pool`, and what happens to body bytes to the
@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableError
-from proxy.exchange import FieldIndex
-from proxy.protocol.chunks import follow
-from proxy.protocol.heads import join_identical
+from proxy.model import FieldIndex
+from proxy.protocol.http_head import join_identical
 from proxy.protocol.keep_alive import keep_alive_s
-from proxy.upstream.answer import Answer
 from proxy.upstream.reasons import reason_of_loss
+from proxy.upstream.response import UpstreamResponse
+from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.errors import Field
-    from proxy.upstream.answer import Framing, Sink
-    from proxy.upstream.lane import Lane
+    from proxy.upstream.response import Framing, Sink
 
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
@@ -41,7 +40,7 @@ _ONE_WRITE_BYTES = 64 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """One connection to an upstream. Built by `dial`, kept by `pool`; `on_idle` and `on_closed` tell the pool."""
+    """One connection to an upstream. `Pool` creates and keeps it; `on_idle` and `on_closed` notify the pool."""
 
     __slots__ = (
         "_answer",
@@ -49,8 +48,8 @@ class Connection(asyncio.Protocol):
         "_fields",
         "_fragments",
         "_head_waiter",
+        "_is_fast",
         "_is_head_request",
-        "_lane",
         "_may_keep",
         "_missing",
         "_overhead",
@@ -92,8 +91,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         # Asks the kernel whether anything waits to be read, an end included; gives what does.
         self._peek: Callable[[int], object] = _nothing
-        self._answer: Answer | None = None
-        self._head_waiter: asyncio.Future[Answer] | None = None
+        self._answer: UpstreamResponse | None = None
+        self._head_waiter: asyncio.Future[UpstreamResponse] | None = None
         self._fields: list[Field] = []
         # The body's pieces in one read. The parser appends to it itself: no Python runs for each chunk.
         self._fragments: list[bytes] = []
@@ -104,8 +103,8 @@ class Connection(asyncio.Protocol):
         self.on_message_begin: Callable[[], None] = self._asked.pop
         # Who takes the body while there is nothing to be told of it but its bytes.
         self._sink: Sink | None = None
-        # What stands in for us while the parser stands between two chunks.
-        self._lane: Lane | None = None
+        # Whether a whole event may pass the parser by: it stands between two chunks, and the sink between two events.
+        self._is_fast = False
         # What is missing of the chunk under way; None where nobody counts.
         self._missing: int | None = None
         self._is_head_request = False
@@ -118,7 +117,7 @@ class Connection(asyncio.Protocol):
     # Use, from the connect phase and the relay.
 
     def is_usable(self) -> bool:
-        """Whether a request may be written: open, and silent since its last answer.
+        """Check that the connection is open, and that nothing has arrived since its last response.
 
         The kernel is asked, because the loop may not have got round to reading an end or stray bytes that are already
         there; whatever an upstream says unasked would become the next user's answer.
@@ -126,8 +125,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and not self._peek(0)
 
-    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[Answer]:
-        """Write a request and give the future of its answer's head.
+    def send(self, head: bytes, body: bytes | bytearray, *, is_head_request: bool) -> asyncio.Future[UpstreamResponse]:
+        """Write a request and return a future of its response.
 
         The future fails with `UpstreamUnreachableError` or `UpstreamProtocolError`. Cancelling it does not close the
         connection: the caller aborts.
@@ -159,15 +158,15 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on; idempotent."""
+        """Resume reading; idempotent."""
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 
     def stream_to(self, sink: Sink) -> None:
-        """Read on; the body goes straight to `sink` from now on."""
+        """Resume reading, and pass the body to `sink` from now on."""
         self._sink = sink
-        self._change_lanes(sink.lane if self._missing == 0 else None)
+        self._is_fast = self._missing == 0 and sink.allows_fast_path
         self.resume_reading()
 
     def abort(self) -> None:
@@ -178,7 +177,7 @@ class Connection(asyncio.Protocol):
     # asyncio's callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport, and how to ask the kernel whether anything waits to be read."""
+        """Store the transport, and a poll object for its socket."""
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
         self._parser = httptools.HttpResponseParser(self)
@@ -189,17 +188,22 @@ class Connection(asyncio.Protocol):
             self._peek = poll.poll
 
     def data_received(self, data: bytes) -> None:
-        """Parse one read; its body bytes leave in one call."""
+        """Parse one read, unless it is one whole event; its body bytes leave in one call."""
+        if self._is_fast:
+            payload_bytes = whole_event(data)
+            if payload_bytes and self._sink is not None:
+                self._sink.event(data, payload_bytes)
+                return
         parser = self._parser
         if parser is None:
             return
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break_off(data)
+            self._break_off(parser, data)
             return
         if self._missing is not None:
-            self._missing = follow(data, 0, self._missing)
+            self._missing = missing_of_chunk(data, 0, self._missing)
         sink = self._sink
         fragments = self._fragments
         if sink is None or not fragments:
@@ -212,10 +216,10 @@ class Connection(asyncio.Protocol):
             body = b"".join(fragments)
             fragments.clear()
             sink.body(body)
-        self._change_lanes(sink.lane if self._missing == 0 and self._sink is sink else None)
+        self._is_fast = self._missing == 0 and self._sink is sink and sink.allows_fast_path
 
     def _look_closer(self, data: bytes) -> None:
-        """What a read brought, where it was not just body."""
+        """Handle a read that was not only body: a head, the end of a response, or unexpected bytes."""
         answer = self._answer
         waiter = self._head_waiter
         if answer is None and waiter is None:
@@ -251,10 +255,10 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
             if is_first_read and answer.framing == "chunked":
                 # The head has come in one read: its end is where the first chunk begins.
-                self._missing = follow(data, data.find(b"\r\n\r\n") + 4, 0)
+                self._missing = missing_of_chunk(data, data.find(b"\r\n\r\n") + 4, 0)
 
     def eof_received(self) -> bool:
-        """The upstream's end is the body's end only where nothing else marks it (RFC 9112 §6.3)."""
+        """End the body where only the connection's end marks it (RFC 9112 §6.3); otherwise the response is broken."""
         answer = self._answer
         if answer is not None and answer.framing == "close" and not answer.is_complete:
             self._answer = None
@@ -267,18 +271,18 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits, and the pool. Every loss is the same to the answer; the log has the reason."""
+        """Fail the response that is awaited or streaming, and notify the pool. The log has the reason."""
         self._break(UpstreamUnreachableError(reason=reason_of_loss(exc)))
 
     # httptools' callbacks. What they raise stops the parser, and is the fault that `data_received` acts upon.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field; those after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
+        """Store a header field; fields after the head are trailers and are dropped (RFC 9110 §6.5.1)."""
         if self._answer is None:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and make the answer of it; that of an interim one is dropped (RFC 9110 §15.2)."""
+        """Check the head, and create the response; an interim (1xx) response is dropped (RFC 9110 §15.2)."""
         parser = self._parser
         assert parser is not None
         fields, self._fields = self._fields, []
@@ -293,7 +297,7 @@ class Connection(asyncio.Protocol):
             if joined is None:
                 raise UpstreamProtocolError
             fields, index = joined
-        coding = index.single(b"transfer-encoding")
+        coding = index.get(b"transfer-encoding")
         version = parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
@@ -307,39 +311,29 @@ class Connection(asyncio.Protocol):
         length: int | None = None
         framing: Framing = "chunked"
         if coding is None:
-            given = index.single(b"content-length")
+            given = index.get(b"content-length")
             framing = "close" if given is None else "length"
             length = None if given is None else int(given)
         if self._is_head_request or status in {204, 304}:
             framing = "none"
         source = None if self._is_head_request else self
-        self._answer = Answer(source, status, fields, index, framing, length)
+        self._answer = UpstreamResponse(source, status, fields, index, framing, length)
 
     def on_message_complete(self) -> None:
-        """The end of the answer; or of an interim one, after which another may begin."""
+        """Mark the response as complete; after an interim one, allow another."""
         answer = self._answer
         if answer is None:
             self._asked.append(None)
             return
-        assert self._parser is not None
         answer.is_complete = True
         answer.source = None
         self._sink = None
-        self._may_keep = self._parser.should_keep_alive()
+        self._may_keep = self._parser is not None and self._parser.should_keep_alive()
 
     # Inside.
 
-    def _change_lanes(self, lane: Lane | None) -> None:
-        """Let a stream pass in its lane, or come back from it."""
-        if lane is not self._lane:
-            self._lane = lane
-            if lane is not None:
-                lane.open(self)
-            if self._transport is not None:
-                self._transport.set_protocol(lane or self)
-
-    def _break_off(self, data: bytes) -> None:
-        """End at a fault. What came before it was good, and the client has a right to it.
+    def _break_off(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
+        """End a response at a parsing error; the body bytes before it are still delivered.
 
         Junk after a complete answer costs the connection, not the answer.
         """
@@ -349,30 +343,26 @@ class Connection(asyncio.Protocol):
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(b"".join(self._fragments))
-        self._break(UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(data)))
+        self._break(
+            UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(parser, data))
+        )
 
-    def _reason_of_head(self, data: bytes) -> str:
-        """Whether what the parser refused, a read that has the fault, was an answer's head at all.
+    def _reason_of_head(self, parser: httptools.HttpResponseParser, data: bytes) -> str:
+        """Return the log's reason for a refused head: `head_invalid`, or `not_http` where the read is no HTTP response.
 
         A server that speaks TLS, HTTP/2 or something else is told by its first bytes.
         """
-        assert self._parser is not None
         is_first_read = self._overhead == 0
-        is_http = self._parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
+        is_http = parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
         return "head_invalid" if is_http else "not_http"
 
     def _finish(self) -> None:
-        """The answer is complete: go back to the pool, or close."""
+        """Return the connection to the pool after a complete response, or close it."""
         self._answer = self._sink = None
-        if self._lane is not None:
-            self._change_lanes(None)
+        self._is_fast = False
         transport = self._transport
-        if (
-            self._may_keep
-            and not self._is_head_request
-            and transport is not None
-            and transport.get_write_buffer_size() == 0
-        ):
+        is_written = transport is not None and transport.get_write_buffer_size() == 0
+        if self._may_keep and not self._is_head_request and is_written:
             if self._paused:
                 self.resume_reading()
             self.on_idle(self)
@@ -391,6 +381,7 @@ class Connection(asyncio.Protocol):
 
     def _drop(self) -> None:
         self._parser = self._sink = None
+        self._is_fast = False
         if not self.is_closed:
             self.is_closed = True
             transport, self._transport = self._transport, None
@@ -401,8 +392,8 @@ class Connection(asyncio.Protocol):
 
 
 def _nothing(_timeout_ms: int) -> None:
-    """Tell of nothing, where there is no kernel to ask."""
+    """Report no event: for transports without a socket."""
 
 
 def _ignore(_data: bytes) -> None:
-    """Take what is not wanted."""
+    """Discard data."""

@@ -1,4 +1,4 @@
-"""Kept connections to upstreams, and the making of new ones.
+"""A pool of kept connections to upstreams; it also makes new ones.
 
 A connection is lent for one exchange. It comes back by itself when its answer is complete and clean, and is closed in
 every other case.
@@ -21,8 +21,8 @@ from proxy.upstream.reasons import reason_of_dial
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.clocks import Clocks
-    from proxy.exchange import Origin
+    from proxy.model import Origin
+    from proxy.timers import DeadlineTimer
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
 
@@ -42,14 +42,14 @@ Key: TypeAlias = "tuple[Origin, str | None]"
 
 
 class Pool:
-    """Lends connections. One a worker; closed by whoever built it.
+    """The connection pool. One for each worker; its creator closes it.
 
     Kept ones are used last in, first out, so that few stay warm and the rest run out: each when the `keep_alive` of the
     upstream that used it last is over, or a second before its vendor's own `Keep-Alive: timeout=` is. `tls` may be
     replaced; connections that stand keep theirs.
     """
 
-    def __init__(self, clocks: Clocks, tls: TlsContexts) -> None:
+    def __init__(self, clocks: DeadlineTimer, tls: TlsContexts) -> None:
         self._clocks = clocks
         self.tls = tls
         # While there is a key in it, the clocks ask.
@@ -57,7 +57,7 @@ class Pool:
         self._open: set[Connection] = set()
 
     def take(self, key: Key, upstream: str, *, keep_s: float) -> Connection | None:
-        """A kept connection that is usable now, or None. Does not wait.
+        """Take a kept connection that is usable now, or return None. Does not wait.
 
         `keep_s` is how long it may be kept after this use; 0 for not at all.
         """
@@ -76,7 +76,7 @@ class Pool:
         return None
 
     async def dial(self, key: Key, upstream: str, addresses: Sequence[Address], *, keep_s: float) -> Connection:
-        """Make a new connection to one of `addresses`, which stand for the key's origin and are not looked up again.
+        """Connect to one of `addresses`, which were resolved for the key's origin and are not looked up again.
 
         Several are tried in parallel, a little apart (RFC 8305). One alone is left to the loop, which connects at half
         the price of a socket that is made here, but cannot be told the scope that a link-local address has. Cancelling
@@ -125,7 +125,7 @@ class Pool:
         return connection
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many connections are open, by upstream and state (`active`, `idle`)."""
+        """Count the open connections by upstream and state (`active`, `idle`)."""
         counts: dict[tuple[str, str], int] = {}
         idle = {connection for kept in self._kept.values() for connection in kept}
         for connection in self._open:
@@ -134,21 +134,21 @@ class Pool:
         return counts
 
     def check(self, now_s: float) -> None:
-        """Close what was kept too long; asked by the clocks while anything is kept."""
+        """Close connections that were kept too long; called by the `DeadlineTimer`."""
         for key, kept in list(self._kept.items()):
             for connection in [connection for connection in kept if now_s >= connection.kept_until_s]:
                 connection.abort()
             if not kept:
                 del self._kept[key]
         if not self._kept:
-            self._clocks.forget(self)
+            self._clocks.discard(self)
 
     def close(self) -> None:
-        """Close every connection, lent ones included."""
+        """Close every connection, those in use included."""
         for connection in list(self._open):
             connection.abort()
         self._kept.clear()
-        self._clocks.forget(self)
+        self._clocks.discard(self)
 
     def _keep(self, connection: Connection) -> None:
         keep_s = connection.keep_s
@@ -160,7 +160,7 @@ class Pool:
         kept = self._kept.get(connection.key)
         if kept is None:
             kept = self._kept[connection.key] = []
-            self._clocks.watch(self)
+            self._clocks.add(self)
         elif len(kept) >= MAX_KEPT:
             connection.abort()
             return

@@ -1,4 +1,4 @@
-"""Why a connection to an upstream failed, in one of few words for the operator's log (contract §7, `reason`).
+"""Classifies why a connection to an upstream failed, as the log's `reason` (contract §7).
 
 Clients are not told: to them an upstream is unreachable, whatever is wrong with it. Library exceptions are told apart
 by their types, numbers and names, never by their texts, which differ between releases.
@@ -59,7 +59,7 @@ class ClientHandshake(ssl.SSLObject):
 
 
 def reason_of_dial(exc: OSError, *, is_tls: bool) -> str:
-    """Why no connection could be made."""
+    """Return the `reason` why no connection could be made."""
     if is_tls and isinstance(exc, ConnectionError) and exc.errno != errno.ECONNREFUSED:
         # TCP stood, or it would have been refused: the loop reports any end within the handshake as a reset.
         return "tls_handshake"
@@ -67,7 +67,7 @@ def reason_of_dial(exc: OSError, *, is_tls: bool) -> str:
 
 
 def reason_of_loss(exc: Exception | None) -> str:
-    """Why a connection that stood was lost; None is an end in order.
+    """Return the `reason` why an open connection was lost; None is an orderly end.
 
     With TLS 1.3 a server judges the client after the client's handshake is over: its alert arrives here.
     """

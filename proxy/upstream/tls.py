@@ -8,13 +8,13 @@ from proxy.upstream.reasons import ClientHandshake
 
 
 class TlsContexts:
-    """One context for each authority file, made once: loading the system's authorities takes tens of milliseconds."""
+    """The TLS contexts, one for each file of authorities: loading the system's takes tens of milliseconds."""
 
     def __init__(self) -> None:
         self._contexts: dict[str | None, ssl.SSLContext] = {}
 
     def get(self, ca_file: str | None) -> ssl.SSLContext:
-        """The context that trusts `ca_file`, or the system's authorities where it is None.
+        """Return the context that trusts `ca_file`, or the system's authorities where it is None.
 
         Names are checked, TLS 1.2 is the least. Only HTTP/1.1 is offered.
 
@@ -28,12 +28,12 @@ class TlsContexts:
         return context
 
     def replace(self, ca_file: str, context: ssl.SSLContext) -> None:
-        """Use another context for that file from now on; connections that stand keep theirs."""
+        """Use another context for that file from now on; open connections keep theirs."""
         self._contexts[ca_file] = context
 
 
 def make_context(ca_file: str | None) -> ssl.SSLContext:
-    """A context that trusts the file as it is now, or the system's authorities; see `TlsContexts.get`. Blocks.
+    """Create a context that trusts the file as it is now, or the system's authorities. Blocks.
 
     Raises:
         OSError: the file cannot be read.

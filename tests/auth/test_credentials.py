@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.auth.credentials import MAX_CREDENTIAL_BYTES, find_credential, repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, InvalidTokenError
-from proxy.exchange import RequestHead
+from proxy.model import RequestHead
 
 LONGEST = b"t" * MAX_CREDENTIAL_BYTES
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.auth.issuers import Claims, Issuer, verify
-from proxy.auth.jws import parse
+from proxy.auth.key_sets import StaticKeySet
 from proxy.auth.keys import secret_key
-from proxy.auth.keysets import StaticKeySet
+from proxy.auth.tokens import parse
 from proxy.errors import ExpiredTokenError, InsufficientScopeError, InvalidTokenError, ProxyError
 from tests.auth.auth_support import NOW, SECRET, claims, token
 

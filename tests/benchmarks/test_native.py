@@ -192,7 +192,7 @@ async def test_native_terminated(load: Load, upstream: int) -> None:
     ],
 )
 def test_native_wrong_use(native: Path, arguments: str, message: str) -> None:
-    """Wrong use is exit 2 and names the option."""
+    """InvalidValue use is exit 2 and names the option."""
     process = subprocess.run([native / "load", *arguments.split()], capture_output=True, text=True, check=False)
 
     assert (process.returncode, process.stdout) == (2, "")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser
 
-    from proxy.logs import Redactor
+    from proxy.observability.logging import Redactor
     from tests.browser.client_scenes import Stage
     from tests.conftest import Start
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.errors import ProxyError
-from proxy.exchange import Plan, Principal
-from proxy.limits.dial import Dialler, RedisAddress
-from proxy.limits.redis import RedisStore
-from proxy.limits.resp import StoreError
+from proxy.limits.redis.dial import Dialler, RedisAddress
+from proxy.limits.redis.resp import StoreError
+from proxy.limits.redis.store import RedisStore
+from proxy.model import Plan, Principal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

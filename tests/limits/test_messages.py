@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from proxy.dialects import openai
 from proxy.errors import TooManyTicketsError, refusal
-from proxy.exchange import Plan, Rate
 from proxy.limits import gcra, messages
 from proxy.limits.gcra import Limit
 from proxy.limits.quotas import TICKS_PER_S, limits_of
+from proxy.model import Plan, Rate
 from proxy.settings.units import MAX_DURATION_S
 
 STEADY = settings(max_examples=200)

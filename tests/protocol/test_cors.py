@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.exchange import FieldIndex
+from proxy.model import FieldIndex
 from proxy.protocol.cors import CorsPolicy, is_preflight, request_origin
 
 STEADY = settings(max_examples=200)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.exchange import Ending
+from proxy.model import Ending
 from proxy.protocol.in_band import DataLines, end_event, torn
-from proxy.protocol.sse import EventStreamObserver, encode_event
+from proxy.protocol.sse_observer import EventStreamObserver, encode_event
 from tests.peers import read_events
 
 STEADY = settings(max_examples=300)

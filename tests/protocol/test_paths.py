@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequestError, ProxyError, TargetNotAllowedError
-from proxy.exchange import Origin
+from proxy.model import Origin
 from proxy.protocol.paths import (
     MAX_TARGET_URL,
     TargetPattern,

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from proxy.errors import ProxyError
-    from proxy.upstream.answer import Answer
-    from proxy.upstream.lane import Lane
+    from proxy.upstream.response import UpstreamResponse
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -25,7 +24,7 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 class Taker:
     """A sink that keeps what it is given."""
 
-    lane: Lane | None = None
+    allows_fast_path = False
 
     def __init__(self) -> None:
         self.taken = b""
@@ -36,6 +35,9 @@ class Taker:
         assert not self.is_whole
         self.taken += data
         self.is_whole = is_last
+
+    def event(self, data: bytes, payload_bytes: int) -> None:
+        raise AssertionError("a sink that allows no fast path was given an event")
 
     def failed(self, error: ProxyError) -> None:
         assert self.error is None
@@ -53,7 +55,7 @@ class One:
         )
         self.connection.connection_made(cast("asyncio.Transport", self.wire))
 
-    def ask(self, *, is_head_request: bool = False) -> asyncio.Future[Answer]:
+    def ask(self, *, is_head_request: bool = False) -> asyncio.Future[UpstreamResponse]:
         return self.connection.send(b"", b"", is_head_request=is_head_request)
 
     def hear(self, *reads: bytes) -> None:
@@ -64,7 +66,7 @@ class One:
         self.idle += 1
 
 
-def take(answer: Answer) -> Taker:
+def take(answer: UpstreamResponse) -> Taker:
     taker = Taker()
     answer.attach(taker)
     return taker

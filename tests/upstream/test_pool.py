@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self, cast
 
 import pytest
 
-from proxy.clocks import Clocks
 from proxy.errors import OverloadedError, UpstreamUnreachableError
-from proxy.exchange import Origin
+from proxy.model import Origin
+from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import Pool
 from proxy.upstream.tls import TlsContexts
@@ -25,14 +25,14 @@ from tests.whole.nodes import descriptors
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from proxy.clocks import Watched
+    from proxy.timers import Watched
     from proxy.upstream.connection import Connection
     from proxy.upstream.pool import Key
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
-    clocks = Clocks(asyncio.get_running_loop())
+    clocks = DeadlineTimer(asyncio.get_running_loop())
     pool = Pool(clocks, TlsContexts())
     yield pool
     pool.close()
@@ -197,7 +197,7 @@ async def test_dial_failing_handshake(pool: Pool, upstream: Upstream, count: int
 
 
 class HandClocks:
-    """Clocks that stand still until the test moves them."""
+    """Timers that stand still until the test moves them."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -206,10 +206,10 @@ class HandClocks:
     def now(self) -> float:
         return self.now_s
 
-    def watch(self, watched: Watched) -> None:
+    def add(self, watched: Watched) -> None:
         self.watched.add(watched)
 
-    def forget(self, watched: Watched) -> None:
+    def discard(self, watched: Watched) -> None:
         self.watched.discard(watched)
 
 
@@ -242,7 +242,7 @@ async def test_pool_keeps_no_longer_than(
 ) -> None:
     """A kept connection is lent until its time is over, and not from then on, however late the clocks ask."""
     clocks = HandClocks()
-    pool = Pool(cast("Clocks", clocks), TlsContexts())
+    pool = Pool(cast("DeadlineTimer", clocks), TlsContexts())
     connection = await kept(pool, upstream, *fields, keep_s=keep_s)
 
     clocks.now_s += until_s - 0.01
@@ -270,7 +270,7 @@ async def test_pool_keeps_no_longer_than(
 async def test_pool_keeps_nothing(upstream: Upstream, keep_s: float, fields: tuple[str, ...]) -> None:
     """A connection that may not be kept is closed with its answer."""
     clocks = HandClocks()
-    pool = Pool(cast("Clocks", clocks), TlsContexts())
+    pool = Pool(cast("DeadlineTimer", clocks), TlsContexts())
 
     connection = await kept(pool, upstream, *fields, keep_s=keep_s)
 

@@ -27,8 +27,8 @@ WORKERS = 3
 SERVE = ("-m", "proxy", "serve")
 # With more time for the limits server: where a machine stands still for a tenth of a second, nothing is lost.
 _PATIENT = """
-from proxy.cli import main
-from proxy.limits.redis import RedisStore
+from proxy.cli.commands import main
+from proxy.limits.redis.store import RedisStore
 RedisStore.__init__.__kwdefaults__["timeout_s"] = 0.5
 main()
 """

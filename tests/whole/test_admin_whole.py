@@ -235,7 +235,7 @@ async def test_admin_readiness_while_draining(proxy: Running, upstream: Upstream
     """While streams run out, the operator's listener says "draining", and the public one takes nobody new."""
     client, vendor = await begin(proxy, upstream)
     admin = await proxy.admin()
-    draining = asyncio.create_task(proxy.app.drain(timeout_s=30))
+    draining = asyncio.create_task(proxy.server.drain(timeout_s=30))
     await asyncio.sleep(0)  # one step: the drain has begun when it first waits
 
     ready = await get(admin, "/readyz")
@@ -256,5 +256,5 @@ async def test_admin_can_be_off(start: Callable[..., Any], upstream: Upstream) -
     """Without an operator's listener health is still on the public one."""
     proxy = await start(config=CONFIG.replace("admin_listen: 127.0.0.1:0", 'admin_listen: "off"'))
 
-    assert proxy.app.admin_listen is None
+    assert proxy.server.admin_listen is None
     assert (await get(await proxy.client(), "/readyz")).status == 200

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from proxy.config_file import ConfigurationError
+from proxy.settings.loading import ConfigurationError
 from tests.auth.certificates import CertificateAuthority
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import Message, Upstream, only, request, secret_free

@@ -23,7 +23,7 @@ WAITING_BYTES = 256 * 1024
 
 def waiting(proxy: Running) -> int:
     """What waits in the proxy for its clients, in bytes."""
-    transports = (connection.transport for connection in proxy.app.public_listener.open)
+    transports = (connection.transport for connection in proxy.server.connections)
     return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
 
@@ -112,7 +112,7 @@ async def test_trickling_client_is_not_cut(start: Callable[..., Any], upstream: 
         got += len(await asyncio.wait_for(client.reader.read(2**17), WAIT_S))
         await asyncio.sleep(0.05)
 
-    assert proxy.app.pipeline.live()
+    assert proxy.service.exchanges.live()
     assert got < size
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
@@ -151,8 +151,8 @@ async def test_refused_client_that_reads_nothing_is_let_go(start: Callable[..., 
     connection = None
     worst = 0
     async with asyncio.timeout(WAIT_S):
-        while proxy.app.public_listener.open or connection is None:
-            connection = next(iter(proxy.app.public_listener.open), connection)
+        while proxy.server.connections or connection is None:
+            connection = next(iter(proxy.server.connections), connection)
             worst = max(worst, waiting(proxy))
             await asyncio.sleep(0.01)
 

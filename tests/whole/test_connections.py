@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.client_connection import MAX_WAITING
-from proxy.limits.store import Standing
+from proxy.limits.store import RateStatus
 from tests.conftest import VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
 from tests.whole.scenes import BODY, OK, begin, check_settled, serves
@@ -23,7 +22,7 @@ from tests.whole.scenes import BODY, OK, begin, check_settled, serves
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxy.exchange import Principal, Route
+    from proxy.model import Principal, Route
     from proxy.upstream.addresses import Address
     from tests.conftest import Running
 
@@ -73,14 +72,14 @@ async def test_kept_connection_that_spoke_or_ended(
     assert answer.body == b"ok"
     await vendor.closed()
     await proxy.idle()
-    assert proxy.app.pool.counts() == {("main", "idle"): 1}
+    assert proxy.service.pool.counts() == {("main", "idle"): 1}
 
 
 @pytest.mark.parametrize("act", ["speaks", "ends"])
 async def test_kept_connection_is_looked_at_in_the_last_moment(proxy: Running, upstream: Upstream, act: str) -> None:
     """What the loop has not read yet counts too: the system is asked when a connection is about to be used."""
     vendor = await kept(proxy, upstream)
-    (connection,) = proxy.app.pool._open
+    (connection,) = proxy.service.pool._open
     assert connection.is_usable()
 
     # Past the loop, and without a turn of it, so that only the system knows.
@@ -138,7 +137,7 @@ async def test_connection_of_an_upstream_that_will_close(proxy: Running, upstrea
     vendor = await kept(proxy, upstream, answer)
 
     await vendor.closed()
-    assert proxy.app.pool.counts() == {}
+    assert proxy.service.pool.counts() == {}
 
 
 async def test_connection_with_an_unread_upload_is_not_kept(proxy: Running, upstream: Upstream) -> None:
@@ -158,7 +157,7 @@ async def test_connection_with_an_unread_upload_is_not_kept(proxy: Running, upst
         while piece := await asyncio.wait_for(vendor.reader.read(2**16), WAIT_S):
             got += len(piece)
     assert got < size
-    assert proxy.app.pool.counts() == {}
+    assert proxy.service.pool.counts() == {}
 
 
 # The client's side.
@@ -186,7 +185,7 @@ async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: 
     vendor.write(chunk(event("two")))
     await client.read_until(event("two") + b"\r\n")
     assert len(upstream.peers) == 1
-    assert len(proxy.app.pipeline.live()) == 1
+    assert len(proxy.service.exchanges.live()) == 1
 
     vendor.write(LAST)
     await client.read_until(LAST)
@@ -195,6 +194,15 @@ async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: 
     assert received.start == "GET /v1/models HTTP/1.1"
     vendor.write(OK)
     assert (await client.read_message()).body == b"ok"
+
+
+async def write_until_closed(vendor: Peer) -> None:
+    """Send events until the proxy has closed the upstream: behind unread requests only a write sees a client's end."""
+    closing = asyncio.create_task(vendor.closed())
+    while not closing.done():
+        vendor.write(chunk(event("more")))
+        await asyncio.wait((closing,), timeout=0.05)
+    await closing
 
 
 async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -> None:
@@ -211,33 +219,32 @@ async def test_pipelined_flood_is_not_held(proxy: Running, upstream: Upstream) -
             sent += len(flood)
     # What the two kernels hold is theirs; far less than what was offered.
     assert sent < 30 * 2**20
-    connection = next(iter(proxy.app.public_listener.open))
-    # What a slice brings behind the last that may wait.
-    assert len(connection._requests) <= MAX_WAITING + 500
-    assert len(connection._rest) <= 2**20
+    connection = next(iter(proxy.server.connections))
+    # aiohttp stops at 32, and then reads no more.
+    assert len(connection._messages) <= 33
     vendor.write(chunk(event("two")))
     await client.read_until(event("two") + b"\r\n")
 
     client.reset()
 
-    await vendor.closed()
+    await write_until_closed(vendor)
     await check_settled(proxy, "client_closed")
 
 
 async def test_client_closed_behind_unread_requests(proxy: Running, upstream: Upstream) -> None:
-    """A client's end is seen though it stands behind more requests than the proxy reads ahead."""
+    """A client's end that stands behind more requests than are read ahead is seen when the next events are written."""
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
     await client.send(request("/healthz", method="GET") * 1000)
-    connection = next(iter(proxy.app.public_listener.open))
+    connection = next(iter(proxy.server.connections))
     await passes(lambda: connection.transport is not None and not connection.transport.is_reading())
 
     client.close()
 
-    await vendor.closed()
+    await write_until_closed(vendor)
     await check_settled(proxy, "client_closed")
 
 
-async def test_pipelined_requests_take_turns(proxy: Running) -> None:
+async def test_pipelined_requests_take_turns(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that came in one read are not served in one turn of the loop, though none of them waits for anything."""
     loop = asyncio.get_running_loop()
     turn = 0
@@ -248,14 +255,14 @@ async def test_pipelined_requests_take_turns(proxy: Running) -> None:
         turn += 1
         handle[0] = loop.call_soon(count)
 
-    def health(_path: str) -> tuple[int, bytes, bytes]:
+    def problems() -> dict[str, list[str]]:
         served.append(turn)
-        return 200, b"text/plain", b"ok"
+        return {"reasons": []}
 
     handle = [loop.call_soon(count)]
-    proxy.app.pipeline.health = health
+    monkeypatch.setattr(proxy.service, "problems", problems)
     client = await proxy.client()
-    client.write(request("/healthz", method="GET") * 50)
+    client.write(request("/readyz", method="GET") * 50)
     for _ in range(50):
         assert (await client.read_message()).status == 200
     handle[0].cancel()
@@ -420,15 +427,16 @@ async def test_via_of_ours_is_a_loop(proxy: Running, upstream: Upstream, via: st
 
 @pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0, HTTP/2.0", "websockets"])
 async def test_upgrade_is_ignored(proxy: Running, upstream: Upstream, upgrade: str) -> None:
-    """An upgrade is neither done nor passed on; the next request on the connection is read as HTTP."""
-    client = await proxy.client()
+    """An upgrade is neither done nor passed on; the connection ends with the response, and says so."""
     for _ in range(2):
+        client = await proxy.client()
         client.write(request(body=BODY, token=token(), fields=(("Connection", "upgrade"), ("Upgrade", upgrade))))
         received = await (await _vendor(upstream)).read_message()
         assert received.get("upgrade") is None
         upstream.peers[0].write(OK)
         answer = await client.read_message()
-        assert (answer.status, answer.body) == (200, b"ok")
+        assert (answer.status, answer.body, answer.get("connection")) == (200, b"ok", "close")
+        await client.closed()
 
 
 async def _vendor(upstream: Upstream) -> Peer:
@@ -452,7 +460,7 @@ async def test_connect_and_reset(proxy: Running) -> None:
         for client in clients:
             client.reset()
     await serves(proxy)
-    await passes(lambda: len(proxy.app.public_listener.open) <= 1)
+    await passes(lambda: len(proxy.server.connections) <= 1)
     assert proxy.lines() == []
 
 
@@ -471,7 +479,7 @@ async def test_client_closed_while_the_name_is_looked_up(proxy: Running, upstrea
             ended.set()
         return ()
 
-    proxy.app.pipeline.rules = replace(proxy.app.pipeline.rules, resolve=resolve)
+    proxy.service.rules = replace(proxy.service.rules, resolve=resolve)
     client = await ask(proxy)
     await asyncio.wait_for(asked.wait(), WAIT_S)
 
@@ -485,7 +493,7 @@ async def test_client_closed_while_the_name_is_looked_up(proxy: Running, upstrea
 class _Admission:
     def __init__(self, store: _Slow) -> None:
         self.store = store
-        self.standing = Standing()
+        self.standing = RateStatus()
         self.fallback = None
         self.is_held = True
 
@@ -516,8 +524,8 @@ class _Slow:
     def problem(self) -> str | None:
         return None
 
-    def standing(self, principal: Principal) -> Standing:
-        return Standing()
+    def standing(self, principal: Principal) -> RateStatus:
+        return RateStatus()
 
     async def admit(self, principal: Principal) -> _Admission:
         self.asked.set()
@@ -530,7 +538,7 @@ class _Slow:
 async def test_client_closed_while_the_store_is_asked(proxy: Running, upstream: Upstream, answers: str) -> None:
     """A client that leaves while the limits are asked holds no lease, whenever the store gets round to answering."""
     slow = _Slow(asyncio.Event(), asyncio.Event())
-    proxy.app.pipeline.rules = replace(proxy.app.pipeline.rules, store=slow)
+    proxy.service.rules = replace(proxy.service.rules, store=slow)
     client = await ask(proxy)
     await asyncio.wait_for(slow.asked.wait(), WAIT_S)
 
@@ -568,7 +576,7 @@ async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any]
     assert (await warm.read_message()).status == 200
     dice = random.Random(20260202)
     tasks_before, files_before = len(asyncio.all_tasks()), open_files()
-    watched_before = proxy.app.clocks.watched_count
+    watched_before = proxy.service.timers.watched_count
 
     async def serve(vendor: Peer, behaviour: random.Random) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -606,16 +614,16 @@ async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any]
         await asyncio.gather(*(visit(random.Random(dice.random())) for _ in range(20)))
     await proxy.idle()
     assert proxy.leases_held == 0
-    assert {state: count for (_, state), count in proxy.app.pool.counts().items() if state == "active"} == {}
-    proxy.app.pool.close()
+    assert {state: count for (_, state), count in proxy.service.pool.counts().items() if state == "active"} == {}
+    proxy.service.pool.close()
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await serving
     for peer in upstream.peers:
         await peer.gone()
     upstream.peers.clear()
-    await passes(lambda: len(proxy.app.public_listener.open) <= 1)
-    assert proxy.app.clocks.watched_count <= watched_before + 1
+    await passes(lambda: len(proxy.server.connections) <= 1)
+    assert proxy.service.timers.watched_count <= watched_before + 1
     await passes(lambda: len(asyncio.all_tasks()) <= tasks_before and open_files() <= files_before)
     assert not [line for line in proxy.lines() if line["event"] != "exchange.settled"]
 
@@ -633,7 +641,10 @@ async def test_clients_leaving_at_random_leave_nothing(start: Callable[..., Any]
 async def test_body_behind_an_upgrade(
     proxy: Running, upstream: Upstream, framing: str, body: bytes, cut: int | None
 ) -> None:
-    """A request that asks for another protocol is framed like any other: its body is no next request."""
+    """A request that asks for another protocol is framed like any other: its body is no next request.
+
+    What stands behind it is not served: the response says that the connection ends (RFC 9112 §9.6).
+    """
     head = (
         f"POST /main/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
         f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n{framing}\r\n\r\n"
@@ -643,12 +654,15 @@ async def test_body_behind_an_upgrade(
     size = cut or len(twice)
     for position in range(0, len(twice), size):
         await client.send(twice[position : position + size])
-    for _ in range(2):
-        received = await (await _vendor(upstream)).read_message()
-        assert received.body == (b'{"model": "m"}' if body else b"")
-        assert received.get("upgrade") is None
-        upstream.peers[0].write(OK)
-        assert (await client.read_message()).body == b"ok"
+    received = await (await _vendor(upstream)).read_message()
+    assert received.body == (b'{"model": "m"}' if body else b"")
+    assert received.get("upgrade") is None
+    upstream.peers[0].write(OK)
+    answer = await client.read_message()
+    assert (answer.body, answer.get("connection")) == (b"ok", "close")
+    await client.closed()
+    assert len(upstream.peers) == 1
+    await passes(lambda: [line["status"] for line in proxy.lines() if line["event"] == "exchange.settled"] == [200])
 
 
 async def test_upgrade_with_a_framing_of_its_own(proxy: Running, upstream: Upstream) -> None:
@@ -669,7 +683,7 @@ async def test_client_sockets_have_the_listeners_options(proxy: Running) -> None
     client.write(request("/healthz", method="GET"))
     await client.read_message()
 
-    connection = next(iter(proxy.app.public_listener.open))
+    connection = next(iter(proxy.server.connections))
     assert connection.transport is not None
     sock = connection.transport.get_extra_info("socket")
 

@@ -119,7 +119,7 @@ async def test_cors_refusals(crossing: Running, upstream: Upstream, origin: str)
     answers[502] = await client.read_message()
     client.write(request(body=BODY, token=tiny, fields=fields))
     answers[429] = await client.read_message()
-    crossing.app.pipeline.is_draining = True
+    crossing.service.is_draining = True
     client.write(request(body=BODY, token=token(), fields=fields))
     answers[503] = await client.read_message()
 
@@ -293,3 +293,30 @@ async def test_cors_any_name(start: Callable[..., Any]) -> None:
     client = await proxy.client()
     client.write(preflight("/forward-sse", ("Access-Control-Request-Headers", "x-one,x-two")))
     assert (await client.read_message()).get("access-control-allow-headers") == "x-one, x-two"
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/forward-sse", "POST"),
+        ("/forward-sse/tickets", "POST"),
+        ("/forward-sse/tickets/", "POST"),
+        ("/forward-sse/streams/some-id", "DELETE"),
+        ("/playground/upstreams", "GET"),
+        ("/healthz", "GET"),
+        ("/v1/models", "GET"),
+        ("/main/v1/chat/completions", "POST"),
+        ("/nowhere/at/all", "PUT"),
+    ],
+)
+async def test_cors_preflight_at_every_route(crossing: Running, path: str, method: str) -> None:
+    """A page may ask for every route that there is, and for those that there are not: it is told by the answer."""
+    client = await crossing.client()
+    fields = (("Origin", APP), ("Access-Control-Request-Method", method))
+    client.write(request(path, method="OPTIONS", fields=fields))
+
+    answer = await client.read_message()
+
+    assert answer.status == 204
+    assert answer.get("access-control-allow-origin") == APP
+    assert method in (answer.get("access-control-allow-methods") or "")

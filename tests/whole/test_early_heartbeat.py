@@ -419,7 +419,7 @@ async def test_early_stopped(early: Running, upstream: Upstream, head: bytes, *,
 async def test_early_drained(early: Running, upstream: Upstream) -> None:
     """A drain that is over ends a stream that has only heartbeats yet, with the word for it."""
     client, vendor, _ = await begin(early, upstream)
-    await early.app.drain(0.1)
+    await early.server.drain(0.1)
 
     assert ERRORS["openai"](content(await rest_of(client)))["code"] == "draining"
     await vendor.closed()

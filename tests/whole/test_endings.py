@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.clocks import LONG_S
+from proxy.timers import LONG_S
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, event, only, request
 
@@ -40,7 +40,7 @@ async def check_ending(proxy: Running, ending: str, **fields: Any) -> dict[str, 
     line = only(await proxy.settled(), "exchange.settled")
     assert line["ending"] == ending
     assert proxy.leases_held == 0
-    assert proxy.app.clocks.watched_count <= len(proxy.app.public_listener.open) + 1
+    assert proxy.service.timers.watched_count <= len(proxy.server.connections) + 1
     for name, value in fields.items():
         assert line[name] == value, name
     return line
@@ -272,7 +272,7 @@ async def test_timeout_idle_breaks_the_stream(
     start: Callable[..., Any], upstream: Upstream, monkeypatch: pytest.MonkeyPatch, long_s: float
 ) -> None:
     """A silence after the head ends the stream: an event says which clock, the last chunk is missing."""
-    monkeypatch.setattr("proxy.phases.relay.LONG_S", long_s)
+    monkeypatch.setattr("proxy.relay.timeouts.LONG_S", long_s)
     proxy = await start(TIMEOUTS.replace("TOTAL", '"off"'))
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
 
@@ -317,7 +317,7 @@ async def test_timeout_write_frees_what_a_stuck_client_holds(start: Callable[...
 
 async def check_ending_of_stuck(proxy: Running) -> dict[str, Any]:
     async with asyncio.timeout(20):
-        while not proxy.app.pipeline.live():  # noqa: ASYNC110 - the exchange begins in this very loop
+        while not proxy.service.exchanges.live():  # noqa: ASYNC110 - the exchange begins in this very loop
             await asyncio.sleep(0)
         return only(await proxy.settled(), "exchange.settled")
 
@@ -329,7 +329,7 @@ async def test_drained_stream_ends_visibly(proxy: Running, upstream: Upstream) -
     kept.write(request("/healthz", method="GET"))
     assert (await kept.read_message()).status == 200
 
-    draining = asyncio.create_task(proxy.app.drain(timeout_s=0.3))
+    draining = asyncio.create_task(proxy.server.drain(timeout_s=0.3))
     await asyncio.sleep(0)
     kept.write(request(body=BODY, token=token()))
     refusal = await kept.read_message()
@@ -351,7 +351,7 @@ async def test_drain_serves_who_came_in_before(proxy: Running, upstream: Upstrea
     """Who connected before the listener closed is served, the one that nobody had accepted yet, too; nobody after."""
     early = await proxy.client()
     waiting = socket.create_connection(proxy.address)  # the system answers; the loop has not turned
-    draining = asyncio.create_task(proxy.app.drain(timeout_s=30))
+    draining = asyncio.create_task(proxy.server.drain(timeout_s=30))
     await asyncio.sleep(0)  # one step: the drain has begun when it first waits
     clients = [early, Peer(*await asyncio.open_connection(sock=waiting))]
     with pytest.raises(ConnectionRefusedError):

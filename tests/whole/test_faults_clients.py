@@ -99,11 +99,11 @@ async def test_faults_clients_leave_no_task(start: Callable[..., Any], vendor: M
         async with asyncio.timeout(WAIT_S):
             await vendor.wait_for(lambda stats: stats.active == 0)
             # The vendor, in this process too, has one for each connection that is kept.
-            while len(asyncio.all_tasks() - before) > sum(proxy.app.pool.counts().values()):  # noqa: ASYNC110 - they end
+            while len(asyncio.all_tasks() - before) > sum(proxy.service.pool.counts().values()):  # noqa: ASYNC110 - they end
                 await asyncio.sleep(0.02)
     assert proxy.leases_held == 0
-    assert proxy.app.pipeline.live() == []
-    assert not [key for key in proxy.app.pool.counts() if key[1] == "active"]
+    assert proxy.service.exchanges.live() == []
+    assert not [key for key in proxy.service.pool.counts() if key[1] == "active"]
     # The pool, for as long as it keeps connections.
-    assert proxy.app.clocks.watched_count <= 1
+    assert proxy.service.timers.watched_count <= 1
     check_lines(proxy.lines(), leavers, vendor.stats.requests)

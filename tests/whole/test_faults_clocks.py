@@ -11,9 +11,9 @@ import pytest
 from proxy.auth.api_keys import ApiKeys
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.issuers import Issuer
-from proxy.auth.keysets import StaticKeySet
+from proxy.auth.key_sets import StaticKeySet
 from proxy.errors import AuthenticationError
-from proxy.exchange import Plan
+from proxy.model import Plan
 from tests.conftest import SECRET, token
 from tests.peers import LAST, STREAM_HEAD, chunk, connect, event, request
 
@@ -55,7 +55,7 @@ async def test_faults_clock_set_tokens(*, is_known: bool) -> None:
         await authenticator.authenticate(credential)
 
     wall.now_s += DAY_S
-    assert authenticator.recall(credential) is None
+    assert authenticator.cached_principal(credential) is None
     with pytest.raises(AuthenticationError) as refused:
         await authenticator.authenticate(credential)
     assert refused.value.code == "expired_token"

@@ -135,7 +135,6 @@ async def test_framing_hostile_host(proxy: Running, upstream: Upstream, lines: t
         "POST /forward-sse",
         "GET /healthz",
         "GET /forward-sse?a=canary HTTP/2.0",
-        "PRI * HTTP/2.0",
         "POST\t/forward-sse\tHTTP/1.1",
         " POST /forward-sse HTTP/1.1",
         "post /forward-sse HTTP/1.1",
@@ -160,6 +159,16 @@ async def test_framing_hostile_request_line(proxy: Running, upstream: Upstream, 
     """A request line that is not HTTP/1.x for an origin server is a 400 that repeats nothing."""
     secret = token()
     await check_refused(proxy, upstream, head(f"Authorization: Bearer {secret}", start=line), secret)
+
+
+async def test_framing_http2_preface(proxy: Running, upstream: Upstream) -> None:
+    """A client that speaks HTTP/2 could not read an answer of HTTP/1 (RFC 9113 §3.4): the connection is closed."""
+    client = await proxy.client()
+    client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+
+    assert await client.read_to_end() == b""
+    assert upstream.is_untouched
+    await serves(proxy)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +399,10 @@ async def test_framing_fuzz_never_harms(start: Callable[..., Any], upstream: Ups
                 )
             attacks.append(attack(bytes(hostile)))
         for seen in await asyncio.gather(*attacks):
-            assert seen == b"" or seen[:12] in {b"HTTP/1.1 %d" % status for status in (400, 401, 404, 405, 408, 502)}
+            # What cannot be parsed is answered as HTTP/1.0: its version is unknown (RFC 9110 §2.5).
+            assert seen == b"" or seen[:12] in {
+                b"HTTP/1.%d %d" % (minor, status) for minor in (0, 1) for status in (400, 401, 404, 405, 408, 502)
+            }
     await proxy.idle()
     await serves(proxy)
     assert not [line for line in proxy.lines() if line["event"] != "exchange.settled"]

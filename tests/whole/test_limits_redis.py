@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.limits.redis import RedisStore
+from proxy.limits.redis.store import RedisStore
 from tests.conftest import token
 from tests.limits.redis_support import WAIT_S, RedisServer, holds, passes
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, only, request
@@ -102,7 +102,7 @@ async def test_server_lost_while_streams_run(
     proxy = await start(limits(server, policy))
     client, vendor = await begin(proxy, upstream, token())
     server.kill()
-    await passes(lambda: proxy.app.store.problem() is not None)
+    await passes(lambda: proxy.service.store.problem() is not None)
 
     ready = await get(proxy, "/readyz")
     if policy == "deny":
@@ -121,7 +121,7 @@ async def test_server_lost_while_streams_run(
     assert int(float(metrics.partition("\nforward_sse_limits_store_errors_total ")[2].split()[0])) > 0
 
     await server.start()
-    await passes(lambda: proxy.app.store.problem() is None)
+    await passes(lambda: proxy.service.store.problem() is None)
     assert (await get(proxy, "/readyz")).status == 200
     await holds(server, 1)
     vendor.write(LAST)
@@ -139,7 +139,7 @@ async def test_refused_without_the_server(start: Callable[..., Any], server: Red
     """With `local`, also the line of a request that was refused for the user's limit says who counted."""
     proxy = await start(limits(server, "local"))
     server.kill()
-    await passes(lambda: proxy.app.store.problem() is not None)
+    await passes(lambda: proxy.service.store.problem() is not None)
     held = [await begin(proxy, upstream, token()) for _ in range(3)]
     assert await refused(proxy) == (429, "too_many_streams")
     for client, vendor in held:
@@ -156,13 +156,13 @@ async def test_client_leaves_while_the_server_hangs(
     server.stop()
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
-    await passes(lambda: proxy.app.store._link.connection.waiting > 0)
+    await passes(lambda: proxy.service.store._link.connection.waiting > 0)
     client.reset()
     line = only(await proxy.settled(), "exchange.settled")
     assert line["ending"] == "client_closed"
     server.go_on()
     await holds(server, 0)
-    await passes(lambda: proxy.app.store.problem() is None)
+    await passes(lambda: proxy.service.store.problem() is None)
     assert upstream.is_untouched
     admission = await begin(proxy, upstream, token())
     admission[0].reset()
@@ -202,14 +202,14 @@ async def test_over_tls(start: Callable[..., Any], upstream: Upstream, tmp_path:
     try:
         await server.start()
         trusting = await start(PLANS + f"limits: {{store: '{url}?ca_file={authority.certificate}'}}\n")
-        assert trusting.app.store.problem() is None
+        assert trusting.service.store.problem() is None
         client, vendor = await begin(trusting, upstream, token())
         await holds(server, 1)
         client.reset()
         await vendor.closed()
         await holds(server, 0)
         doubting = await start(PLANS + f"limits: {{store: '{url}'}}\n")
-        assert "not trusted" in doubting.app.store.problem()
+        assert "not trusted" in doubting.service.store.problem()
         assert await refused(doubting) == (503, "limits_unavailable")
     finally:
         server.close()

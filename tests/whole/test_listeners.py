@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import WAIT_S, Upstream, connect, request
-from tests.test_sockets import needs_ipv6
+from tests.server.test_sockets import needs_ipv6
 from tests.whole.scenes import BODY, OK
 from tests.whole.several import several
 from tests.whole.test_commands import Served
@@ -50,8 +50,8 @@ async def is_served(address: tuple[str, int], upstream: Upstream) -> bool:
 async def test_listen_on_both(start: Callable[..., Any], upstream: Upstream) -> None:
     """Every address of the list serves."""
     proxy = await start(config=listen_on(BOTH))
-    assert [host for host, _ in proxy.app.listens] == ["127.0.0.1", "::1"]
-    for address in proxy.app.listens:
+    assert [host for host, _ in proxy.server.listens] == ["127.0.0.1", "::1"]
+    for address in proxy.server.listens:
         assert await is_served(address, upstream)
 
 

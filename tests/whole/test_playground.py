@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from proxy.config_file import load
-from proxy.exchange import TYPED_NAMES
+from proxy.model import TYPED_NAMES
+from proxy.settings.loading import load
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, Message, Upstream, only, request
 from tests.whole.scenes import begin, check_settled
@@ -239,10 +239,10 @@ async def test_playground_by_reload(proxy: Running, tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     text = path.read_text()
     path.write_text(text + ON)
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
     assert (await ask(proxy)).status == 200
     path.write_text(text)
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
     assert (await ask(proxy)).status == 404
 
 
@@ -252,7 +252,7 @@ async def test_playground_while_draining(playing: Running, upstream: Upstream) -
     client.write(request("/playground", method="GET"))
     assert (await client.read_message()).status == 200
     streaming, vendor, _ = await begin(playing, upstream)
-    draining = asyncio.create_task(playing.app.drain(timeout_s=30))
+    draining = asyncio.create_task(playing.server.drain(timeout_s=30))
     await asyncio.sleep(0)  # one step: the drain has begun when it first waits
 
     client.write(request("/playground", method="GET"))
@@ -283,8 +283,8 @@ def test_playground_is_in_the_wheel(tmp_path: Path) -> None:
     """What is installed has every file of the page."""
     built = next(iter(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
     with zipfile.ZipFile(built) as wheel:
-        packed = {name for name in wheel.namelist() if name.startswith("proxy/web/")}
+        packed = {name for name in wheel.namelist() if name.startswith("proxy/playground/static/")}
 
-    there = {f"proxy/web/{path.name}" for path in (ROOT / "proxy/web").iterdir() if path.is_file()}
-    assert packed == there
-    assert {Path(name).suffix for name in packed} == {".py", ".html", ".css", ".js"}
+    folder = ROOT / "proxy/playground/static"
+    assert packed == {f"proxy/playground/static/{path.name}" for path in folder.iterdir()}
+    assert {Path(name).suffix for name in packed} == {".html", ".css", ".js"}

@@ -79,6 +79,5 @@ async def test_client_repeats_its_content_type(proxy: Running, upstream: Upstrea
     answer = await client.read_message()
 
     assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_request")
-    assert "Content-Type" in answer.json["error"]["message"]
     assert upstream.is_untouched
     await check_settled(proxy, "refused", status=400, code="invalid_request", user=None)

@@ -36,6 +36,7 @@ INTERVAL_MS = 20
 BALANCER = """
 global
     maxconn 2000
+    stats socket {commands} level admin
 defaults
     mode tcp
     timeout connect 2s
@@ -59,7 +60,8 @@ backend nodes
 class Node:
     """A proxy on ports that stay its own over restarts."""
 
-    def __init__(self, config: Path, port: int, admin_port: int, workers: int) -> None:
+    def __init__(self, name: str, config: Path, port: int, admin_port: int, workers: int) -> None:
+        self.name = name
         self.config = config
         self.port = port
         self.admin_port = admin_port
@@ -105,7 +107,12 @@ def free_ports(count: int) -> list[int]:
 async def balancer(tmp_path: Path, port: int, nodes: list[Node]) -> AsyncIterator[None]:
     config = tmp_path / "haproxy.cfg"
     config.write_text(
-        BALANCER.format(port=port, ports=[node.port for node in nodes], admin_ports=[node.admin_port for node in nodes])
+        BALANCER.format(
+            port=port,
+            ports=[node.port for node in nodes],
+            admin_ports=[node.admin_port for node in nodes],
+            commands=tmp_path / "haproxy.sock",
+        )
     )
     process = await asyncio.create_subprocess_exec("haproxy", "-db", "-q", "-f", str(config))
     try:
@@ -153,9 +160,15 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
             served[0] += 1
 
     async def restarted(node: Node) -> None:
+        # As `preStop` is for: no more clients are sent, and those that were sent last have been accepted, in order.
+        await _tell_balancer(tmp_path, node, "drain")
+        async with await connect(("127.0.0.1", node.port)) as last:
+            last.write(request("/healthz", method="GET"))
+            assert (await last.read_message()).status == 200
         assert await node.stop() == 0
         endings.extend(node.endings())
         await node.start()
+        await _tell_balancer(tmp_path, node, "ready")
         async with asyncio.timeout(WAIT_S):
             # Until the balancer sends it clients again.
             while not (await _requests(node)):  # noqa: ASYNC110 - the other process counts
@@ -173,7 +186,7 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
             text = text.replace("listen: 127.0.0.1:0\n", f"listen: 127.0.0.1:{ports[index]}\n", 1)
             text = text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{ports[2 + index]}")
             config.write_text(text + "plans: {default: {}}\n" + with_store(f"unix://{server.path}"))
-            node = Node(config, ports[index], ports[2 + index], workers)
+            node = Node(("one", "two")[index], config, ports[index], ports[2 + index], workers)
             await node.start()
             stack.push_async_callback(node.stop)
             nodes.append(node)
@@ -193,6 +206,14 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
     assert served[0] > CLIENTS * 4
     assert set(endings) == {"complete"}
     assert len(endings) == served[0]
+
+
+async def _tell_balancer(tmp_path: Path, node: Node, state: str) -> None:
+    """Set a node's state with the balancer's own command."""
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "haproxy.sock")
+    writer.write(f"set server nodes/{node.name} state {state}\n".encode())
+    assert (await reader.read()).strip() == b""
+    writer.close()
 
 
 async def _requests(node: Node) -> float:

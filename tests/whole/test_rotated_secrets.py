@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from proxy.config_file import load
+from proxy.app import FILES
+from proxy.settings.loading import load
 from tests.conftest import SECRET, token
 from tests.peers import LAST, STREAM_HEAD, Upstream, chunk, event, request, secret_free
 from tests.whole.scenes import BODY, OK
@@ -55,7 +56,7 @@ async def test_key_that_rotates(start: Callable[..., Any], upstream: Upstream, t
     await client.read_until(event("one"))
 
     key.write_text(f"{NEW}\n")
-    await proxy.app.files.look()
+    await proxy.server.app[FILES].look()
 
     assert await key_seen(proxy, upstream) == f"Bearer {NEW}"
     vendor.write(chunk(event("two")) + LAST)
@@ -72,7 +73,7 @@ async def test_key_that_cannot_be_read(start: Callable[..., Any], upstream: Upst
     key.write_text(OLD)
     proxy = await start(config=CONFIG.replace("KEY", str(key)))
     key.write_text(f"'{NEW}'")
-    await proxy.app.files.look()
+    await proxy.server.app[FILES].look()
     assert await key_seen(proxy, upstream) == f"Bearer {OLD}"
 
 
@@ -84,10 +85,10 @@ async def test_reload_after_a_rotation(start: Callable[..., Any], upstream: Upst
     proxy = await start(config=CONFIG.replace("KEY", str(key)))
     path = tmp_path / "proxy.yaml"
     path.write_text(CONFIG.replace("KEY", str(other)).format(secret=SECRET, url=upstream.url, key=""))
-    await proxy.app.reload(load(path, {}))
+    await proxy.server.reload(load(path, {}))
     key.write_text("key-of-nobody")
     other.write_text(NEW)
-    await proxy.app.files.look()
+    await proxy.server.app[FILES].look()
     assert await key_seen(proxy, upstream) == f"Bearer {NEW}"
 
 
@@ -104,7 +105,7 @@ async def test_authorities_that_rotate(start: Callable[..., Any], tmp_path: Path
         assert (await client.read_message()).status == 502
 
         trusted.write_bytes(authorities[1].certificate.read_bytes())
-        await proxy.app.files.look()
+        await proxy.server.app[FILES].look()
 
         assert await key_seen(proxy, vendor) is None
 

@@ -30,7 +30,7 @@ async def test_header_clock_cuts_a_silent_client(start: Callable[..., Any]) -> N
         assert await client.read_to_end() == b""
 
     assert proxy.lines() == []
-    assert not proxy.app.public_listener.open
+    assert not proxy.server.connections
 
 
 @pytest.mark.parametrize("step", [b"X", b"X-Slow: 1\r\n"], ids=["one-byte", "one-field"])
@@ -79,7 +79,7 @@ async def test_keep_alive_closes_an_idle_connection(start: Callable[..., Any]) -
     assert (await client.read_message()).status == 200
 
     assert await client.read_to_end() == b""
-    assert not proxy.app.public_listener.open
+    assert not proxy.server.connections
 
 
 async def test_keep_alive_does_not_cut_a_stream(start: Callable[..., Any], upstream: Upstream) -> None:
@@ -109,7 +109,7 @@ async def test_body_clock(
 ) -> None:
     """A body that stops is a 408, and the connection is closed at once."""
     # For as long other refusals read on.
-    monkeypatch.setattr("proxy.client_connection.LINGER_S", 2 * WAIT_S)
+    monkeypatch.setattr("proxy.app.LINGER_S", 2 * WAIT_S)
     proxy = await start("client_timeouts: {body: 150ms}\n")
     client = await proxy.client()
     client.write(head(f"Authorization: Bearer {token()}", begun[0]) + begun[1])

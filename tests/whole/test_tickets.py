@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.limits.memory import MemoryStore
+from proxy.limits.memory.store import MemoryStore
 from proxy.limits.store import MAX_OPEN_TICKETS
-from proxy.phases.ticket import MAX_MAKING
+from proxy.tickets.ticket import MAX_MAKING
 from tests.conftest import SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event, read_events, request, secret_free
 from tests.whole.scenes import BODY, fill
@@ -206,7 +206,7 @@ async def test_race_starts_one_call(tickets: Running, upstream: Upstream) -> Non
 async def test_lapsed_and_made_up_tickets(tickets: Running, upstream: Upstream) -> None:
     """After its time an unused ticket is as unknown as one that never was; a spent one is remembered for longer."""
     clock = Clock()
-    tickets.app.pipeline.rules = replace(tickets.app.pipeline.rules, store=MemoryStore(clock))
+    tickets.service.rules = replace(tickets.service.rules, store=MemoryStore(clock))
     late, early = await ticket_url(tickets), await ticket_url(tickets)
     clock.now += 59.9
     client = await use(tickets, early)
@@ -366,7 +366,7 @@ async def test_token_that_expired_meanwhile(start: Callable[..., Any], upstream:
     """The user is checked again when the ticket is used: by the token's own end."""
     proxy = await start(CORS)
     now = time.time()
-    authenticator = proxy.app.pipeline.rules.authenticator
+    authenticator = proxy.service.rules.authenticator
     url = await ticket_url(proxy, bearer=token(exp=int(now) + 30))
     authenticator._now = lambda: now + 120
 
@@ -385,13 +385,13 @@ async def test_user_who_was_removed_meanwhile(start: Callable[..., Any], upstrea
     proxy = await start(CORS)
     urls = [await ticket_url(proxy) for _ in range(2)]
     other = await start(CORS + "plans: {default: {upstreams: []}}\n")
-    store = proxy.app.pipeline.rules.store
-    proxy.app.pipeline.rules = replace(other.app.pipeline.rules, store=store)
+    store = proxy.service.rules.store
+    proxy.service.rules = replace(other.service.rules, store=store)
     answer = await (await use(proxy, urls[0])).read_message()
     assert end_of(answer)["code"] == "upstream_not_allowed"
 
     stranger = await start(CORS, config=STRANGERS)
-    proxy.app.pipeline.rules = replace(stranger.app.pipeline.rules, store=store)
+    proxy.service.rules = replace(stranger.service.rules, store=store)
     answer = await (await use(proxy, urls[1])).read_message()
     assert end_of(answer) == {"ending": "refused", "status": 401, "code": "invalid_token"}
     assert upstream.is_untouched
@@ -611,7 +611,7 @@ async def test_stopped_and_drained(tickets: Running, upstream: Upstream) -> None
     kept.write(request("/forward-sse/streams/none", method="DELETE", token=token()))
     assert (await kept.read_message()).status == 404
     await tickets.idle()
-    tickets.app.pipeline.is_draining = True
+    tickets.service.is_draining = True
     kept.write(get(url))
     answer = await kept.read_message()
     assert is_readable(answer)
@@ -619,7 +619,7 @@ async def test_stopped_and_drained(tickets: Running, upstream: Upstream) -> None
     assert end_of(answer) == {"ending": "refused", "status": 503, "code": "draining", "retry_after": 1}
     stopper.write(request("/forward-sse/tickets", body=BODY, token=token()))
     assert (await stopper.read_message()).status == 503
-    tickets.app.pipeline.is_draining = False
+    tickets.service.is_draining = False
     assert end_of((await serve(tickets, upstream, url))[1])["ending"] == "complete"
 
 
@@ -661,7 +661,7 @@ async def test_bodies_on_their_way_are_bounded(tickets: Running) -> None:
     for sender in senders:
         sender.write(whole[:-1])
     async with asyncio.timeout(WAIT_S):
-        while sum(tickets.app.pipeline._ticketing._makers._making.values()) < MAX_MAKING:  # noqa: ASYNC110 - nothing announces it
+        while sum(tickets.service.ticket_makers._making.values()) < MAX_MAKING:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.005)
     refused = await make(tickets)
     assert (refused.status, refused.get("retry-after")) == (429, "1")
@@ -677,7 +677,7 @@ async def test_bodies_on_their_way_are_bounded(tickets: Running) -> None:
         sender.write(whole[-1:])
         assert (await sender.read_message()).status == 201
     await tickets.idle()
-    assert not tickets.app.pipeline._ticketing._makers._making
+    assert not tickets.service.ticket_makers._making
 
 
 async def test_secrets_stay_out_of_the_log_and_the_upstream(tickets: Running, upstream: Upstream) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.dialects.typed.translator import MAX_EVENT_BYTES
-from proxy.exchange import Ending
+from proxy.model import Ending
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, Upstream, chunk, event, request
 from tests.typed_streams import end, failed
@@ -146,7 +146,7 @@ async def test_typed_stopped_by_the_admin(typing: Running, upstream: Upstream) -
 async def test_typed_drained(typing: Running, upstream: Upstream) -> None:
     """A drain that is over is an error, with its code."""
     client, vendor, _ = await begin(typing, upstream)
-    await typing.app.drain(timeout_s=0)
+    await typing.server.drain(timeout_s=0)
 
     assert await rest_of(client) == [failed("draining", "The proxy is shutting down.")]
     await vendor.closed()
@@ -177,7 +177,7 @@ async def test_typed_end_does_not_wait(typing: Running, upstream: Upstream) -> N
 
 def waiting(proxy: Running) -> int:
     """What waits in the proxy for its clients, in bytes."""
-    transports = (connection.transport for connection in proxy.app.public_listener.open)
+    transports = (connection.transport for connection in proxy.server.connections)
     return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
 
@@ -230,8 +230,8 @@ async def test_typed_client_that_reads_nothing(start: Callable[..., Any], upstre
         async with asyncio.timeout(WAIT_S):
             while waiting(proxy) == 0:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
-        assert proxy.app.pipeline.live()[0][0].status == 200
-        proxy.app.pipeline.interrupt(Ending.STOPPED)
+        assert proxy.service.exchanges.live()[0][0].status == 200
+        proxy.service.exchanges.interrupt(Ending.STOPPED)
 
     await vendor.closed()
     await check_settled(proxy, "stopped" if is_stopped else "timeout_write")
@@ -239,5 +239,5 @@ async def test_typed_client_that_reads_nothing(start: Callable[..., Any], upstre
     await asyncio.gather(filling, return_exceptions=True)
     # What is left for it is not kept for ever.
     async with asyncio.timeout(WAIT_S):
-        while proxy.app.public_listener.open:  # noqa: ASYNC110 - nothing announces it
+        while proxy.server.connections:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)

@@ -80,7 +80,7 @@ async def test_whole_answer_is_like_any(
     assert (once["bytes"], once["events"]) == (len(EVENTS), 2 if type_ == "text/event-stream" else 0)
     assert 0 <= once["ttfb_ms"] <= once["duration_ms"]
     assert proxy.leases_held == 0
-    metrics = proxy.app.metrics.render().decode()
+    metrics = proxy.service.metrics.render().decode()
     labels = f'ending="{once["ending"]}",status="{status}",upstream="main"'
     assert f"forward_sse_requests_total{{{labels}}} 2.0" in metrics
     assert 'forward_sse_time_to_first_byte_seconds_count{upstream="main"} 2.0' in metrics

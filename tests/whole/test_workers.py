@@ -34,7 +34,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is 
 
 UNUSABLE = "limits.store: its ca_file cannot be used as a file of authorities"
 # Given up after so many seconds instead of a minute: the one number that a test cannot wait for.
-IMPATIENT = "from proxy.workers import arbiter; vars(arbiter)['STUCK_S'] = 2; from proxy.cli import main; main()"
+IMPATIENT = (
+    "from proxy.server.workers import arbiter; vars(arbiter)['STUCK_S'] = 4; "
+    "from proxy.cli.commands import main; main()"
+)
 
 
 async def until_metric(served: Several, name: str, value: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from proxy.dialects.typed.reader import (
     pass_over,
     total_of,
 )
-from proxy.protocol.typed import Usage
+from proxy.protocol.typed_events import Usage
 
 # What was read from or written to the prompt cache is not among `input_tokens`.
 _INPUT: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")

@@ -28,7 +28,7 @@ from proxy.dialects.typed.reader import (
     text_of,
     total_of,
 )
-from proxy.protocol.typed import Usage
+from proxy.protocol.typed_events import Usage
 
 # So often in a row no incremental stream begins each text with the one before, not even "a", "an", "and".
 _SURE_AFTER: Final = 3

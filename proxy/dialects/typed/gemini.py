@@ -19,7 +19,7 @@ from proxy.dialects.typed.reader import (
     text_of,
     total_of,
 )
-from proxy.protocol.typed import Usage
+from proxy.protocol.typed_events import Usage
 
 
 class GeminiReader(Reader):

@@ -22,7 +22,7 @@ from proxy.dialects.typed.reader import (
     sequence,
     total_of,
 )
-from proxy.protocol.typed import Usage
+from proxy.protocol.typed_events import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

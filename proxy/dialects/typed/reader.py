@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from proxy.protocol.typed import Usage
+    from proxy.protocol.typed_events import Usage
 
 # What `code` says where the vendor gives none.
 UNKNOWN_CODE = "upstream_error"
@@ -155,10 +155,11 @@ def first_of(value: object) -> dict[str, Any]:
         UnreadableError: this is no list of answers.
     """
     for item in content_sequence(value):
-        index = content_mapping(item).get("index")
+        answer = content_mapping(item)
+        index = answer.get("index")
         if index in (0, None):
             # The others are not asked for, so they need not be readable.
-            return item  # type: ignore[no-any-return]  # `content_mapping` has seen that it is an object
+            return answer
         if not isinstance(index, int):
             raise UnreadableError
     return {}

@@ -10,14 +10,14 @@ import orjson
 
 from proxy.dialects.typed.reader import UnreadableError
 from proxy.protocol.event_stream import EventStreamDecoder
-from proxy.protocol.typed import TypedEncoder
+from proxy.protocol.typed_events import TypedEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.dialects.typed.reader import Reader
     from proxy.protocol.event_stream import Event
-    from proxy.protocol.typed import Last
+    from proxy.protocol.typed_events import Last
 
 # A picture of 12 MB, in base64; the largest that image models draw are of about that size.
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024

@@ -1,0 +1,179 @@
+"""The report of `check`: what a configuration would run, for the operator; no key, no secret, no header's value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxy.dialects import DIALECTS
+from proxy.protocol.paths import below
+from proxy.settings import ALL_PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.model import Rate
+    from proxy.settings import Auth, JwtIssuer, PlanSettings, Settings, UpstreamSettings
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def report(settings: Settings) -> str:
+    """Write the report, one line a fact, without the warnings."""
+    return "\n".join(_lines(settings))
+
+
+def warnings(settings: Settings) -> tuple[str, ...]:
+    """List what is allowed but should be checked before the proxy is reachable from the internet."""
+    return tuple(_warnings(settings))
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    yield f"listen         {', '.join(map(str, settings.listen))}"
+    yield f"admin_listen   {settings.admin_listen or 'off'}"
+    yield f"workers        {settings.workers}"
+    yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
+    if settings.auth is not None:
+        for issuer in settings.auth.jwt:
+            yield f"  issuer       {issuer.issuer}: {_issuer(issuer)}"
+        for key in settings.auth.api_keys:
+            yield f"  api key      {key.user}: plan {key.plan}, SHA-256 {key.sha256[:8]}…"
+        yield from (
+            f"  also         {switch}"
+            for switch in ("envelope_passcode", "query_token")
+            if getattr(settings.auth, switch)
+        )
+    yield "plans"
+    for name, plan in settings.plans.items():
+        yield f"  {name:<12} {_plan(plan)}"
+    limits = settings.limits
+    yield f"limits         {limits.store}" + (
+        "" if limits.store == "memory" else f"; without it: {limits.on_store_error}"
+    )
+    yield "upstreams"
+    for name, upstream in settings.upstreams.items():
+        is_default = " (default)" if name == settings.default_upstream else ""
+        yield f"  {name}{is_default}"
+        yield from (f"    {key:<10} {value}" for key, value in _upstream(upstream))
+    if settings.envelope is None:
+        yield "envelope       off"
+    else:
+        yield "envelope"
+        for target in settings.envelope.targets:
+            whose = f"with the key of {target.upstream}" if target.upstream else "with the envelope's own header"
+            yield f"  target       {target.url} {whose} ({', '.join(target.methods)})"
+        yield from (f"  private      {network} is allowed" for network in settings.envelope.allow_private)
+    yield f"cors           {', '.join(settings.cors.origins) or 'no origin'}"
+    for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):
+        if names:
+            yield f"  {what:<12} {', '.join(names)}"
+    yield f"log            {settings.log.format}, {settings.log.level}"
+
+
+def _issuer(issuer: JwtIssuer) -> str:
+    source = (
+        f"keys from {issuer.jwks_url}"
+        if issuer.jwks_url
+        else {
+            "discovery": "keys by discovery",
+            "public_key": "one public key",
+            "secret": "an HMAC secret",
+            "jwks_url": "",
+        }[issuer.source]
+    )
+    scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
+    claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
+    return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.quota}/{_seconds(rate.window_s)}"
+
+
+def _seconds(value: float | None) -> str:
+    """The duration as it would stand in the file, in its largest whole unit."""
+    if value is None:
+        return "off"
+    units = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+    size, unit = next(((size, unit) for size, unit in units if value and value % size == 0), (1, "s"))
+    return f"{value / size:g}{unit}"
+
+
+def _plan(plan: PlanSettings) -> str:
+    rates = ", ".join(map(_rate, plan.requests)) or "any number of"
+    streams = "any number of" if plan.concurrent_streams is None else str(plan.concurrent_streams)
+    where = "every upstream" if plan.upstreams is None else ", ".join(plan.upstreams) or "no upstream"
+    return f"{rates} requests, {streams} streams at a time, {where}"
+
+
+def _default_path(upstream: UpstreamSettings) -> str | None:
+    path = DIALECTS[upstream.dialect].default_path
+    return None if path is None else below(urlsplit(upstream.url).path, path)
+
+
+def _paths(upstream: UpstreamSettings) -> str:
+    if upstream.allow_paths is None:
+        return "only its path" if upstream.dialect == "raw" else "the dialect's own"
+    if upstream.allow_paths == ALL_PATHS:
+        return "all"
+    return ", ".join(upstream.allow_paths) or "none"
+
+
+def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
+    yield "url", upstream.url
+    yield "dialect", upstream.dialect
+    yield "path", upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it"
+    count = len(upstream.keys)
+    own = f"own ({count} key{'s' if count > 1 else ''})"
+    yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
+    if upstream.credential_header is not None:
+        yield "key in", upstream.credential_header
+    yield "models", ", ".join(upstream.models) or "none: only by name"
+    yield "paths", _paths(upstream)
+    if upstream.headers:
+        yield "headers", ", ".join(upstream.headers)
+    yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
+    if upstream.heartbeat_s is not None:
+        yield "heartbeat", _seconds(upstream.heartbeat_s)
+    if upstream.events == "typed":
+        yield "events", "typed"
+    renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
+    if renamed:
+        yield "typed as", ", ".join(renamed)
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    if settings.auth is None:
+        yield "auth: none: everybody who reaches the proxy spends your vendors' keys"
+    else:
+        yield from _auth_warnings(settings.auth)
+    if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
+        yield "admin_listen: reachable from other machines, and it asks for no credential"
+    if not settings.plans["default"].requests:
+        yield "plans.default: has no rate; every user without a plan may send any number of requests"
+    if settings.cors.origins == ("*",):
+        yield "cors.origins: every web page may use a token that it has"
+    models: dict[str, str] = {}
+    for name, upstream in settings.upstreams.items():
+        url = urlsplit(upstream.url)
+        if url.scheme == "http" and url.hostname not in _LOOPBACK and upstream.key_source != "none":
+            yield f"upstreams.{name}: its key and every prompt travel unencrypted (http://)"
+        path, _, query = (upstream.path or "").partition("?")
+        if path.endswith(":streamGenerateContent") and "alt=sse" not in query.split("&"):
+            yield f"upstreams.{name}.path: Gemini streams events only where it ends in ?alt=sse"
+        if upstream.allow_paths == ALL_PATHS and upstream.key_source == "own":
+            yield f"upstreams.{name}.allow_paths: all: its users can list, read and delete what is stored under its key"
+        for glob in upstream.models:
+            if (first := models.setdefault(glob, name)) != name:
+                yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
+
+
+def _auth_warnings(auth: Auth) -> Iterator[str]:
+    if auth.query_token:
+        yield "auth.query_token: tokens in URLs end up in browsers' histories and others' logs"
+    for issuer in auth.jwt:
+        url = urlsplit((issuer.jwks_url or issuer.issuer) if issuer.source in {"jwks_url", "discovery"} else "")
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            yield f"auth.jwt: {issuer.issuer}: its keys come unencrypted (http://); whoever changes them is any user"
+        if issuer.jwks_url is not None and url.hostname == "id.example.com":
+            yield f"auth.jwt: {issuer.issuer} is the example; nobody can come in through it"

@@ -1,0 +1,263 @@
+"""The commands. Nothing else knows the command line.
+
+Exit codes: 0 fine, 2 wrong use or configuration, 1 anything else. Rooms that only some commands need are imported when
+those run, so that `check` and `token` start fast and do not depend on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import jwt
+
+from proxy import __version__
+from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
+from proxy.settings import loading as config_file
+from proxy.settings.loading import ConfigurationError
+from proxy.settings.units import read_address
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_WRONG_USE = 2
+
+
+class _Listen(click.ParamType[Address]):
+    """`HOST:PORT` on the command line."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Read the address, or refuse it in click's way (exit 2)."""
+        if isinstance(value, Address):
+            return value
+        try:
+            return read_address(value)
+        except InvalidValue as wrong:
+            self.fail(f"{wrong.message}.", param, ctx)
+
+
+class _Lifetime(click.ParamType[float]):
+    """A duration of at least a second, `1h`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the duration, or refuse it in click's way (exit 2)."""
+        try:
+            seconds = value if isinstance(value, float) else read_duration(value)
+        except InvalidValue as wrong:
+            self.fail(f"{wrong.message}.", param, ctx)
+        if seconds < 1:
+            self.fail("must be at least 1s.", param, ctx)
+        return seconds
+
+
+_config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The YAML file; default $FORWARD_SSE_CONFIG, else config/proxy.yaml.",
+)
+
+
+def _fail(text: str) -> NoReturn:
+    """End with a message about the use or the configuration."""
+    click.echo(text, err=True)
+    sys.exit(_WRONG_USE)
+
+
+def _load(config: Path | None, overrides: dict[str, object] | None = None) -> Settings:
+    try:
+        return config_file.load(config_file.path_of(config, os.environ), os.environ, overrides)
+    except ConfigurationError as error:
+        _fail(str(error))
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="forward-sse")
+def cli() -> None:
+    """An authenticating reverse proxy for LLM event streams.
+
+    Frontends POST to it with their user's token; it forwards to the vendor with the vendor's key and passes the event
+    stream back byte for byte. One YAML file describes all of it.
+
+    \b
+    To try it without any key:   forward-sse demo
+    To run it:                   forward-sse check && forward-sse serve
+
+    Exit codes: 0 fine, 2 wrong use or configuration, 1 anything else.
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+
+
+@cli.command()
+@_config_option
+@click.option(
+    "--listen", type=_Listen(), multiple=True, help="Where clients come in, over the file's `listen`; may be repeated."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes, over the file's `workers`.")
+def serve(config: Path | None, listen: tuple[Address, ...], workers: int | None) -> None:
+    """Run the proxy.
+
+    SIGTERM and SIGINT drain: running streams go on for up to `drain_timeout`. SIGHUP reads the file again; a faulty
+    file changes nothing.
+
+    \b
+    Example: forward-sse serve --config config/proxy.yaml --listen 127.0.0.1:8080
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    path = config_file.path_of(config, os.environ)
+    overrides: dict[str, object] = {}
+    if listen:
+        overrides["listen"] = [str(address) for address in listen] if len(listen) > 1 else str(listen[0])
+    if workers is not None:
+        overrides["workers"] = workers
+
+    def load() -> Settings:
+        return config_file.load(path, os.environ, overrides)
+
+    # Judged here first: a faulty file is told before anything of the server is even imported.
+    _load(config, overrides)
+    from proxy.server import run as server  # noqa: PLC0415 - only this command needs it
+
+    try:
+        sys.exit(server.run(load))
+    except ConfigurationError as error:
+        _fail(str(error))
+
+
+@cli.command()
+@_config_option
+def check(config: Path | None) -> None:
+    """Validate the file and print what would run.
+
+    Every fault is printed at once to standard error, as FILE:LINE: key: what is wrong (did you mean ...?), and the exit
+    code is 2. Secrets are never printed; no connection is made.
+
+    \b
+    Example: forward-sse check --config config/proxy.yaml
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    settings = _load(config)
+    from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
+
+    click.echo(check_report.report(settings))
+    for warning in check_report.warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
+    if ignored := config_file.ignored_proxies(os.environ):
+        names = ", ".join(ignored)
+        click.echo(f"warning: {names}: set and not used; upstreams and issuers are connected to directly", err=True)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of the YAML file, for editors and other tools.
+
+    \b
+    Example: forward-sse schema > config/schema.json
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    click.echo(json.dumps(config_file.json_schema(), indent=2, ensure_ascii=False))
+
+
+@cli.command()
+@click.option("--user", required=True, help="The user that the token names.")
+@click.option("--plan", help="The user's plan; without it, the plan `default`.")
+@click.option("--scope", help="Scopes, separated by spaces; default: those that the issuer requires.")
+@click.option("--ttl", type=_Lifetime(), default="1h", show_default=True, help="How long the token is good.")
+@_config_option
+def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Path | None) -> None:
+    """Sign an access token with the first HMAC issuer of the file; for trials and scripts.
+
+    \b
+    Example: forward-sse token --user alice --ttl 15m
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    settings = _load(config)
+    issuer = next((one for one in settings.auth.jwt if one.secret is not None), None) if settings.auth else None
+    if issuer is None or issuer.secret is None:
+        _fail("No issuer in the file has a `secret`: only an HMAC issuer's tokens can be signed here (see `auth.jwt`).")
+    if not user.strip():
+        _fail("--user must not be empty.")
+    if plan is not None and plan not in settings.plans:
+        known = ", ".join(settings.plans)
+        click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
+    now = int(time.time())
+    scopes = scope if scope is not None else " ".join(issuer.required_scopes)
+    claims: dict[str, object] = {"iss": issuer.issuer, "iat": now, "exp": now + int(ttl)}
+    claims |= {"jti": secrets.token_urlsafe(16), issuer.audience_claim: issuer.audience[0], issuer.user_claim: user}
+    if plan is not None:
+        claims[issuer.plan_claim] = plan
+    if scopes:
+        claims["scope"] = scopes
+    algorithm = next(name for name in issuer.algorithms if name in HMAC_SECRET_BYTES)
+    click.echo(jwt.encode(claims, issuer.secret.get_secret_value(), algorithm=algorithm))
+
+
+@cli.group()
+def key() -> None:
+    """API keys, for callers that have no issuer."""
+
+
+@key.command("new")
+@click.option("--user", required=True, help="Whose key it is.")
+@click.option("--plan", default="default", show_default=True, help="The user's plan.")
+def key_new(user: str, plan: str) -> None:
+    """Make an API key: shown once, then only its SHA-256 is kept, in the YAML line that is printed.
+
+    The key goes to standard output's first line, the line to paste below `auth.api_keys` to its last.
+
+    \b
+    Example: forward-sse key new --user ci --plan pro
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    if not user.strip() or not user.isprintable() or not plan.strip() or not plan.isprintable():
+        _fail("--user and --plan must be one line of printable characters.")
+    # 256 bits of the system's randomness: a plain digest cannot be reversed by guessing.
+    made = f"fsse_{secrets.token_urlsafe(32)}"
+    digest = hashlib.sha256(made.encode()).hexdigest()
+    click.echo(made)
+    click.echo("It is not shown again. Below `auth.api_keys` of the file:", err=True)
+    click.echo(f'- {{user: {_yaml_text(user)}, sha256: "{digest}", plan: {_yaml_text(plan)}}}')
+
+
+def _yaml_text(text: str) -> str:
+    """A YAML scalar: plain where nobody could misread it, else in double quotes (JSON strings are YAML)."""
+    if text.isascii() and text.replace("-", "").replace("_", "").isalnum() and text[0].isalpha():
+        return text if text.lower() not in {"true", "false", "null"} else json.dumps(text)
+    # The file expands `${…}` in quoted text too.
+    return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
+
+
+@cli.command()
+@click.option("--listen", type=_Listen(), default="127.0.0.1:8090", show_default=True, help="Where it answers.")
+def mock(listen: Address) -> None:
+    """Run an offline vendor: OpenAI, DashScope, Anthropic and Gemini event streams, without a key or a network.
+
+    Pace, size and faults are set by query parameters or X-Mock-* headers; its key is `mock-key`.
+
+    \b
+    Example: forward-sse mock --listen 127.0.0.1:8090
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    from proxy.mock import server  # noqa: PLC0415 - only this command needs it
+
+    sys.exit(server.run(listen.host, listen.port))
+
+
+@cli.command()
+@click.option("--listen", type=_Listen(), default="127.0.0.1:8080", show_default=True, help="Where the proxy answers.")
+def demo(listen: Address) -> None:
+    """Run the mock vendor and the proxy together, and print a curl line with a live token.
+
+    \b
+    Example: forward-sse demo
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    from proxy.cli import demo as room  # noqa: PLC0415 - only this command needs it
+
+    sys.exit(room.run(listen.host, listen.port))
+
+
+def main() -> None:
+    """Run the command of `sys.argv`; Ctrl-C and a closed pipe end it quietly."""
+    cli(prog_name="forward-sse")

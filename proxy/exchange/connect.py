@@ -1,0 +1,131 @@
+"""Connect: from a route to the head of the upstream's answer.
+
+A request of which any byte may have been written is never sent again (RFC 9110 §9.2.2): these are paid POSTs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+from proxy.errors import UpstreamCredentialsError, UpstreamTimeoutError
+from proxy.protocol.http_head import render_request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from proxy.model import Route
+    from proxy.timers import DeadlineTimer
+    from proxy.upstream import Address, Connection, Pool, UpstreamResponse
+
+# Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+_NOT_AUTHORIZED = frozenset({401, 403})
+
+
+class _FirstByte:
+    """The clock of the answer's head: runs from the last byte that we queued, and nothing restarts it."""
+
+    __slots__ = ("clock", "deadline_s", "waiter")
+
+    def __init__(
+        self,
+        waiter: asyncio.Future[UpstreamResponse],
+        clock: Literal["connect", "first_byte", "total"],
+        deadline_s: float,
+    ) -> None:
+        self.waiter = waiter
+        self.clock = clock
+        self.deadline_s = deadline_s
+
+    def check(self, now_s: float) -> None:
+        if now_s >= self.deadline_s and not self.waiter.done():
+            self.waiter.set_exception(UpstreamTimeoutError(self.clock))
+
+
+async def connect(
+    route: Route,
+    *,
+    pool: Pool,
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+    clocks: DeadlineTimer,
+    deadline_s: float | None,
+) -> UpstreamResponse:
+    """Send the request to its upstream and wait for the answer's head.
+
+    A kept connection is used where one is fit; a pinned target always gets a new one, to an address that was checked.
+    Whatever goes wrong, cancellation included, the connection is closed at once. `deadline_s` is when `total` runs
+    out, in the loop's time.
+
+    Raises:
+        UpstreamUnreachableError: no connection, or it was lost before the answer's head.
+        OverloadedError: this machine lacks what a connection takes.
+        UpstreamProtocolError: the answer's head is not valid HTTP/1.1.
+        UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
+        UpstreamCredentialsError: the answer is 401 or 403, to a key of the operator's.
+        TargetNotAllowedError: a pinned target's addresses are not allowed.
+    """
+    connection = None
+    if not route.is_pinned:
+        connection = pool.take((route.origin, route.ca_file), route.upstream, keep_s=route.timeouts.keep_alive_s)
+    if connection is None:
+        connection = await _dial(route, pool, resolve, deadline_s, clocks.now())
+    method, body = route.method, route.body
+    head = render_request(
+        method,
+        route.target,
+        route.host,
+        route.fields,
+        len(body) if body or method in _WITH_BODY else None,
+    )
+    waiter = connection.send(head, body, is_head_request=method == "HEAD")
+    clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, clocks.now())
+    watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)
+    if watch is not None:
+        clocks.add(watch)
+    try:
+        answer = await waiter
+    except BaseException:
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            # Cancelled as it came. A connection whose answer is complete may be another exchange's by now.
+            waiter.result().abort()
+        else:
+            connection.abort()
+        raise
+    finally:
+        if watch is not None:
+            clocks.discard(watch)
+    if answer.status in _NOT_AUTHORIZED and route.has_operators_key:
+        # To the user it would look as if their own token were bad, and the vendor's words may hold half of the key.
+        answer.abort()
+        raise UpstreamCredentialsError(answer.status)
+    return answer
+
+
+async def _dial(
+    route: Route,
+    pool: Pool,
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+    deadline_s: float | None,
+    now_s: float,
+) -> Connection:
+    clock, ends_s = _sooner("connect", route.timeouts.connect_s, deadline_s, now_s)
+    try:
+        async with asyncio.timeout_at(ends_s):
+            addresses = await resolve(route)
+            return await pool.dial(
+                (route.origin, route.ca_file), route.upstream, addresses, keep_s=route.timeouts.keep_alive_s
+            )
+    except TimeoutError as exc:
+        raise UpstreamTimeoutError(clock) from exc
+
+
+def _sooner(
+    clock: Literal["connect", "first_byte"], timeout_s: float | None, deadline_s: float | None, now_s: float
+) -> tuple[Literal["connect", "first_byte", "total"], float | None]:
+    """Which clock runs out first, this one or `total`, and when: in the loop's time, None for never."""
+    ends_s = None if timeout_s is None else now_s + timeout_s
+    if deadline_s is not None and (ends_s is None or deadline_s < ends_s):
+        return "total", deadline_s
+    return clock, ends_s

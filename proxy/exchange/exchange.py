@@ -1,0 +1,332 @@
+"""One exchange, RFC 9110's word for a request with its response; and the registry of those that run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from aiohttp import web
+from multidict import istr
+
+from proxy.errors import (
+    DrainingError,
+    ProxyError,
+    StoppedError,
+    UpstreamCredentialsError,
+    UpstreamProtocolError,
+    UpstreamTimeoutError,
+    UpstreamUnreachableError,
+)
+from proxy.exchange.settle import settle
+from proxy.model import Ending
+from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
+from proxy.protocol.header_fields import CREDENTIALS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from proxy.limits import Admission, RateStatus
+    from proxy.model import Principal, RequestHead, Route
+    from proxy.observability.metrics import Metrics
+    from proxy.relay import RelayResponse
+    from proxy.routing import Rules
+
+_REQUEST_ID: Final = istr("X-Request-Id")
+_ID_BYTES: Final = 12
+_IDS_AT_ONCE: Final = 64
+_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TIMEOUT_ENDINGS: Final = {
+    "connect": Ending.TIMEOUT_CONNECT,
+    "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+    "idle": Ending.TIMEOUT_IDLE,
+    "total": Ending.TIMEOUT_TOTAL,
+}
+
+
+@dataclass(eq=False)
+class Exchange:
+    """What is known of one request while it runs; the log line and the metrics are made of it in the end.
+
+    It is a context manager. Leaving it releases the lease, writes the one log line and counts the metrics, whatever
+    happened, without waiting; a `ProxyError` that passes through is recorded as the exchange's ending. Times are the
+    loop's, in seconds. Never holds a token, a key, or content once its head was dropped.
+
+    Attributes:
+        status: None until a response has begun.
+        interrupted_as: Why somebody other than the two peers ended it.
+        reason: The word for why an upstream, or what was needed to judge the request, failed.
+        head: The request's head, until the stream starts.
+        route: Where the request goes, with its body, until the stream starts.
+        prefix: The path below which the application is mounted.
+        early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
+            the stream then.
+        is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
+        log_fields: An embedder's further fields of the log line; read when the exchange is settled.
+        typed_names: The names of typed events where the client or the operator asked for them.
+    """
+
+    id: str
+    started_s: float
+    rules: Rules
+    registry: Exchanges = field(repr=False)
+    method: str = ""
+    path: str = field(init=False, default="")
+    dialect: str = field(init=False, default="openai")
+    head: RequestHead | None = field(init=False, default=None, repr=False)
+    route: Route | None = field(init=False, default=None, repr=False)
+    origin: bytes | None = field(init=False, default=None)
+    prefix: bytes = field(init=False, default=b"")
+    early_target: bytes | None = field(init=False, default=None)
+    principal: Principal | None = field(init=False, default=None)
+    admission: Admission | None = field(init=False, default=None, repr=False)
+    standing: RateStatus | None = field(init=False, default=None, repr=False)
+    upstream: str | None = field(init=False, default=None)
+    status: int | None = field(init=False, default=None)
+    ending: Ending | None = field(init=False, default=None)
+    code: str | None = field(init=False, default=None)
+    reason: str | None = field(init=False, default=None)
+    first_byte_s: float | None = field(init=False, default=None)
+    bytes: int = field(init=False, default=0)
+    events: int = field(init=False, default=0)
+    interrupted_as: Ending | None = field(init=False, default=None)
+    limits: str | None = field(init=False, default=None)
+    is_in_band: bool = field(init=False, default=False)
+    is_preflight: bool = field(init=False, default=False)
+    typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
+    log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
+    response: RelayResponse | None = field(init=False, default=None, repr=False)
+    task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
+    transport: asyncio.Transport | None = field(init=False, default=None, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Record how it ended, release the lease, settle.
+
+        Raises:
+            DrainingError, StoppedError: in place of the cancellation by which it was interrupted.
+        """
+        translated: ProxyError | None = None
+        try:
+            if isinstance(error, ProxyError):
+                self.record_refusal(error)
+            elif isinstance(error, asyncio.CancelledError):
+                translated = self._record_cancellation()
+            elif error is not None:
+                log_failure(self.id)
+                self.record_refusal(ProxyError())
+        finally:
+            self.registry.end(self)
+        if translated is not None:
+            raise translated from None
+
+    @property
+    def checked_head(self) -> RequestHead:
+        """The request's head, for whoever comes after its check and before the stream.
+
+        Raises:
+            RuntimeError: it was not checked yet, or dropped: a defect of ours.
+        """
+        if self.head is None:
+            raise RuntimeError("the exchange has no head")
+        return self.head
+
+    @property
+    def checked_route(self) -> Route:
+        """The route, for whoever comes after it was decided and before the stream.
+
+        Raises:
+            RuntimeError: it was not decided yet, or dropped: a defect of ours.
+        """
+        if self.route is None:
+            raise RuntimeError("the exchange has no route")
+        return self.route
+
+    def admit(self, admission: Admission) -> None:
+        """Note that the limits let the request in: charged, and with a lease that leaving the exchange releases."""
+        self.admission = admission
+        self.standing = admission.standing
+        self.limits = admission.fallback
+
+    def refund(self) -> None:
+        """Refund the rate-limit charge: a request that the proxy itself rejects is free."""
+        if self.admission is not None:
+            self.admission.refund()
+            self.standing = None
+
+    def drop_request(self) -> None:
+        """Free the parsed headers and the body before a long stream starts."""
+        self.head = self.route = None
+
+    def redact(self, secret: str) -> None:
+        """Remove a secret from what the log line repeats of a request: its path, and the id that the client chose."""
+        if not secret:
+            return
+        if secret in self.path:
+            self.path = self.path.replace(secret, "[redacted]")
+        if secret in self.id:
+            self.id = os.urandom(_ID_BYTES).hex()
+
+    def record_refusal(self, error: ProxyError) -> None:
+        """Take status, code and ending of an error that the client is about to be answered with."""
+        if self.head is not None:
+            # Refused before the credential was found, perhaps because there are several.
+            for name, value in self.head.fields:
+                if name.lower() in CREDENTIALS:
+                    self.redact(value.decode("latin-1").rpartition(" ")[2])
+        self.status = 200 if self.is_in_band or self.early_target is not None else error.status
+        self.code = error.code
+        self.reason = error.reason
+        self.ending = self.interrupted_as or _ending_of(error)
+        if isinstance(error, UpstreamCredentialsError):
+            log_credentials_refused(self.id, self.upstream or "", error.upstream_status)
+
+    def interrupt(self, ending: Ending) -> None:
+        """End it from outside: a drain that is over, or somebody who stops it."""
+        if self.response is not None:
+            self.response.finish(ending)
+        elif self.interrupted_as is None and self.ending is None and self.task is not None:
+            self.interrupted_as = ending
+            self.task.cancel()
+
+    def _record_cancellation(self) -> ProxyError | None:
+        """The client has left, unless `interrupt` cancelled the task, and nobody else did."""
+        is_interrupted = self.interrupted_as is not None and self.task is not None and self.task.uncancel() == 0
+        if not is_interrupted:
+            self.ending = self.ending or Ending.CLIENT_CLOSED
+            return None
+        if self.interrupted_as is Ending.DRAINED or self.early_target is not None:
+            error = DrainingError() if self.interrupted_as is Ending.DRAINED else StoppedError()
+            self.record_refusal(error)
+            return error
+        self.ending = self.interrupted_as
+        if self.transport is not None:
+            self.transport.abort()
+        return None
+
+
+def _ending_of(error: ProxyError) -> Ending:
+    if isinstance(error, UpstreamTimeoutError):
+        return _TIMEOUT_ENDINGS[error.clock]
+    if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError | UpstreamCredentialsError):
+        return Ending.UPSTREAM_ERROR
+    return Ending.REFUSED
+
+
+EXCHANGE: Final = web.RequestKey("exchange", Exchange)
+# An embedder's middleware may set it: further fields of the log line. The line's own fields cannot be replaced.
+LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields", dict)
+
+
+class Exchanges:
+    """The exchanges of one worker: begins them, knows those that run, settles them."""
+
+    def __init__(self, *, now: Callable[[], float], metrics: Metrics) -> None:
+        """`now` gives the loop's time, in seconds."""
+        self._now = now
+        self._metrics = metrics
+        self._running: set[Exchange] = set()
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._log = exchange_logger()
+        self._ids = _Ids()
+
+    def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
+        """A running exchange for the request, in the handler's own task; leaving its context ends it."""
+        exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self._now(), rules, self, request.method)
+        exchange.task = asyncio.current_task()
+        exchange.transport = request.transport
+        exchange.log_fields = request.get(LOG_FIELDS)
+        request[EXCHANGE] = exchange
+        self._running.add(exchange)
+        return exchange
+
+    def refuse(self, rules: Rules, error: ProxyError, request: web.BaseRequest | None = None) -> Exchange:
+        """Settle what never became an exchange: a head that could not be parsed, or came too late."""
+        exchange = Exchange(self._ids.new(), self._now(), rules, self)
+        exchange.record_refusal(error)
+        if request is not None:
+            exchange.log_fields = request.get(LOG_FIELDS)
+            request[EXCHANGE] = exchange
+        self.end(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Release the lease, write the log line, count; exactly once for each exchange, and without waiting."""
+        if exchange.admission is not None:
+            exchange.admission.release()
+        exchange.task = None
+        self._running.discard(exchange)
+        if self._idle_waiters and not self._running:
+            for waiter in self._idle_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle_waiters.clear()
+        exchange.limits = exchange.limits or exchange.rules.store.fallback
+        settle(exchange, now_s=self._now(), metrics=self._metrics, log=self._log)
+
+    def live(self) -> list[tuple[Exchange, int, int]]:
+        """The exchanges that are running, with the bytes and events that have passed so far."""
+        return [
+            (exchange, 0, 0)
+            if exchange.response is None
+            else (exchange, exchange.response.sent, exchange.response.events)
+            for exchange in self._running
+        ]
+
+    async def idle(self) -> None:
+        """Wait until nothing is running."""
+        while self._running:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    def interrupt(self, ending: Ending, id_: str | None = None) -> int:
+        """End every running exchange, or those with the id, and return how many there were."""
+        exchanges = [exchange for exchange in self._running if id_ is None or exchange.id == id_]
+        for exchange in exchanges:
+            exchange.interrupt(ending)
+        return len(exchanges)
+
+    def stop_own(self, id_: str, issuer: str, user: str, *, asking: Exchange | None = None) -> int:
+        """End a user's running exchanges of that id, except the one that asks, and return how many there were."""
+        own = [
+            exchange
+            for exchange in self._running
+            if exchange is not asking
+            and exchange.id == id_
+            and exchange.principal is not None
+            and (exchange.principal.issuer, exchange.principal.user) == (issuer, user)
+        ]
+        for exchange in own:
+            exchange.interrupt(Ending.STOPPED)
+        return len(own)
+
+
+class _Ids:
+    """Makes the ids of exchanges. One a worker, made in its own process: what it has drawn must not be drawn twice."""
+
+    def __init__(self) -> None:
+        self._drawn = ""
+        self._position = 0
+
+    def of(self, given: str | None) -> str:
+        """The client's `X-Request-Id` where it is a safe one (contract §5), else a new random id."""
+        if given is not None and given.isascii() and _ID.fullmatch(given.encode()):
+            return given
+        return self.new()
+
+    def new(self) -> str:
+        """A new random id: 96 bits, drawn from the system for many ids at once."""
+        if self._position == len(self._drawn):
+            self._drawn = os.urandom(_ID_BYTES * _IDS_AT_ONCE).hex()
+            self._position = 0
+        begin = self._position
+        self._position = end = begin + 2 * _ID_BYTES
+        return self._drawn[begin:end]

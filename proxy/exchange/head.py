@@ -1,0 +1,69 @@
+"""A request's head as plain values, judged before anything acts on it."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
+from proxy.model import FieldIndex, RequestHead
+from proxy.protocol import cors
+from proxy.protocol.http_head import asks_for_websocket, check_request, origin_form
+from proxy.protocol.paths import own_path
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from proxy.exchange.exchange import Exchange
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHOD: Final = re.compile(r"[A-Z]{1,16}")
+
+
+def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix: bytes = b"") -> RequestHead:
+    """Check framing, target and method, and split the target as it came, never re-quoted.
+
+    aiohttp's parser refuses most of what is malformed; two servers that disagree about where a request ends are how
+    requests are smuggled, so what it lets pass is refused here. `prefix` is where the application is mounted.
+
+    Raises:
+        InvalidRequestError: the head is malformed; the connection must be closed.
+        HeaderTooLargeError: its lines are too long together.
+        UpgradeNotSupportedError: the client asks for a WebSocket.
+        NotFoundError: the path is not below the prefix.
+    """
+    index = FieldIndex(request.raw_headers)
+    if exchange is not None and b"origin" in index:
+        # A page may read the refusal of its malformed head, too.
+        exchange.origin = cors.request_origin(index)
+    version = request.version
+    check_request((version.major, version.minor), index)
+    path, query = origin_form(raw_target(request))
+    if request.method not in _METHODS and _METHOD.fullmatch(request.method) is None:
+        raise InvalidRequestError("The request method is malformed.")
+    if prefix:
+        if not path.startswith(prefix + b"/"):
+            raise NotFoundError
+        path = path.removeprefix(prefix)
+    if path[-1:] == b"/":
+        path = own_path(path)
+    head = RequestHead(request.method, path, query, request.raw_headers, index)
+    if exchange is not None:
+        exchange.head, exchange.prefix = head, prefix
+        # The log learns the path only now: where a target should be may stand anything, a credential even.
+        exchange.path = path.decode("latin-1")
+        max_bytes = exchange.rules.max_head_bytes
+        # In C: of most heads every field is looked at by what follows, and none needs to be here.
+        if len(b"".join(chain.from_iterable(request.raw_headers))) > max_bytes:
+            raise HeaderTooLargeError.of_head(max_bytes)
+        if (b"upgrade" in index or b"sec-websocket-key" in index) and asks_for_websocket(index):
+            # Before anything is asked of a store or charged: no credential makes a difference.
+            exchange.dialect = exchange.rules.router.dialect_name(head)
+            raise UpgradeNotSupportedError
+    return head
+
+
+def raw_target(request: web.Request) -> bytes:
+    """The request target, byte for byte: aiohttp decodes it as UTF-8, with escapes for bytes that are not."""
+    return request.raw_path.encode("utf-8", "surrogateescape")

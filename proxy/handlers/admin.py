@@ -1,0 +1,112 @@
+"""The operator's listener: metrics, the live streams, health of all workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from proxy.dialects import DIALECTS
+from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.handlers import health
+from proxy.handlers.errors import as_headers
+from proxy.observability import metrics as names
+
+if TYPE_CHECKING:
+    from proxy.handlers.errors import Handler
+    from proxy.handlers.service import Problems
+
+# A live stream, without anything of what it says.
+Stream = dict[str, object]
+
+
+class View(Protocol):
+    """What an operator may ask; every answer comes soon, whatever the state of other workers."""
+
+    async def metrics(self) -> bytes:
+        """The text of a scrape."""
+        ...
+
+    async def streams(self) -> list[Stream]:
+        """The live streams, without anything of what they say."""
+        ...
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id, and say whether there were any."""
+        ...
+
+    async def problems(self) -> Problems:
+        """What stands against serving a request that arrives now."""
+        ...
+
+
+# What the workers tell of themselves; `web.AppKey` wants a class, and a protocol is one.
+VIEW: Final[web.AppKey[View]] = web.AppKey("view")
+
+
+@web.middleware
+async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with the error that a handler raises, in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        answer = refusal(error, DIALECTS["openai"])
+        return web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """The text of a scrape, over all workers."""
+    body = await request.app[VIEW].metrics()
+    return web.Response(body=body, headers={"Content-Type": names.CONTENT_TYPE})
+
+
+async def streams(request: web.Request) -> web.Response:
+    """The live streams of all workers, without anything of what they say."""
+    body = orjson.dumps({"streams": await request.app[VIEW].streams()})
+    return web.Response(body=body, content_type="application/json")
+
+
+async def stop(request: web.Request) -> web.Response:
+    """End the streams of an id, wherever they run.
+
+    Raises:
+        NotFoundError: none is running.
+    """
+    if not await request.app[VIEW].stop(request.match_info["id"]):
+        raise NotFoundError("No such stream is running.")
+    return web.Response(status=204)
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200, or 503 with the reasons: of all workers, where the public listener speaks for its own."""
+    return health.readiness(await request.app[VIEW].problems())
+
+
+async def otherwise(request: web.Request) -> web.Response:
+    """Refuse what is not served here.
+
+    Raises:
+        NotFoundError, MethodNotAllowedError: always one of them.
+    """
+    path = request.path.removesuffix("/")
+    if path in _PATHS:
+        raise MethodNotAllowedError("GET, HEAD")
+    if path.startswith("/admin/streams/"):
+        raise MethodNotAllowedError("DELETE")
+    raise NotFoundError
+
+
+_PAGES: Final = (
+    ("/metrics", metrics),
+    ("/admin/streams", streams),
+    ("/healthz", health.alive),
+    ("/readyz", ready),
+)
+_PATHS: Final = frozenset(path for path, _ in _PAGES)
+# One slash at the end of a path changes nothing.
+ROUTES: Final = (
+    *(web.get(path + slash, page) for path, page in _PAGES for slash in ("", "/")),
+    *(web.delete("/admin/streams/{id:[^/]+}" + slash, stop) for slash in ("", "/")),
+    web.route("*", r"/{path:[\s\S]*}", otherwise),
+)

@@ -1,0 +1,72 @@
+"""What the handlers of one worker share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.exchange import Exchanges
+    from proxy.limits import Store
+    from proxy.observability.metrics import Metrics
+    from proxy.routing import Rules, Turns
+    from proxy.tickets import Makers
+    from proxy.timers import DeadlineTimer
+    from proxy.upstream import Pool
+
+# `reasons` against being ready, and under other names what only limps.
+Problems = dict[str, list[str]]
+
+
+@dataclass(eq=False)
+class Service:
+    """One worker's rules of the moment, its connections to upstreams, its limits, and the exchanges that run.
+
+    A reload replaces `rules` as a whole; running exchanges keep those that they began with.
+
+    Attributes:
+        stop_elsewhere: Stops a user's stream in the other workers: id, issuer, user; None where there are none.
+        prefix: The path below which the application is mounted in another one.
+    """
+
+    rules: Rules
+    exchanges: Exchanges
+    pool: Pool
+    store: Store
+    timers: DeadlineTimer
+    turns: Turns
+    metrics: Metrics
+    ticket_makers: Makers
+    stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
+    is_draining: bool = False
+    prefix: bytes = b""
+
+    def must_refuse(self, request: web.Request) -> bool:
+        """Whether a drain refuses this request.
+
+        The first request of a connection that was accepted before the drain is still served: a load balancer cannot
+        retry it on another node.
+        """
+        return self.is_draining and getattr(request.protocol, "has_answered", True)
+
+    def problems(self) -> Problems:
+        """What stands against serving a request that arrives now, and what only limps."""
+        reasons: list[str] = []
+        limping: list[str] = []
+        if self.is_draining:
+            reasons.append("draining")
+        authenticator = self.rules.authenticator
+        if authenticator is not None:
+            problems = list(authenticator.problems())
+            (limping if authenticator.is_ready() else reasons).extend(f"auth: {problem}" for problem in problems)
+        problem = self.store.problem()
+        if problem is not None:
+            (reasons if self.store.fallback is None else limping).append(f"limits: {problem}")
+        return {"reasons": reasons, "limping": limping}
+
+
+SERVICE: Final = web.AppKey("service", Service)

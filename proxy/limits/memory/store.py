@@ -1,0 +1,236 @@
+"""The limits store of a single process: exact, in memory, nothing to wait for.
+
+Responsible for the state of every user (the TAT of each rate, the live leases) and for its bound. The arithmetic is
+`gcra`'s, tickets are kept by `tickets`. Several processes would each count alone; they need a shared store.
+"""
+
+from __future__ import annotations
+
+import time
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from proxy.errors import LimitsUnavailableError
+from proxy.limits import gcra
+from proxy.limits.memory.accounts import Account
+from proxy.limits.memory.tickets import TicketStore
+from proxy.limits.messages import rate_limit_exceeded, too_many_streams
+from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.store import RateStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from proxy.limits.gcra import Limit
+    from proxy.limits.store import Lease, Spent
+    from proxy.model import Principal
+
+# How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
+# may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
+_MAX_LOOKED_AT = 256
+
+
+class _Admission:
+    """A charge, and at the same time its lease: one object a request; see `store.Admission` and `store.Lease`.
+
+    `ends` are the TATs of its rates after the charge, None once it was given back.
+    """
+
+    __slots__ = ("_store", "account", "ends", "standing")
+
+    fallback = None  # always counted
+
+    def __init__(self, store: MemoryStore, account: Account[_Admission], standing: RateStatus) -> None:
+        self._store = store
+        self.account = account
+        self.standing = standing
+        self.ends: tuple[int, ...] | None = standing.tats
+
+    @property
+    def lease(self) -> _Admission:
+        """The slot."""
+        return self
+
+    def release(self) -> None:
+        """Give the slot back; see `store.Lease.release`."""
+        account = self.account
+        live = account.live
+        if self in live:
+            del live[self]
+            if not live and not account.is_queued:
+                self._store.enqueue(account)
+
+    def refund(self) -> None:
+        """Give back what is left of the charge; see `store.Admission.refund`."""
+        self._store.refund(self)
+
+
+class MemoryStore:
+    """Holds users to their plans by numbers kept in this process.
+
+    Nothing here waits: `admit` runs without a suspension point, so decisions are atomic and a cancelled caller holds
+    nothing. An admission costs some microseconds whatever the number of users. At most `max_users` accounts are kept.
+    One is dropped only once it is equal to no account (everything paid off, no lease), so dropping it changes no
+    decision; while every account is in use a further user is refused rather than an earlier one forgotten, for else
+    inventing users would be the way around a limit.
+
+    Args:
+        now: A monotonic clock in seconds.
+        max_users: Bound on accounts; one takes about 1 KiB.
+    """
+
+    fallback = None  # always there
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
+        self._now = now
+        self._max_users = max_users
+        self._accounts: dict[tuple[str, str], Account[_Admission]] = {}
+        # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
+        # account's turn comes, so an admission does not have to touch the heap.
+        self._queue: list[tuple[int, tuple[str, str]]] = []
+        self._tickets = TicketStore(now)
+
+    async def open(self) -> None:
+        """Nothing to get ready."""
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+    def problem(self) -> str | None:
+        """Memory always answers."""
+        return None
+
+    @property
+    def leases_held(self) -> int:
+        """How many leases are held, over all users; counted when asked for."""
+        return sum(len(account.live) for account in self._accounts.values())
+
+    @property
+    def users_kept(self) -> int:
+        """How many accounts are in memory; at most `max_users`."""
+        return len(self._accounts)
+
+    def active(self, principal: Principal) -> int:
+        """Give how many leases the user holds."""
+        account = self._accounts.get((principal.issuer, principal.user))
+        return 0 if account is None else len(account.live)
+
+    async def admit(self, principal: Principal) -> _Admission:
+        """Charge one request to every rate of the user's plan and take a lease, or refuse and change nothing.
+
+        Raises:
+            RateLimitExceededError: A rate is used up; `retry_after_s` is when a request will fit all of them.
+            TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
+            LimitsUnavailableError: `max_users` others are in use.
+        """
+        now = int(self._now() * TICKS_PER_S + 0.5)
+        plan = principal.plan
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = self._open_account((principal.issuer, principal.user), now)
+        # Identity, not equality: plans live as long as their configuration, and comparing rates would cost more.
+        if account.plan is not plan:
+            account.adopt(plan, now)
+        quotas = account.quotas
+        ends = gcra.charge(quotas.limits, account.tats, now)
+        if ends is None:
+            raise rate_limit_exceeded(quotas.limits, account.tats, now)
+        # After the rates: a user who has run into both learns the time before which it is of no use to come back.
+        if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
+            raise too_many_streams(plan)
+        account.tats = ends
+        admission = _Admission(self, account, RateStatus(quotas, ends, now))
+        account.live[admission] = None
+        return admission
+
+    def standing(self, principal: Principal) -> RateStatus:
+        """Say how the user stands without charging anything."""
+        now = round(self._now() * TICKS_PER_S)
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = Account(("", ""))
+        if account.plan is not principal.plan:
+            account.adopt(principal.plan, now)
+        return RateStatus(account.quotas, account.tats, now)
+
+    async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
+        """Keep a sealed request; see `store.Store.put_ticket`."""
+        self._tickets.put(name, sealed, ttl_s, (owner.issuer, owner.user))
+
+    async def take_ticket(self, name: str) -> bytes | Spent | None:
+        """Give it to the first who asks; see `store.Store.take_ticket`."""
+        return self._tickets.take(name)
+
+    def assume(self, principal: Principal, tats: Mapping[Limit, int], leases: int) -> list[Lease]:
+        """Go on from what another store knew of a user: how far its rates are used, and so many leases, given back.
+
+        Of a user who is known here already the rates stay as they are.
+
+        Raises:
+            LimitsUnavailableError: `max_users` others are in use.
+        """
+        now = round(self._now() * TICKS_PER_S)
+        account = self._accounts.get((principal.issuer, principal.user))
+        if account is None:
+            account = self._open_account((principal.issuer, principal.user), now)
+            account.adopt(principal.plan, now)
+            limits = account.quotas.limits
+            # The other's clock may have been another.
+            account.tats = tuple([min(tats.get(limit, 0), now * limit.quota + limit.capacity) for limit in limits])
+        held = [_Admission(self, account, RateStatus()) for _ in range(leases)]
+        for admission in held:
+            admission.ends = None
+            account.live[admission] = None
+        return list(held)
+
+    def refund(self, admission: _Admission) -> None:
+        """Take what is left of a live admission's charge out of its rates; `Admission.refund` is the public way.
+
+        The charges behind it move forward by as much (`gcra.unpaid` says why). Only those that are live can still be
+        refunded, and they are walked from the newest back to this one.
+        """
+        account, now = admission.account, round(self._now() * TICKS_PER_S)
+        ends, admission.ends = admission.ends, None
+        if ends is None or admission not in account.live:
+            return
+        charges = zip(admission.standing.quotas.limits, ends, strict=True)
+        given = {limit: gcra.unpaid(limit, end, now) for limit, end in charges}
+        account.subtract(given)
+        for later in reversed(account.live):
+            if later is admission:
+                break
+            if later.ends is not None:
+                charges = zip(later.standing.quotas.limits, later.ends, strict=True)
+                later.ends = tuple([end - given.get(limit, 0) for limit, end in charges])
+
+    def enqueue(self, account: Account[_Admission]) -> None:
+        """Have an account without leases looked at when it is paid off; for the admission that held the last one."""
+        account.is_queued = True
+        heappush(self._queue, (account.paid_at(), account.key))
+
+    def _open_account(self, key: tuple[str, str], now: int) -> Account[_Admission]:
+        self._drop_paid(now)
+        if len(self._accounts) >= self._max_users:
+            raise LimitsUnavailableError
+        account = self._accounts[key] = Account(key)
+        self.enqueue(account)
+        return account
+
+    def _drop_paid(self, now: int) -> None:
+        """Drop accounts that are equal to none, looking at some of those that are due.
+
+        An account whose turn comes too early was used since it was queued, and is queued again: so the work is in
+        proportion to the requests admitted, and each call makes progress.
+        """
+        queue = self._queue
+        for _ in range(_MAX_LOOKED_AT):
+            if not queue or queue[0][0] > now:
+                break
+            account = self._accounts[heappop(queue)[1]]
+            account.is_queued = False
+            if account.live:
+                continue  # queued again when its last lease is released
+            if account.paid_at() > now:
+                self.enqueue(account)
+            else:
+                del self._accounts[account.key]

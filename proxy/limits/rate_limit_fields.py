@@ -1,0 +1,74 @@
+"""How a user stands, as response fields: the IETF's structured ones and those that the vendors' SDKs know.
+
+`RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers (2025-09-23), one list member a rate;
+`x-ratelimit-{limit,remaining,reset}-requests` follow OpenAI and tell of the tightest rate only, for they can hold one.
+What of them no request changes is in `quotas`. A quota has at most nine digits and a window at most a year (`settings`
+says so), which fits an Integer of RFC 8941 §3.3.1.
+
+Readings of the draft where it leaves room:
+
+1. `w` is a whole number of seconds of at least 1. A window that is not is rounded up and `q` left as it is: this
+   promises less than there is, never more. The policy's name has the true window.
+2. `t` is when the quota is whole again; with nothing remaining it is when the next request fits. The second is the
+   time that `Retry-After` names, and the draft wants that never to lie before `t`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.limits.quotas import TICKS_PER_S
+
+if TYPE_CHECKING:
+    from proxy.errors import Field
+    from proxy.limits.store import RateStatus
+
+
+def rate_limit_fields(standing: RateStatus) -> tuple[Field, ...]:
+    """Make the rate-limit fields of an authenticated answer; none where the plan has no rates.
+
+    The tightest rate is the one that refuses first: with the least remaining, of equals the one that takes longest to
+    recover. Runs on every request, so all rates are gone through once, with `gcra.standing` and `gcra.retry_after`
+    written out: a test holds them together.
+    """
+    quotas, now = standing.quotas, standing.at
+    limits, tats = quotas.limits, standing.tats
+    if not limits:
+        return ()
+    told: tuple[int, ...] = ()
+    tightest, least, longest = 0, limits[0].quota, 0
+    for index, limit in enumerate(limits):
+        used = tats[index] - now * limit.quota
+        left = (limit.capacity - used) // limit.window
+        reset = useful = -(-used // limit.quota)
+        if left <= 0:
+            left, useful = 0, -((limit.most_before - used) // limit.quota)
+        elif used <= 0:
+            left, reset, useful = limit.quota, 0, 0
+        told += (left, -(-useful // TICKS_PER_S))
+        if left < least or (left == least and reset > longest):
+            tightest, least, longest = index, left, reset
+    return (
+        quotas.policy,
+        (b"RateLimit", quotas.rate_limit % told),
+        quotas.counts[tightest],
+        (b"x-ratelimit-remaining-requests", b"%d" % least),
+        (b"x-ratelimit-reset-requests", duration(longest)),
+    )
+
+
+def duration(ticks: int) -> bytes:
+    """Word a time as OpenAI does (`120ms`, `1s`, `8.64s`, `6m0s`, `24h0m0s`), rounded up to the millisecond.
+
+    The grammar is that of Go's `time.Duration`, which has nothing larger than hours.
+    """
+    ms = -(-ticks // 1_000)
+    if ms < 1_000:  # noqa: PLR2004 - a second
+        return b"%dms" % ms if ms else b"0s"
+    whole_s, thousandths = divmod(ms, 1_000)
+    minutes, whole_s = divmod(whole_s, 60)
+    text = (b"%d.%03d" % (whole_s, thousandths)).rstrip(b"0") if thousandths else b"%d" % whole_s
+    if not minutes:
+        return text + b"s"
+    hours, minutes = divmod(minutes, 60)
+    return b"%dh%dm%bs" % (hours, minutes, text) if hours else b"%dm%bs" % (minutes, text)

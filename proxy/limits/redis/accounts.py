@@ -1,0 +1,149 @@
+"""What a worker remembers of the users that it asks the server about: the commands ready made, and the last answers.
+
+The server decides. What is kept here words the rate-limit fields of answers that were not admitted, renews leases, and
+is what a worker can go on with when the server is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from proxy.limits.memory.accounts import Account
+from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.redis.admission import RedisAdmission
+from proxy.limits.redis.resp import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from proxy.limits.gcra import Limit
+    from proxy.limits.memory.store import MemoryStore
+    from proxy.limits.redis.scripts import Scripts
+    from proxy.model import Plan, Principal
+
+# One takes about 2 KiB. A user who is forgotten loses nothing: the server knows.
+MAX_ACCOUNTS = 50_000
+# How many of the oldest are looked at for one that can go.
+_MAX_LOOKED_AT = 64
+# Every id of a lease has this length, so that a command is finished by appending one.
+ID_BYTES = 20
+
+PREFIX = b"forward-sse:"
+
+
+def digest(*words: str) -> bytes:
+    """Stand for words of any length and any characters in a key, told apart from every other sequence of words."""
+    text = "".join(f"{len(word)}:{word}" for word in words)
+    # A claim may hold lone surrogates, which are text to JSON.
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
+
+
+class ServerClock:
+    """The server's clock as last heard of, going on by this machine's monotonic one; in ticks.
+
+    Decides nothing while the server answers. Before the first answer it is this machine's.
+    """
+
+    def __init__(self) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._ahead = time.time_ns() // 1000 - self._own()
+
+    def _own(self) -> int:
+        return round(self._now() * TICKS_PER_S)
+
+    def now(self) -> int:
+        """The ticks, about."""
+        return self._own() + self._ahead
+
+    def now_s(self) -> float:
+        """The same in seconds."""
+        return self.now() / TICKS_PER_S
+
+    def update(self, now: int) -> None:
+        """An answer that just came said so."""
+        self._ahead = now - self._own()
+
+
+class UserAccount(Account[RedisAdmission]):
+    """A user: `tag` is what the keys have in common, and keeps them in one hash slot; `local` the store seen last."""
+
+    __slots__ = ("admit_command", "leases_key", "local", "release_command", "tag")
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        super().__init__(key)
+        self.tag = PREFIX + b"{" + digest(*key) + b"}:"
+        self.leases_key = self.tag + b"leases"
+        # To be finished with a lease's id and a line end.
+        self.admit_command = b""
+        self.release_command = _without_id(pack("ZREM", self.leases_key, b"0" * ID_BYTES))
+        self.local: MemoryStore | None = None
+
+    def rate_key(self, limit: Limit) -> bytes:
+        """Where the server keeps the state of a rate."""
+        return b"%brate:%d/%d" % (self.tag, limit.quota, limit.window)
+
+
+class UserAccounts:
+    """The users asked about lately, at most `MAX_ACCOUNTS` and those that hold leases."""
+
+    def __init__(self, scripts: Scripts, clock: ServerClock, *, life: int) -> None:
+        self._scripts = scripts
+        self._clock = clock
+        self._life = life
+        self._accounts: dict[tuple[str, str], UserAccount] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def __iter__(self) -> Iterator[UserAccount]:
+        return iter(tuple(self._accounts.values()))
+
+    def get(self, principal: Principal) -> UserAccount:
+        """The user's account, measuring by the principal's plan."""
+        key = (principal.issuer, principal.user)
+        account = self._accounts.get(key)
+        if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                self._forget_one()
+            account = self._accounts[key] = UserAccount(key)
+        # Identity, as in the memory store: plans live as long as their configuration.
+        if account.plan is not principal.plan:
+            self._adopt(account, principal.plan)
+        return account
+
+    def _adopt(self, account: UserAccount, plan: Plan) -> None:
+        account.adopt(plan, self._clock.now())
+        limits = account.quotas.limits
+        keys = [account.leases_key, *map(account.rate_key, limits)]
+        streams = -1 if plan.concurrent_streams is None else plan.concurrent_streams
+        arguments: list[bytes | int] = [self._life, streams]
+        for limit in limits:
+            arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
+        command = self._scripts.admit.command(keys, [*arguments, b"0" * ID_BYTES])
+        account.admit_command = _without_id(command)
+
+    def _forget_one(self) -> None:
+        oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))
+        for key, account in oldest:
+            del self._accounts[key]
+            if not account.live:
+                return
+            self._accounts[key] = account
+
+
+def read_tats(limits: Sequence[Limit], answer: Sequence[int], first: int) -> tuple[int, ...]:
+    """The TATs in parts, of an answer that has ticks, parts and number of each rate from index `first` on."""
+    tats = []
+    index = first
+    for limit in limits:
+        tats.append(answer[index] * limit.quota + answer[index + 1])
+        index += 3
+    return tuple(tats)
+
+
+def _without_id(command: bytes) -> bytes:
+    return command[: -ID_BYTES - 2]

@@ -1,0 +1,147 @@
+"""The worker's link to the server: one connection, kept up in the background, so that requests need not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from proxy.limits.redis.breaker import Breaker
+from proxy.limits.redis.resp import ConnectionLostError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.limits.redis.resp import Connection
+
+
+class Link:
+    """Dials, greets, watches, and dials again.
+
+    A connection that was lost is replaced at once, and requests may wait for that a moment; once the breaker is open
+    nobody waits, and one probe at a time is made here: a connection that was dialled and greeted.
+
+    Args:
+        dial: Opens a connection, or raises `StoreError`, in bounded time.
+        greet: Makes sure of everything before requests use it; raises `StoreError` where the server is of no use.
+        on_failure: Told of every failed call.
+        on_change: Told why when the breaker opens, and None when the link stands again.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Awaitable[Connection]],
+        greet: Callable[[Connection], Awaitable[None]],
+        *,
+        on_failure: Callable[[], None],
+        on_change: Callable[[str | None], None],
+    ) -> None:
+        self._dial = dial
+        self._greet = greet
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._breaker = Breaker()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        # Each is replaced when the connection is lost: done when the next attempt has ended, and when that is over.
+        self._attempt: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self.connection: Connection | None = None
+        # Why the breaker is open.
+        self.problem: str | None = None
+
+    async def open(self) -> None:
+        """Begin, and wait for the first attempt, whose failure is no error here."""
+        self._task = asyncio.create_task(self._keep_up(), name="limits.link")
+        await asyncio.wait((self._attempt,))
+
+    async def close(self) -> None:
+        """Let go of the connection; commands that wait are lost."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self.connection is not None:
+            self.connection.on_lost = None
+            self.connection.abort("the store is closed")
+            self.connection = None
+
+    async def connected(self, timeout_s: float) -> Connection | None:
+        """The connection; while it is being replaced, wait for that. None, and at once, while the breaker is open."""
+        if self.connection is None and self._task is not None and not self._breaker.is_open:
+            await asyncio.wait((self._attempt,), timeout=timeout_s)
+        return self.connection
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        self._breaker.succeeded()
+
+    def failed(self, error: StoreError) -> None:
+        """A request was not answered. What a lost connection takes with it counts once, when it is lost."""
+        if isinstance(error, ConnectionLostError):
+            return
+        self._count(str(error))
+        if self._breaker.is_open and self.connection is not None:
+            self.connection.abort(str(error))
+
+    def suspend(self, reason: str) -> None:
+        """Say while greeting that it will take long: nobody waits for it, and everybody is told why."""
+        self._breaker.trip()
+        self._tell_if_open(reason)
+        if not self._attempt.done():
+            self._attempt.set_result(None)
+
+    async def _keep_up(self) -> None:
+        while True:
+            try:
+                connection = await self._dial()
+                try:
+                    await self._greet(connection)
+                    self._arrive(connection)
+                finally:
+                    if connection is not self.connection:
+                        connection.abort("it is not wanted")
+            except StoreError as error:
+                self._breaker.trip()
+                self._count(str(error))
+                if not self._attempt.done():
+                    self._attempt.set_result(None)
+            else:
+                await self._over
+            if self._breaker.is_open:
+                await asyncio.sleep(self._breaker.next_pause_s())
+
+    def _arrive(self, connection: Connection) -> None:
+        if not connection.is_usable:
+            raise ConnectionLostError("the connection was lost")
+        self._over = self._loop.create_future()
+        self._breaker.probed()
+        connection.on_lost = self._lose
+        self.connection = connection
+        if self.problem is not None:
+            self.problem = None
+            self._on_change(None)
+        if not self._attempt.done():
+            self._attempt.set_result(None)
+
+    def _lose(self, reason: str, commands: int) -> None:
+        self.connection = None
+        self._attempt = self._loop.create_future()
+        # A server that closes what is idle fails nobody.
+        if commands:
+            self._count(reason)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _count(self, reason: str) -> None:
+        self._on_failure()
+        self._breaker.failed()
+        self._tell_if_open(reason)
+
+    def _tell_if_open(self, reason: str) -> None:
+        if self._breaker.is_open:
+            is_new = self.problem is None
+            self.problem = reason
+            if is_new:
+                self._on_change(reason)

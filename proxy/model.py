@@ -1,0 +1,220 @@
+"""The words of the domain: who asks, what they may do, where it goes, how it ended.
+
+Plain values only. What is done with them stands in the phases; nothing here knows HTTP, configuration or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# What typed events are called in `t` (contract §9) where the operator does not say.
+TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
+)
+
+_NONE: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
+
+
+class Ending(StrEnum):
+    """How an exchange ended; every exchange ends in exactly one of these."""
+
+    COMPLETE = "complete"
+    CLIENT_CLOSED = "client_closed"
+    UPSTREAM_CLOSED = "upstream_closed"
+    UPSTREAM_ERROR = "upstream_error"
+    TIMEOUT_CONNECT = "timeout_connect"
+    TIMEOUT_FIRST_BYTE = "timeout_first_byte"
+    TIMEOUT_IDLE = "timeout_idle"
+    TIMEOUT_WRITE = "timeout_write"
+    TIMEOUT_TOTAL = "timeout_total"
+    REFUSED = "refused"
+    DRAINED = "drained"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`quota` requests at once, and `quota` more for each `window_s` seconds that pass."""
+
+    quota: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a user may use.
+
+    `upstreams` is None where all of them are allowed; `concurrent_streams` is None where there is no bound.
+    """
+
+    name: str
+    rates: tuple[Rate, ...] = ()
+    concurrent_streams: int | None = None
+    upstreams: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated user: identity is the pair, because two issuers may both know an "alice".
+
+    API-key users have the issuer `key`.
+    """
+
+    issuer: str
+    user: str
+    plan: Plan
+
+
+class Origin(NamedTuple):
+    """Where a connection goes (RFC 6454): never taken from anything but configuration or a checked target."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def host_field(self) -> bytes:
+        """The value of `Host`: no port where it is the scheme's own, brackets around IPv6 (RFC 9110 §7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_default = self.port == (443 if self.scheme == "https" else 80)
+        return (host if is_default else f"{host}:{self.port}").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The clocks of an exchange towards its upstream, in seconds; None is off.
+
+    `keep_alive_s` is how long its connection may be kept unused afterwards; 0 for not at all.
+    """
+
+    connect_s: float | None = 5.0
+    first_byte_s: float | None = 300.0
+    idle_s: float | None = 120.0
+    total_s: float | None = None
+    keep_alive_s: float = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A vendor as the operator described it.
+
+    `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it,
+    perhaps with a query. `allow_paths` is None where the dialect's own are meant.
+    `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
+    `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
+    dialect's own. `has_secret_headers` says that a value among `headers` came from a variable or a file, as keys do.
+    `ca_file` replaces the system's trust store for this upstream. `is_typed`
+    means that its streams become typed events unasked, `typed_names` what those are called.
+    """
+
+    name: str
+    origin: Origin
+    base_path: str
+    dialect: str
+    path: str | None
+    key_source: Literal["own", "client", "none"]
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    credential_header: bytes | None = None
+    models: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    has_secret_headers: bool = False
+    timeouts: Timeouts = Timeouts()
+    heartbeat_s: float | None = None
+    ca_file: str | None = None
+    is_typed: bool = False
+    typed_names: Mapping[str, str | int] = field(default_factory=lambda: TYPED_NAMES, hash=False)
+
+
+class FieldIndex(dict[bytes, bytes]):
+    """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
+
+    `get` is for names of which a second field is refused elsewhere, or harmless; `every` returns the values of all.
+    Made once for each message and not to be changed.
+    """
+
+    __slots__ = ("repeated",)
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__([(name.lower(), value) for name, value in fields])
+        self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
+        if len(self) != len(fields):
+            values: dict[bytes, list[bytes]] = {}
+            for name, value in fields:
+                values.setdefault(name.lower(), []).append(value)
+            self.update((name, own[0]) for name, own in values.items())
+            self.repeated = {name: own for name, own in values.items() if len(own) > 1}
+
+    def every(self, name: bytes) -> Sequence[bytes]:
+        """The values of every field of that lower-case name, in order."""
+        if name in self.repeated:
+            return self.repeated[name]
+        return (self[name],) if name in self else ()
+
+    def __repr__(self) -> str:
+        """Show no values: credentials are among them."""
+        return "FieldIndex()"
+
+
+@dataclass(slots=True, init=False)
+class RequestHead:
+    """A client's request before its body: the target split once, as it came, never re-quoted.
+
+    `path` starts with a slash; `query` is without the question mark, None where there was none. Not to be changed; it
+    is not frozen because one is made for every request, and freezing costs more than making it.
+    """
+
+    method: str
+    path: bytes
+    query: bytes | None
+    fields: tuple[tuple[bytes, bytes], ...]
+    index: FieldIndex = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes | None,
+        fields: tuple[tuple[bytes, bytes], ...],
+        index: FieldIndex | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.fields = fields
+        self.index = FieldIndex(fields) if index is None else index
+
+
+class Route(NamedTuple):
+    """Where an authenticated request goes, and the exact bytes that go there.
+
+    `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
+    Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
+    `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
+    `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
+    """
+
+    upstream: str
+    dialect: str
+    origin: Origin
+    host: bytes
+    timeouts: Timeouts
+    heartbeat_s: float | None
+    ca_file: str | None
+    method: str
+    target: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes | bytearray
+    typed_names: Mapping[str, str | int] | None = None
+    is_pinned: bool = False
+    has_operators_key: bool = False
+
+    def __repr__(self) -> str:
+        """Neither credentials nor content."""
+        return f"Route(upstream={self.upstream!r}, method={self.method!r})"

@@ -1,0 +1,316 @@
+"""Logging: structlog to standard output, one JSON object a line, no secret in it.
+
+A worker must not wait for whoever reads its log. Lines are handed to one thread that writes them in batches; when the
+reader is stuck the lines that do not fit are dropped, counted, and the count is logged when the reader is back.
+
+Secrets are kept out twice: nothing here is given a field that holds one, and every line is searched for the configured
+secrets' values before it is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+
+# What waits for a stuck reader at most: about 4 MiB of lines.
+MAX_WAITING_LINES = 10_000
+# Lines that come within this time share one write, and one wake of the thread.
+BATCH_S = 0.02
+# A disk that is full is so for a while. What does not fit meanwhile is dropped and counted, as for a stuck reader.
+FULL_DISK_RETRY_S = 0.5
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Of several workers: less than PIPE_BUF on Linux (4096), so that a line is written whole. An exchange's line never
+# reaches it: what a client chooses of it (path, user, id) is bounded.
+MAX_LINE_BYTES = 4000
+MIN_SECRET_LENGTH = 6
+REDACTED = b"[redacted]"
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread of its own, in order. `close` writes what waits, then ends.
+
+    Where several processes write to the same descriptor (`is_shared`), each write has at most PIPE_BUF bytes, which the
+    system writes whole or not at all: no line is interleaved with another process's.
+    """
+
+    def __init__(self, descriptor: int, *, is_shared: bool = False) -> None:
+        self._descriptor = descriptor
+        self._is_shared = is_shared
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Queue a line without its end; never blocks."""
+        if len(self._lines) >= MAX_WAITING_LINES:
+            self._dropped += 1
+            return
+        self._lines.append(shorten(line) if self._is_shared and len(line) > MAX_LINE_BYTES else line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what waits, for at most `timeout_s`. Idempotent."""
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            if not self._is_closing:
+                time.sleep(BATCH_S)
+            self._wake.clear()
+            if not self._flush() or (self._is_closing and not self._lines):
+                return
+
+    def _flush(self) -> bool:
+        lines = self._lines
+        batch = [lines.popleft() for _ in range(len(lines))]
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            batch.append(orjson.dumps({"event": "log.lines_dropped", "level": "warning", "lines": dropped}))
+        if not batch:
+            return True
+        if self._is_shared:
+            return all(self._write(piece) for piece in pieces(batch))
+        return self._write(b"\n".join(batch) + b"\n")
+
+    def _write(self, piece: bytes) -> bool:
+        data = memoryview(piece)
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                time.sleep(BATCH_S)
+            except OSError as exc:
+                if exc.errno not in _FULL or self._is_closing:
+                    # Whoever read the log is gone; streams go on without it.
+                    return False
+                time.sleep(FULL_DISK_RETRY_S)
+        return True
+
+
+def pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the lines, each with its end, into as few pieces of at most PIPE_BUF bytes as possible.
+
+    POSIX write(2) on a pipe: up to PIPE_BUF bytes are atomic, even when the process is killed. A longer line is a piece
+    of its own; `LineWriter` keeps none.
+    """
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) >= select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += line + b"\n"
+    if piece:
+        yield piece
+
+
+class Redactor:
+    """Replaces the configured secrets' values wherever they stand in a line."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: tuple[bytes, ...] = ()
+        self.add_secrets(secrets)
+
+    def add_secrets(self, secrets: Iterable[str]) -> None:
+        """Add secrets to look for; those of earlier configurations are kept, since their streams may still run."""
+        known = set(self._secrets)
+        # Shorter ones would redact ordinary words; the settings refuse secrets that short where they are ours.
+        known.update(secret.encode() for secret in secrets if len(secret) >= MIN_SECRET_LENGTH)
+        self._secrets = tuple(known)
+
+    def redact(self, line: bytes) -> bytes:
+        """The line without secrets."""
+        for secret in self._secrets:
+            # Not `in`, which for bytes tries first whether the secret is a number, and fails at some cost.
+            if line.find(secret) >= 0:
+                line = line.replace(secret, REDACTED)
+        return line
+
+
+def shorten(line: bytes) -> bytes:
+    """Cut the longest values of a line until it has at most `MAX_LINE_BYTES`; a line of JSON stays JSON.
+
+    Lines that long are those that list an operator's faults. Done after redaction, so that no half of a secret is left.
+    """
+    try:
+        event: dict[str, Any] = orjson.loads(line)
+    except ValueError:
+        # The console's format is for reading only.
+        return line[:MAX_LINE_BYTES]
+    while len(line) > MAX_LINE_BYTES:
+        longest = max(event, key=lambda name: len(orjson.dumps(event[name])))
+        value = event[longest]
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        event[longest] = text[: len(text) // 2] + "…"
+        line = orjson.dumps(event)
+    return line
+
+
+class _Logger:
+    """The logger that structlog passes a rendered line to."""
+
+    def __init__(self, writer: Writer, redactor: Redactor) -> None:
+        self.writer = writer
+        self.redactor = redactor
+
+    def msg(self, line: bytes) -> None:
+        self.writer.write(self.redactor.redact(line))
+
+    debug = info = warning = error = critical = msg
+
+
+class _ThirdParty(logging.Handler):
+    """Libraries log here: their messages may repeat what a client sent, so only where and what kind is kept."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        structlog.get_logger().log(
+            record.levelno, "library.reported", logger=record.name, at=f"{record.module}:{record.lineno}", error=error
+        )
+
+
+def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _render_console() -> structlog.typing.Processor:
+    render = structlog.dev.ConsoleRenderer(colors=False)
+
+    def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
+        return render(logger, name, event).encode()
+
+    return render_bytes
+
+
+class _Timestamp:
+    """Adds `time`, in UTC with milliseconds; the whole seconds are formatted once a second, not once a line."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self, _logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        now_s = time.time()
+        second = int(now_s)
+        if self._second != second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["time"] = f"{self._text}.{int((now_s - second) * 1000):03d}Z"
+        return event
+
+
+def _name_worker(worker: str) -> structlog.typing.Processor:
+    def name(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
+    return name
+
+
+class Writer(Protocol):
+    """Where lines go."""
+
+    def write(self, line: bytes) -> None:
+        """Take a line without its end; never blocks for long."""
+        ...
+
+    def close(self) -> None:
+        """Write what waits."""
+        ...
+
+
+def configure(
+    *,
+    format_: Literal["json", "console"],
+    level: str,
+    redactor: Redactor,
+    descriptor: int | None = None,
+    writer: Writer | None = None,
+    worker: str | None = None,
+) -> Writer:
+    """Set up structlog and take over the libraries' loggers; the caller closes the writer.
+
+    `descriptor` is standard output unless given, `writer` writes to it unless given. Where there are several workers,
+    every line names its own.
+    """
+    if writer is None:
+        writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    render: structlog.typing.Processor = _render_json if format_ == "json" else _render_console()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            *([] if worker is None else [_name_worker(worker)]),
+            _Timestamp(),
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_args: _Logger(writer, redactor),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_ThirdParty()]
+    root.setLevel(max(number, logging.WARNING))
+    return writer
+
+
+def exchange_logger() -> Callable[[dict[str, Any]], None]:
+    """What writes an exchange's line, by the configuration of the moment.
+
+    The line is what structlog would make of the event, with the processors of `configure`, but for the loggers,
+    contexts and copies that other lines have: this one is written for every request.
+    """
+    config = structlog.get_config()
+    if not structlog.get_logger().is_enabled_for(logging.INFO):
+        return lambda _event: None
+    logger = config["logger_factory"]()
+    if not isinstance(logger, _Logger):
+        # An application around this one has its own way of logging, or none.
+        return lambda event: structlog.get_logger().info(**event)
+    *constant, stamp, render = config["processors"]
+    write, redact = logger.writer.write, logger.redactor.redact
+    # What the first ones add is the same in every line.
+    added: dict[str, Any] = {}
+    for process in constant:
+        added = process(logger, "info", added)
+
+    def write_exchange(event: dict[str, Any]) -> None:
+        event.update(added)
+        write(redact(render(logger, "info", stamp(logger, "info", event))))
+
+    return write_exchange
+
+
+def log_failure(id_: str) -> None:
+    """Log the exception being handled as a defect of ours: where it was, never its text, which may repeat a request."""
+    kind, _, trace = sys.exc_info()
+    frames: list[str] = []
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    structlog.get_logger().error(
+        "exchange.failed", id=id_, error=None if kind is None else kind.__name__, frames=frames[-8:]
+    )
+
+
+def log_credentials_refused(id_: str, upstream: str, status: int) -> None:
+    """Warn the operator that an upstream does not accept a key of theirs: no user can mend that."""
+    structlog.get_logger().warning("upstream.credentials_refused", id=id_, upstream=upstream, status=status)

@@ -1,1 +1,0 @@
-"""The phases of a request, one module each; none knows another."""

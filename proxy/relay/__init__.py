@@ -1,0 +1,12 @@
+"""From an upstream's response to the client's: bytes as they arrive, back pressure, timeouts, how each ending looks.
+
+`relay` takes the upstream's response and returns aiohttp's, whose body has ended. What is written in place of or beside
+the upstream's own bytes is a `Transform`: nothing (`passthrough`), typed events (`typed`), or what an `EventSource` has
+to be told in the stream (`event_source`). `EarlyResponse` begins before the upstream's response is there.
+"""
+
+from proxy.relay.early import EARLY, EarlyResponse, early_interval_s
+from proxy.relay.relay import relay
+from proxy.relay.response import RelayResponse
+
+__all__ = ["EARLY", "EarlyResponse", "RelayResponse", "early_interval_s", "relay"]

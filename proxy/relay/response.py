@@ -1,0 +1,451 @@
+"""The response of a stream: aiohttp writes its head, the upstream connection's own callback its body.
+
+Between the two sockets there is no task, queue or copy: one read of the upstream is one write to the client, and the
+handler's task sleeps until the client falls behind or the body ends. This module owns what may be written once a
+response has begun, and how each of its endings looks on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Literal
+
+from aiohttp import hdrs, web
+
+from proxy.model import Ending
+from proxy.protocol.sse_observer import PING
+from proxy.relay.passthrough import Passthrough
+from proxy.relay.timeouts import StreamTimeouts
+from proxy.relay.transform import ERROR_FOR_ENDING
+from proxy.upstream import NOTHING
+
+if TYPE_CHECKING:
+    from proxy.errors import Field, ProxyError
+    from proxy.relay.transform import Transform
+    from proxy.timers import DeadlineTimer
+    from proxy.upstream import UpstreamResponse
+
+# How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
+Framing = Literal["none", "length", "chunked", "close"]
+
+# From this size on a chunk's data costs more to copy between its line and its end than three buffers cost to write.
+_COPIED_BYTES: Final = 16_384
+# How long the end of a broken body is held back after an event that says why. Chromium drops what the page has not
+# read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
+_LAST_WORDS_S: Final = 0.1
+_NO_CONTENT: Final = 204
+
+
+_NOTHING_PASSES: Final = Passthrough(status=200, observer=None, error_event=lambda _code, _message: None)
+
+
+def stream_fields() -> tuple[Field, ...]:
+    """What every relayed response says (contract §5): nobody on the way may buffer or change it."""
+    return ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
+
+
+class RelayResponse(web.StreamResponse):
+    """One running response. Its `ending` comes once; after that nothing of the upstream's is written.
+
+    Bytes go unchanged and in order. While anything waits in the client's write buffer the upstream is not read, so at
+    most one read of it (256 KiB) waits. The timers call `check` a few times a second. Neither network failures nor slow
+    peers raise: they are endings, because the response has already started.
+    """
+
+    __slots__ = (
+        "_draining",
+        "_eof_begun",
+        "_framing",
+        "_is_chunked",
+        "_is_paused",
+        "_is_seldom",
+        "_noted_received",
+        "_noted_written",
+        "_passed_events",
+        "_protocol",
+        "_received",
+        "_received_since_s",
+        "_sent_error_event",
+        "_tail",
+        "_timeouts",
+        "_timers",
+        "_transform",
+        "_transport",
+        "_unsent",
+        "_upstream",
+        "_wake",
+        "_written",
+        "_written_since_s",
+        "ending",
+        "failure_reason",
+        "first_byte_s",
+        "has_content_type",
+    )
+
+    def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
+        """`fields` are what the client gets, without framing; those of every response are added by the application."""
+        super().__init__(status=status, headers=[(name.decode("latin-1"), text(value)) for name, value in fields])
+        self._upstream: UpstreamResponse = NOTHING
+        self._transform: Transform = _NOTHING_PASSES
+        self._framing = framing
+        self._is_chunked = framing == "chunked"
+        self._timeouts = StreamTimeouts(None, None, None, None)
+        self._transport: asyncio.Transport | None = None
+        self._protocol: web.RequestHandler | None = None
+        self._timers: DeadlineTimer | None = None
+        self._is_seldom = False
+        self._wake: asyncio.Future[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._eof_begun = False
+        self._received = 0
+        self._written = 0
+        self._passed_events = 0
+        self._is_paused = False
+        # What is written when the body ends in order; None where it breaks off.
+        self._tail: bytes | None = None
+        self._sent_error_event = False
+        # As the timers saw them last, and since when.
+        self._noted_received = self._noted_written = -1
+        self._received_since_s = self._written_since_s = 0.0
+        self._unsent = -1
+        self.first_byte_s: float | None = None
+        self.ending: Ending | None = None
+        # Why the upstream broke off, where it did.
+        self.failure_reason: str | None = None
+        # aiohttp adds a type where there is none; the application takes it away again.
+        self.has_content_type = "Content-Type" in self.headers
+        if framing in {"length", "none"} and status != _NO_CONTENT:
+            # RFC 9110 §8.6: of a response to HEAD, or of 304, it is that of the 200; 204 has none.
+            self.content_length = length
+
+    # The handler's side.
+
+    async def begin(self, request: web.Request) -> None:
+        """Write the head.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        transport = request.transport
+        if transport is not None:
+            self._transport, self._protocol = transport, request.protocol
+            # Anything unsent pauses the upstream. uvloop then writes at once, too, not in the next turn of its loop.
+            # The transports of TLS pause at their mark, not above it.
+            transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
+        if hdrs.UPGRADE in request.headers:
+            # aiohttp loses what stands behind such a request in the same read: the client is to send it again.
+            self.force_close()
+        await self.prepare(request)
+
+    async def run(
+        self,
+        request: web.Request,
+        upstream: UpstreamResponse,
+        transform: Transform,
+        *,
+        timeouts: StreamTimeouts,
+        timers: DeadlineTimer,
+    ) -> None:
+        """Write the head, relay the body, and return once it has ended or broken off; `write_eof` writes its end.
+
+        Cancelling is the client leaving: the upstream's connection is closed before this returns.
+        """
+        loop = asyncio.get_running_loop()
+        self._upstream, self._transform, self._timeouts = upstream, transform, timeouts
+        now_s = loop.time()
+        self._received_since_s = self._written_since_s = now_s
+        self._timers, self._is_seldom = timers, timeouts.are_long(now_s)
+        (timers.add_seldom if self._is_seldom else timers.add)(self)
+        try:
+            await self.begin(request)
+            # They have left; streams are held by the thousand.
+            self.headers.clear()
+            if self._protocol is not None and self._protocol.writing_paused:
+                # What was written before there was an upstream to pause.
+                self._pause()
+            upstream.attach(self)
+            if self._is_paused:
+                # `attach` has let the upstream be read.
+                upstream.pause()
+            while self.ending is None:
+                self._wake = loop.create_future()
+                if not self._is_paused:
+                    await self._wake
+                    continue
+                await asyncio.wait((self._drained(request), self._wake), return_when=asyncio.FIRST_COMPLETED)
+                if not self._wake.done():
+                    self._resume()
+        except (ConnectionError, asyncio.CancelledError) as exc:
+            # The client left, but the body may have ended, by itself or by us, in the very same moment.
+            self.finish(Ending.CLIENT_CLOSED)
+            self._forget()
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write the body's end where it ends in order; called by aiohttp once the handler has returned.
+
+        Returns when the client has taken everything, or the write timeout has closed its connection.
+        """
+        if self._transport is None or self._eof_begun:
+            return
+        self._eof_begun = True
+        try:
+            if self._tail is not None:
+                await super().write_eof(self._tail + data)
+                return
+            if self._sent_error_event:
+                await asyncio.sleep(_LAST_WORDS_S)
+            if self._draining is not None:
+                await asyncio.wait((self._draining,))
+        finally:
+            self._forget()
+
+    def _drained(self, request: web.Request) -> asyncio.Task[None]:
+        """Waits until the client has taken what was written. Never cancelled: aiohttp's waiter is shared."""
+        if self._draining is None or self._draining.done():
+            self._draining = asyncio.get_running_loop().create_task(request.writer.drain())
+            self._draining.add_done_callback(_retrieve)
+        return self._draining
+
+    def _forget(self) -> None:
+        if self._timers is not None:
+            (self._timers.discard_seldom if self._is_seldom else self._timers.discard)(self)
+        self._protocol = self._timers = None
+
+    # The upstream's side: `Sink`.
+
+    @property
+    def allows_fast_path(self) -> bool:
+        """Whether a whole event may be written as it came: after the first byte, between two events, both chunked."""
+        return (
+            self._is_chunked
+            and self._written > 0
+            and self.ending is None
+            and self._transform.allows_fast_path
+            and self._transform.at_boundary
+        )
+
+    def event(self, data: bytes, payload_bytes: int) -> None:
+        """Write one whole event in one whole chunk as it came: the hot path, paid for each event."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self.finish(Ending.CLIENT_CLOSED)
+            return
+        transport.write(data)
+        self._written += payload_bytes
+        self._received += payload_bytes
+        self._passed_events += 1
+        if self._protocol is not None and self._protocol.writing_paused:
+            self._pause()
+
+    def body(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write one read's worth of body as one chunk; the last one goes with the body's end."""
+        if self.ending is not None:
+            return
+        self._received += len(data)
+        out = self._transform.transform(data)
+        if is_last or self._transform.has_failed:
+            ending, rest, added, self.failure_reason = self._transform.complete()
+            out += rest
+            if added and out:
+                # What is added is a chunk of its own, and not counted as the upstream's.
+                self._write(out)
+                out = b""
+            self._count(out)
+            self.ending = ending
+            if not is_last:
+                self._upstream.abort()
+            self._end_in_order(out + added)
+            self._wake_up()
+        elif out:
+            self._write(out)
+
+    def failed(self, error: ProxyError) -> None:
+        """The upstream broke off: to the client every such break looks alike, the log has the reason."""
+        if self.ending is None:
+            self.failure_reason = error.reason
+        self.finish(Ending.UPSTREAM_CLOSED)
+
+    # Endings.
+
+    def finish(self, ending: Ending) -> None:
+        """End a running response before its end, visibly; idempotent.
+
+        At an event boundary one error event says why. The body lacks its end: the chunk that ends it, or the rest of
+        its length; where neither marks the end (HTTP/1.0), the connection is reset. Typed events end in order, with an
+        error as the last. A client that left or did not read for too long is not written to.
+        """
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self._upstream.abort()
+        self._wake_up()
+        transport = self._transport
+        if transport is None:
+            return
+        if ending not in ERROR_FOR_ENDING or transport.is_closing() or not self.prepared:
+            transport.abort()
+            return
+        last, is_clean = self._transform.epilogue(ending, is_behind=self._is_paused)
+        if is_clean:
+            self._count(last)
+            self._end_in_order(last)
+            return
+        self.force_close()
+        if self._framing == "close":
+            # An orderly end would look like the body's. uvloop's `abort` is one when nothing waits to be sent; without
+            # lingering the system resets the connection.
+            _reset_on_close(transport)
+            transport.abort()
+        elif last and self._is_chunked:
+            transport.write(b"%x\r\n%b\r\n" % (len(last), last))
+            self._sent_error_event = True
+
+    def conclude(self, last: bytes, *, is_clean: bool) -> None:
+        """End a response that has begun without an upstream's: in order, or with an event that says why not."""
+        if is_clean:
+            self._end_in_order(last)
+            return
+        self.force_close()
+        transport = self._transport
+        if last and transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(last), last))
+            self._sent_error_event = True
+
+    def ping(self) -> None:
+        """Write a heartbeat to a client that is there and keeps up."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0:
+            transport.write(b"%x\r\n%b\r\n" % (len(PING), PING))
+
+    @property
+    def sent(self) -> int:
+        """How much of the body the client was given."""
+        return self._written
+
+    @property
+    def events(self) -> int:
+        """How many events the client was given."""
+        return self._passed_events + self._transform.events
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the client has been given a body that ends as it should."""
+        return self._tail is not None
+
+    # The timers' side.
+
+    def check(self, now_s: float) -> None:
+        """End what ran out of time; write a heartbeat where one is due."""
+        transport, timeouts = self._transport, self._timeouts
+        if transport is None:
+            return
+        if transport.is_closing():
+            # Where the runner does not cancel the handler, this is how a silent stream's client is seen to have left.
+            self.finish(Ending.CLIENT_CLOSED)
+            return
+        if self._is_paused or self.ending is not None:
+            self._check_progress(transport, now_s)
+            return
+        if self._received != self._noted_received:
+            self._noted_received = self._received
+            self._received_since_s = now_s
+        if self._written != self._noted_written:
+            self._noted_written = self._written
+            self._written_since_s = now_s
+        if timeouts.deadline_s is not None and now_s >= timeouts.deadline_s:
+            self.finish(Ending.TIMEOUT_TOTAL)
+        elif timeouts.idle_s is not None and now_s - self._received_since_s >= timeouts.idle_s:
+            self.finish(Ending.TIMEOUT_IDLE)
+        elif timeouts.heartbeat_s is not None and now_s - self._written_since_s >= timeouts.heartbeat_s:
+            self._ping(now_s)
+
+    def _check_progress(self, transport: asyncio.Transport, now_s: float) -> None:
+        """The write timeout: any byte that the client's socket took is progress (as nginx' send_timeout)."""
+        timeouts = self._timeouts
+        unsent = transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._written_since_s = now_s
+        elif unsent and timeouts.write_s is not None and now_s - self._written_since_s >= timeouts.write_s:
+            self.finish(Ending.TIMEOUT_WRITE)
+            transport.abort()
+        elif self.ending is None and timeouts.deadline_s is not None and now_s >= timeouts.deadline_s:
+            self.finish(Ending.TIMEOUT_TOTAL)
+
+    def _ping(self, now_s: float) -> None:
+        # A chunk of ours among the upstream's: only where chunks are, and at a boundary.
+        if self._is_chunked and self._transform.allows_ping:
+            self._written_since_s = now_s
+            self.ping()
+
+    # Inside.
+
+    def _end_in_order(self, last: bytes) -> None:
+        self._tail = last
+        if self._framing == "close":
+            self.force_close()
+
+    def _count(self, data: bytes) -> None:
+        if data and not self._written:
+            self.first_byte_s = asyncio.get_running_loop().time()
+        self._written += len(data)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self.finish(Ending.CLIENT_CLOSED)
+            return
+        size = len(data)
+        if not self._is_chunked:
+            transport.write(data)
+        elif size < _COPIED_BYTES:
+            transport.write(b"%x\r\n%b\r\n" % (size, data))
+        else:
+            transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
+        self._count(data)
+        if self._protocol is not None and self._protocol.writing_paused:
+            self._pause()
+
+    def _pause(self) -> None:
+        """The client does not keep up: stop reading the upstream, and let the handler's task wait for the client."""
+        if not self._is_paused:
+            self._is_paused = True
+            self._unsent = -1
+            self._upstream.pause()
+            self._wake_up()
+
+    def _resume(self) -> None:
+        """The client has caught up: read on, and let the idle timeout begin anew."""
+        self._is_paused = False
+        self._noted_received = -1
+        if self.ending is None:
+            self._upstream.resume()
+
+    def _wake_up(self) -> None:
+        # Cancelling the handler's task has cancelled the future with it.
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+def _retrieve(draining: asyncio.Task[None]) -> None:
+    """Take note of a failure, which the transport tells of anyway."""
+    if not draining.cancelled():
+        draining.exception()
+
+
+def text(value: bytes) -> str:
+    """A field's value as aiohttp writes it back: UTF-8 where it is, else each byte as the character of its number."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,338 @@
+"""Chooses a request's upstream, and makes the exact target, fields and body that are sent to it.
+
+What the head decides is decided before the body is read (`by_head`), the rest after (`read_members`, `by_body`). The
+path that is matched against the rules is the path that is sent, byte for byte. Nothing here waits; what takes longer
+for larger bodies is done in steps.
+"""
+
+from __future__ import annotations
+
+import re
+from copy import copy
+from fnmatch import translate
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxy.auth import strip_query
+from proxy.errors import (
+    InvalidRequestError,
+    MethodNotAllowedError,
+    MissingTokenError,
+    NotFoundError,
+    ProxyError,
+    UnknownUpstreamError,
+)
+from proxy.model import TYPED_NAMES
+from proxy.protocol.content_codings import decode, read_codings
+from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, read_passcode
+from proxy.protocol.header_fields import is_loop, to_upstream
+from proxy.protocol.paths import is_query, query_members, with_query, without_member
+from proxy.routing.envelopes import route_envelope
+from proxy.routing.upstream_routes import UpstreamRoute, check_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.model import Principal, RequestHead, Route, Upstream
+    from proxy.protocol.json_text import JsonText, Steps
+    from proxy.routing.envelopes import EnvelopeRules
+
+_FRONT: Final = b"/forward-sse"
+# The paths that stock SDKs of two vendors call below a bare base URL, and whose SDKs they are.
+_SHORT: Final = {
+    b"/v1/chat/completions": "openai",
+    b"/v1/responses": "openai",
+    b"/v1/messages": "anthropic",
+    b"/v1/completions": "openai",
+    b"/v1/embeddings": "openai",
+}
+# What chat frontends ask for first below the same base URL: the default upstream's list.
+_MODELS: Final = b"/v1/models"
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+# The dialect of refusals where nothing says which upstream was meant.
+_USUAL_DIALECT: Final = "openai"
+# The member of a query that asks for typed events.
+_TYPED: Final = (b"events", b"typed")
+# Longer names are no models of anybody's, and globs are not to be tried on them.
+_MAX_MODEL: Final = 512
+
+
+class Destination(NamedTuple):
+    """Where a request's head sends it; `upstream` is None where only the body decides.
+
+    `path` is below the upstream's url, None for `POST /forward-sse`: there the upstream's own default applies. `query`
+    is what is left of it without the proxy's own parameters; credentials are still in it. `is_typed`: the client asks
+    for typed events.
+    """
+
+    dialect_name: str
+    upstream: Upstream | None = None
+    path: bytes | None = None
+    query: bytes | None = None
+    is_typed: bool = False
+
+    @property
+    def may_be_envelope(self) -> bool:
+        """Whether the body may turn out to be an envelope."""
+        return self.path is None
+
+
+_TOLD_BY_BODY: Final = Destination(_USUAL_DIALECT)
+_NO_MEMBERS: Final = RoutingMembers()
+
+
+class Router:
+    """The routes of one configuration."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Mapping[str, Upstream],
+        default_upstream: str | None,
+        envelope: EnvelopeRules | None,
+        max_body_bytes: int,
+    ) -> None:
+        self._upstreams = {name.encode(): upstream for name, upstream in upstreams.items()}
+        self._default = None if default_upstream is None else upstreams[default_upstream]
+        self._envelope = envelope
+        self._max_body_bytes = max_body_bytes
+        # In the file's order. Vendors' model names are case-sensitive, so the globs are.
+        self._models = [
+            (re.compile(translate(glob)).match, upstream.name)
+            for upstream in upstreams.values()
+            for glob in upstream.models
+        ]
+        self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
+
+    def dry_run(self) -> Router:
+        """Return a router for requests that are not sent yet: same refusals, and no key is used."""
+        router = copy(self)
+        routes = {name: route.dry_run() for name, route in self._upstream_routes.items()}
+        router._upstream_routes = routes  # noqa: SLF001 - a copy of this object
+        return router
+
+    def dialect_name(self, head: RequestHead) -> str:
+        """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
+        if head.path in _SHORT:
+            return _SHORT[head.path]
+        if head.path == _MODELS:
+            return _USUAL_DIALECT if self._default is None else self._default.dialect
+        if head.path == _FRONT:
+            named = self._named(head)
+            upstream = self._upstreams.get(named[0]) if len(named) == 1 else None
+        else:
+            upstream = self._upstreams.get(head.path[1:].partition(b"/")[0])
+        return _USUAL_DIALECT if upstream is None else upstream.dialect
+
+    def by_head(self, head: RequestHead) -> Destination:
+        """Decide what the head decides.
+
+        Raises:
+            NotFoundError, MethodNotAllowedError: nothing is served here, or not with this method.
+            UnknownUpstreamError, PathNotAllowedError: no such upstream, or not this of it.
+            InvalidRequestError: a loop, a malformed query, two upstreams, or typed events of a dialect without them.
+        """
+        path, query, is_typed = head.path, head.query, False
+        is_silent = query is None and b"x-upstream" not in head.index and b"via" not in head.index
+        if is_silent and path == _FRONT and head.method == "POST":
+            # Nothing left to judge, as in most requests.
+            return _TOLD_BY_BODY
+        _check_path_and_method(head)
+        if is_loop(head.index):
+            raise InvalidRequestError("The request has been through this proxy before.")
+        if query is not None:
+            if not is_query(query):
+                raise InvalidRequestError("The query is malformed.")
+            is_typed = _TYPED in query_members(query)
+            if is_typed:
+                # Any other value of `events` is the vendor's own parameter.
+                query = without_member(query, *_TYPED)
+        if path in _SHORT:
+            return Destination(_SHORT[path], None, path, query, is_typed)
+        if path == _FRONT:
+            upstream = self._front_upstream(head)
+            query = without_member(query, b"upstream")
+            if upstream is None:
+                return Destination(_USUAL_DIALECT, None, None, query, is_typed)
+            upstream_route, path_below = self._upstream_routes[upstream.name], None
+        elif path == _MODELS:
+            upstream, path_below = self._models_below(head.method)
+            upstream_route = self._upstream_routes[upstream.name]
+        else:
+            name, _, rest = path[1:].partition(b"/")
+            if name not in self._upstreams:
+                raise UnknownUpstreamError
+            upstream, path_below = self._upstreams[name], b"/" + rest
+            upstream_route = self._upstream_routes[upstream.name]
+            upstream_route.check_path(head.method, path_below)
+        if is_typed:
+            upstream_route.typed_names()
+        return Destination(upstream.dialect, upstream, path_below, query, is_typed)
+
+    def typed_names(self, head: RequestHead) -> Mapping[str, str | int]:
+        """What typed events are called in answers to `POST /forward-sse`, as far as the head tells; never raises."""
+        named = self._named(head)
+        upstream = self._upstreams.get(named[0]) if len(named) == 1 else self._default
+        return TYPED_NAMES if upstream is None else upstream.typed_names
+
+    def check_plan(self, destination: Destination, principal: Principal) -> None:
+        """Refuse early what the head decided and the plan forbids.
+
+        Raises:
+            UpstreamNotAllowedError: the plan does not include the upstream.
+        """
+        if destination.upstream is not None:
+            check_plan(destination.upstream.name, principal)
+
+    def read_members(self, destination: Destination, head: RequestHead, body: bytes) -> Steps[RoutingMembers]:
+        """Read what routing needs of the body, and nothing where it needs nothing.
+
+        Where an upstream is named, a body that cannot be read is no envelope, and the vendor's to judge.
+
+        Raises:
+            InvalidRequestError: the body cannot be read, or is ambiguous.
+            BodyTooLargeError: without its content coding it is larger than a body may be.
+            UnsupportedMediaTypeError: its content coding is not known.
+        """
+        if destination.upstream is not None and destination.path is not None:
+            return _NO_MEMBERS
+        if destination.upstream is not None:
+            return (yield from self.read_envelope(head, body))
+        text: JsonText = body
+        if b"content-encoding" in head.index:
+            text = yield from self._decoded(head, body)
+        return (yield from read_body(text))
+
+    def read_envelope(self, head: RequestHead, body: bytes) -> Steps[RoutingMembers]:
+        """Read the body where it is an envelope, and nothing of it where it is anything else, readable or not.
+
+        Raises:
+            InvalidRequestError: it is an envelope that is ambiguous.
+        """
+        text: JsonText = body
+        if b"content-encoding" in head.index:
+            try:
+                text = yield from self._decoded(head, body)
+            except ProxyError:
+                return _NO_MEMBERS
+        return RoutingMembers(envelope=(yield from find_envelope(text)))
+
+    def _decoded(self, head: RequestHead, body: bytes) -> Steps[JsonText]:
+        codings = read_codings(head.index.every(b"content-encoding"))
+        return decode(body, codings, max_bytes=self._max_body_bytes)
+
+    def passcode(self, members: RoutingMembers) -> str:
+        """The credential inside an envelope, for where no header carries one.
+
+        Raises:
+            MissingTokenError: the body is not an envelope with a passcode.
+        """
+        passcode = None if members.envelope is None else read_passcode(members.envelope)
+        if not passcode:
+            raise MissingTokenError
+        return passcode
+
+    def by_body(
+        self,
+        destination: Destination,
+        head: RequestHead,
+        body: bytes,
+        principal: Principal,
+        members: RoutingMembers | None = None,
+    ) -> Steps[Route]:
+        """Decide the rest, and make the route. The body is read only where something hangs on it.
+
+        `members` is what `read_envelope` found, where that was asked for before.
+
+        Raises:
+            InvalidRequestError: the body cannot be read where routing needs it, or is no valid envelope.
+            BodyTooLargeError, UnsupportedMediaTypeError: as `read_members` says.
+            NotFoundError: the upstream has no default path, and none was asked for.
+            UnknownUpstreamError, UpstreamNotAllowedError, PathNotAllowedError, TargetNotAllowedError: as they say.
+        """
+        _, upstream, path, query, is_typed = destination
+        if members is None:
+            members = yield from self.read_members(destination, head, body)
+        if members.envelope is not None and path is None:
+            return (
+                yield from route_envelope(
+                    self._envelope, self._upstream_routes, head, members.envelope, principal, is_typed=is_typed
+                )
+            )
+        upstream_route = self._upstream_routes[self._by_model(members.model) if upstream is None else upstream.name]
+        check_plan(upstream_route.name, principal)
+        is_front = path is None
+        if query is not None:
+            query = strip_query(query, gemini=upstream_route.dialect.query_credential)
+        if path is None:
+            target = upstream_route.front_target(query)
+        else:
+            if upstream is None:  # else `by_head` has checked it
+                path = upstream_route.below(path)
+                upstream_route.check_path(head.method, path)
+            target = with_query(upstream_route.base_path + path, query)
+        added = upstream_route.added(head, is_front=is_front)
+        fields = to_upstream(head.fields, head.index, added)
+        return upstream_route.route(
+            head.method,
+            target,
+            fields,
+            body,
+            upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
+        )
+
+    def _named(self, head: RequestHead) -> list[bytes]:
+        """The upstreams that `POST /forward-sse` names: by its query, else by its field."""
+        if head.query is not None:
+            named = [value for name, value in query_members(head.query) if name == b"upstream"]
+            if named:
+                return named
+        return [value.strip(b" \t") for value in head.index.every(b"x-upstream")]
+
+    def _models_below(self, method: str) -> tuple[Upstream, bytes]:
+        """The default upstream, and the path of its list of models."""
+        upstream = self._default
+        if upstream is None:
+            raise UnknownUpstreamError("There is no default upstream whose models could be listed.")
+        upstream_route = self._upstream_routes[upstream.name]
+        if upstream_route.models_path is None:
+            raise NotFoundError("The default upstream lists no models.")
+        upstream_route.check_path(method, upstream_route.models_path)
+        return upstream, upstream_route.models_path
+
+    def _front_upstream(self, head: RequestHead) -> Upstream | None:
+        named = self._named(head)
+        if len(named) > 1:
+            raise InvalidRequestError("More than one upstream is named.")
+        if not named:
+            return None
+        upstream = self._upstreams.get(named[0])
+        if upstream is None:
+            raise UnknownUpstreamError
+        return upstream
+
+    def _by_model(self, model: str | None) -> str:
+        """The name of the upstream that has the model, or of the default."""
+        if model is not None:
+            if len(model) > _MAX_MODEL:
+                raise InvalidRequestError("model must be the name of a model.")
+            for matches, name in self._models:
+                if matches(model):
+                    return name
+        if self._default is None:
+            raise UnknownUpstreamError("No upstream serves this model.")
+        return self._default.name
+
+
+def _check_path_and_method(head: RequestHead) -> None:
+    """Refuse what is served nowhere, or not with this method."""
+    path = head.path
+    if path == _FRONT or path in _SHORT:
+        if head.method != "POST":
+            raise MethodNotAllowedError("POST")
+    elif path == _MODELS:
+        if head.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowedError("GET, HEAD")
+    elif path.startswith((_FRONT + b"/", b"//")) or path.count(b"/") < 2:  # noqa: PLR2004 - /{upstream}/{path}
+        raise NotFoundError
+    elif head.method not in _METHODS:
+        raise MethodNotAllowedError(", ".join(_METHODS))

@@ -1,0 +1,37 @@
+"""The rules of one configuration: what every request is served by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from proxy.auth import Authenticator
+    from proxy.limits import Store
+    from proxy.model import Principal, Route
+    from proxy.playground import Playground
+    from proxy.protocol.cors import CorsPolicy
+    from proxy.routing.router import Router
+    from proxy.upstream import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs."""
+
+    authenticator: Authenticator | None
+    anonymous: Principal
+    query_token: bool
+    envelope_passcode: bool
+    store: Store
+    router: Router
+    cors: CorsPolicy
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]]
+    max_body_bytes: int
+    max_head_bytes: int
+    body_timeout_s: float | None
+    write_timeout_s: float | None
+    early_heartbeat: bool = False
+    playground: Playground | None = None

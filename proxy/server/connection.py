@@ -1,0 +1,328 @@
+"""What aiohttp's `RequestHandler` lacks on the open internet: a deadline for heads, our page for what is no request.
+
+Everything else (parsing, the body, keep-alive, pipelining, lingering) is aiohttp's. Private names of aiohttp that are
+looked at here, each watched by `tests/server/test_connection.py`:
+
+1. `_waiter`: pending exactly while no request is whole. Nothing public tells that from a request being served.
+2. `_messages`: with a body incomplete, anything in it is an error of the parser's. aiohttp does not tell the body's
+   reader of a chunk that breaks after the head; this can go when `HttpParser` sets the payload's exception.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import hdrs, http_exceptions, web
+
+from proxy.dialects import DIALECTS
+from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
+from proxy.protocol.http_head import render_response
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import StreamReader
+
+    from proxy.errors import Field
+    from proxy.timers import DeadlineTimer
+
+    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+    # Settles what never became an exchange, and gives the fields that its answer has besides the error's own.
+    Refuse = Callable[[ProxyError], list[Field]]
+
+# RFC 9113 §3.4: what an HTTP/2 client sends first. It cannot read an answer of HTTP/1.
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
+# What chunk lines, extensions and trailers of one body may take up beyond its bytes.
+_MAX_OVERHEAD_BYTES: Final = 64 * 1024
+_MIN_CHUNK_OVERHEAD: Final = 64
+# What a head may be at the least, and of how many of its longest lines.
+_MIN_HEAD_BYTES: Final = 64 * 1024
+_LINES_OF_A_HEAD: Final = 4
+# A transport of asyncio's takes that much without making its writer wait.
+_SMALL_BYTES: Final = 16 * 1024
+# The longest name of a field that a refusal may repeat, and more.
+_NAME_BYTES: Final = 64
+# More segments than any client's path has. aiohttp's router copies the path once for each of them.
+_MAX_SEGMENTS: Final = 1024
+
+
+def bound_segments(handler: Handler) -> Handler:
+    """Wrap an application's handler so that a path of very many segments does not reach its router.
+
+    The router takes time as the path's length times its segments: 256 KiB of slashes would hold the loop for seconds.
+    """
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        is_bounded = request.raw_path.partition("?")[0].count("/") <= _MAX_SEGMENTS
+        return handler(request) if is_bounded else _refuse_path(request)
+
+    return handle
+
+
+async def _refuse_path(request: web.BaseRequest) -> web.StreamResponse:
+    if isinstance(request.protocol, ClientConnection):
+        request.protocol.refuse(InvalidRequestError(f"The path has more than {_MAX_SEGMENTS} segments."))
+    return web.Response(status=400)
+
+
+class ClientTimeouts:
+    """What a client may take its time for, in seconds; None is off. Shared by all connections, changed by a reload."""
+
+    __slots__ = ("header_s", "write_s")
+
+    def __init__(self, *, header_s: float | None, write_s: float | None) -> None:
+        self.header_s = header_s
+        self.write_s = write_s
+
+
+class ClientConnection(web.RequestHandler):
+    """One client's connection.
+
+    Attributes:
+        has_answered: Whether it has been used for a request before.
+        is_malformed: Whether the body that is being read broke off in a chunk that cannot be parsed.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_deadline_s",
+        "_has_partial_head",
+        "_head_bytes",
+        "_is_first_read",
+        "_line_begin",
+        "_refuse",
+        "_timeouts",
+        "_timers",
+        "_unsent",
+        "has_answered",
+        "is_malformed",
+    )
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        timers: DeadlineTimer,
+        timeouts: ClientTimeouts,
+        refuse: Refuse,
+        **options: Any,
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._timers = timers
+        self._timeouts = timeouts
+        self._refuse = refuse
+        self._body: StreamReader | None = None
+        self._body_bytes = 0
+        self._deadline_s: float | None = None
+        self._has_partial_head = False
+        # Of a head that comes in several reads: how much of it is here, and how its last line begins.
+        self._head_bytes = 0
+        self._line_begin = b""
+        self._is_first_read = True
+        self._unsent = -1
+        self.has_answered = False
+        self.is_malformed = False
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The head's deadline runs from the accept, so that a silent client is gone as soon as a slow one."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self._timers.discard(self)
+        self._body = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests; aiohttp calls it with none to go on parsing."""
+        if self._is_first_read and data:
+            self._is_first_read = False
+            if data.startswith(_HTTP2_PREFACE):
+                self.force_close()
+                return
+        waiting = len(self._messages)
+        begin, self._line_begin = self._line_begin, b""
+        if len(data) + len(begin) > self.max_line_size:
+            # Perhaps a line that is too long: the parser forgets which.
+            self._line_begin = _long_line(begin + data, self.max_line_size)
+        super().data_received(data)
+        if self._body is not None:
+            self._check_body(self._body, len(data))
+        elif data and len(self._messages) == waiting:
+            self._continue_head(begin, data)
+        elif data:
+            self._has_partial_head = False
+            self._head_bytes = 0
+        if self._deadline_s is not None and not self._is_idle():
+            self._deadline_s = None
+            self._timers.discard(self)
+
+    def eof_received(self) -> None:
+        """A client that closes its sending half has left; what runs for it ends at once."""
+        if self.transport is not None and not self._is_idle():
+            # Not a close, which would first wait for the client to take what is buffered.
+            self.transport.abort()
+
+    # The handlers' side.
+
+    def watch_body(self, body: StreamReader) -> None:
+        """Look after a body that is still arriving: end it where it cannot be parsed, or is nearly all overhead."""
+        self._body = body
+        self._body_bytes = 0
+        self._check_body(body, 0)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write the response, within the write timeout; a stream has been written by now, within its own."""
+        self._body = None
+        if not resp.prepared and hdrs.UPGRADE in request.headers:
+            # aiohttp loses what stands behind such a request in the same read.
+            resp.force_close()
+        is_watched = not resp.prepared and self._may_wait(resp)
+        if is_watched:
+            self._unsent = -1
+            self._timers.add(self)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.has_answered = True
+            if is_watched:
+                self._timers.discard(self)
+                self._deadline_s = None
+            if self._has_partial_head:
+                self._expect_head()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it repeats what the client sent
+    ) -> web.StreamResponse:
+        """Answer what cannot be parsed, repeating nothing of it; the connection closes.
+
+        Raises:
+            ConnectionError: a response has begun already, as aiohttp's own does.
+        """
+        if request.writer.output_size > 0:
+            raise ConnectionError("a response has begun already")
+        error = self._refusal_of(status, exc)
+        fields = self._refuse(error)
+        answer = refusal(error, DIALECTS["openai"])
+        response = web.Response(
+            status=answer.status,
+            body=answer.body,
+            headers=[(name.decode(), value.decode()) for name, value in (*answer.fields, *fields)],
+        )
+        # aiohttp answers as HTTP/1.0, whose connections end by themselves; a client of HTTP/1.1 is told so.
+        response.headers["Connection"] = "close"
+        response.force_close()
+        return response
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answer what never became a request, as HTTP/1.1, and close: aiohttp answers in the version asked for."""
+        if self.transport is not None:
+            fields = self._refuse(error)
+            answer = refusal(error, DIALECTS["openai"])
+            lines = [*answer.fields, *fields, (b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
+            self.transport.write(render_response(answer.status, lines) + answer.body)
+        self.force_close()
+
+    # The timers' side.
+
+    def check(self, now_s: float) -> None:
+        """Close a connection whose head is late, or whose client does not take an answer."""
+        transport = self.transport
+        if transport is None:
+            self._timers.discard(self)
+        elif not self._is_idle():
+            self._check_progress(transport, now_s)
+        elif self._deadline_s is not None and now_s >= self._deadline_s:
+            if self._has_partial_head:
+                self.refuse(RequestTimeoutError())
+            # A client that said nothing is told nothing.
+            self.force_close()
+
+    def _check_progress(self, transport: asyncio.Transport, now_s: float) -> None:
+        """Any byte that the client's socket took is progress."""
+        unsent = transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            write_s = self._timeouts.write_s
+            self._deadline_s = None if write_s is None else now_s + write_s
+        elif unsent and self._deadline_s is not None and now_s >= self._deadline_s:
+            transport.abort()
+
+    # Inside.
+
+    def _may_wait(self, resp: web.StreamResponse) -> bool:
+        """Whether writing a response may have to wait for the client: not where the transport takes it as a whole."""
+        length = resp.content_length
+        is_small = length is not None and length <= _SMALL_BYTES
+        return not is_small or self.transport is None or self.transport.get_write_buffer_size() > 0
+
+    def _is_idle(self) -> bool:
+        """Whether no whole request is here."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def _expect_head(self) -> None:
+        header_s = self._timeouts.header_s
+        self._deadline_s = None if header_s is None else self._timers.now() + header_s
+        self._timers.add(self)
+
+    def _continue_head(self, begin: bytes, data: bytes) -> None:
+        """Part of a head has come: begin its deadline, and bound it."""
+        self._has_partial_head = True
+        last = data.rfind(b"\n")
+        self._line_begin = (begin + data if last < 0 else data[last + 1 :])[:_NAME_BYTES]
+        self._head_bytes += len(data)
+        if not self._is_idle():
+            return
+        if self._deadline_s is None:
+            self._expect_head()
+        max_bytes = max(_MIN_HEAD_BYTES, _LINES_OF_A_HEAD * self.max_line_size)
+        if self._head_bytes > max_bytes:
+            self.refuse(HeaderTooLargeError.of_head(max_bytes))
+
+    def _refusal_of(self, status: int, exc: BaseException | None) -> ProxyError:
+        if isinstance(exc, http_exceptions.LineTooLong):
+            max_bytes = self.max_line_size
+            # The two limits differ, so the one that was exceeded tells which line it was.
+            if exc.args[1:2] == (max_bytes,):
+                return HeaderTooLargeError.of_request_line(max_bytes)
+            return HeaderTooLargeError.of_field(self._line_begin.partition(b":")[0].strip(), max_bytes)
+        return InvalidRequestError() if status < 500 else ProxyError()  # noqa: PLR2004 - RFC 9110 §15.6
+
+    def _check_body(self, body: StreamReader, size: int) -> None:
+        if body.is_eof():
+            self._body = None
+            return
+        self._body_bytes += size
+        overhead = self._body_bytes - body.total_bytes
+        if self._messages or overhead > _MAX_OVERHEAD_BYTES + body.total_bytes * _MIN_CHUNK_OVERHEAD:
+            self.is_malformed = True
+            self._body = None
+            body.feed_eof()
+
+
+def _long_line(data: bytes, max_bytes: int) -> bytes:
+    """How the first line of a head begins that is longer than `max_bytes`; empty where none is."""
+    begin = 0
+    while begin < len(data):
+        end = data.find(b"\n", begin)
+        end = len(data) if end < 0 else end
+        if end - begin > max_bytes:
+            return data[begin : begin + _NAME_BYTES]
+        if end - begin <= 1:
+            # The blank line: what follows is a body.
+            break
+        begin = end + 1
+    return b""

@@ -1,0 +1,62 @@
+"""The admin listener's view of one worker; of several, `workers.all_workers` has the view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.model import Ending
+
+if TYPE_CHECKING:
+    from proxy.handlers.admin import Stream
+    from proxy.handlers.service import Problems, Service
+
+
+class WorkerStatus:
+    """The view of a worker on itself."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def metrics(self) -> bytes:
+        """The text of a scrape."""
+        return self._service.metrics.render()
+
+    async def streams(self) -> list[Stream]:
+        """The live streams."""
+        return self.streams_now()
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id."""
+        return self.stop_now(id_)
+
+    async def problems(self) -> Problems:
+        """What stands against being ready."""
+        return self.problems_now()
+
+    def streams_now(self) -> list[Stream]:
+        """The same, for who must not wait."""
+        now_s = self._service.timers.now()
+        return [
+            {
+                "id": exchange.id,
+                "issuer": None if exchange.principal is None else exchange.principal.issuer,
+                "user": None if exchange.principal is None else exchange.principal.user,
+                "plan": None if exchange.principal is None else exchange.principal.plan.name,
+                "upstream": exchange.upstream,
+                "method": exchange.method,
+                "path": exchange.path,
+                "status": exchange.status,
+                "age_s": round(now_s - exchange.started_s, 3),
+                "bytes": bytes_,
+                "events": events,
+            }
+            for exchange, bytes_, events in self._service.exchanges.live()
+        ]
+
+    def stop_now(self, id_: str) -> bool:
+        """The same, for who must not wait."""
+        return self._service.exchanges.interrupt(Ending.STOPPED, id_) > 0
+
+    def problems_now(self) -> Problems:
+        """The same, for who must not wait."""
+        return self._service.problems()

@@ -1,0 +1,131 @@
+"""The admin listener's view over all workers: metrics, live streams, readiness, stopping a stream.
+
+The workers share the admin listener's socket. The worker that accepts a request asks the others through its
+`PeerChannel`, and answers for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from proxy.server.workers import counter_files
+from proxy.server.workers.counter_files import CounterFile, Family, Sample
+from proxy.server.workers.peers import PeerChannel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.handlers.admin import Stream
+    from proxy.handlers.service import Problems, Service
+    from proxy.server.worker_status import WorkerStatus
+    from proxy.server.workers.peers import Question
+
+_DRAINING = "draining"
+
+
+class AllWorkers:
+    """Answers for all workers; one that does not answer in time is left out, and counted as silent."""
+
+    def __init__(self, directory: Path, name: str, *, one: WorkerStatus, service: Service) -> None:
+        self._directory = directory
+        self._name = name
+        self._one = one
+        self._service = service
+        self._counters = CounterFile(directory, name, service.metrics.registry.collect)
+        self._peers = PeerChannel(directory, name, self._answer)
+
+    async def open(self) -> None:
+        """Begin to answer the other workers.
+
+        Raises:
+            OSError: the directory cannot be used.
+        """
+        await self._peers.open()
+
+    async def close(self) -> None:
+        """Stop answering, and write the counters' final values."""
+        await self._peers.close()
+        self._counters.collect()
+
+    async def metrics(self) -> bytes:
+        """Render a scrape, summed over all workers, with the counters of those that ended."""
+        answers = await self._peers.ask({"ask": "metrics"})
+        parts = {self._name: self._counters.collect()}
+        for name, answer in answers.given.items():
+            with contextlib.suppress(ValueError):
+                parts[name] = counter_files.read(answer)
+        states = {"answering": len(parts), "silent": 1 + len(answers.given) + len(answers.silent) - len(parts)}
+        # Read after the answers, so that a file has at least what any scrape has shown of its worker.
+        for path in self._directory.glob("*.counters"):
+            if path.stem not in parts:
+                parts[path.stem] = counter_files.read_file(path)
+        workers = Family(
+            "forward_sse_workers",
+            "gauge",
+            "Workers, by whether they answered this scrape.",
+            [Sample("forward_sse_workers", {"state": state}, float(count)) for state, count in states.items()],
+        )
+        return counter_files.render([*counter_files.add(*parts.values()), workers])
+
+    async def streams(self) -> list[Stream]:
+        """The live streams of all workers."""
+        answers = await self._peers.ask({"ask": "streams"})
+        streams = self._listed()
+        for answer in answers.given.values():
+            if isinstance(answer, list):
+                streams += answer
+        return streams
+
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id, wherever they run."""
+        here = self._one.stop_now(id_)
+        return await self._anywhere({"ask": "stop", "id": id_}) or here
+
+    async def stop_elsewhere(self, id_: str, issuer: str, user: str) -> bool:
+        """End a user's streams of that id in the other workers."""
+        return await self._anywhere({"ask": "stop_own", "id": id_, "issuer": issuer, "user": user})
+
+    async def problems(self) -> Problems:
+        """List why a request that arrives now would not be served, by whichever worker.
+
+        A worker that drains while another does not is left out: it accepts no connection. A silent one is listed under
+        `limping`: it is busy, or about to be replaced.
+        """
+        answers = await self._peers.ask({"ask": "problems"})
+        reports = [self._one.problems_now()]
+        reports += [answer for answer in answers.given.values() if _is_problems(answer)]
+        accepting = [problems for problems in reports if _DRAINING not in problems["reasons"]] or reports
+        total: Problems = {"reasons": [], "limping": []}
+        for problems in accepting:
+            for kind, texts in problems.items():
+                known = total.setdefault(kind, [])
+                known += [text for text in texts if text not in known]
+        if answers.silent:
+            total["limping"].append(f"workers: {len(answers.silent)} did not answer")
+        return total
+
+    def _answer(self, question: Question) -> Any:
+        match question["ask"]:
+            case "metrics":
+                return self._counters.collect()
+            case "streams":
+                return self._listed()
+            case "stop":
+                return self._one.stop_now(question["id"])
+            case "stop_own":
+                return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
+            case "problems":
+                return self._one.problems_now()
+        raise KeyError(question["ask"])
+
+    async def _anywhere(self, question: Question) -> bool:
+        answers = await self._peers.ask(question)
+        return any(answer is True for answer in answers.given.values())
+
+    def _listed(self) -> list[Stream]:
+        return [{**stream, "worker": self._name} for stream in self._one.streams_now()]
+
+
+def _is_problems(answer: Any) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get("reasons"), list)

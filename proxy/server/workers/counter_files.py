@@ -1,0 +1,153 @@
+"""The metrics of several workers as one sum, which never decreases when a worker ends or does not answer.
+
+Prometheus takes a counter that decreases for one that was restarted from zero: of a sum that loses one worker's part,
+`rate()` would add all that is left. So a worker writes its counters to a file whenever they are collected, and at its
+end; the worker that replaces it starts from that file. Counts since the last scrape are lost with a worker that is
+killed. Gauges (open connections, running streams) are of living workers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+_COUNTS = frozenset({"counter", "histogram"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number and its labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric with all of its samples; as plain values, so that JSON can carry it."""
+
+    name: str
+    kind: str
+    documentation: str
+    samples: list[Sample]
+
+
+def take(metrics: Iterable[Metric]) -> list[Family]:
+    """Turn what a registry collects into plain values."""
+    return [
+        Family(
+            metric.name,
+            metric.type,
+            metric.documentation,
+            [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+        )
+        for metric in metrics
+    ]
+
+
+def read(data: Any) -> list[Family]:
+    """Check and convert families that came as JSON.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return [
+            Family(
+                str(family["name"]),
+                str(family["kind"]),
+                str(family["documentation"]),
+                [Sample(str(one["name"]), dict(one["labels"]), float(one["value"])) for one in family["samples"]],
+            )
+            for family in data
+        ]
+    except (TypeError, KeyError) as exc:
+        raise ValueError("not metrics") from exc
+
+
+def counts(families: Iterable[Family]) -> list[Family]:
+    """Select the families that only increase."""
+    return [family for family in families if family.kind in _COUNTS]
+
+
+def add(*workers: Iterable[Family]) -> list[Family]:
+    """Sum up the workers' samples, label by label; a series that only some have is the sum of those."""
+    families: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
+    for worker in workers:
+        for family in worker:
+            _, sums = families.setdefault(family.name, (family, {}))
+            for sample in family.samples:
+                key = sample.name, tuple(sample.labels.items())
+                if sample.name.endswith("_created"):
+                    # The time when counting began: the earliest.
+                    sums[key] = min(sums.get(key, sample.value), sample.value)
+                else:
+                    sums[key] = sums.get(key, 0.0) + sample.value
+    return [
+        replace(family, samples=[Sample(name, dict(labels), value) for (name, labels), value in sums.items()])
+        for family, sums in families.values()
+    ]
+
+
+def render(families: Iterable[Family]) -> bytes:
+    """Render the text of a scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Given(families))
+    return generate_latest(registry)
+
+
+class _Given:
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.documentation, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+
+
+class CounterFile:
+    """The counters of a worker and of those that it replaced, in a file.
+
+    Not `fsync`ed: the file outlives the process, not the machine.
+    """
+
+    def __init__(self, directory: Path, name: str, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._path = directory / f"{name}.counters"
+        self._collect = collect
+        self._inherited = read_file(self._path)
+
+    def collect(self) -> list[Family]:
+        """Collect all metrics, with the counters of replaced workers; writes the file before it returns.
+
+        A file that cannot be written costs no scrape: the counters are then lost with the worker.
+        """
+        families = add(self._inherited, take(self._collect()))
+        # Renamed into place, so that nobody reads half a file, whenever this process is killed.
+        new = self._path.with_suffix(".new")
+        try:
+            new.write_bytes(orjson.dumps(counts(families)))
+            new.replace(self._path)
+        except OSError as exc:
+            structlog.get_logger().error("counters.not_written", error=exc.strerror)
+        return families
+
+
+def read_file(path: Path) -> list[Family]:
+    """The counters in a file; none where there is no such file, or where it cannot be read."""
+    try:
+        return read(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return []

@@ -1,0 +1,251 @@
+"""From settings to rules: the plain values and objects that one configuration stands for."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from proxy.auth import Authenticator
+from proxy.auth.api_keys import ApiKeys
+from proxy.auth.issuers import Issuer
+from proxy.auth.jwks import JwksSource
+from proxy.auth.key_sets import KeySource, StaticKeySet
+from proxy.auth.published_keys import RemoteKeySet
+from proxy.dialects import DIALECTS
+from proxy.limits.memory import MemoryStore
+from proxy.limits.redis import RedisAddress, RedisStore
+from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
+from proxy.playground import Playground
+from proxy.protocol.cors import CorsPolicy
+from proxy.protocol.paths import TargetPattern, below
+from proxy.routing import Router, Rules
+from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+
+    from proxy.limits import Store
+    from proxy.model import Route
+    from proxy.playground import Page
+    from proxy.settings import JwtIssuer, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.upstream import Address
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Everybody, where the file says `auth: none`: one user, one plan.
+_NOBODY = ("none", "anonymous")
+
+
+def build_rules(
+    settings: Settings,
+    *,
+    authenticator: Authenticator | None,
+    store: Store,
+    resolve: Callable[[Route], Awaitable[Sequence[Address]]],
+    page: Page,
+) -> Rules:
+    """The rules that `settings` stand for, around what outlives them; `page` is the playground's."""
+    auth = settings.auth
+    plans = build_plans(settings)
+    upstreams = {name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+    policy = CorsPolicy(
+        frozenset(settings.cors.origins),
+        credentials=settings.cors.credentials,
+        max_age_s=int(settings.cors.max_age_s or 0),
+        headers=settings.cors.headers,
+        expose=settings.cors.expose,
+    )
+    return Rules(
+        authenticator=authenticator,
+        anonymous=Principal(*_NOBODY, plans["default"]),
+        query_token=auth is not None and auth.query_token,
+        envelope_passcode=auth is not None and auth.envelope_passcode,
+        store=store,
+        router=Router(
+            upstreams=upstreams,
+            default_upstream=settings.default_upstream,
+            envelope=_envelope(settings),
+            max_body_bytes=settings.max_body_bytes,
+        ),
+        cors=policy,
+        resolve=resolve,
+        max_body_bytes=settings.max_body_bytes,
+        # A head may be of four of its longest lines, where those are longer.
+        max_head_bytes=max(64 * 1024, 4 * settings.max_header_bytes),
+        body_timeout_s=settings.client_timeouts.body_s,
+        write_timeout_s=settings.client_timeouts.write_s,
+        early_heartbeat=settings.early_heartbeat,
+        playground=Playground(
+            page,
+            upstreams.values(),
+            default_upstream=settings.default_upstream,
+        )
+        if settings.playground
+        else None,
+    )
+
+
+def build_authenticator(
+    settings: Settings,
+    *,
+    known: Mapping[Hashable, KeySource],
+    on_refresh: Callable[[str, str, str | None], None],
+) -> Authenticator | None:
+    """The authenticator of `settings`, None where the file says `auth: none`.
+
+    Key sets among `known` are used again where nothing about them changed, so that a reload neither fetches anew nor
+    refuses anybody meanwhile. The caller opens and closes it.
+    """
+    auth = settings.auth
+    if auth is None:
+        return None
+    return Authenticator(
+        issuers=[_issuer(issuer, known, on_refresh) for issuer in auth.jwt],
+        api_keys=ApiKeys([(key.sha256, key.user, key.plan) for key in auth.api_keys]),
+        plans=build_plans(settings),
+    )
+
+
+def build_plans(settings: Settings) -> dict[str, Plan]:
+    """The plans by name."""
+    return {
+        name: Plan(
+            name,
+            rates=plan.requests,
+            concurrent_streams=plan.concurrent_streams,
+            upstreams=None if plan.upstreams is None else frozenset(plan.upstreams),
+        )
+        for name, plan in settings.plans.items()
+    }
+
+
+def secrets_of(settings: Settings) -> Iterator[str]:
+    """Every secret of the file: what must never be seen in a log line."""
+    for upstream in settings.upstreams.values():
+        yield from (key.get_secret_value() for key in upstream.keys)
+        for value in upstream.headers.values():
+            if isinstance(value, SecretStr):
+                # Behind a scheme (`Bearer …`) the credential is a secret without it, too.
+                yield from {value.get_secret_value(), value.get_secret_value().rpartition(" ")[2]}
+    store = settings.limits.store
+    if store != "memory" and store.password is not None:
+        yield store.password.get_secret_value()
+    if settings.auth is not None:
+        for issuer in settings.auth.jwt:
+            if issuer.secret is not None:
+                yield issuer.secret.get_secret_value()
+
+
+def build_store(
+    settings: Settings, *, on_failure: Callable[[], None], on_change: Callable[[str | None], None]
+) -> Store:
+    """The limits store of `settings`. The caller opens and closes it, within one loop.
+
+    Raises:
+        OSError: an authority file cannot be read.
+    """
+    limits = settings.limits
+    url = limits.store
+    if url == "memory":
+        return MemoryStore()
+    address = RedisAddress(
+        host=url.host,
+        port=url.port,
+        path=url.path,
+        db=url.db,
+        user=url.user,
+        password=None if url.password is None else url.password.get_secret_value(),
+        is_tls=url.is_tls,
+        ca_file=url.ca_file,
+    )
+    return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+
+
+def _issuer(
+    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str, str | None], None]
+) -> Issuer:
+    keys: KeySource
+    if issuer.secret is not None:
+        keys = StaticKeySet.from_secret(issuer.secret.get_secret_value(), issuer.algorithms)
+    elif issuer.public_key is not None:
+        keys = StaticKeySet.from_pem(issuer.public_key, issuer.algorithms)
+    else:
+        source = JwksSource(
+            issuer.issuer,
+            issuer.jwks_url,
+            allow_http=issuer.allow_http,
+            ca_file=None if issuer.ca_file is None else str(issuer.ca_file),
+        )
+        keys = RemoteKeySet(source, issuer.algorithms, on_refresh=on_refresh)
+    return Issuer(
+        issuer=issuer.issuer,
+        audiences=issuer.audience,
+        algorithms=issuer.algorithms,
+        keys=known.get(keys.settings_key, keys),
+        audience_claim=issuer.audience_claim,
+        user_claim=issuer.user_claim,
+        plan_claim=issuer.plan_claim,
+        required_scopes=issuer.required_scopes,
+        leeway_s=issuer.leeway_s,
+    )
+
+
+def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
+    url = urlsplit(upstream.url)
+    assert url.hostname is not None
+    dialect = DIALECTS[upstream.dialect]
+    base_path = url.path.rstrip("/")
+    path = upstream.path
+    if path is None and dialect.default_path is not None:
+        path = below(base_path, dialect.default_path)
+    return Upstream(
+        name=name,
+        origin=Origin(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme]),
+        base_path=base_path,
+        dialect=upstream.dialect,
+        path=path,
+        key_source=upstream.key_source,
+        keys=tuple(key.get_secret_value() for key in upstream.keys),
+        models=upstream.models,
+        allow_paths=upstream.allow_paths,
+        credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
+        headers=tuple((field.encode(), _plain(value).encode("latin-1")) for field, value in upstream.headers.items()),
+        has_secret_headers=any(isinstance(value, SecretStr) for value in upstream.headers.values()),
+        timeouts=_timeouts(upstream.timeouts),
+        heartbeat_s=upstream.heartbeat_s,
+        ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
+        is_typed=upstream.events == "typed",
+        typed_names=MappingProxyType(dict(upstream.typed_names)),
+    )
+
+
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _envelope(settings: Settings) -> EnvelopeRules | None:
+    envelope = settings.envelope
+    if envelope is None:
+        return None
+    return EnvelopeRules(
+        targets=tuple(
+            EnvelopeTarget(
+                TargetPattern.parse(target.url), target.upstream, frozenset(method.upper() for method in target.methods)
+            )
+            for target in envelope.targets
+        ),
+        timeouts=_timeouts(settings.timeouts),
+    )
+
+
+def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
+    return Timeouts(
+        connect_s=clocks.connect_s,
+        first_byte_s=clocks.first_byte_s,
+        idle_s=clocks.idle_s,
+        total_s=clocks.total_s,
+        # A connection that nobody bounds would be kept until the vendor closes it, perhaps under the next request.
+        keep_alive_s=clocks.keep_alive_s or 0.0,
+    )

@@ -1,0 +1,76 @@
+"""TLS on the clients' listener: the certificate, its key, and whose client certificates are demanded."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.model import Contradiction, Model
+from proxy.settings.scalars import read_text
+from proxy.settings.units import InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def _read_file(value: object) -> Path:
+    path = Path(read_text(value))
+    try:
+        if path.is_file():
+            return path
+    except OSError:
+        pass
+    raise InvalidValue("names no readable file")
+
+
+PemFile = Annotated[Path, PlainValidator(_read_file), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+class ListenerTls(Model):
+    """TLS towards clients, for who has no load balancer that speaks it."""
+
+    certificate: PemFile = Field(description="A PEM file: the certificate, then those between it and a trusted one.")
+    key: PemFile = Field(description="A PEM file: the certificate's private key, without a passphrase.")
+    client_ca: AuthoritiesFile | None = Field(
+        None, description="A PEM file of authorities: then a client must have a certificate of theirs."
+    )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """A key that belongs to another certificate, or that needs a passphrase."""
+        certificate, key = data.get("certificate"), data.get("key")
+        if not (isinstance(certificate, str) and isinstance(key, str)):
+            return
+        if Path(certificate).is_file() and Path(key).is_file():
+            try:
+                make_server_context(Path(certificate), Path(key), None)
+            except (OSError, ValueError):
+                yield (
+                    ("key",),
+                    InvalidValue(
+                        "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
+                    ),
+                )
+
+
+def make_server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """The context of the clients' listener, with the files as they are now. Blocks.
+
+    TLS 1.2 is the least, and only HTTP/1.1 is offered. With `client_ca` a client without a certificate of theirs is
+    refused in the handshake.
+
+    Raises:
+        OSError: a file cannot be read or used; `ssl.SSLError` is one.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=None if client_ca is None else str(client_ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # A key that needs a passphrase would ask for it on the terminal.
+    context.load_cert_chain(certificate, key, password=lambda: b"")
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

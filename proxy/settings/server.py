@@ -1,0 +1,350 @@
+"""The whole file: listeners, plans, limits, clocks, the envelope, CORS, the log; and what ties the parts together."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
+
+from proxy.settings.auth import Auth, read_auth
+from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.listeners import (
+    ADMIN_LISTEN_DEFAULT,
+    LISTEN_DEFAULT,
+    AdminAddress,
+    ListenAddresses,
+    listen_faults,
+)
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
+from proxy.settings.scalars import (
+    Clock,
+    Count,
+    Duration,
+    FieldName,
+    Flag,
+    HeaderSize,
+    LogLevel,
+    Network,
+    OriginText,
+    PositiveDuration,
+    RateText,
+    Size,
+    TargetUrl,
+    Text,
+    origin_of,
+    read_count,
+    read_field_name,
+)
+from proxy.settings.typed import TypedNames, name_faults
+from proxy.settings.units import InvalidValue
+from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# More than any machine has use for; each has its own connections, keys and 60 MiB.
+MAX_WORKERS = 256
+MAX_CORS_NAMES = 64
+
+
+def _read_workers(value: object) -> int:
+    count = read_count(value)
+    if count > MAX_WORKERS:
+        raise InvalidValue(f"must be at most {MAX_WORKERS}")
+    return count
+
+
+def _read_request_field_name(value: object) -> str:
+    return "*" if value == "*" else read_field_name(value)
+
+
+RequestFieldName = Annotated[
+    str, PlainValidator(_read_request_field_name), WithJsonSchema({"type": "string", "minLength": 1})
+]
+Workers = Annotated[
+    int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
+]
+
+
+class ClientTimeouts(Model):
+    """The clocks towards the client; none of them can be off, because each bounds what a stranger can hold."""
+
+    header_s: PositiveDuration = Field(
+        default("10s"), alias="header", description="Until a request's head is complete."
+    )
+    body_s: PositiveDuration = Field(
+        default("30s"), alias="body", description="The longest silence within a request's body."
+    )
+    keep_alive_s: PositiveDuration = Field(
+        default("75s"), alias="keep_alive", description="An unused connection's life."
+    )
+    write_s: PositiveDuration = Field(default("30s"), alias="write", description="How long a client may read nothing.")
+
+
+class PlanSettings(Model):
+    """What the users of a plan may use."""
+
+    requests: tuple[RateText, ...] = Field((), description="Rates that all hold; none means no bound.")
+    concurrent_streams: Count | None = Field(None, description="Streams at a time; no bound when absent.")
+    upstreams: tuple[Text, ...] | None = Field(None, description="The upstreams allowed; all when absent.")
+
+
+class Limits(Model):
+    """Where usage is counted."""
+
+    store: Store = Field("memory", description="Where usage is counted: `memory`, or a Redis or Valkey server.")
+    on_store_error: Literal["deny", "local", "allow"] = Field(
+        "deny", description="When a shared store fails: deny (503), local (each worker counts alone), allow."
+    )
+
+
+def _read_method(value: object) -> object:
+    return value.lower() if isinstance(value, str) and value.isascii() else value
+
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+# In any case, as the envelope's own `method`.
+EnvelopeMethod = Annotated[
+    Literal["get", "post", "put", "patch", "delete"],
+    BeforeValidator(_read_method),
+    WithJsonSchema({"enum": [*_METHODS, *map(str.upper, _METHODS)], "type": "string"}),
+]
+
+
+class EnvelopeTarget(Model):
+    """Where an envelope may point."""
+
+    url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
+    upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
+    methods: tuple[EnvelopeMethod, ...] = Field(
+        ("get", "post"), description="The methods that an envelope may ask for."
+    )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """A target without methods refuses everything; leaving it out says that better."""
+        if data.get("methods") in ([], ()):
+            yield ("methods",), InvalidValue("must not be empty; leave it out for get and post")
+
+
+class Envelope(Model):
+    """The `{targetUrl, method, body, header}` form of POST /forward-sse."""
+
+    targets: tuple[EnvelopeTarget, ...] = Field(description="The targets that an envelope may name.")
+    allow_private: tuple[Network, ...] = Field((), description="CIDR blocks, not global, that a target may resolve to.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """An envelope without targets refuses everything; leaving the key out says that better."""
+        if data.get("targets") in ([], ()):
+            yield ("targets",), InvalidValue("must not be empty; leave `envelope` out to have none")
+
+
+class Cors(Model):
+    """Which pages may read our answers."""
+
+    origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
+    headers: tuple[RequestFieldName, ...] = Field(
+        (), description='Headers that requests may have, beyond the built-in ones; ["*"] for whatever is asked for.'
+    )
+    expose: tuple[FieldName, ...] = Field(
+        (), description="Headers of answers that pages may read, beyond the built-in ones."
+    )
+    credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
+    max_age_s: Duration = Field(default("10m"), alias="max_age", description="How long browsers remember a preflight.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Fetch §3.2.5: `*` and credentials exclude each other; lists that every answer repeats are short."""
+        for key in ("headers", "expose"):
+            if len(sequence(data.get(key))) > MAX_CORS_NAMES:
+                yield (key,), InvalidValue(f"must be at most {MAX_CORS_NAMES}")
+        if len(names := sequence(data.get("headers"))) > 1 and "*" in names:
+            yield ("headers",), InvalidValue("must have `*` alone: it grants every name")
+        if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
+            yield ("credentials",), InvalidValue("must be false while origins has `*`", suggestion="false")
+
+
+class Log(Model):
+    """The log on standard output."""
+
+    format: Literal["json", "console"] = Field("json", description="json for machines, console for a terminal.")
+    level: LogLevel = Field("info", description="The least severe lines that are written.")
+
+
+def _none_in_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "none"})
+
+
+DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_streams": 8})
+
+
+class Settings(Model):
+    """Everything that the file says, in seconds and bytes. Made by `proxy.settings.loading.load`."""
+
+    listen: ListenAddresses = Field(
+        default(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
+    )
+    admin_listen: AdminAddress = Field(
+        default(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
+    )
+    workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
+    max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
+    max_header_bytes: HeaderSize = Field(
+        default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+    )
+    tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
+    client_timeouts: ClientTimeouts = Field(
+        default_factory=ClientTimeouts, description="The clocks towards the client."
+    )
+    drain_timeout_s: Duration = Field(
+        default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
+    )
+    auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
+        description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
+    )
+    plans: dict[str, PlanSettings] = Field(
+        default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
+    )
+    limits: Limits = Field(default_factory=Limits, description="Where usage is counted.")
+    timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
+    heartbeat_s: Clock = Field(
+        default("off"),
+        alias="heartbeat",
+        description="Silence after which `: ping` is sent at an event boundary; never gemini.",
+    )
+    early_heartbeat: Flag = Field(
+        default=False,
+        description="Whether streams begin with 200 and `: ping` where the vendor is silent for `heartbeat`.",
+    )
+    typed_names: TypedNames = Field(
+        default_factory=TypedNames, description="What typed events (?events=typed) are called in their `t`."
+    )
+    upstreams: dict[str, UpstreamSettings] = Field(
+        description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
+    )
+    default_upstream: Text | None = Field(None, description="Where requests go that name no upstream and no model.")
+    envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
+    cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
+    log: Log = Field(default_factory=Log, description="The log on standard output.")
+    playground: Flag = Field(default=False, description="The trial page at /playground.")
+
+    # Where upstreams' secrets stand here that were read from files, and the `file:/path` of each.
+    _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
+
+    @property
+    def secret_files(self) -> tuple[tuple[Location, str], ...]:
+        """Where upstreams' secrets stand that were read from files, and the `file:/path` of each."""
+        return self._secret_files
+
+    def note_files(self, files: Mapping[Location, str]) -> None:
+        """Note which secrets were read from files; called once, by who read them."""
+        self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+
+    def with_secret(self, location: Location, text: str) -> Settings | None:
+        """The same settings with another secret at the place of an upstream's; None where it is the same.
+
+        Raises:
+            InvalidValue: not a secret for that place. Never with any of it.
+        """
+        name = str(location[1])
+        upstream = self.upstreams[name].with_secret(location[2:], text)
+        if upstream is None:
+            return None
+        return self.model_copy(update={"upstreams": {**self.upstreams, name: upstream}})
+
+    @model_validator(mode="after")
+    def _inherit(self) -> Self:
+        """Give every upstream the clocks, heartbeat and names that it does not set; make sure of the plan `default`."""
+        self.plans.setdefault("default", DEFAULT_PLAN)
+        for name, upstream in self.upstreams.items():
+            own = upstream.timeouts.model_fields_set
+            clocks = {clock: value for clock, value in upstream.timeouts if clock in own}
+            changes: dict[str, object] = {"timeouts": self.timeouts.model_copy(update=clocks)}
+            names = {kind: name for kind, name in upstream.typed_names if kind in upstream.typed_names.model_fields_set}
+            changes["typed_names"] = self.typed_names.model_copy(update=names)
+            if "heartbeat_s" not in upstream.model_fields_set:
+                changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
+            self.upstreams[name] = upstream.model_copy(update=changes)
+        return self
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Every name is one, every name that is used is defined, and a key stays with its origin."""
+        yield from listen_faults(data)
+        yield from _worker_faults(data)
+        yield from _name_faults(data)
+        yield from _reference_faults(data)
+        yield from _heartbeat_faults(data)
+        yield from name_faults(data)
+
+
+def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Workers that count alone would each give every user the whole limit."""
+    try:
+        workers = _read_workers(data.get("workers", 1))
+    except InvalidValue:
+        return  # the field tells it
+    if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
+        yield ("workers",), InvalidValue("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
+
+
+def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """An early heartbeat needs a heartbeat, or nothing comes of it."""
+    holders = [data, *(mapping(upstream) for upstream in mapping(data.get("upstreams")).values())]
+    if data.get("early_heartbeat") in (True, "true") and all(
+        holder.get("heartbeat", "off") == "off" for holder in holders
+    ):
+        yield (
+            ("early_heartbeat",),
+            InvalidValue("needs a `heartbeat`, at the top level or in an upstream, that is not off"),
+        )
+
+
+def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """What upstreams and plans cannot be called; and that there are upstreams."""
+    if data.get("upstreams") == {}:
+        yield ("upstreams",), InvalidValue("must have at least one upstream")
+    for name in mapping(data.get("upstreams")):
+        if re.fullmatch(UPSTREAM_NAME, name) is None:
+            words = "is not an upstream's name: up to 63 of a-z, 0-9, _ and -, a letter or digit first"
+            yield ("upstreams", name), InvalidValue(words)
+        elif name in RESERVED_NAMES:
+            yield ("upstreams", name), InvalidValue("is a path of the proxy's own; choose another name")
+    for name in mapping(data.get("plans")):
+        if not name.strip() or not name.isprintable():
+            yield ("plans", name), InvalidValue("is not a plan's name")
+
+
+def _reference_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Names of upstreams and plans that nobody defined."""
+    upstreams, plans = mapping(data.get("upstreams")), {"default": None, **mapping(data.get("plans"))}
+    for plan, settings in plans.items():
+        for index, upstream in enumerate(sequence(mapping(settings).get("upstreams"))):
+            yield from _unknown(("plans", plan, "upstreams", index), upstream, upstreams, "an upstream")
+    for index, key in enumerate(sequence(mapping(data.get("auth")).get("api_keys"))):
+        yield from _unknown(("auth", "api_keys", index, "plan"), mapping(key).get("plan"), plans, "a plan")
+    yield from _unknown(("default_upstream",), data.get("default_upstream"), upstreams, "an upstream")
+    for index, target in enumerate(sequence(mapping(data.get("envelope")).get("targets"))):
+        yield from _target_faults(("envelope", "targets", index), mapping(target), upstreams)
+
+
+def _unknown(
+    where: tuple[str | int, ...], name: object, known: Mapping[str, object], what: str
+) -> Iterator[Contradiction]:
+    if isinstance(name, str) and name.strip() and name not in known:
+        yield where, InvalidValue(f"names {what} that nobody defined", suggestion=closest(name, known))
+
+
+def _target_faults(
+    where: tuple[str | int, ...], target: Mapping[str, object], upstreams: Mapping[str, object]
+) -> Iterator[Contradiction]:
+    name = target.get("upstream")
+    yield from _unknown((*where, "upstream"), name, upstreams, "an upstream")
+    if isinstance(name, str) and name in upstreams:
+        ours, theirs = origin_of(target.get("url")), origin_of(mapping(upstreams[name]).get("url"))
+        if ours and theirs and ours != theirs:
+            words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
+            yield (*where, "url"), InvalidValue(words)

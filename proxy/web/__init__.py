@@ -1,1 +1,0 @@
-"""The playground: a page to see streams with, and what it is told."""

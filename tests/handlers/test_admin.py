@@ -1,0 +1,96 @@
+"""The operator's application, against a view that a test fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.app import make_admin_app
+
+if TYPE_CHECKING:
+    from pytest_aiohttp.plugin import AiohttpClient
+
+    from proxy.handlers.admin import Stream
+    from proxy.handlers.service import Problems
+    from tests.handlers.conftest import Client
+
+
+@dataclass
+class Fake:
+    """What workers would tell."""
+
+    reasons: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+
+    async def metrics(self) -> bytes:
+        return b"forward_sse_active_streams 1.0\n"
+
+    async def streams(self) -> list[Stream]:
+        return [{"id": "one", "user": "alice"}]
+
+    async def stop(self, id_: str) -> bool:
+        self.stopped.append(id_)
+        return id_ == "one"
+
+    async def problems(self) -> Problems:
+        return {"reasons": self.reasons, "limping": []}
+
+
+@pytest.fixture
+def view() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+async def admin(aiohttp_client: AiohttpClient, view: Fake) -> Client:
+    return await aiohttp_client(make_admin_app(view))
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_admin_pages(admin: Client, slash: str) -> None:
+    """Metrics are Prometheus' text, streams are JSON; a slash at the end changes nothing."""
+    async with admin.get("/metrics" + slash) as response:
+        assert (response.status, response.content_type) == (200, "text/plain")
+        assert await response.read() == b"forward_sse_active_streams 1.0\n"
+    async with admin.get("/admin/streams" + slash) as response:
+        assert await response.json() == {"streams": [{"id": "one", "user": "alice"}]}
+
+
+async def test_admin_stop(admin: Client, view: Fake) -> None:
+    """A stream is stopped by its id; where there is none, that is said."""
+    statuses = []
+    for id_ in ("one", "two"):
+        async with admin.delete(f"/admin/streams/{id_}") as response:
+            statuses.append(response.status)
+    assert statuses == [204, 404]
+    assert view.stopped == ["one", "two"]
+
+
+async def test_admin_ready(admin: Client, view: Fake) -> None:
+    """The service is ready as long as nothing stands against it."""
+    seen = []
+    for reasons in ([], ["draining"]):
+        view.reasons = reasons
+        async with admin.get("/readyz") as response:
+            seen.append((response.status, (await response.json())["reasons"]))
+    assert seen == [(200, []), (503, ["draining"])]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("POST", "/metrics", 405, "GET, HEAD"),
+        ("DELETE", "/admin/streams", 405, "GET, HEAD"),
+        ("GET", "/admin/streams/one", 405, "DELETE"),
+        ("GET", "/", 404, None),
+        ("GET", "/forward-sse", 404, None),
+    ],
+)
+async def test_admin_refused(admin: Client, view: Fake, method: str, path: str, status: int, allow: str | None) -> None:
+    """What the operator's listener does not serve is refused with a code."""
+    async with admin.request(method, path) as response:
+        assert (response.status, response.headers.get("Allow")) == (status, allow)
+        assert (await response.json())["error"]["code"]
+    assert not view.stopped

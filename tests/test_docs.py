@@ -1,0 +1,94 @@
+"""The pages of `docs/`: contents lists, links and file names are true."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md")])
+# From this length on a page has a contents list.
+LONG = 100
+# Made by commands, so not always there.
+MADE = ("benchmarks/.venv", "benchmarks/.peers")
+_HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
+_FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[([^\][]*(?:\[[^\]]*\][^\][]*)*)\]\(([^)\s]+)\)")
+_NAMED_FILE = re.compile(r"`((?:proxy|tests|config|benchmarks|docs)/[\w./-]+)`")
+# Where any heading may say it in other words, but an operator's search must find a heading.
+SEARCHED = {"behaviour.md", "operating.md", "configuration.md", "life-of-a-request.md"}
+
+
+@cache
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return _FENCED.sub("", page.read_text())
+
+
+def anchor(heading: str) -> str:
+    """What GitHub calls a heading in a link."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@cache
+def headings(page: Path) -> list[tuple[int, str]]:
+    """Level and text of every heading but the page's own."""
+    return [(len(marks), text) for marks, text in _HEADING.findall(prose(page)) if len(marks) > 1]
+
+
+def contents(page: Path) -> list[tuple[str, str]]:
+    """The links of the list above the first section."""
+    lead = prose(page).partition("\n## ")[0]
+    return re.findall(r"^- \[(.+)\]\(#(.+)\)$", lead, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page.parts], ids=lambda page: page.name)
+def test_contents_match_headings(page: Path) -> None:
+    """A long page has no contents list, or one that leaves out, adds or misspells a section."""
+    sections = [(text, anchor(text)) for level, text in headings(page) if level == 2]
+    if len(page.read_text().splitlines()) > LONG or contents(page):
+        assert contents(page) == sections
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link within the repository leads to no file, or to no heading of it."""
+    for _, target in _LINK.findall(prose(page)):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, fragment = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if fragment:
+            assert fragment in {anchor(text) for _, text in headings(file)}, target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page.parts], ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    """A page names a file of the repository that is not there."""
+    named = _NAMED_FILE.findall(page.read_text())
+    assert [name for name in named if not (ROOT / name).exists() and not name.startswith(MADE)] == []
+
+
+def test_where_is_table() -> None:
+    """The table that a newcomer looks into has a row without a file, or a name that its file does not have."""
+    page = ROOT / "docs/life-of-a-request.md"
+    table = page.read_text().partition("\n## Where is …?\n")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 7
+    for row in rows:
+        assert _NAMED_FILE.search(row), row
+    for name, file in re.findall(r"`(\w+)`(?: and `\w+`)? in `(proxy/[\w/]+\.py)`", page.read_text()):
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
+
+
+@pytest.mark.parametrize(
+    "word", ["keep-alive", "graceful shutdown", "buffering", "timeout", "back pressure", "disconnect"]
+)
+def test_headings_have_the_operators_words(word: str) -> None:
+    """What an operator searches for stands in no heading."""
+    found = [text for page in PAGES if page.name in SEARCHED for _, text in headings(page)]
+    assert any(word in text.lower() for text in found)

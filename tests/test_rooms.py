@@ -1,0 +1,85 @@
+"""The rooms of the code: what each is for, and that others import only its face."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROXY = Path(__file__).parents[1] / "proxy"
+# Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
+FACES = {
+    "auth": (),
+    "exchange": ("authenticate", "body", "connect", "head"),
+    "limits": ("memory", "redis"),
+    "observability": ("logging", "metrics"),
+    "playground": (),
+    "relay": (),
+    "routing": (),
+    "tickets": (),
+    "upstream": (),
+}
+# They build the rooms' objects from the settings, so they know the rooms' classes.
+BUILDERS = {"app.py", "settings/build.py", "settings/rotation.py"}
+MAX_NAMES = 7
+PACKAGES = sorted(path.parent for path in PROXY.rglob("__init__.py") if path.parent != PROXY)
+
+
+def imported(path: Path) -> list[str]:
+    """The dotted names of the modules that a file imports, those for types included."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names
+
+
+def exported(package: Path) -> list[str]:
+    """The names in a package's `__all__`; none where it has none."""
+    for node in ast.parse((package / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return []
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_room_is_imported_by_its_face(room: str) -> None:
+    """Code outside a room imports the room, or a module that is part of its face, and nothing deeper."""
+    allowed = {f"proxy.{room}", *(f"proxy.{room}.{module}" for module in FACES[room])}
+    deep = [
+        f"{path.relative_to(PROXY)}: {name}"
+        for path in PROXY.rglob("*.py")
+        if path.relative_to(PROXY).parts[0] != room and str(path.relative_to(PROXY)) not in BUILDERS
+        for name in imported(path)
+        if name.startswith(f"proxy.{room}.") and name not in allowed
+    ]
+    assert deep == []
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_face_is_small(room: str) -> None:
+    """A room exports a few names."""
+    assert 1 <= len(exported(PROXY / room)) <= MAX_NAMES
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PROXY)))
+def test_room_explains_itself(package: Path) -> None:
+    """A package's docstring has more than a title: what enters, and what leaves."""
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    assert docstring is not None
+    assert len(docstring.split("\n\n")) > 1
+
+
+# `relay/response.py` is longer: the class has every way in which a body ends.
+@pytest.mark.parametrize(
+    "path",
+    sorted({*PROXY.rglob("*.py")} - {PROXY / "relay" / "response.py"}),
+    ids=lambda path: str(path.relative_to(PROXY)),
+)
+def test_module_is_short(path: Path) -> None:
+    """A module has at most 400 lines."""
+    assert len(path.read_text().splitlines()) <= 400
