@@ -270,3 +270,8 @@ class _Judged(dict[bytes, _T]):
 
 _PASSES_TO_UPSTREAM: Final = _Judged(_passes_to_upstream)
 _NAMES_TO_CLIENT: Final = _Judged(_name_to_client)
+
+
+def stream_fields() -> tuple[Field, ...]:
+    """What every relayed response says: nobody on the way may buffer or change it."""
+    return ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))

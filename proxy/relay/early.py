@@ -20,9 +20,10 @@ from proxy.dialects.stream_request import asks_for_stream
 from proxy.dialects.typed.reader import UNKNOWN_CODE, Failure, UnreadableError
 from proxy.errors import UpstreamProtocolError, UpstreamTimeoutError
 from proxy.model import Ending
+from proxy.protocol.header_fields import stream_fields
 from proxy.protocol.sse_observer import BYTE_ORDER_MARK, is_event_stream
 from proxy.protocol.typed_events import TypedEncoder
-from proxy.relay.response import RelayResponse, stream_fields
+from proxy.relay.response import RelayResponse
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

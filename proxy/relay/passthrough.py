@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
 
@@ -62,3 +62,7 @@ class Passthrough:
         error = ERROR_FOR_ENDING.get(ending)
         event = self._error_event(*error) if error is not None and self.at_boundary else None
         return Epilogue(event or b"", is_clean=False)
+
+
+# What a response has before it has an upstream's.
+NOTHING_PASSES: Final = Passthrough(status=200, observer=None, error_event=lambda _code, _message: None)

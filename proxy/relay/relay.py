@@ -9,11 +9,12 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.header_fields import rebase_location, to_client
+from proxy.protocol.header_fields import rebase_location, stream_fields, to_client
+from proxy.protocol.http_head import field_text
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
-from proxy.relay.response import Framing, RelayResponse, stream_fields, text
+from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.typed import TypedEvents, begin_translation, translated_fields
 
@@ -154,7 +155,7 @@ def _whole(
     exchange.bytes = len(body)
     exchange.events = transform.events
     exchange.ending = transform.complete().ending
-    headers = [(name.decode("latin-1"), text(value)) for name, value in fields]
+    headers = [(name.decode("latin-1"), field_text(value)) for name, value in fields]
     response = web.Response(status=upstream.status, headers=headers, body=body)
     if framing == "chunked":
         response.enable_chunked_encoding()

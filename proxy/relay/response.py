@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import hdrs, web
 
 from proxy.model import Ending
+from proxy.protocol.http_head import field_text
 from proxy.protocol.sse_observer import PING
-from proxy.relay.passthrough import Passthrough
-from proxy.relay.timeouts import StreamTimeouts
+from proxy.relay.passthrough import NOTHING_PASSES
+from proxy.relay.timeouts import Progress, StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
 from proxy.upstream import NOTHING
 
@@ -38,14 +39,6 @@ _LAST_WORDS_S: Final = 0.1
 _NO_CONTENT: Final = 204
 
 
-_NOTHING_PASSES: Final = Passthrough(status=200, observer=None, error_event=lambda _code, _message: None)
-
-
-def stream_fields() -> tuple[Field, ...]:
-    """What every relayed response says (contract §5): nobody on the way may buffer or change it."""
-    return ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
-
-
 class RelayResponse(web.StreamResponse):
     """One running response. Its `ending` comes once; after that nothing of the upstream's is written.
 
@@ -61,23 +54,18 @@ class RelayResponse(web.StreamResponse):
         "_is_chunked",
         "_is_paused",
         "_is_seldom",
-        "_noted_received",
-        "_noted_written",
         "_passed_events",
+        "_progress",
         "_protocol",
         "_received",
-        "_received_since_s",
         "_sent_error_event",
         "_tail",
-        "_timeouts",
         "_timers",
         "_transform",
         "_transport",
-        "_unsent",
         "_upstream",
         "_wake",
         "_written",
-        "_written_since_s",
         "ending",
         "failure_reason",
         "first_byte_s",
@@ -86,12 +74,12 @@ class RelayResponse(web.StreamResponse):
 
     def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
         """`fields` are what the client gets, without framing; those of every response are added by the application."""
-        super().__init__(status=status, headers=[(name.decode("latin-1"), text(value)) for name, value in fields])
+        super().__init__(status=status, headers=[(name.decode("latin-1"), field_text(value)) for name, value in fields])
         self._upstream: UpstreamResponse = NOTHING
-        self._transform: Transform = _NOTHING_PASSES
+        self._transform: Transform = NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
-        self._timeouts = StreamTimeouts(None, None, None, None)
+        self._progress = Progress(StreamTimeouts(None, None, None, None), 0.0)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: DeadlineTimer | None = None
@@ -106,10 +94,6 @@ class RelayResponse(web.StreamResponse):
         # What is written when the body ends in order; None where it breaks off.
         self._tail: bytes | None = None
         self._sent_error_event = False
-        # As the timers saw them last, and since when.
-        self._noted_received = self._noted_written = -1
-        self._received_since_s = self._written_since_s = 0.0
-        self._unsent = -1
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
         # Why the upstream broke off, where it did.
@@ -153,9 +137,9 @@ class RelayResponse(web.StreamResponse):
         Cancelling is the client leaving: the upstream's connection is closed before this returns.
         """
         loop = asyncio.get_running_loop()
-        self._upstream, self._transform, self._timeouts = upstream, transform, timeouts
+        self._upstream, self._transform = upstream, transform
         now_s = loop.time()
-        self._received_since_s = self._written_since_s = now_s
+        self._progress = Progress(timeouts, now_s)
         self._timers, self._is_seldom = timers, timeouts.are_long(now_s)
         (timers.add_seldom if self._is_seldom else timers.add)(self)
         try:
@@ -298,7 +282,9 @@ class RelayResponse(web.StreamResponse):
         if self._framing == "close":
             # An orderly end would look like the body's. uvloop's `abort` is one when nothing waits to be sent; without
             # lingering the system resets the connection.
-            _reset_on_close(transport)
+            sock: socket.socket | None = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
         elif last and self._is_chunked:
             transport.write(b"%x\r\n%b\r\n" % (len(last), last))
@@ -340,46 +326,23 @@ class RelayResponse(web.StreamResponse):
 
     def check(self, now_s: float) -> None:
         """End what ran out of time; write a heartbeat where one is due."""
-        transport, timeouts = self._transport, self._timeouts
+        transport, progress = self._transport, self._progress
         if transport is None:
             return
         if transport.is_closing():
             # Where the runner does not cancel the handler, this is how a silent stream's client is seen to have left.
             self.finish(Ending.CLIENT_CLOSED)
-            return
-        if self._is_paused or self.ending is not None:
-            self._check_progress(transport, now_s)
-            return
-        if self._received != self._noted_received:
-            self._noted_received = self._received
-            self._received_since_s = now_s
-        if self._written != self._noted_written:
-            self._noted_written = self._written
-            self._written_since_s = now_s
-        if timeouts.deadline_s is not None and now_s >= timeouts.deadline_s:
-            self.finish(Ending.TIMEOUT_TOTAL)
-        elif timeouts.idle_s is not None and now_s - self._received_since_s >= timeouts.idle_s:
-            self.finish(Ending.TIMEOUT_IDLE)
-        elif timeouts.heartbeat_s is not None and now_s - self._written_since_s >= timeouts.heartbeat_s:
-            self._ping(now_s)
-
-    def _check_progress(self, transport: asyncio.Transport, now_s: float) -> None:
-        """The write timeout: any byte that the client's socket took is progress (as nginx' send_timeout)."""
-        timeouts = self._timeouts
-        unsent = transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent = unsent
-            self._written_since_s = now_s
-        elif unsent and timeouts.write_s is not None and now_s - self._written_since_s >= timeouts.write_s:
-            self.finish(Ending.TIMEOUT_WRITE)
-            transport.abort()
-        elif self.ending is None and timeouts.deadline_s is not None and now_s >= timeouts.deadline_s:
-            self.finish(Ending.TIMEOUT_TOTAL)
-
-    def _ping(self, now_s: float) -> None:
-        # A chunk of ours among the upstream's: only where chunks are, and at a boundary.
-        if self._is_chunked and self._transform.allows_ping:
-            self._written_since_s = now_s
+        elif self._is_paused or self.ending is not None:
+            if progress.is_stuck(now_s, transport.get_write_buffer_size()):
+                self.finish(Ending.TIMEOUT_WRITE)
+                transport.abort()
+            elif self.ending is None and progress.is_over(now_s):
+                self.finish(Ending.TIMEOUT_TOTAL)
+        elif (ending := progress.overdue(now_s, self._received, self._written)) is not None:
+            self.finish(ending)
+        elif progress.wants_heartbeat(now_s) and self._is_chunked and self._transform.allows_ping:
+            # A chunk of ours among the upstream's: only where chunks are, and at a boundary.
+            progress.wrote(now_s)
             self.ping()
 
     # Inside.
@@ -414,14 +377,14 @@ class RelayResponse(web.StreamResponse):
         """The client does not keep up: stop reading the upstream, and let the handler's task wait for the client."""
         if not self._is_paused:
             self._is_paused = True
-            self._unsent = -1
+            self._progress.paused()
             self._upstream.pause()
             self._wake_up()
 
     def _resume(self) -> None:
         """The client has caught up: read on, and let the idle timeout begin anew."""
         self._is_paused = False
-        self._noted_received = -1
+        self._progress.resumed()
         if self.ending is None:
             self._upstream.resume()
 
@@ -435,17 +398,3 @@ def _retrieve(draining: asyncio.Task[None]) -> None:
     """Take note of a failure, which the transport tells of anyway."""
     if not draining.cancelled():
         draining.exception()
-
-
-def text(value: bytes) -> str:
-    """A field's value as aiohttp writes it back: UTF-8 where it is, else each byte as the character of its number."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
-def _reset_on_close(transport: asyncio.Transport) -> None:
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
