@@ -273,7 +273,7 @@ def _client_timeouts(settings: Settings) -> ClientTimeouts:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """What connections are told, without what is the server's to know."""
+    """What connections are told; `handler_cancellation` is not theirs: the runner has it from `make_app`."""
     options = connection_options(settings)
     del options["handler_cancellation"]
     return options
