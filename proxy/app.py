@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from proxy.exchange import LOG_FIELDS, Exchanges
-from proxy.exchange.authenticate import PRINCIPAL
+from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
 from proxy.model import Plan, Principal

@@ -44,22 +44,22 @@ class DeadlineTimer:
     """One timer for all deadlines of a worker: calls `check(now)` on every registered object once a tick.
 
     `add` and `discard` are set operations. While no object is registered, no timer runs.
+
+    Attributes:
+        now: Returns the loop's time, in seconds.
     """
 
-    __slots__ = ("_handle", "_loop", "_seldom", "_tick_s", "_turn", "_watched")
+    __slots__ = ("_handle", "_loop", "_seldom", "_tick_s", "_turn", "_watched", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tick_s: float = COARSEST_TICK_S) -> None:
         self._loop = loop
+        self.now = loop.time
         self._tick_s = tick_s
         self._watched: set[Watched] = set()
         # Each has the ticks of its turn.
         self._seldom: tuple[set[Watched], ...] = tuple(set() for _ in range(_SELDOM))
         self._turn = 0
         self._handle: asyncio.TimerHandle | None = None
-
-    def now(self) -> float:
-        """Return the loop's time, in seconds."""
-        return self._loop.time()
 
     def add(self, watched: Watched) -> None:
         """Check `watched` at every tick; adding it twice is adding it once."""

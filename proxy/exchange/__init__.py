@@ -5,6 +5,6 @@ raises the errors that its docstring names. The phases are modules: `head`, `aut
 is the registry's own. What leaves is the upstream's response, and in the end one log line.
 """
 
-from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, Exchange, Exchanges
+from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, PRINCIPAL, Exchange, Exchanges
 
-__all__ = ["EXCHANGE", "LOG_FIELDS", "Exchange", "Exchanges"]
+__all__ = ["EXCHANGE", "LOG_FIELDS", "PRINCIPAL", "Exchange", "Exchanges"]

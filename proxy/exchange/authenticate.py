@@ -8,32 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from proxy.auth import find_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedError, ProxyError, UnknownUpstreamError
-from proxy.model import Principal
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
-    from proxy.model import RequestHead
+    from proxy.model import Principal, RequestHead
     from proxy.protocol.envelope import RoutingMembers
     from proxy.routing import Destination, Rules
 
 # What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.
 _SAID_LATER: Final = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
 
-# An embedder's middleware may set it: then that principal asks, and no credential is looked for.
-PRINCIPAL: Final = web.RequestKey("principal", Principal)
 
-
-async def authenticate(
-    exchange: Exchange, head: RequestHead, known: Principal | None = None
-) -> tuple[Destination, Principal | None]:
+async def authenticate(exchange: Exchange, head: RequestHead) -> tuple[Destination, Principal | None]:
     """Who asks, and what the head says about where to; no principal where an envelope's passcode may still name one.
 
-    `known` is a principal that a middleware has authenticated. Waits only for a key set that has not been loaded yet.
+    Waits only for a key set that has not been loaded yet.
 
     Raises:
         AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
@@ -50,7 +42,7 @@ async def authenticate(
         if not isinstance(error, _SAID_LATER):
             raise
         fault = error
-    principal = known
+    principal = exchange.known
     if principal is None:
         has_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
         token, principal = _cached_principal(exchange, head, gemini=has_key)
@@ -68,13 +60,13 @@ async def authenticate(
     return destination, principal
 
 
-async def authenticate_head(exchange: Exchange, head: RequestHead, known: Principal | None = None) -> Principal:
+async def authenticate_head(exchange: Exchange, head: RequestHead) -> Principal:
     """Who asks, where nothing but the head can name them.
 
     Raises:
         AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
     """
-    principal = known
+    principal = exchange.known
     if principal is None:
         token, principal = _cached_principal(exchange, head, gemini=False)
         principal = principal or await _authenticate(exchange.rules, token)

@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamUnreachableError,
 )
 from proxy.exchange.settle import settle
-from proxy.model import Ending
+from proxy.model import Ending, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy.limits import Admission, RateStatus
-    from proxy.model import Principal, RequestHead, Route
+    from proxy.model import RequestHead, Route
     from proxy.observability.metrics import Metrics
     from proxy.relay import RelayResponse
     from proxy.routing import Rules
@@ -65,6 +65,7 @@ class Exchange:
         early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
+        known: Whom an embedder's middleware has authenticated: no credential is looked for then.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
@@ -97,6 +98,7 @@ class Exchange:
     is_in_band: bool = field(init=False, default=False)
     is_preflight: bool = field(init=False, default=False)
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
+    known: Principal | None = field(init=False, default=None)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
     response: RelayResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
@@ -221,7 +223,8 @@ def _ending_of(error: ProxyError) -> Ending:
 
 
 EXCHANGE: Final = web.RequestKey("exchange", Exchange)
-# An embedder's middleware may set it: further fields of the log line. The line's own fields cannot be replaced.
+# An embedder's middleware may set these: who asks, and further fields of the log line, whose own cannot be replaced.
+PRINCIPAL: Final = web.RequestKey("principal", Principal)
 LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields", dict)
 
 
@@ -242,7 +245,9 @@ class Exchanges:
         exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self._now(), rules, self, request.method)
         exchange.task = asyncio.current_task()
         exchange.transport = request.transport
-        exchange.log_fields = request.get(LOG_FIELDS)
+        if len(request):
+            # Middlewares have left something there.
+            exchange.known, exchange.log_fields = request.get(PRINCIPAL), request.get(LOG_FIELDS)
         request[EXCHANGE] = exchange
         self._running.add(exchange)
         return exchange

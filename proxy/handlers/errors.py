@@ -117,9 +117,9 @@ def add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
         return
     fields: list[tuple[str, str]] = [("X-Forward-Sse-Id", exchange.id)]
     if exchange.standing is not None:
-        fields += as_headers(rate_limit_fields(exchange.standing))
+        fields += rate_limit_fields(exchange.standing)
     elif exchange.principal is not None:
-        fields += as_headers(rate_limit_fields(exchange.rules.store.standing(exchange.principal)))
+        fields += rate_limit_fields(exchange.rules.store.standing(exchange.principal))
     if not exchange.is_preflight:
         cors = exchange.rules.cors.answer_fields(exchange.origin)
         if cors:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.errors import DrainingError, ProxyError
-from proxy.exchange.authenticate import PRINCIPAL, authenticate, authenticate_body
+from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
@@ -17,27 +17,28 @@ from proxy.relay import EarlyResponse, early_interval_s, relay
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.handlers.service import Service
+    from proxy.model import RequestHead, Route
 
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Serve one request, from its head to its settlement. Cancelling it is the client leaving."""
     service = request.app[SERVICE]
     with service.exchanges.begin(request, service.rules) as exchange:
-        check_head(request, exchange, prefix=service.prefix)  # 400 431 501
+        head = check_head(request, exchange, prefix=service.prefix)  # 400 431 501
         if service.must_refuse(request):
             raise DrainingError  # 503
-        await resolve(request, exchange, service)  # 400 401 403 404 405 408 413 415 429 503
-        return await send(request, exchange, service)  # 502 503 504, then the stream
+        route = await resolve(request, exchange, service, head)  # 400 401 403 404 405 408 413 415 429 503
+        return await send(request, exchange, service, route)  # 502 503 504, then the stream
 
 
-async def resolve(request: web.Request, exchange: Exchange, service: Service) -> None:
+async def resolve(request: web.Request, exchange: Exchange, service: Service, head: RequestHead) -> Route:
     """Authenticate, charge the limits, read the body, decide the route.
 
     Raises:
         ProxyError: whatever the steps refuse. What is refused after the charge is refunded.
     """
-    rules, head = exchange.rules, exchange.checked_head
-    destination, principal = await authenticate(exchange, head, request.get(PRINCIPAL))
+    rules = exchange.rules
+    destination, principal = await authenticate(exchange, head)
     check_length(head, max_bytes=rules.max_body_bytes)
     if principal is not None:
         exchange.admit(await rules.store.admit(principal))
@@ -50,37 +51,34 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service) ->
             members = await service.turns.run(rules.router.read_envelope(head, body))
             principal = authenticate_body(exchange, members)
             exchange.admit(await rules.store.admit(principal))
-        exchange.route = await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
+        return await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
     except ProxyError:
         exchange.refund()
         raise
 
 
-async def send(request: web.Request, exchange: Exchange, service: Service) -> web.StreamResponse:
+async def send(request: web.Request, exchange: Exchange, service: Service, route: Route) -> web.StreamResponse:
     """Send the request to its upstream, and relay the response.
 
     Raises:
         ProxyError: the upstream cannot be reached, is late, or its response is invalid; the client's response may have
             begun by then, where heartbeats begin early.
     """
-    early = await _connect(request, exchange, service)
-    if early.upstream is None:
-        return early.response or web.Response()
-    return await relay(request, exchange, early, timers=service.timers, metrics=service.metrics)
-
-
-async def _connect(request: web.Request, exchange: Exchange, service: Service) -> EarlyResponse:
-    """Connect to the upstream and await its response, with heartbeats to the client where they begin early."""
-    route = exchange.checked_route
-    exchange.upstream, exchange.dialect = route.upstream, route.dialect
-    total_s = route.timeouts.total_s
-    deadline_s = None if total_s is None else service.timers.now() + total_s
-    connecting = connect(
-        route, pool=service.pool, resolve=exchange.rules.resolve, clocks=service.timers, deadline_s=deadline_s
-    )
+    exchange.route, exchange.upstream, exchange.dialect = route, route.upstream, route.dialect
+    timers, total_s = service.timers, route.timeouts.total_s
+    deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
-    early = EarlyResponse(request, exchange, interval_s=interval_s, deadline_s=deadline_s)
-    await early.reach(connecting)
-    return early
+    connecting = connect(route, pool=service.pool, resolve=exchange.rules.resolve, clocks=timers, deadline_s=deadline_s)
+    if interval_s is None:
+        upstream, begun = await connecting, None
+    else:
+        early = EarlyResponse(request, exchange, interval_s=interval_s, deadline_s=deadline_s)
+        reached = await early.reach(connecting)
+        if reached is None:
+            return early.response or web.Response()
+        upstream, begun = reached, early.response
+    return await relay(
+        request, exchange, upstream, begun=begun, deadline_s=deadline_s, timers=timers, metrics=service.metrics
+    )

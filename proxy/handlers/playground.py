@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from proxy.errors import DrainingError, MethodNotAllowedError, NotFoundError
-from proxy.exchange.authenticate import PRINCIPAL, authenticate_head
+from proxy.exchange.authenticate import authenticate_head
 from proxy.exchange.head import check_head
 from proxy.handlers.errors import as_headers
 from proxy.handlers.service import SERVICE
@@ -42,7 +42,7 @@ async def upstreams(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if service.must_refuse(request):
             raise DrainingError
-        principal = await authenticate_head(exchange, head, request.get(PRINCIPAL))
+        principal = await authenticate_head(exchange, head)
         exchange.status, exchange.ending = 200, Ending.COMPLETE
         return web.Response(body=playground.upstreams(principal), content_type="application/json")
 

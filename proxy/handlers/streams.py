@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from proxy.errors import MethodNotAllowedError, NotFoundError
-from proxy.exchange.authenticate import PRINCIPAL, authenticate_head
+from proxy.exchange.authenticate import authenticate_head
 from proxy.exchange.head import check_head
 from proxy.handlers.service import SERVICE
 from proxy.model import Ending
@@ -26,7 +26,7 @@ async def stop(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if head.method != "DELETE":
             raise MethodNotAllowedError("DELETE")
-        principal = await authenticate_head(exchange, head, request.get(PRINCIPAL))
+        principal = await authenticate_head(exchange, head)
         id_ = head.path.removeprefix(_STREAMS).decode("latin-1")
         is_found = service.exchanges.stop_own(id_, principal.issuer, principal.user, asking=exchange) > 0
         if service.stop_elsewhere is not None:

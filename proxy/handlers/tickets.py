@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.errors import DrainingError, MethodNotAllowedError, NotFoundError, ProxyError
-from proxy.exchange.authenticate import PRINCIPAL, authenticate, authenticate_body
+from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.head import check_head
 from proxy.handlers.forward import forward, send
@@ -19,7 +19,7 @@ from proxy.tickets import FRONT, asks_for_typed, has_ticket, make_ticket, ticket
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
-    from proxy.model import Principal, RequestHead
+    from proxy.model import RequestHead, Route
     from proxy.routing import Turns
 
 
@@ -37,7 +37,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         if head.method != "POST":
             raise MethodNotAllowedError("POST")
         rules, asked = exchange.rules, replace(head, path=FRONT)
-        destination, principal = await authenticate(exchange, asked, request.get(PRINCIPAL))
+        destination, principal = await authenticate(exchange, asked)
         check_length(head, max_bytes=rules.max_body_bytes)
         with service.ticket_makers.one_more(principal):
             body = await read_body(
@@ -69,19 +69,17 @@ async def use(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if head.method != "GET":
             raise MethodNotAllowedError("POST")
-        known = request.get(PRINCIPAL)
-        if not await _take(exchange, head, service.turns, known, is_draining=service.must_refuse(request)):
+        route = await _take(exchange, head, service.turns, is_draining=service.must_refuse(request))
+        if route is None:
             # Browsers come back after every end; 204 tells them to stay away.
             exchange.status, exchange.ending = 204, Ending.COMPLETE
             return web.Response(status=204)
         del head
-        return await send(request, exchange, service)
+        return await send(request, exchange, service, route)
 
 
-async def _take(
-    exchange: Exchange, head: RequestHead, turns: Turns, known: Principal | None, *, is_draining: bool
-) -> bool:
-    """Decide the route of the request that was set aside; False where it was taken before."""
+async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_draining: bool) -> Route | None:
+    """Decide the route of the request that was set aside; None where it was taken before."""
     rules = exchange.rules
     ticket = ticket_in(head)
     exchange.redact(ticket.text)
@@ -94,10 +92,10 @@ async def _take(
         exchange.is_in_band = False
         raise
     if isinstance(taken, Spent):
-        return False
+        return None
     asked, body = taken
     exchange.typed_names = rules.router.typed_names(asked) if asks_for_typed(asked) else None
-    destination, principal = await authenticate(exchange, asked, known)
+    destination, principal = await authenticate(exchange, asked)
     members = None
     if principal is None:
         members = await turns.run(rules.router.read_envelope(asked, body))
@@ -108,5 +106,5 @@ async def _take(
     except ProxyError:
         exchange.refund()
         raise
-    exchange.route, exchange.typed_names = route, route.typed_names
-    return True
+    exchange.typed_names = route.typed_names
+    return route

@@ -13,7 +13,6 @@ from proxy.limits.gcra import Limit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxy.errors import Field
     from proxy.model import Rate
 
 # Microseconds: fine enough for any rate, and coarse enough that `now + retry_after_s`, computed in floats and rounded
@@ -35,15 +34,15 @@ class Quotas:
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
         self.names = tuple(map(rate_name, limits))
-        quoted = [b'"' + name.encode("ascii") + b'"' for name in self.names]
+        quoted = [f'"{name}"' for name in self.names]
         windows_s = [-(-limit.window // TICKS_PER_S) for limit in limits]
         policies = [
-            b"%b;q=%d;w=%d" % (name, limit.quota, window_s)
+            f"{name};q={limit.quota};w={window_s}"
             for name, limit, window_s in zip(quoted, limits, windows_s, strict=True)
         ]
-        self.policy: Field = (b"RateLimit-Policy", b", ".join(policies))
-        self.rate_limit = b", ".join(name + b";r=%d;t=%d" for name in quoted)
-        self.counts: tuple[Field, ...] = tuple((b"x-ratelimit-limit-requests", b"%d" % limit.quota) for limit in limits)
+        self.policy = ("RateLimit-Policy", ", ".join(policies))
+        self.rate_limit = ", ".join(name + ";r=%d;t=%d" for name in quoted)
+        self.counts = tuple(("x-ratelimit-limit-requests", str(limit.quota)) for limit in limits)
 
 
 @lru_cache(maxsize=256)  # plans come from the configuration, of which reloads may leave several versions

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 from proxy.limits.quotas import TICKS_PER_S
 
 if TYPE_CHECKING:
-    from proxy.errors import Field
     from proxy.limits.store import RateStatus
 
 
-def rate_limit_fields(standing: RateStatus) -> tuple[Field, ...]:
-    """Make the rate-limit fields of an authenticated answer; none where the plan has no rates.
+def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
+    """Make the rate-limit fields of an authenticated answer, as aiohttp takes them; none where the plan has no rates.
 
     The tightest rate is the one that refuses first: with the least remaining, of equals the one that takes longest to
     recover. Runs on every request, so all rates are gone through once, with `gcra.standing` and `gcra.retry_after`
@@ -50,25 +49,25 @@ def rate_limit_fields(standing: RateStatus) -> tuple[Field, ...]:
             tightest, least, longest = index, left, reset
     return (
         quotas.policy,
-        (b"RateLimit", quotas.rate_limit % told),
+        ("RateLimit", quotas.rate_limit % told),
         quotas.counts[tightest],
-        (b"x-ratelimit-remaining-requests", b"%d" % least),
-        (b"x-ratelimit-reset-requests", duration(longest)),
+        ("x-ratelimit-remaining-requests", str(least)),
+        ("x-ratelimit-reset-requests", duration(longest)),
     )
 
 
-def duration(ticks: int) -> bytes:
+def duration(ticks: int) -> str:
     """Word a time as OpenAI does (`120ms`, `1s`, `8.64s`, `6m0s`, `24h0m0s`), rounded up to the millisecond.
 
     The grammar is that of Go's `time.Duration`, which has nothing larger than hours.
     """
     ms = -(-ticks // 1_000)
     if ms < 1_000:  # noqa: PLR2004 - a second
-        return b"%dms" % ms if ms else b"0s"
+        return f"{ms}ms" if ms else "0s"
     whole_s, thousandths = divmod(ms, 1_000)
     minutes, whole_s = divmod(whole_s, 60)
-    text = (b"%d.%03d" % (whole_s, thousandths)).rstrip(b"0") if thousandths else b"%d" % whole_s
+    text = f"{whole_s}.{thousandths:03d}".rstrip("0") if thousandths else str(whole_s)
     if not minutes:
-        return text + b"s"
+        return text + "s"
     hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%bs" % (hours, minutes, text) if hours else b"%dm%bs" % (minutes, text)
+    return f"{hours}h{minutes}m{text}s" if hours else f"{minutes}m{text}s"

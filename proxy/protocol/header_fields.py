@@ -272,6 +272,18 @@ _PASSES_TO_UPSTREAM: Final = _Judged(_passes_to_upstream)
 _NAMES_TO_CLIENT: Final = _Judged(_name_to_client)
 
 
-def stream_fields() -> tuple[Field, ...]:
-    """What every relayed response says: nobody on the way may buffer or change it."""
-    return ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
+# What every relayed response says: nobody on the way may buffer or change it.
+STREAM_FIELDS: Final = (("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no"))
+
+
+def relayed(fields: Iterable[Field]) -> list[tuple[str, str]]:
+    """The fields of a relayed response as aiohttp takes them: the upstream's, and `STREAM_FIELDS`."""
+    return [*[(name.decode("latin-1"), _text(value)) for name, value in fields], *STREAM_FIELDS]
+
+
+def _text(value: bytes) -> str:
+    """A field's value as aiohttp writes it back: UTF-8 where it is, else each byte as the character of its number."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

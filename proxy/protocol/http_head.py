@@ -172,11 +172,3 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     if query.count(b"&") >= MAX_QUERY_MEMBERS:
         raise InvalidRequestError(f"The query has more than {MAX_QUERY_MEMBERS} members.")
     return path, query if mark else None
-
-
-def field_text(value: bytes) -> str:
-    """A field's value as aiohttp writes it back: UTF-8 where it is, else each byte as the character of its number."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")

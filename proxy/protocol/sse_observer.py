@@ -88,7 +88,8 @@ class EventStreamObserver:
         while start != 1:
             stop = data.rfind(b"\n\n", start, start + _BLOCKS_BYTES) + 2
             if stop <= start + 1:
-                self._feed_slowly(data[start:])
+                if start < len(data):
+                    self._feed_slowly(data[start:])
                 return
             blocks = data[start:stop]
             events = _count_events(blocks)

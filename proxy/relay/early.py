@@ -20,7 +20,7 @@ from proxy.dialects.stream_request import asks_for_stream
 from proxy.dialects.typed.reader import UNKNOWN_CODE, Failure, UnreadableError
 from proxy.errors import UpstreamProtocolError, UpstreamTimeoutError
 from proxy.model import Ending
-from proxy.protocol.header_fields import stream_fields
+from proxy.protocol.header_fields import STREAM_FIELDS
 from proxy.protocol.sse_observer import BYTE_ORDER_MARK, is_event_stream
 from proxy.protocol.typed_events import TypedEncoder
 from proxy.relay.response import RelayResponse
@@ -28,7 +28,7 @@ from proxy.relay.response import RelayResponse
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import ProxyError
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.protocol.json_text import Steps
@@ -39,7 +39,6 @@ TICKET_INTERVAL_S: Final = 15.0
 # How much of a vendor's error is read to be told in the stream, and for how long.
 MAX_ERROR_BYTES: Final = 16 * 1024
 _ERROR_S: Final = 5.0
-_CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 
 # The early response of a request, for whoever has to end it.
 EARLY: Final = web.RequestKey("early", RelayResponse)
@@ -65,36 +64,31 @@ class EarlyResponse:
     """Waits for the vendor's response, and begins the client's before it where that is wanted.
 
     Attributes:
-        upstream: The vendor's response; None where the client was told what it is, or nothing has come yet.
         response: The client's, once its head has left.
-        deadline_s: When `total` runs out, in the loop's time; None for never.
     """
 
     def __init__(
-        self, request: web.Request, exchange: Exchange, *, interval_s: float | None, deadline_s: float | None
+        self, request: web.Request, exchange: Exchange, *, interval_s: float, deadline_s: float | None
     ) -> None:
-        """`interval_s` is how long a silence may be; None for no early response."""
-        self.upstream: UpstreamResponse | None = None
+        """`interval_s` is how long a silence may be, `deadline_s` when `total` runs out; None for never."""
         self.response: RelayResponse | None = None
-        self.deadline_s = deadline_s
+        self._deadline_s = deadline_s
         self._request = request
         self._exchange = exchange
         self._interval_s = interval_s
 
-    async def reach(self, connecting: Coroutine[Any, Any, UpstreamResponse]) -> None:
+    async def reach(self, connecting: Coroutine[Any, Any, UpstreamResponse]) -> UpstreamResponse | None:
         """Await the vendor's response, and keep the client's alive meanwhile.
 
         Where the vendor is in time, its response is as if nobody had waited. Where it is not, and its response is no
-        event stream, the client is told what it is. Cancelling closes the upstream's connection before it is passed on.
+        event stream, the client is told what it is, and the result is None. Cancelling closes the upstream's connection
+        before it is passed on.
 
         Raises:
             ProxyError: as `connect` does; the early response may have begun.
             UpstreamProtocolError: a stream that was to follow heartbeats is compressed.
             UpstreamTimeoutError: the body did not begin before `idle` or `total` was over.
         """
-        if self._interval_s is None:
-            self.upstream = await connecting
-            return
         task = asyncio.get_running_loop().create_task(connecting)
         try:
             await self._wait(task, self._interval_s)
@@ -110,11 +104,11 @@ class EarlyResponse:
                 await self._await_first_bytes(upstream, self._interval_s)
             elif self.response is not None and not self._exchange.is_in_band:
                 await self._tell(upstream, self.response)
-                return
+                return None
         except BaseException:
             upstream.abort()
             raise
-        self.upstream = upstream
+        return upstream
 
     async def _wait(self, waited: asyncio.Future[Any], interval_s: float, *, ends_s: float | None = None) -> None:
         """Wait for a future, for ever or until `ends_s`, with a heartbeat at each interval."""
@@ -133,7 +127,7 @@ class EarlyResponse:
         response = self.response
         if response is None:
             response = self.response = RelayResponse(
-                status=200, fields=[_CONTENT_TYPE, *stream_fields()], framing="chunked"
+                status=200, headers=[("Content-Type", "text/event-stream"), *STREAM_FIELDS], framing="chunked"
             )
             route = exchange.checked_route
             exchange.early_target, exchange.typed_names = route.target, route.typed_names
@@ -153,7 +147,7 @@ class EarlyResponse:
             raise UpstreamProtocolError("The upstream compressed its stream, which has begun uncompressed.")
         loop = asyncio.get_running_loop()
         begin = _Body(upstream, enough=len(BYTE_ORDER_MARK))
-        idle_s, deadline_s = self._exchange.checked_route.timeouts.idle_s, self.deadline_s
+        idle_s, deadline_s = self._exchange.checked_route.timeouts.idle_s, self._deadline_s
         ends = [] if idle_s is None else [(loop.time() + idle_s, "idle")]
         ends_s, clock = min(ends if deadline_s is None else [*ends, (deadline_s, "total")], default=(None, "idle"))
         await self._wait(begin.done, interval_s, ends_s=ends_s)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.header_fields import rebase_location, stream_fields, to_client
-from proxy.protocol.http_head import field_text
+from proxy.protocol.header_fields import rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
+from proxy.relay.transform import ending_of_whole
 from proxy.relay.typed import TypedEvents, begin_translation, translated_fields
 
 if TYPE_CHECKING:
@@ -23,33 +22,53 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.observability.metrics import Metrics
-    from proxy.relay.early import EarlyResponse
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
     from proxy.upstream import UpstreamResponse
 
 
 async def relay(
-    request: web.Request, exchange: Exchange, early: EarlyResponse, *, timers: DeadlineTimer, metrics: Metrics
+    request: web.Request,
+    exchange: Exchange,
+    upstream: UpstreamResponse,
+    *,
+    begun: RelayResponse | None,
+    deadline_s: float | None,
+    timers: DeadlineTimer,
+    metrics: Metrics,
 ) -> web.StreamResponse:
     """Pass the upstream's response to the client until either side ends, and record in the exchange how it ended.
 
     Bytes go unchanged and in order; see `RelayResponse`. A response of which everything has come with its head is
     returned for aiohttp to write in one piece. Cancelling is the client leaving: the upstream's connection is closed
-    before this returns. `early` has the upstream's response, and the client's where its head has left already.
+    before this returns. `begun` is the client's response where its head has left already, `deadline_s` is when `total`
+    runs out.
 
     Raises:
         UpstreamProtocolError: the body would have to be read, and is compressed; the upstream's connection is closed.
     """
-    upstream, transport = early.upstream, request.transport
-    if upstream is None or transport is None or transport.is_closing():
-        if upstream is not None:
-            upstream.abort()
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        upstream.abort()
         exchange.ending = Ending.CLIENT_CLOSED
-        return early.response or web.Response()
-    response, transform, timeouts = _make_response(request, exchange, upstream, early)
-    if isinstance(response, web.Response):
-        return response
+        return begun or web.Response()
+    route = exchange.checked_route
+    fields, transform, framing = _choose(request, exchange, route, upstream)
+    is_whole = upstream.is_complete and bool(upstream.held) and begun is None
+    if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
+        return _whole(exchange, upstream, transform, fields, framing, timers.now())
+    response = begun or RelayResponse(
+        status=200 if exchange.is_in_band else upstream.status,
+        headers=relayed(fields),
+        framing=framing,
+        length=upstream.length,
+    )
+    timeouts = StreamTimeouts(
+        route.timeouts.idle_s,
+        exchange.rules.write_timeout_s,
+        deadline_s,
+        route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
+    )
     exchange.status = response.status
     upstream_name = exchange.upstream or ""
     exchange.drop_request()
@@ -68,28 +87,6 @@ async def relay(
     return response
 
 
-def _make_response(
-    request: web.Request, exchange: Exchange, upstream: UpstreamResponse, early: EarlyResponse
-) -> tuple[RelayResponse | web.Response, Transform, StreamTimeouts]:
-    """The client's response, how the body passes, and what it may take its time for."""
-    route = exchange.checked_route
-    timeouts = StreamTimeouts(
-        route.timeouts.idle_s,
-        exchange.rules.write_timeout_s,
-        early.deadline_s,
-        route.heartbeat_s if DIALECTS[route.dialect].heartbeat_allowed else None,
-    )
-    fields, transform, framing = _choose(request, exchange, route, upstream)
-    if early.response is not None:
-        return early.response, transform, timeouts
-    is_whole = upstream.is_complete and bool(upstream.held) and b"content-type" in upstream.index
-    if is_whole and isinstance(transform, Passthrough) and framing != "close":
-        return _whole(exchange, upstream, transform, fields, framing), transform, timeouts
-    status = 200 if exchange.is_in_band else upstream.status
-    response = RelayResponse(status=status, fields=fields, framing=framing, length=upstream.length)
-    return response, transform, timeouts
-
-
 def _choose(
     request: web.Request, exchange: Exchange, route: Route, upstream: UpstreamResponse
 ) -> tuple[list[Field], Transform, Framing]:
@@ -99,7 +96,7 @@ def _choose(
     translator = begin_translation(route, upstream)
     if translator is not None:
         typed = TypedEvents(translator)
-        fields = [*translated_fields(upstream), *stream_fields()]
+        fields = translated_fields(upstream)
         if exchange.is_in_band:
             return fields, TypedForEventSource(typed, id_=exchange.id, status=status), framing
         return fields, typed, framing
@@ -107,7 +104,7 @@ def _choose(
     if exchange.is_in_band:
         fields, is_stream = readable_fields(upstream)
         for_event_source = ForEventSource(id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream)
-        return [*fields, *stream_fields()], for_event_source, framing
+        return fields, for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None:
         framing = upstream.framing
     is_watched = is_event_stream(index.get(b"content-type")) and b"content-encoding" not in index
@@ -119,7 +116,7 @@ def _choose(
     fields = to_client(upstream.fields, index)
     if b"location" in index:
         fields = _with_rebased_location(exchange, route, fields)
-    return [*fields, *stream_fields()], transform, framing
+    return fields, transform, framing
 
 
 def _with_rebased_location(exchange: Exchange, route: Route, fields: list[Field]) -> list[Field]:
@@ -148,15 +145,16 @@ def _whole(
     transform: Passthrough,
     fields: list[Field],
     framing: Framing,
+    now_s: float,
 ) -> web.Response:
+    """The response to a body that came with its head: aiohttp writes both at once."""
     body = transform.transform(upstream.held)
     exchange.status = upstream.status
-    exchange.first_byte_s = asyncio.get_running_loop().time()
+    exchange.first_byte_s = now_s
     exchange.bytes = len(body)
     exchange.events = transform.events
-    exchange.ending = transform.complete().ending
-    headers = [(name.decode("latin-1"), field_text(value)) for name, value in fields]
-    response = web.Response(status=upstream.status, headers=headers, body=body)
+    exchange.ending = ending_of_whole(upstream.status)
+    response = web.Response(status=upstream.status, headers=relayed(fields), body=body)
     if framing == "chunked":
         response.enable_chunked_encoding()
     return response

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import hdrs, web
 
 from proxy.model import Ending
-from proxy.protocol.http_head import field_text
 from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import NOTHING_PASSES
 from proxy.relay.timeouts import Progress, StreamTimeouts
@@ -23,7 +22,7 @@ from proxy.relay.transform import ERROR_FOR_ENDING
 from proxy.upstream import NOTHING
 
 if TYPE_CHECKING:
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import ProxyError
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
     from proxy.upstream import UpstreamResponse
@@ -72,9 +71,11 @@ class RelayResponse(web.StreamResponse):
         "has_content_type",
     )
 
-    def __init__(self, *, status: int, fields: list[Field], framing: Framing, length: int | None = None) -> None:
-        """`fields` are what the client gets, without framing; those of every response are added by the application."""
-        super().__init__(status=status, headers=[(name.decode("latin-1"), field_text(value)) for name, value in fields])
+    def __init__(
+        self, *, status: int, headers: list[tuple[str, str]], framing: Framing, length: int | None = None
+    ) -> None:
+        """`headers` are without framing; those of every response are added by the application."""
+        super().__init__(status=status, headers=headers)
         self._upstream: UpstreamResponse = NOTHING
         self._transform: Transform = NOTHING_PASSES
         self._framing = framing

@@ -28,14 +28,16 @@ class Turns:
         iteration of the loop, in the order of asking. Cancelling is safe: the computation is closed between two pieces.
         """
         try:
-            try:
-                next(steps)
-                while True:
-                    # A lock is given to its waiters in order, so that every computation gets its turn.
-                    async with self._turn:
-                        await asyncio.sleep(0)
-                        next(steps)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]  # typeshed has Any here
+            next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # typeshed has Any here
+        try:
+            while True:
+                # A lock is given to its waiters in order, so that every computation gets its turn.
+                async with self._turn:
+                    await asyncio.sleep(0)
+                    next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
         finally:
             steps.close()

@@ -94,7 +94,7 @@ class OneRelay:
         upstream: UpstreamResponse = await asked
         transform = Passthrough(status=status, observer=EventStreamObserver(), error_event=error_event)
         self.response = RelayResponse(
-            status=status, fields=[(b"Content-Type", b"text/event-stream")], framing=framing, length=upstream.length
+            status=status, headers=[("Content-Type", "text/event-stream")], framing=framing, length=upstream.length
         )
         self.running = asyncio.create_task(
             self.response.run(self.client.request, upstream, transform, timeouts=timeouts, timers=self.timers)
