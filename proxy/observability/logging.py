@@ -189,7 +189,11 @@ class _ThirdParty(logging.Handler):
 
 
 def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
-    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(event, default=repr)
+    except orjson.JSONEncodeError:
+        # Somewhere a key is no text. Allowing for that takes twice as long, also where all are.
+        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
 
 
 def _render_console() -> structlog.typing.Processor:

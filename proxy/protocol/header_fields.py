@@ -162,8 +162,14 @@ def _without(fields: Iterable[Field], names: Container[bytes]) -> list[Field]:
 
 def _connection_options(index: FieldIndex) -> frozenset[bytes]:
     """The fields that `Connection` names, but for those that never pass: mostly none, for mostly it says keep-alive."""
+    if index.get(_CONNECTION) in _USUAL_OPTIONS and _CONNECTION not in index.repeated:
+        return _NO_NAMES
     options = b",".join(index.every(_CONNECTION)).split(b",")
     return frozenset(fold(option.strip(b" \t")) for option in options) - _HOP_BY_HOP
+
+
+_USUAL_OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 def _passes_to_upstream(raw: bytes) -> bool:

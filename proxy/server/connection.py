@@ -4,12 +4,14 @@ Everything else (parsing, the body, keep-alive, pipelining, lingering) is aiohtt
 looked at here, each watched by `tests/server/test_connection.py`:
 
 1. `_waiter`: pending exactly while no request is whole. Nothing public tells that from a request being served.
-2. `_messages`: with a body incomplete, anything in it is an error of the parser's. aiohttp does not tell the body's
-   reader of a chunk that breaks after the head; this can go when `HttpParser` sets the payload's exception.
+2. `_messages`: the requests that wait; with a body incomplete, anything in it is an error of the parser's. aiohttp does
+   not tell the body's reader of a chunk that breaks after the head; that can go when `HttpParser` sets the payload's
+   exception.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, http_exceptions, web
@@ -19,7 +21,6 @@ from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, R
 from proxy.protocol.http_head import render_response
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from aiohttp import StreamReader
@@ -37,6 +38,8 @@ _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
 # What chunk lines, extensions and trailers of one body may take up beyond its bytes.
 _MAX_OVERHEAD_BYTES: Final = 64 * 1024
 _MIN_CHUNK_OVERHEAD: Final = 64
+# So much is parsed in one turn of the loop: a read of 256 KiB in chunks of one byte takes some 40 ms.
+_SLICE_BYTES: Final = 16 * 1024
 # What a head may be at the least, and of how many of its longest lines.
 _MIN_HEAD_BYTES: Final = 64 * 1024
 _LINES_OF_A_HEAD: Final = 4
@@ -55,8 +58,11 @@ def bound_segments(handler: Handler) -> Handler:
     """
 
     def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        is_bounded = request.raw_path.partition("?")[0].count("/") <= _MAX_SEGMENTS
-        return handler(request) if is_bounded else _refuse_path(request)
+        path = request.raw_path
+        # Nearly every path is shorter than it may have segments.
+        if len(path) > _MAX_SEGMENTS and path.partition("?")[0].count("/") > _MAX_SEGMENTS:
+            return _refuse_path(request)
+        return handler(request)
 
     return handle
 
@@ -92,10 +98,13 @@ class ClientConnection(web.RequestHandler):
         "_has_partial_head",
         "_head_bytes",
         "_is_first_read",
+        "_is_paused",
         "_line_begin",
         "_refuse",
         "_timeouts",
         "_timers",
+        "_turn",
+        "_unread",
         "_unsent",
         "has_answered",
         "is_malformed",
@@ -123,6 +132,11 @@ class ClientConnection(web.RequestHandler):
         self._head_bytes = 0
         self._line_begin = b""
         self._is_first_read = True
+        # Of a long read: what is left of it, and the turn of the loop in which it goes on.
+        self._unread = b""
+        self._turn: asyncio.Handle | None = None
+        # Whether aiohttp holds reading back.
+        self._is_paused = False
         self._unsent = -1
         self.has_answered = False
         self.is_malformed = False
@@ -138,31 +152,31 @@ class ClientConnection(web.RequestHandler):
         """The client is gone."""
         self._timers.discard(self)
         self._body = None
+        self._unread = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of requests; aiohttp calls it with none to go on parsing."""
-        if self._is_first_read and data:
-            self._is_first_read = False
-            if data.startswith(_HTTP2_PREFACE):
-                self.force_close()
-                return
-        waiting = len(self._messages)
-        begin, self._line_begin = self._line_begin, b""
-        if len(data) + len(begin) > self.max_line_size:
-            # Perhaps a line that is too long: the parser forgets which.
-            self._line_begin = _long_line(begin + data, self.max_line_size)
-        super().data_received(data)
-        if self._body is not None:
-            self._check_body(self._body, len(data))
-        elif data and len(self._messages) == waiting:
-            self._continue_head(begin, data)
-        elif data:
-            self._has_partial_head = False
-            self._head_bytes = 0
-        if self._deadline_s is not None and not self._is_idle():
-            self._deadline_s = None
-            self._timers.discard(self)
+        """Bytes of requests, of which a slice is parsed at a time; aiohttp calls it with none to go on parsing."""
+        if len(data) <= _SLICE_BYTES and not (data and self._unread):
+            self._parse(data)
+            return
+        self._unread += data
+        if self._turn is None and not self._is_paused:
+            self._parse_unread()
+        else:
+            self._hold()
+
+    def pause_reading(self) -> None:
+        """Hold reading back: nothing that is here is parsed, either."""
+        self._is_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT002 - aiohttp's signature
+        """Read on, once all that is here has been parsed."""
+        self._is_paused = False
+        super().resume_reading(resume_parser)
+        if self._unread:
+            self._go_on()
 
     def eof_received(self) -> None:
         """A client that closes its sending half has left; what runs for it ends at once."""
@@ -199,6 +213,8 @@ class ClientConnection(web.RequestHandler):
                 self._deadline_s = None
             if self._has_partial_head:
                 self._expect_head()
+            if self._unread:
+                self._go_on()
 
     def handle_error(
         self,
@@ -263,9 +279,60 @@ class ClientConnection(web.RequestHandler):
 
     # Inside.
 
+    def _parse(self, data: bytes) -> None:
+        if not data and self._body is None:
+            super().data_received(data)
+            return
+        if self._is_first_read and data:
+            self._is_first_read = False
+            if data.startswith(_HTTP2_PREFACE):
+                self.force_close()
+                return
+        waiting = len(self._messages)
+        begin, self._line_begin = self._line_begin, b""
+        if len(data) + len(begin) > self.max_line_size:
+            # Perhaps a line that is too long: the parser forgets which.
+            self._line_begin = _long_line(begin + data, self.max_line_size)
+        super().data_received(data)
+        if self._body is not None:
+            self._check_body(self._body, len(data))
+        elif data and len(self._messages) == waiting:
+            self._continue_head(begin, data)
+        elif data:
+            self._has_partial_head = False
+            self._head_bytes = 0
+        if self._deadline_s is not None and not self._is_idle():
+            self._deadline_s = None
+            self._timers.discard(self)
+
+    def _parse_unread(self) -> None:
+        self._turn = None
+        if self._messages:
+            # Requests wait for their turn: what stands behind them waits, too, until a response has been written.
+            self._hold()
+            return
+        data, self._unread = self._unread[:_SLICE_BYTES], self._unread[_SLICE_BYTES:]
+        self._parse(data)
+        if self._unread:
+            self._go_on()
+        elif not self._is_paused:
+            super().resume_reading(resume_parser=False)
+
+    def _go_on(self) -> None:
+        self._hold()
+        if self._turn is None and not self._is_paused:
+            self._turn = asyncio.get_running_loop().call_soon(self._parse_unread)
+
+    def _hold(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def _may_wait(self, resp: web.StreamResponse) -> bool:
         """Whether writing a response may have to wait for the client: not where the transport takes it as a whole."""
-        length = resp.content_length
+        # Of a chunked response aiohttp tells no length.
+        length = (
+            len(resp.body) if isinstance(resp, web.Response) and isinstance(resp.body, bytes) else resp.content_length
+        )
         is_small = length is not None and length <= _SMALL_BYTES
         return not is_small or self.transport is None or self.transport.get_write_buffer_size() > 0
 

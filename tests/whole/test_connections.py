@@ -177,6 +177,32 @@ async def test_pipelined_requests_are_answered_in_order(proxy: Running, upstream
     assert len(upstream.peers) == 1
 
 
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_long_reads_arrive_whole_and_in_order(proxy: Running, upstream: Upstream, *, is_chunked: bool) -> None:
+    """What comes in one long read is parsed a slice at a time: tiny chunks too, and the requests behind them."""
+    bodies = [random.Random(number).randbytes(90_000) for number in range(4)]
+    sent = b""
+    for number, body in enumerate(bodies):
+        if is_chunked:
+            fields = (("Transfer-Encoding", "chunked"),)
+            data = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + LAST
+            sent += request(f"/main/v1/embeddings?{number}", token=token(), fields=fields) + data
+        else:
+            sent += request(f"/main/v1/embeddings?{number}", body, token=token())
+    client = await proxy.client()
+    client.write(sent)
+    vendor = await upstream.accept()
+    for number, body in enumerate(bodies):
+        received = await vendor.read_message()
+        assert received.start == f"POST /v1/embeddings?{number} HTTP/1.1"
+        assert received.body == body
+        if not number:
+            await serves(proxy)
+        vendor.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
+        assert (await client.read_message()).body == b"%d" % number
+    assert proxy.service.exchanges.live() == []
+
+
 async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: Upstream) -> None:
     """A request behind a running stream waits; nothing of it goes upstream before the stream's end."""
     client, vendor, _ = await begin(proxy, upstream, first=event("one"))
