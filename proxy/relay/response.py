@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aiohttp import hdrs, web
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]
+TextFields: TypeAlias = "list[tuple[str, str]]"
 
 # From this size on a chunk's data costs more to copy between its line and its end than three buffers cost to write.
 _COPIED_BYTES: Final = 16_384
@@ -71,9 +72,7 @@ class RelayResponse(web.StreamResponse):
         "has_content_type",
     )
 
-    def __init__(
-        self, *, status: int, headers: list[tuple[str, str]], framing: Framing, length: int | None = None
-    ) -> None:
+    def __init__(self, *, status: int, headers: TextFields, framing: Framing, length: int | None = None) -> None:
         """`headers` are without framing; those of every response are added by the application."""
         super().__init__(status=status, headers=headers)
         self._upstream: UpstreamResponse = NOTHING

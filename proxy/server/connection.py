@@ -100,6 +100,7 @@ class ClientConnection(web.RequestHandler):
         "_is_first_read",
         "_is_paused",
         "_line_begin",
+        "_long_line_begin",
         "_refuse",
         "_timeouts",
         "_timers",
@@ -130,7 +131,7 @@ class ClientConnection(web.RequestHandler):
         self._has_partial_head = False
         # Of a head that comes in several reads: how much of it is here, and how its last line begins.
         self._head_bytes = 0
-        self._line_begin = b""
+        self._line_begin = self._long_line_begin = b""
         self._is_first_read = True
         # Of a long read: what is left of it, and the turn of the loop in which it goes on.
         self._unread = b""
@@ -290,9 +291,9 @@ class ClientConnection(web.RequestHandler):
                 return
         waiting = len(self._messages)
         begin, self._line_begin = self._line_begin, b""
-        if len(data) + len(begin) > self.max_line_size:
-            # Perhaps a line that is too long: the parser forgets which.
-            self._line_begin = _long_line(begin + data, self.max_line_size)
+        # Where a line is too long the parser forgets which: it is one of these, or the one that is under way.
+        is_long = len(data) + len(begin) > self.max_line_size
+        self._long_line_begin = (_long_line(begin + data, self.max_line_size) if is_long else b"") or begin
         super().data_received(data)
         if self._body is not None:
             self._check_body(self._body, len(data))
@@ -313,7 +314,10 @@ class ClientConnection(web.RequestHandler):
             return
         data, self._unread = self._unread[:_SLICE_BYTES], self._unread[_SLICE_BYTES:]
         self._parse(data)
-        if self._unread:
+        if self._unread and self._messages and self._messages[-1][1].is_eof():
+            # A whole request, or what is none: answered before what stands behind it is looked at.
+            self._hold()
+        elif self._unread:
             self._go_on()
         elif not self._is_paused:
             super().resume_reading(resume_parser=False)
@@ -365,7 +369,7 @@ class ClientConnection(web.RequestHandler):
             # The two limits differ, so the one that was exceeded tells which line it was.
             if exc.args[1:2] == (max_bytes,):
                 return HeaderTooLargeError.of_request_line(max_bytes)
-            return HeaderTooLargeError.of_field(self._line_begin.partition(b":")[0].strip(), max_bytes)
+            return HeaderTooLargeError.of_field(self._long_line_begin.partition(b":")[0].strip(), max_bytes)
         return InvalidRequestError() if status < 500 else ProxyError()  # noqa: PLR2004 - RFC 9110 §15.6
 
     def _check_body(self, body: StreamReader, size: int) -> None:

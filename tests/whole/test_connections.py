@@ -201,6 +201,9 @@ async def test_long_reads_arrive_whole_and_in_order(proxy: Running, upstream: Up
         vendor.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
         assert (await client.read_message()).body == b"%d" % number
     assert proxy.service.exchanges.live() == []
+    # The connection is read again.
+    await client.send(request("/healthz", method="GET"))
+    assert (await client.read_message()).status == 200
 
 
 async def test_pipelined_request_waits_for_the_stream(proxy: Running, upstream: Upstream) -> None:
