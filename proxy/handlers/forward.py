@@ -17,27 +17,26 @@ from proxy.relay import EarlyResponse, early_interval_s, relay
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.handlers.service import Service
-    from proxy.model import RequestHead, Route
 
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Serve one request, from its head to its settlement. Cancelling it is the client leaving."""
     service = request.app[SERVICE]
     with service.exchanges.begin(request, service.rules) as exchange:
-        head = check_head(request, exchange, prefix=service.prefix)  # 400 431 501
+        check_head(request, exchange, prefix=service.prefix)  # 400 431 501
         if service.must_refuse(request):
             raise DrainingError  # 503
-        route = await resolve(request, exchange, service, head)  # 400 401 403 404 405 408 413 415 429 503
-        return await send(request, exchange, service, route)  # 502 503 504, then the stream
+        await resolve(request, exchange, service)  # 400 401 403 404 405 408 413 415 429 503
+        return await send(request, exchange, service)  # 502 503 504, then the stream
 
 
-async def resolve(request: web.Request, exchange: Exchange, service: Service, head: RequestHead) -> Route:
+async def resolve(request: web.Request, exchange: Exchange, service: Service) -> None:
     """Authenticate, charge the limits, read the body, decide the route.
 
     Raises:
         ProxyError: whatever the steps refuse. What is refused after the charge is refunded.
     """
-    rules = exchange.rules
+    rules, head = exchange.rules, exchange.checked_head
     destination, principal = await authenticate(exchange, head)
     check_length(head, max_bytes=rules.max_body_bytes)
     if principal is not None:
@@ -51,26 +50,29 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service, he
             members = await service.turns.run(rules.router.read_envelope(head, body))
             principal = authenticate_body(exchange, members)
             exchange.admit(await rules.store.admit(principal))
-        return await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
+        exchange.route = await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
     except ProxyError:
         exchange.refund()
         raise
 
 
-async def send(request: web.Request, exchange: Exchange, service: Service, route: Route) -> web.StreamResponse:
+async def send(request: web.Request, exchange: Exchange, service: Service) -> web.StreamResponse:
     """Send the request to its upstream, and relay the response.
 
     Raises:
         ProxyError: the upstream cannot be reached, is late, or its response is invalid; the client's response may have
             begun by then, where heartbeats begin early.
     """
-    exchange.route, exchange.upstream, exchange.dialect = route, route.upstream, route.dialect
+    route = exchange.checked_route
+    exchange.upstream, exchange.dialect = route.upstream, route.dialect
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
     connecting = connect(route, pool=service.pool, resolve=exchange.rules.resolve, clocks=timers, deadline_s=deadline_s)
+    # The exchange drops the request before a long stream; nothing here may keep its body.
+    del route
     if interval_s is None:
         upstream, begun = await connecting, None
     else:

@@ -19,7 +19,7 @@ from proxy.tickets import FRONT, asks_for_typed, has_ticket, make_ticket, ticket
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
-    from proxy.model import RequestHead, Route
+    from proxy.model import RequestHead
     from proxy.routing import Turns
 
 
@@ -69,17 +69,16 @@ async def use(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if head.method != "GET":
             raise MethodNotAllowedError("POST")
-        route = await _take(exchange, head, service.turns, is_draining=service.must_refuse(request))
-        if route is None:
+        if not await _take(exchange, head, service.turns, is_draining=service.must_refuse(request)):
             # Browsers come back after every end; 204 tells them to stay away.
             exchange.status, exchange.ending = 204, Ending.COMPLETE
             return web.Response(status=204)
         del head
-        return await send(request, exchange, service, route)
+        return await send(request, exchange, service)
 
 
-async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_draining: bool) -> Route | None:
-    """Decide the route of the request that was set aside; None where it was taken before."""
+async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_draining: bool) -> bool:
+    """Decide the route of the request that was set aside; False where it was taken before."""
     rules = exchange.rules
     ticket = ticket_in(head)
     exchange.redact(ticket.text)
@@ -92,7 +91,7 @@ async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_drain
         exchange.is_in_band = False
         raise
     if isinstance(taken, Spent):
-        return None
+        return False
     asked, body = taken
     exchange.typed_names = rules.router.typed_names(asked) if asks_for_typed(asked) else None
     destination, principal = await authenticate(exchange, asked)
@@ -106,5 +105,5 @@ async def _take(exchange: Exchange, head: RequestHead, turns: Turns, *, is_drain
     except ProxyError:
         exchange.refund()
         raise
-    exchange.typed_names = route.typed_names
-    return route
+    exchange.route, exchange.typed_names = route, route.typed_names
+    return True

@@ -72,6 +72,7 @@ async def relay(
     exchange.status = response.status
     upstream_name = exchange.upstream or ""
     exchange.drop_request()
+    del route, fields
     upstream.drop_headers()
     exchange.response = response
     metrics.stream_began(upstream_name)
