@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import brotli
 import pytest
 
 from tests.conftest import token
-from tests.peers import Upstream, request
+from tests.peers import STREAM_HEAD, Upstream, chunk, event, request
 from tests.whole.scenes import OK
 
 if sys.version_info >= (3, 14):
@@ -233,3 +234,23 @@ async def test_coded_body_makes_a_ticket(proxy: Running, upstream: Upstream) -> 
 
     assert received.body == CODED["zstd"]
     assert received.get("content-encoding") == "zstd"
+
+
+async def test_body_is_let_go_before_the_stream(proxy: Running, upstream: Upstream) -> None:
+    """While a stream runs nothing keeps its request's body: streams are held for hours, by the thousand."""
+    size = 1_000_000
+    client = await proxy.client()
+    tracemalloc.start()
+    try:
+        client.write(request("/main/v1/embeddings", b"x" * size, token=token()))
+        vendor = await upstream.accept()
+        received = await vendor.read_message()
+        assert len(received.body) == size
+        vendor.write(STREAM_HEAD + chunk(event("one")))
+        await client.read_until(event("one"))
+        del received
+        vendor.seen = b""
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < size / 2
