@@ -273,7 +273,8 @@ class Exchanges:
                 if not waiter.done():
                     waiter.set_result(None)
             self._idle_waiters.clear()
-        exchange.limits = exchange.limits or exchange.rules.store.fallback
+        if exchange.limits is None and exchange.principal is not None:
+            exchange.limits = exchange.rules.store.fallback(exchange.principal)
         settle(exchange, now_s=self._now(), metrics=self._metrics, log=self._log)
 
     def live(self) -> list[tuple[Exchange, int, int]]:

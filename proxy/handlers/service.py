@@ -65,7 +65,7 @@ class Service:
             (limping if authenticator.is_ready() else reasons).extend(f"auth: {problem}" for problem in problems)
         problem = self.store.problem()
         if problem is not None:
-            (reasons if self.store.fallback is None else limping).append(f"limits: {problem}")
+            (limping if self.store.is_serving else reasons).append(f"limits: {problem}")
         return {"reasons": reasons, "limping": limping}
 
 

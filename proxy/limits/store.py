@@ -156,12 +156,16 @@ class Store(Protocol):
         ...
 
     def problem(self) -> str | None:
-        """Say in a few words why the store does not work, or None when it does; for `/readyz`."""
+        """Say in a few words why the store does not work, or not for all users; None when it does. For `/readyz`."""
         ...
 
     @property
-    def fallback(self) -> Fallback | None:
-        """How requests are let in while the store does not work; None while it does, and where they are not."""
+    def is_serving(self) -> bool:
+        """Whether requests are served in spite of a `problem`: of some users, or without the store."""
+        ...
+
+    def fallback(self, principal: Principal) -> Fallback | None:
+        """How a user's requests are let in without the store; None while it works, and where they are not."""
         ...
 
     @property

@@ -130,8 +130,10 @@ def secrets_of(settings: Settings) -> Iterator[str]:
                 # Behind a scheme (`Bearer …`) the credential is a secret without it, too.
                 yield from {value.get_secret_value(), value.get_secret_value().rpartition(" ")[2]}
     store = settings.limits.store
-    if store != "memory" and store.password is not None:
-        yield store.password.get_secret_value()
+    if store != "memory":
+        for password in (store.password, store.sentinel_password):
+            if password is not None:
+                yield password.get_secret_value()
     if settings.auth is not None:
         for issuer in settings.auth.jwt:
             if issuer.secret is not None:
@@ -151,16 +153,24 @@ def build_store(
     if url == "memory":
         return MemoryStore()
     address = RedisAddress(
-        host=url.host,
-        port=url.port,
+        kind=url.kind,
+        nodes=url.nodes,
         path=url.path,
         db=url.db,
         user=url.user,
-        password=None if url.password is None else url.password.get_secret_value(),
+        password=_password(url.password),
+        service=url.service,
+        sentinel_password=_password(url.sentinel_password),
         is_tls=url.is_tls,
         ca_file=url.ca_file,
+        certificate=url.certificate,
+        key=url.key,
     )
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+
+
+def _password(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _issuer(

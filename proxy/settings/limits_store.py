@@ -1,11 +1,11 @@
-"""The URL of a shared limits store: which server, which database, whose credentials."""
+"""The URL of a shared limits store: which servers, which database, whose credentials."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
@@ -16,41 +16,59 @@ from proxy.settings.secret_values import check_ends
 from proxy.settings.units import InvalidValue, is_host
 
 _PORT = 6379
+_SENTINEL_PORT = 26379
 # Redis' own bound on `databases` is an int; nobody has more than a few.
 _MAX_DB = 999_999
-_SCHEMES = ("redis", "rediss", "unix")
-_EXAMPLES = "must be memory, or redis://host:6379/0, rediss://…, unix:///path/of.sock"
-_OTHER_TOPOLOGY = re.compile(
-    r"(redis|rediss|valkey|valkeys)?[+-]?(sentinel|cluster|sentinels|socket\+cluster)", re.ASCII
+_MAX_NODES = 32
+_SCHEMES: dict[str, Literal["server", "sentinel", "cluster"]] = {
+    "redis": "server",
+    "rediss": "server",
+    "redis+sentinel": "sentinel",
+    "rediss+sentinel": "sentinel",
+    "redis+cluster": "cluster",
+    "rediss+cluster": "cluster",
+}
+_EXAMPLES = (
+    "must be memory, or redis://host:6379/0, rediss://…, unix:///path/of.sock, "
+    "redis+sentinel://host1,host2:26379/service, or redis+cluster://host1,host2:6379"
 )
+_SPELLINGS = re.compile(r"(redis|valkey)(s?)[+-]?(?:(sentinel)|(?:socket\+)?(cluster))?(s?)", re.ASCII)
+_ESCAPED = "special characters of a password are percent-encoded"
+_TLS_OPTIONS = {"ca_file", "certificate", "key"}
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """What the URL says; `path` is a socket's, and then host and port mean nothing."""
+    """What the URL says. A socket has a `path` and no `nodes`; `service` is what sentinels are asked for."""
 
-    host: str
-    port: int
+    kind: Literal["server", "sentinel", "cluster"]
+    nodes: tuple[tuple[str, int], ...]
     path: str | None
     db: int
     user: str | None
     password: SecretStr | None
-    is_tls: bool
-    ca_file: str | None
+    service: str = ""
+    sentinel_password: SecretStr | None = None
+    is_tls: bool = False
+    ca_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         """Where it is, without credentials."""
         if self.path is not None:
             return f"unix://{self.path}, database {self.db}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.is_tls else 'redis'}://{host}:{self.port}, database {self.db}"
+        scheme = ("rediss" if self.is_tls else "redis") + ("" if self.kind == "server" else f"+{self.kind}")
+        nodes = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes)
+        service = f"/{self.service}" if self.service else ""
+        return f"{scheme}://{nodes}{service}" + ("" if self.kind == "cluster" else f", database {self.db}")
 
 
 def read_store(value: object) -> Literal["memory"] | StoreUrl:
-    """Read `memory`, or the URL of a Redis server (6.2 or later) or of a Valkey server.
+    """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels, of a Cluster; of Valkey the same.
 
     Raises:
-        InvalidValue: Neither; or Sentinel or Cluster, not supported. Never has the value, which has a password.
+        InvalidValue: None of these. Never has the value, which has a password.
     """
     text = read_text(value)
     if text == "memory":
@@ -58,60 +76,96 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     scheme, separator, rest = text.partition("://")
     if not separator:
         raise InvalidValue(_EXAMPLES, suggestion=closest(text, ["memory"]))
-    if _OTHER_TOPOLOGY.fullmatch(scheme.lower()):
-        raise InvalidValue(
-            "Sentinel and Cluster are not supported: name one server, or an address that follows the primary"
-        )
-    if scheme in {"valkey", "valkeys"}:
-        raise InvalidValue(f"is written {scheme.replace('valkey', 'redis')}:// for Valkey, too")
-    if scheme not in _SCHEMES:
-        raise InvalidValue(_EXAMPLES, suggestion=None)
-    if "," in rest.rpartition("@")[2].partition("/")[0]:
-        raise InvalidValue("must name one server: Sentinel and Cluster are not supported")
-    try:
-        url = urlsplit(text)
-        _ = url.port
-    except ValueError as exc:
-        raise InvalidValue("is not a URL (special characters of a password are percent-encoded)") from exc
+    if scheme not in _SCHEMES and scheme != "unix":
+        _refuse_scheme(scheme)
+    # Several hosts are no part of a URL that the library would split.
+    before, at, hosts = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    rest = rest.removeprefix(f"{before}{at}{hosts}")
+    url = urlsplit(f"{scheme}://{before}{at}{'' if scheme == 'unix' else 'hosts'}{rest}")
     if url.fragment or text.endswith("#"):
-        raise InvalidValue("must not have a fragment (special characters of a password are percent-encoded)")
-    return _unix(url) if scheme == "unix" else _tcp(url)
+        raise InvalidValue(f"must not have a fragment ({_ESCAPED})")
+    return _unix(url, hosts) if scheme == "unix" else _tcp(url, hosts)
 
 
-def _tcp(url: SplitResult) -> StoreUrl:
-    host = url.hostname
-    if not host or not is_host(host) or url.netloc.endswith(":"):
-        raise InvalidValue("must name a host (special characters of a password are percent-encoded)")
-    options = _options(url, {"ca_file"} if url.scheme == "rediss" else set())
-    ca_file = options.get("ca_file")
-    if ca_file is not None and not Path(ca_file).is_file():
-        raise InvalidValue("has a ca_file that names no readable file")
+def _refuse_scheme(scheme: str) -> NoReturn:
+    spelt = _SPELLINGS.fullmatch(scheme.lower())
+    if spelt is None:
+        raise InvalidValue(_EXAMPLES, suggestion=None)
+    name, tls, sentinel, cluster, more = spelt.groups()
+    right = ("rediss" if tls or more else "redis") + "".join(f"+{kind}" for kind in (sentinel, cluster) if kind)
+    raise InvalidValue(f"is written {right}://" + (" for Valkey, too" if name == "valkey" else ""))
+
+
+def _tcp(url: SplitResult, hosts: str) -> StoreUrl:
+    kind = _SCHEMES[url.scheme]
+    is_tls = url.scheme.startswith("rediss")
+    nodes = _nodes(hosts, _SENTINEL_PORT if kind == "sentinel" else _PORT)
+    if kind == "server" and len(nodes) > 1:
+        raise InvalidValue("must name one server; several are written redis+sentinel:// or redis+cluster://")
+    known = (_TLS_OPTIONS if is_tls else set()) | ({"sentinel_password"} if kind == "sentinel" else set())
+    options = _options(url, known)
+    for name in sorted(_TLS_OPTIONS & options.keys()):
+        if not Path(options[name]).is_file():
+            raise InvalidValue(f"has a {name} that names no readable file")
+    if "key" in options and "certificate" not in options:
+        raise InvalidValue("has a key without a certificate")
+    sentinel_password = options.get("sentinel_password")
+    path = url.path.removeprefix("/")
+    service = ""
+    if kind == "sentinel":
+        service, _, path = path.partition("/")
+        if not service:
+            raise InvalidValue("must name the service that the sentinels watch: redis+sentinel://host:26379/service")
+    if kind == "cluster" and path not in {"", "0"}:
+        raise InvalidValue("must not name a database: a Cluster has only one")
     return StoreUrl(
-        host=host,
-        port=_PORT if url.port is None else url.port,
+        kind=kind,
+        nodes=nodes,
         path=None,
-        db=_db(url.path.removeprefix("/") or "0"),
+        db=_db(path or "0"),
         user=_user(url),
         password=_password(url),
-        is_tls=url.scheme == "rediss",
-        ca_file=ca_file,
+        service=unquote(service),
+        sentinel_password=None if not sentinel_password else SecretStr(sentinel_password),
+        is_tls=is_tls,
+        ca_file=options.get("ca_file"),
+        certificate=options.get("certificate"),
+        key=options.get("key"),
     )
 
 
-def _unix(url: SplitResult) -> StoreUrl:
+def _nodes(hosts: str, default: int) -> tuple[tuple[str, int], ...]:
+    """The hosts with their ports; where only the last of several has one, as such URLs are written, it is for all."""
+    texts = hosts.split(",")
+    if len(texts) > _MAX_NODES:
+        raise InvalidValue(f"names more than {_MAX_NODES} hosts")
+    nodes: list[tuple[str, int | None]] = []
+    for text in texts:
+        try:
+            parts = urlsplit(f"//{text}")
+            host, port = parts.hostname, parts.port
+        except ValueError as exc:
+            raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
+        if not host or not is_host(host) or text.endswith(":") or port == 0:
+            raise InvalidValue(f"must name a host ({_ESCAPED})")
+        nodes.append((host, port))
+    if all(port is None for _, port in nodes[:-1]):
+        default = nodes[-1][1] or default
+    return tuple(dict.fromkeys((host, default if port is None else port) for host, port in nodes))
+
+
+def _unix(url: SplitResult, hosts: str) -> StoreUrl:
     # unix://user:password@/path, as redis-py has it.
-    if url.netloc.rpartition("@")[2] or not url.path.strip("/"):
+    if hosts or not url.path.strip("/"):
         raise InvalidValue("must name a socket by its absolute path: unix:///run/redis.sock")
     options = _options(url, {"db"})
     return StoreUrl(
-        host="",
-        port=0,
+        kind="server",
+        nodes=(),
         path=unquote(url.path),
         db=_db(options.get("db", "0")),
         user=_user(url),
         password=_password(url),
-        is_tls=False,
-        ca_file=None,
     )
 
 
@@ -154,8 +208,14 @@ Store = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": r"^(memory|rediss?://[^\s,]+|unix://\S*/\S+)$",
-            "examples": ["memory", "redis://127.0.0.1:6379/0", "unix:///run/redis.sock"],
+            "pattern": r"^(memory|rediss?(\+(sentinel|cluster))?://\S+|unix://\S*/\S+)$",
+            "examples": [
+                "memory",
+                "redis://127.0.0.1:6379/0",
+                "unix:///run/redis.sock",
+                "redis+sentinel://10.0.0.1,10.0.0.2:26379/limits",
+                "redis+cluster://10.0.0.1,10.0.0.2:6379",
+            ],
         }
     ),
 ]

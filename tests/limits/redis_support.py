@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.errors import ProxyError
-from proxy.limits.redis.dial import Dialler, RedisAddress
-from proxy.limits.redis.resp import StoreError
+from proxy.limits.redis.address import Dialler, RedisAddress
+from proxy.limits.redis.channel import Channel
+from proxy.limits.redis.errors import StoreError
 from proxy.limits.redis.store import RedisStore
 from proxy.model import Plan, Principal
 
@@ -58,8 +59,7 @@ class RedisServer:
         async with asyncio.timeout(WAIT_S):
             while True:
                 with contextlib.suppress(StoreError):
-                    connection = await Dialler(self.address, timeout_s=WAIT_S).dial()
-                    connection.abort("")
+                    await self.ask("PING")
                     return
                 await asyncio.sleep(0.01)
 
@@ -87,20 +87,32 @@ class RedisServer:
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """Ask it something, by a connection of the test's own."""
-        connection = await Dialler(self.address, timeout_s=WAIT_S).dial()
+        channel = await control(self.address)
         try:
-            return await connection.ask(*words)
+            return await channel.ask(*words)
         finally:
-            connection.abort("")
+            channel.abort("")
 
     async def keys(self, pattern: str = "*") -> list[bytes]:
         """The keys there are, but for the store's own."""
         found: list[bytes] = await self.ask("KEYS", pattern)
-        return sorted(key for key in found if not key.startswith((b"forward-sse:memory", b"forward-sse:{probe}")))
+        return sorted(key for key in found if not key.startswith(b"forward-sse:{node"))
 
     async def leases(self) -> int:
         """How many leases it has, over all users."""
         return sum([await self.ask("ZCARD", key) for key in await self.keys("*:leases")])
+
+
+async def control(address: RedisAddress) -> Channel:
+    """A channel of the test's own."""
+    return Channel(await Dialler(address, timeout_s=WAIT_S).dial(), timeout_s=WAIT_S)
+
+
+def channel_of(store: RedisStore) -> Channel:
+    """The channel of a store on one server."""
+    (link,) = store._links
+    assert link.channel is not None
+    return link.channel
 
 
 class Workers:
@@ -158,14 +170,14 @@ def at_once(store: Store, principal: Principal) -> Admission | str:
 
 def die(store: RedisStore) -> None:
     """End a worker as `kill -9` would: nothing is told to the server, its socket closes."""
-    link, leases = store._link, store._leases
-    for task in (link._task, leases._task):
+    (link,) = store._links
+    for task in (link._task, store._leases._task):
         assert task is not None
         task.cancel()
-    if link.connection is not None:
-        link.connection.on_lost = None
-        link.connection.abort("dead")
-    link.connection = None
+    if link.channel is not None:
+        link.channel.on_lost = None
+        link.channel.abort("dead")
+    link.channel = None
 
 
 async def passes(condition: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -567,11 +568,22 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"workers": 2, "limits": {"store": "memory"}}, ("workers",), "needs a shared limits.store"),
         ({"workers": 257}, ("workers",), "at most 256"),
         ({"workers": "0"}, ("workers",), "at least 1"),
-        ({"limits": {"store": "redis+sentinel://h:26379/x"}}, ("limits", "store"), "Sentinel and Cluster are not"),
-        ({"limits": {"store": "redis-sentinel://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
-        ({"limits": {"store": "sentinel://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
-        ({"limits": {"store": "rediss+cluster://h"}}, ("limits", "store"), "Sentinel and Cluster are not"),
-        ({"limits": {"store": "redis://a:6379,b:6379/0"}}, ("limits", "store"), "Sentinel and Cluster are not"),
+        (
+            {"limits": {"store": "redis+sentinel://h:26379"}},
+            ("limits", "store"),
+            "the service that the sentinels watch",
+        ),
+        ({"limits": {"store": "redis-sentinel://h/x"}}, ("limits", "store"), "is written redis+sentinel://"),
+        ({"limits": {"store": "redis+sentinels://h/x"}}, ("limits", "store"), "is written rediss+sentinel://"),
+        ({"limits": {"store": "valkeys-cluster://h"}}, ("limits", "store"), "is written rediss+cluster:// for Valk"),
+        ({"limits": {"store": "redis+cluster://h/1"}}, ("limits", "store"), "a Cluster has only one"),
+        ({"limits": {"store": "redis+cluster://h,:1"}}, ("limits", "store"), "must name a host"),
+        ({"limits": {"store": "redis+cluster://h,,g"}}, ("limits", "store"), "must name a host"),
+        ({"limits": {"store": "redis+cluster://h:99999"}}, ("limits", "store"), "is not a URL"),
+        ({"limits": {"store": "redis+cluster://h?sentinel_password=x"}}, ("limits", "store"), "an option that is not"),
+        ({"limits": {"store": "redis+cluster://h?ca_file=/x"}}, ("limits", "store"), "an option that is not known"),
+        ({"limits": {"store": "rediss://h?certificate=/x"}}, ("limits", "store"), "certificate that names no readable"),
+        ({"limits": {"store": "redis://a:6379,b:6379/0"}}, ("limits", "store"), "must name one server; several"),
         ({"limits": {"store": "valkey://h"}}, ("limits", "store"), "is written redis://"),
         ({"limits": {"store": "http://h"}}, ("limits", "store"), "must be memory"),
         ({"limits": {"store": "redis://"}}, ("limits", "store"), "must name a host"),
@@ -582,7 +594,11 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ({"limits": {"store": "redis://h/zero"}}, ("limits", "store"), "database by a number"),
         ({"limits": {"store": "redis://h?db=1"}}, ("limits", "store"), "none can follow"),
         ({"limits": {"store": "rediss://h?ca_file=/none"}}, ("limits", "store"), "names no readable file"),
-        ({"limits": {"store": "rediss://h?verify=no"}}, ("limits", "store"), "only ca_file can follow"),
+        (
+            {"limits": {"store": "rediss://h?verify=no"}},
+            ("limits", "store"),
+            "only ca_file, certificate, key can follow",
+        ),
         ({"limits": {"store": "unix://run/redis.sock"}}, ("limits", "store"), "absolute path"),
         ({"limits": {"store": "unix:///run/redis.sock?db=x"}}, ("limits", "store"), "database by a number"),
         ({"limits": {"store": "redis:h"}}, ("limits", "store"), "must be memory"),
@@ -636,13 +652,13 @@ def test_settings_faults_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("redis://h", ("h", 6379, None, 0, None, None, False)),
-        ("redis://h:1/12", ("h", 1, None, 12, None, None, False)),
-        ("redis://[::1]:6380/", ("::1", 6380, None, 0, None, None, False)),
-        ("redis://:p%40%2Fss@h", ("h", 6379, None, 0, None, "p@/ss", False)),
-        ("rediss://u%3A:p@h/1", ("h", 6379, None, 1, "u:", "p", True)),
-        ("unix:///run/redis.sock", ("", 0, "/run/redis.sock", 0, None, None, False)),
-        ("unix://u:p@/run/redis.sock?db=3", ("", 0, "/run/redis.sock", 3, "u", "p", False)),
+        ("redis://h", ((("h", 6379),), None, 0, None, None, False)),
+        ("redis://h:1/12", ((("h", 1),), None, 12, None, None, False)),
+        ("redis://[::1]:6380/", ((("::1", 6380),), None, 0, None, None, False)),
+        ("redis://:p%40%2Fss@h", ((("h", 6379),), None, 0, None, "p@/ss", False)),
+        ("rediss://u%3A:p@h/1", ((("h", 6379),), None, 1, "u:", "p", True)),
+        ("unix:///run/redis.sock", ((), "/run/redis.sock", 0, None, None, False)),
+        ("unix://u:p@/run/redis.sock?db=3", ((), "/run/redis.sock", 3, "u", "p", False)),
     ],
 )
 def test_store_url(text: str, expected: tuple[object, ...]) -> None:
@@ -650,10 +666,63 @@ def test_store_url(text: str, expected: tuple[object, ...]) -> None:
     url = settings(limits={"store": text}).limits.store
     assert not isinstance(url, str)
     password = None if url.password is None else url.password.get_secret_value()
-    assert (url.host, url.port, url.path, url.db, url.user, password, url.is_tls) == expected
+    assert (url.nodes, url.path, url.db, url.user, password, url.is_tls) == expected
     assert "p@" not in str(url)
     assert "p@" not in repr(url)
     assert "u:" not in str(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "expected"),
+    [
+        (
+            "redis+sentinel://u:p%40@a,b:26379/limits/2?sentinel_password=s%2F3",
+            "redis+sentinel://a:26379,b:26379/limits, database 2",
+            ("sentinel", (("a", 26379), ("b", 26379)), "limits", 2, "p@", "s/3", False),
+        ),
+        (
+            "redis+sentinel://a/limits",
+            "redis+sentinel://a:26379/limits, database 0",
+            ("sentinel", (("a", 26379),), "limits", 0, None, None, False),
+        ),
+        (
+            "rediss+sentinel://[::1]:1,b:2,b:2/limits",
+            "rediss+sentinel://[::1]:1,b:2/limits, database 0",
+            ("sentinel", (("::1", 1), ("b", 2)), "limits", 0, None, None, True),
+        ),
+        (
+            "redis+cluster://:p@a,b,c:7000",
+            "redis+cluster://a:7000,b:7000,c:7000",
+            ("cluster", (("a", 7000), ("b", 7000), ("c", 7000)), "", 0, "p", None, False),
+        ),
+        (
+            "rediss+cluster://a:1,b/0",
+            "rediss+cluster://a:1,b:6379",
+            ("cluster", (("a", 1), ("b", 6379)), "", 0, None, None, True),
+        ),
+    ],
+)
+def test_store_url_of_several_nodes(text: str, shown: str, expected: tuple[object, ...]) -> None:
+    """Sentinels and Cluster nodes are a list; the last port is for all that have none; no credential is shown."""
+    url = settings(limits={"store": text}).limits.store
+    assert not isinstance(url, str)
+    passwords = [secret and secret.get_secret_value() for secret in (url.password, url.sentinel_password)]
+    assert (url.kind, url.nodes, url.service, url.db, *passwords, url.is_tls) == expected
+    assert str(url) == shown
+    assert "p@" not in repr(url)
+    assert "s/3" not in repr(url)
+
+
+def test_store_url_certificates(tmp_path: Path) -> None:
+    """A client certificate and the authority that replaces the system's are files, for every kind of address."""
+    for name in ("ca.pem", "own.pem", "own.key"):
+        (tmp_path / name).touch()
+    options = f"ca_file={tmp_path}/ca.pem&certificate={tmp_path}/own.pem&key={tmp_path}/own.key"
+    for address in ("rediss://h", "rediss+sentinel://h/service", "rediss+cluster://h"):
+        url = settings(limits={"store": f"{address}?{options}"}).limits.store
+        assert not isinstance(url, str)
+        files = [url.ca_file, url.certificate, url.key]
+        assert [Path(file).name for file in files if file] == ["ca.pem", "own.pem", "own.key"]
 
 
 @pytest.mark.parametrize(

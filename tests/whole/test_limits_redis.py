@@ -10,7 +10,7 @@ import pytest
 
 from proxy.limits.redis.store import RedisStore
 from tests.conftest import token
-from tests.limits.redis_support import WAIT_S, RedisServer, holds, passes
+from tests.limits.redis_support import WAIT_S, RedisServer, channel_of, holds, passes
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, only, request
 from tests.whole.test_tls import make_authority
 
@@ -156,7 +156,7 @@ async def test_client_leaves_while_the_server_hangs(
     server.stop()
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
-    await passes(lambda: proxy.service.store._link.connection.waiting > 0)
+    await passes(lambda: channel_of(proxy.service.store).waiting > 0)
     client.reset()
     line = only(await proxy.settled(), "exchange.settled")
     assert line["ending"] == "client_closed"

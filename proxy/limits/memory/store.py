@@ -79,7 +79,7 @@ class MemoryStore:
         max_users: Bound on accounts; one takes about 1 KiB.
     """
 
-    fallback = None  # always there
+    is_serving = True
 
     def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
         self._now = now
@@ -99,6 +99,9 @@ class MemoryStore:
     def problem(self) -> str | None:
         """Memory always answers."""
         return None
+
+    def fallback(self, _principal: Principal) -> None:
+        """There is no need for any."""
 
     @property
     def leases_held(self) -> int:

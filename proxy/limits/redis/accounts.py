@@ -1,4 +1,4 @@
-"""What a worker remembers of the users that it asks the server about: the commands ready made, and the last answers.
+"""What a worker remembers of the users that it asks the server about: the command ready made, and the last answers.
 
 The server decides. What is kept here words the rate-limit fields of answers that were not admitted, renews leases, and
 is what a worker can go on with when the server is gone.
@@ -12,16 +12,18 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from redis.crc import key_slot
+
 from proxy.limits.memory.accounts import Account
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.admission import RedisAdmission
-from proxy.limits.redis.resp import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from proxy.limits.gcra import Limit
     from proxy.limits.memory.store import MemoryStore
+    from proxy.limits.redis.channel import Command
     from proxy.limits.redis.scripts import Scripts
     from proxy.model import Plan, Principal
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 MAX_ACCOUNTS = 50_000
 # How many of the oldest are looked at for one that can go.
 _MAX_LOOKED_AT = 64
-# Every id of a lease has this length, so that a command is finished by appending one.
-ID_BYTES = 20
 
 PREFIX = b"forward-sse:"
 
@@ -69,17 +69,17 @@ class ServerClock:
 
 
 class UserAccount(Account[RedisAdmission]):
-    """A user: `tag` is what the keys have in common, and keeps them in one hash slot; `local` the store seen last."""
+    """A user: `tag` is what the keys have in common, and keeps them in one hash `slot`; `local` the store seen last."""
 
-    __slots__ = ("admit_command", "leases_key", "local", "release_command", "tag")
+    __slots__ = ("admit_command", "leases_key", "local", "slot", "tag")
 
     def __init__(self, key: tuple[str, str]) -> None:
         super().__init__(key)
         self.tag = PREFIX + b"{" + digest(*key) + b"}:"
+        self.slot = key_slot(self.tag)
         self.leases_key = self.tag + b"leases"
-        # To be finished with a lease's id and a line end.
-        self.admit_command = b""
-        self.release_command = _without_id(pack("ZREM", self.leases_key, b"0" * ID_BYTES))
+        # To be finished with a lease's id.
+        self.admit_command: Command = ()
         self.local: MemoryStore | None = None
 
     def rate_key(self, limit: Limit) -> bytes:
@@ -88,11 +88,16 @@ class UserAccount(Account[RedisAdmission]):
 
 
 class UserAccounts:
-    """The users asked about lately, at most `MAX_ACCOUNTS` and those that hold leases."""
+    """The users asked about lately, at most `MAX_ACCOUNTS` and those that hold leases.
 
-    def __init__(self, scripts: Scripts, clock: ServerClock, *, life: int) -> None:
+    Args:
+        now: Gives the tick of the server that has a slot.
+        life: How many ticks a lease lives.
+    """
+
+    def __init__(self, scripts: Scripts, now: Callable[[int], int], *, life: int) -> None:
         self._scripts = scripts
-        self._clock = clock
+        self._now = now
         self._life = life
         self._accounts: dict[tuple[str, str], UserAccount] = {}
 
@@ -116,15 +121,14 @@ class UserAccounts:
         return account
 
     def _adopt(self, account: UserAccount, plan: Plan) -> None:
-        account.adopt(plan, self._clock.now())
+        account.adopt(plan, self._now(account.slot))
         limits = account.quotas.limits
         keys = [account.leases_key, *map(account.rate_key, limits)]
         streams = -1 if plan.concurrent_streams is None else plan.concurrent_streams
         arguments: list[bytes | int] = [self._life, streams]
         for limit in limits:
             arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
-        command = self._scripts.admit.command(keys, [*arguments, b"0" * ID_BYTES])
-        account.admit_command = _without_id(command)
+        account.admit_command = self._scripts.admit.command(keys, arguments)
 
     def _forget_one(self) -> None:
         oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))
@@ -143,7 +147,3 @@ def read_tats(limits: Sequence[Limit], answer: Sequence[int], first: int) -> tup
         tats.append(answer[index] * limit.quota + answer[index + 1])
         index += 3
     return tuple(tats)
-
-
-def _without_id(command: bytes) -> bytes:
-    return command[: -ID_BYTES - 2]

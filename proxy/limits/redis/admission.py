@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.limits.redis.resp import Answer, ServerError
-
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from proxy.limits.redis.accounts import UserAccount
-    from proxy.limits.redis.resp import Connection
-    from proxy.limits.redis.scripts import Scripts
+    from proxy.limits.redis.channel import Answer
     from proxy.limits.redis.store import RedisStore
     from proxy.limits.store import Admission, Fallback, Lease, RateStatus
 
@@ -80,7 +77,7 @@ class PendingAdmission:
     Whoever asked may have been cancelled. Then the answer is undone: nobody else would.
     """
 
-    __slots__ = ("_command", "_connection", "_scripts", "_store", "account", "answered", "id", "quotas")
+    __slots__ = ("_store", "account", "answered", "id", "quotas")
 
     def __init__(self, store: RedisStore, account: UserAccount, id_: bytes, answered: asyncio.Future[Answer]) -> None:
         self._store = store
@@ -90,22 +87,9 @@ class PendingAdmission:
         self.quotas = account.quotas
         self.answered = answered
 
-    def send(self, connection: Connection, scripts: Scripts) -> None:
-        """Send the command; this object is called with the answer."""
-        self._connection: Connection | None = connection
-        self._scripts = scripts
-        self._command = b"%b%b\r\n" % (self.account.admit_command, self.id)
-        connection.send(self._command, self)
-
     def __call__(self, answer: Answer) -> None:
         """Take the server's answer, or the failure of the connection."""
-        connection, self._connection = self._connection, None
-        if isinstance(answer, ServerError) and answer.code == "NOSCRIPT" and connection is not None:
-            connection.send(self._scripts.admit.with_source(self._command), self)
-            # The server has lost the refund's script, too (SCRIPT FLUSH). Sent again only when a refund fails, it would
-            # run behind the user's next request, which the refund may have to let in.
-            self._scripts.refund.load(connection)
-        elif self.answered.cancelled():
+        if self.answered.cancelled():
             self._store.undo(self, answer)
         else:
             self.answered.set_result(answer)

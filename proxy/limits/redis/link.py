@@ -1,4 +1,4 @@
-"""The worker's link to the server: one connection, kept up in the background, so that requests need not wait for it."""
+"""The worker's link to one server: one channel, kept up in the background, so that requests need not wait for it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,42 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from proxy.limits.redis.breaker import Breaker
-from proxy.limits.redis.resp import ConnectionLostError, StoreError
+from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxy.limits.redis.resp import Connection
+    from proxy.limits.memory.store import MemoryStore
+    from proxy.limits.redis.accounts import ServerClock
+    from proxy.limits.redis.channel import Channel
+
+# Answers that say something about the command, or about where it was sent, and nothing against the server.
+_OF_THE_COMMAND = frozenset({"ASK", "MOVED", "TRYAGAIN"})
 
 
 class Link:
     """Dials, greets, watches, and dials again.
 
-    A connection that was lost is replaced at once, and requests may wait for that a moment; once the breaker is open
-    nobody waits, and one probe at a time is made here: a connection that was dialled and greeted.
+    A channel that was lost is replaced at once, and requests may wait for that a moment; once the breaker is open
+    nobody waits, and one probe at a time is made here: a channel that was dialled and greeted.
+
+    `clock` is the server's, `local` what counts alone while it is away.
 
     Args:
-        dial: Opens a connection, or raises `StoreError`, in bounded time.
+        dial: Opens a channel, or raises `StoreError`, in bounded time.
         greet: Makes sure of everything before requests use it; raises `StoreError` where the server is of no use.
         on_failure: Told of every failed call.
-        on_change: Told why when the breaker opens, and None when the link stands again.
+        on_change: Told when `problem` begins and when it ends.
     """
 
     def __init__(
         self,
-        dial: Callable[[], Awaitable[Connection]],
-        greet: Callable[[Connection], Awaitable[None]],
+        dial: Callable[[], Awaitable[Channel]],
+        greet: Callable[[Link, Channel], Awaitable[None]],
+        clock: ServerClock,
         *,
         on_failure: Callable[[], None],
-        on_change: Callable[[str | None], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._dial = dial
         self._greet = greet
@@ -43,47 +51,56 @@ class Link:
         self._breaker = Breaker()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        # Each is replaced when the connection is lost: done when the next attempt has ended, and when that is over.
+        # Each is replaced when the channel is lost: done when the next attempt has ended, and when that is over.
         self._attempt: asyncio.Future[None] = self._loop.create_future()
         self._over: asyncio.Future[None] = self._loop.create_future()
-        self.connection: Connection | None = None
+        self.channel: Channel | None = None
         # Why the breaker is open.
         self.problem: str | None = None
+        self.clock = clock
+        self.local: MemoryStore | None = None
 
     async def open(self) -> None:
         """Begin, and wait for the first attempt, whose failure is no error here."""
-        self._task = asyncio.create_task(self._keep_up(), name="limits.link")
+        self.begin()
         await asyncio.wait((self._attempt,))
 
+    def begin(self) -> None:
+        """Begin, without waiting."""
+        self._task = asyncio.create_task(self._keep_up(), name="limits.link")
+
     async def close(self) -> None:
-        """Let go of the connection; commands that wait are lost."""
+        """Let go of the channel; commands that wait are lost."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        if self.connection is not None:
-            self.connection.on_lost = None
-            self.connection.abort("the store is closed")
-            self.connection = None
+        if self.channel is not None:
+            self.channel.on_lost = None
+            self.channel.abort("the store is closed")
+            self.channel = None
 
-    async def connected(self, timeout_s: float) -> Connection | None:
-        """The connection; while it is being replaced, wait for that. None, and at once, while the breaker is open."""
-        if self.connection is None and self._task is not None and not self._breaker.is_open:
+    async def connected(self, timeout_s: float) -> Channel | None:
+        """The channel; while it is being replaced, wait for that. None, and at once, while the breaker is open."""
+        if self.channel is None and self._task is not None and not self._breaker.is_open:
             await asyncio.wait((self._attempt,), timeout=timeout_s)
-        return self.connection
+        return self.channel
 
     def succeeded(self) -> None:
         """A request was answered."""
         self._breaker.succeeded()
 
     def failed(self, error: StoreError) -> None:
-        """A request was not answered. What a lost connection takes with it counts once, when it is lost."""
+        """A request was not answered. What a lost channel takes with it counts once, when it is lost."""
         if isinstance(error, ConnectionLostError):
             return
+        if isinstance(error, ServerError) and error.code in _OF_THE_COMMAND:
+            self._on_failure()
+            return
         self._count(str(error))
-        if self._breaker.is_open and self.connection is not None:
-            self.connection.abort(str(error))
+        if self._breaker.is_open and self.channel is not None:
+            self.channel.abort(str(error))
 
     def suspend(self, reason: str) -> None:
         """Say while greeting that it will take long: nobody waits for it, and everybody is told why."""
@@ -95,13 +112,13 @@ class Link:
     async def _keep_up(self) -> None:
         while True:
             try:
-                connection = await self._dial()
+                channel = await self._dial()
                 try:
-                    await self._greet(connection)
-                    self._arrive(connection)
+                    await self._greet(self, channel)
+                    self._arrive(channel)
                 finally:
-                    if connection is not self.connection:
-                        connection.abort("it is not wanted")
+                    if channel is not self.channel:
+                        channel.abort("it is not wanted")
             except StoreError as error:
                 self._breaker.trip()
                 self._count(str(error))
@@ -112,21 +129,22 @@ class Link:
             if self._breaker.is_open:
                 await asyncio.sleep(self._breaker.next_pause_s())
 
-    def _arrive(self, connection: Connection) -> None:
-        if not connection.is_usable:
+    def _arrive(self, channel: Channel) -> None:
+        if not channel.is_usable:
             raise ConnectionLostError("the connection was lost")
         self._over = self._loop.create_future()
         self._breaker.probed()
-        connection.on_lost = self._lose
-        self.connection = connection
+        channel.on_lost = self._lose
+        self.channel = channel
+        self.local = None
         if self.problem is not None:
             self.problem = None
-            self._on_change(None)
+            self._on_change()
         if not self._attempt.done():
             self._attempt.set_result(None)
 
     def _lose(self, reason: str, commands: int) -> None:
-        self.connection = None
+        self.channel = None
         self._attempt = self._loop.create_future()
         # A server that closes what is idle fails nobody.
         if commands:
@@ -144,4 +162,4 @@ class Link:
             is_new = self.problem is None
             self.problem = reason
             if is_new:
-                self._on_change(reason)
+                self._on_change()

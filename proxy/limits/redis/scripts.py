@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from proxy.limits.redis.resp import Answer, ServerError, outcome, pack, settle
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from proxy.limits.redis.resp import Connection
+    from proxy.limits.redis.channel import Channel, Command, Sent
+    from proxy.limits.redis.errors import ServerError
 
 _ROOM = files("proxy.limits.redis") / "lua"
 
@@ -26,55 +23,24 @@ class Script:
     """One script: its source, and the commands that run it."""
 
     def __init__(self, source: str) -> None:
-        data = source.encode()
-        digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
-        self._by_digest = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest
-        self._load = pack("SCRIPT", "LOAD", data)
-        self._by_source = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(data), data)
+        self.source = source.encode()
+        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
-    def command(self, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> bytes:
-        """The command that names the script by its digest."""
-        _, _, words = pack(len(keys), *keys, *arguments).partition(b"\r\n")
-        return b"*%d\r\n%b%b" % (3 + len(keys) + len(arguments), self._by_digest, words)
+    def command(self, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:
+        """Run it by its digest; a server that does not know it answers NOSCRIPT."""
+        return (b"EVALSHA", self.digest, len(keys), *keys, *arguments)
 
-    def with_source(self, command: bytes) -> bytes:
-        """The same command with the whole source, for a server that does not know it (yet, or any more)."""
-        return command.replace(self._by_digest, self._by_source, 1)
-
-    def load(self, connection: Connection) -> None:
-        """Have the server keep the script; a failure shows when the script is run."""
-        connection.send(self._load, _ignore)
-
-    def run(self, connection: Connection, command: bytes, on_answer: Callable[[Answer], None]) -> None:
-        """Send the command, once more spelt out where the server does not know the script."""
-
-        def judge(answer: Answer) -> None:
-            if isinstance(answer, ServerError) and answer.code == "NOSCRIPT":
-                connection.send(self.with_source(command), on_answer)
-            else:
-                on_answer(answer)
-
-        connection.send(command, judge)
-
-    async def ask(
-        self, connection: Connection, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
-    ) -> Answer:
-        """Run it and wait for the answer.
-
-        Raises:
-            StoreError: it failed, or no answer came.
-        """
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.run(connection, self.command(keys, arguments), partial(settle, answered))
-        return outcome(await answered)
-
-
-def _ignore(_answer: Answer) -> None:
-    """Take the answer to a command whose failure does not matter."""
+    def whole_command(self, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:
+        """Run it by its source, which every server understands, and knows from then on."""
+        return (b"EVAL", self.source, len(keys), *keys, *arguments)
 
 
 class Scripts:
     """All of them.
+
+    Only `admit` and `renew`, which run all the time, are run by their digests. One that the server must first be told
+    runs behind what was sent meanwhile: harmless for an admission, which nobody else's command waits for; but a refund
+    would come behind its user's next charge, and a renewal behind the release, which it would undo.
 
     Args:
         clock: Lua that sets `now` to the microseconds of a clock that all workers share. Only tests pass another one;
@@ -83,7 +49,15 @@ class Scripts:
 
     def __init__(self, clock: str | None = None) -> None:
         prelude = (clock or _read("clock")) + _read("rates")
-        self.admit, self.refund, self.renew, self.restore, self.greet, self.put_ticket, self.take_ticket = (
-            Script(prelude + _read(name))
-            for name in ("admit", "refund", "renew", "restore", "greet", "put_ticket", "take_ticket")
-        )
+        names = ("admit", "refund", "renew", "restore", "greet", "open_ticket", "keep_ticket", "take_ticket")
+        scripts = [Script(prelude + _read(name)) for name in names]
+        self.admit, self.refund, self.renew, self.restore, self.greet = scripts[:5]
+        self.open_ticket, self.keep_ticket, self.take_ticket = scripts[5:]
+
+    def resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
+        """Send an admission again with its whole source, where the server does not know the script (any more)."""
+        command = sent.command
+        if error.code != "NOSCRIPT" or command[1] != self.admit.digest:
+            return False
+        channel.send((b"EVAL", self.admit.source, *command[2:]), sent.on_answer, asked_s=sent.asked_s)
+        return True

@@ -1,8 +1,9 @@
 """The limits store that workers and machines share: a Redis server decides, by its own clock.
 
 Every admission is one script, so every rate of the plan and the lease are taken together or not at all. Nobody waits
-long: one connection with many questions on their way, a tenth of a second for each, no second try, and no try at all
-while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`.
+long: one connection with many questions on their way (`channel`), a tenth of a second for each, no second try, and no
+try at all while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`.
+In a Cluster each user has one server (`links`), and all of this is so for each of them.
 
 What the server alone cannot promise: a server that comes back empty is told by each worker what it holds and remembers
 before anything is admitted; a step of the server's clock moves what the rates and leases are measured by.
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
-from proxy.limits.memory.leases import LIFE_S, Leases, run_all
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
-from proxy.limits.redis.accounts import ID_BYTES, PREFIX, ServerClock, UserAccounts, read_tats
+from proxy.limits.redis.accounts import PREFIX, UserAccounts, read_tats
+from proxy.limits.redis.address import TIMEOUT_S, Dialler
 from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
-from proxy.limits.redis.dial import Dialler
-from proxy.limits.redis.link import Link
-from proxy.limits.redis.resp import TIMEOUT_S, Answer, ConnectionLostError, StoreError
+from proxy.limits.redis.cluster import ClusterLinks
+from proxy.limits.redis.errors import ConnectionLostError, StoreError
+from proxy.limits.redis.leases import BATCH, LIFE_S, Leases, run_all
+from proxy.limits.redis.links import OneLink
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.tickets import RedisTickets
 from proxy.limits.store import RateStatus
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
     from proxy.limits.gcra import Limit
     from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
-    from proxy.limits.redis.dial import RedisAddress
-    from proxy.limits.redis.resp import Connection
+    from proxy.limits.redis.address import RedisAddress
+    from proxy.limits.redis.channel import Answer, Channel, Command
+    from proxy.limits.redis.link import Link
     from proxy.limits.store import Fallback, Spent
     from proxy.model import Principal
 
@@ -44,15 +48,13 @@ OnStoreError = Literal["deny", "local", "allow"]
 # A server that comes back empty: how long a worker that remembers its former self leaves the others to tell what they
 # hold. Longer than the longest pause between two attempts, so that they have all come back.
 SETTLE_S = 1.5
-# How many users are restored in one batch; see `leases`.
-_BATCH = 128
 
 
 class RedisStore:
     """Holds users to their plans by numbers kept on a server. See `store.Store` for what each method promises.
 
     Args:
-        address: The server.
+        address: The server, or servers.
         on_store_error: What to do without it: refuse, count alone in this worker, or let everything in.
         on_failure: Told of every failed call.
         on_change: Told why when the server is lost, and None when it is back.
@@ -83,37 +85,49 @@ class RedisStore:
         self._settle_s = settle_s
         self._loop = asyncio.get_running_loop()
         self._scripts = scripts or Scripts()
-        self._clock = ServerClock()
         dialler = Dialler(address, timeout_s=timeout_s)
-        self._link = Link(dialler.dial, self._greet, on_failure=on_failure, on_change=self._change)
-        self._leases = Leases(self._scripts, lambda: self._link.connection, on_failure=self._link.failed, life_s=life_s)
-        self._accounts = UserAccounts(self._scripts, self._clock, life=self._leases.life)
-        self._tickets = RedisTickets(dialler, self._link, self._scripts)
-        self._local: MemoryStore | None = None
+        links = ClusterLinks if address.kind == "cluster" else OneLink
+        self._links = links(dialler, self._greet, self._scripts, on_failure=on_failure, on_change=self._change)
+        self._leases = Leases(self._scripts, self._links.at, life_s=life_s)
+        self._accounts = UserAccounts(self._scripts, self._now, life=self._leases.life)
+        self._tickets = RedisTickets(self._links, self._scripts, timeout_s=timeout_s)
+        # Why a server is away, as it was told last.
+        self._told: str | None = None
         # Ids must differ over all workers that ever were.
-        self._name = secrets.token_hex(ID_BYTES // 4).encode()
+        self._name = secrets.token_hex(5).encode()
         self._count = 0
-        # The name of the server's memory; another one means that it lost everything.
-        self._memory: bytes | None = None
+        # The names of the servers' memories by their tags; another one means that the server lost everything.
+        self._memories: dict[bytes, bytes] = {}
 
     async def open(self) -> None:
         """Try to reach the server; where it cannot be, go on trying in the background."""
-        await self._link.open()
+        await self._links.open()
         self._leases.open()
 
     async def close(self) -> None:
-        """Tell the server what was released, and leave it."""
+        """Wait until the server was told what was released, and leave it."""
         await self._leases.close()
-        await self._link.close()
+        for link in self._links:
+            if link.channel is not None:
+                # Answers come in order: when this one is there, so are theirs.
+                with suppress(StoreError):
+                    await link.channel.ask("PING")
+        await self._links.close()
 
     def problem(self) -> str | None:
-        """Why the server is not asked, or None."""
-        return self._link.problem
+        """Why the server, or one of them, is not asked; None while all are."""
+        return self._links.problem
 
     @property
-    def fallback(self) -> Fallback | None:
-        """What happens instead of asking the server, or None."""
-        return None if self._link.problem is None or self._on_store_error == "deny" else self._on_store_error
+    def is_serving(self) -> bool:
+        """Whether requests are served: some server is asked, or `on_store_error` lets them in."""
+        return self._on_store_error != "deny" or self._links.is_serving
+
+    def fallback(self, principal: Principal) -> Fallback | None:
+        """What happens instead of asking the user's server, or None."""
+        if self._on_store_error == "deny" or self._links.problem is None:
+            return None
+        return None if self._link(self._accounts.get(principal)).problem is None else self._on_store_error
 
     @property
     def leases_held(self) -> int:
@@ -127,13 +141,15 @@ class RedisStore:
         whose answer is undone when it comes.
         """
         account = self._accounts.get(principal)
-        connection = self._link.connection
-        if connection is None:
-            connection = await self._link.connected(self._timeout_s)
-            if connection is None:
-                return await self._admit_alone(principal, account)
+        link = self._links.at(account.slot)
+        channel, asked_s = link.channel, None
+        if channel is None:
+            asked_s = self._loop.time()
+            channel = await link.connected(self._timeout_s)
+            if channel is None:
+                return await self._admit_alone(principal, account, link)
         question = PendingAdmission(self, account, self._new_id(), self._loop.create_future())
-        question.send(connection, self._scripts)
+        channel.send((*account.admit_command, question.id), question, asked_s=asked_s)
         try:
             answer = await question.answered
         except asyncio.CancelledError:
@@ -143,10 +159,12 @@ class RedisStore:
             raise
         if not isinstance(answer, list):
             self._record_failure(question, answer)
-            return await self._admit_alone(principal, account)
-        self._link.succeeded()
-        self._local = None
-        self._clock.update(answer[1])
+            return await self._admit_alone(principal, account, link)
+        # Another node of a Cluster may have answered.
+        link = self._links.at(account.slot)
+        link.succeeded()
+        link.local = None
+        link.clock.update(answer[1])
         quotas = question.quotas
         tats = read_tats(quotas.limits, answer, 2)
         account.update(quotas, tats)
@@ -161,9 +179,10 @@ class RedisStore:
     def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands by what this worker heard last, of a user it does not know as if never seen."""
         account = self._accounts.get(principal)
-        if self._local is not None and account.local is self._local:
-            return self._local.standing(principal)
-        return RateStatus(account.quotas, account.tats, self._clock.now())
+        link = self._links.at(account.slot)
+        if link.local is not None and account.local is link.local:
+            return link.local.standing(principal)
+        return RateStatus(account.quotas, account.tats, link.clock.now())
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -200,13 +219,14 @@ class RedisStore:
         assert isinstance(answer, StoreError)
         if isinstance(answer, ConnectionLostError):
             self._leases.release_unconfirmed(question.account, question.id)
-        self._link.failed(answer)
+        self._link(question.account).failed(answer)
 
     def _send_refund(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
         limits = quotas.limits
         if not limits:
             return
-        now = self._clock.now()
+        link = self._link(account)
+        now = link.clock.now()
         keys: list[bytes] = []
         arguments: list[int] = []
         given: dict[Limit, int] = {}
@@ -222,83 +242,85 @@ class RedisStore:
         def on_answer(told: Answer) -> None:
             if isinstance(told, list):
                 # With its clock: by an older one, what is unused would look used.
-                self._clock.update(told[0])
+                link.clock.update(told[0])
                 account.update(quotas, read_tats(limits, told, 1))
 
-        connection = self._link.connection
-        if connection is not None:
-            refund = self._scripts.refund
-            refund.run(connection, refund.command(keys, arguments), on_answer)
+        if link.channel is not None:
+            link.channel.send(self._scripts.refund.whole_command(keys, arguments), on_answer)
 
-    async def _admit_alone(self, principal: Principal, account: UserAccount) -> RedisAdmission:
+    async def _admit_alone(self, principal: Principal, account: UserAccount, link: Link) -> RedisAdmission:
         """Decide without the server; does not wait."""
         policy = self._on_store_error
         if policy == "deny":
             raise LimitsUnavailableError
         if policy == "local":
-            inner = await self._local_store(principal, account).admit(principal)
+            inner = await self._local_store(principal, account, link).admit(principal)
             standing = inner.standing
         else:
-            inner, standing = None, RateStatus(account.quotas, account.tats, self._clock.now())
+            inner, standing = None, RateStatus(account.quotas, account.tats, link.clock.now())
         admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
         self._leases.hold(admission)
         return admission
 
-    def _local_store(self, principal: Principal, account: UserAccount) -> MemoryStore:
+    def _local_store(self, principal: Principal, account: UserAccount, link: Link) -> MemoryStore:
         """This worker's own count, which goes on from what it knows of the user: usage so far, and its own streams."""
-        if self._local is None:
-            self._local = MemoryStore(self._clock.now_s)
-        if account.local is not self._local:
-            shadows = self._local.assume(principal, account.known(), len(account.live))
-            account.local = self._local
+        if link.local is None:
+            link.local = MemoryStore(link.clock.now_s)
+        if account.local is not link.local:
+            shadows = link.local.assume(principal, account.known(), len(account.live))
+            account.local = link.local
             for admission, shadow in zip(account.live, shadows, strict=True):
                 admission.shadow = shadow
-        return self._local
+        return link.local
+
+    def _link(self, account: UserAccount) -> Link:
+        return self._links.at(account.slot)
+
+    def _now(self, slot: int) -> int:
+        return self._links.at(slot).clock.now()
 
     def _new_id(self) -> bytes:
         self._count += 1
         return b"%b%010x" % (self._name, self._count)
 
-    def _change(self, problem: str | None) -> None:
-        if problem is None:
-            self._local = None
-        self._on_change(problem)
+    def _change(self) -> None:
+        """Tell when the first server is lost, and when all are back."""
+        told, self._told = self._told, self._links.problem
+        if (told is None) != (self._told is None):
+            self._on_change(self._told)
 
-    async def _greet(self, connection: Connection) -> None:
-        """Make sure that the server can do all that is asked of it, and knows all that this worker knows."""
-        answer = await self._scripts.greet.ask(connection, [PREFIX + b"memory"], [secrets.token_hex(8)])
+    async def _greet(self, link: Link, channel: Channel) -> None:
+        """Make sure that a server can do all that is asked of it, and knows all that this worker knows."""
+        tag = self._links.tag(link)
+        greet = self._scripts.greet.whole_command([PREFIX + tag + b":memory"], [secrets.token_hex(8)])
+        answer = await channel.ask(*greet)
         if not isinstance(answer, list):
             raise StoreError("the server's answer is not understood")
         now, memory = answer
-        self._clock.update(now)
-        is_empty = self._memory is not None and memory != self._memory
+        link.clock.update(now)
+        is_empty = self._memories.get(tag, memory) != memory
         if is_empty:
-            self._link.suspend("the server came back empty, and is being told what was counted")
-            await self._restore(connection)
-        await self._leases.register(connection)
-        await self._probe(connection)
+            link.suspend("the server came back empty, and is being told what was counted")
+            await self._restore(link, channel)
+        await self._leases.register(link, channel)
+        await self._probe(channel, PREFIX + tag + b":")
         if is_empty:
             await asyncio.sleep(self._settle_s)
-        self._memory = memory
+        self._memories[tag] = memory
 
-    async def _probe(self, connection: Connection) -> None:
-        """Do what a request would: only that tells whether one would be served. Nobody has this name.
-
-        The server knows the scripts from here on. One that it must first be told runs behind what was sent meanwhile:
-        a refund behind its user's next charge, a renewal behind the release, which would be forgotten.
-        """
-        probe = PREFIX + b"{probe}:"
+    async def _probe(self, channel: Channel, prefix: bytes) -> None:
+        """Do what a request would: only that tells whether one would be served. The server knows the script then."""
         life = self._leases.life
-        arguments: list[bytes | int] = [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]
-        await self._scripts.admit.ask(connection, [probe + b"leases", probe + b"rate"], arguments)
-        await self._scripts.renew.ask(connection, [probe + b"leases"], [life])
-        await self._scripts.refund.ask(connection, [], [])
+        keys = [prefix + b"probe-leases", prefix + b"probe-rate"]
+        await channel.ask(*self._scripts.admit.whole_command(keys, [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]))
 
-    async def _restore(self, connection: Connection) -> None:
+    async def _restore(self, link: Link, channel: Channel) -> None:
         """Tell an empty server how far the rates are used of every user that this worker has seen."""
-        now = self._clock.now()
-        script, commands = self._scripts.restore, []
+        now = link.clock.now()
+        commands: list[Command] = []
         for account in self._accounts:
+            if self._link(account) is not link:
+                continue
             keys: list[bytes] = []
             arguments: list[int] = []
             for limit, tat in zip(account.quotas.limits, account.tats, strict=True):
@@ -306,6 +328,8 @@ class RedisStore:
                     keys.append(account.rate_key(limit))
                     arguments += [limit.window, *divmod(tat, limit.quota)]
             if keys:
-                commands.append(script.command(keys, arguments))
-        for first in range(0, len(commands), _BATCH):
-            await run_all(connection, script, commands[first : first + _BATCH])
+                # From the second on by its digest.
+                script = self._scripts.restore
+                commands.append((script.command if commands else script.whole_command)(keys, arguments))
+        for first in range(0, len(commands), BATCH):
+            await run_all(channel, commands[first : first + BATCH])

@@ -1,6 +1,8 @@
 """Tickets on the server: kept until they are taken, once, by whichever worker is asked.
 
-A ticket holds a body. On the connection that all admissions share it would hold them up, so each has one of its own.
+A ticket holds a body. On the channel that all admissions share it would hold them up, so each has a connection of its
+own. What a user has open is counted at the user's keys, the ticket itself lies under its name: in a Cluster the two may
+be on different nodes, so they are two steps, each whole. Where the second fails, the first is undone, or lapses.
 """
 
 from __future__ import annotations
@@ -8,17 +10,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from redis.crc import key_slot
+
 from proxy.errors import LimitsUnavailableError
 from proxy.limits.memory.tickets import OVERHEAD_BYTES
 from proxy.limits.messages import too_large_tickets, too_many_tickets
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.accounts import PREFIX, digest
-from proxy.limits.redis.resp import Answer, StoreError
+from proxy.limits.redis.channel import Answer, ignore
+from proxy.limits.redis.errors import StoreError
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S
 
 if TYPE_CHECKING:
-    from proxy.limits.redis.dial import Dialler
-    from proxy.limits.redis.link import Link
+    from collections.abc import Sequence
+
+    from proxy.limits.redis.links import Links
     from proxy.limits.redis.scripts import Script, Scripts
     from proxy.limits.store import Spent
     from proxy.model import Principal
@@ -30,52 +36,74 @@ _MAX_CONNECTIONS = 8
 class RedisTickets:
     """Puts and takes; see `store.Store`."""
 
-    def __init__(self, dialler: Dialler, link: Link, scripts: Scripts) -> None:
-        self._dialler = dialler
-        self._link = link
+    def __init__(self, links: Links, scripts: Scripts, *, timeout_s: float) -> None:
+        self._links = links
         self._scripts = scripts
+        self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def put(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a ticket."""
         mine = PREFIX + b"{" + digest(owner.issuer, owner.user) + b"}:tickets"
-        arguments: list[bytes | int] = [
-            sealed,
-            round(ttl_s * 1000),
-            MAX_OPEN_TICKETS,
-            MAX_OPEN_TICKET_BYTES,
-            OVERHEAD_BYTES,
-        ]
-        answer = await self._run(self._scripts.put_ticket, [_key(name), mine], arguments)
+        size, life_ms = len(sealed) + OVERHEAD_BYTES, round(ttl_s * 1000)
+        key = _key(name)
+        await self._open(mine, [key, size, life_ms, MAX_OPEN_TICKETS, MAX_OPEN_TICKET_BYTES])
+        member = b"%b:%d" % (key, size)
+        is_kept = False
+        try:
+            await self._run_alone(self._scripts.keep_ticket, key, [sealed, life_ms, mine + b" " + member])
+            is_kept = True
+        finally:
+            if not is_kept:
+                self._forget(mine, member)
+
+    async def take(self, name: str) -> bytes | Spent | None:
+        """Give a ticket to the first who asks."""
+        answer = await self._run_alone(self._scripts.take_ticket, _key(name), [round(SPENT_TICKET_S * 1000)])
+        if answer == 0:
+            return SPENT
+        if not isinstance(answer, list):
+            return None
+        sealed, note = answer
+        self._forget(*note.split(b" "))
+        assert isinstance(sealed, bytes)
+        return sealed
+
+    async def _open(self, mine: bytes, arguments: Sequence[bytes | int]) -> None:
+        link = self._links.at(key_slot(mine))
+        channel = link.channel or await link.connected(self._timeout_s)
+        if channel is None:
+            raise LimitsUnavailableError
+        try:
+            answer = await channel.ask(*self._scripts.open_ticket.whole_command([mine], arguments))
+        except StoreError as exc:
+            link.failed(exc)
+            raise LimitsUnavailableError from exc
         if isinstance(answer, list):
             bound, wait = answer
             refuse = too_many_tickets if bound == 1 else too_large_tickets
             raise refuse(wait / TICKS_PER_S)
 
-    async def take(self, name: str) -> bytes | Spent | None:
-        """Give a ticket to the first who asks."""
-        answer = await self._run(self._scripts.take_ticket, [_key(name)], [round(SPENT_TICKET_S * 1000)])
-        if answer == 0:
-            return SPENT
-        assert answer is None or isinstance(answer, bytes)
-        return answer
+    def _forget(self, mine: bytes, member: bytes) -> None:
+        """Take a ticket from those that its owner has open; where the server is away, it lapses."""
+        channel = self._links.at(key_slot(mine)).channel
+        if channel is not None:
+            channel.send((b"ZREM", mine, member), ignore)
 
-    async def _run(self, script: Script, keys: list[bytes], arguments: list[bytes | int]) -> Answer:
-        if self._link.problem is not None:
+    async def _run_alone(self, script: Script, key: bytes, arguments: Sequence[bytes | int]) -> Answer:
+        slot = key_slot(key)
+        link = self._links.at(slot)
+        if link.problem is not None:
             raise LimitsUnavailableError
         try:
-            async with asyncio.timeout(self._dialler.timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 await self._free.acquire()
         except TimeoutError as exc:
             raise LimitsUnavailableError from exc
         try:
-            connection = await self._dialler.dial(is_patient=True)
-            try:
-                return await script.ask(connection, keys, arguments)
-            finally:
-                connection.abort("it is not wanted")
+            return await self._links.ask_alone(slot, script.whole_command([key], arguments))
         except StoreError as exc:
-            self._link.failed(exc)
+            link.failed(exc)
             raise LimitsUnavailableError from exc
         finally:
             self._free.release()

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 
 from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError, retry_after
 from proxy.limits.memory.store import MemoryStore
-from proxy.limits.redis.dial import Dialler
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.store import RedisStore
 from proxy.limits.store import MAX_OPEN_TICKETS, SPENT, Admission, Store
 from proxy.model import Plan, Principal, Rate
-from tests.limits.redis_support import Workers, attempt, comes_true, die, holds, user
+from tests.limits.redis_support import Workers, attempt, channel_of, comes_true, control, die, holds, user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.limits.redis.resp import Connection
+    from proxy.limits.redis.channel import Channel
     from tests.limits.redis_support import RedisServer
 
 # A clock that the test sets: the server's own, read from a key instead.
@@ -42,7 +41,7 @@ async def test_store_is_a_store(workers: Workers) -> None:
     """The Redis store keeps the promises of the protocol, and says how the user stands just after the charge."""
     store: Store = await workers.one()
     admission = await store.admit(user(TEN))
-    assert (store.leases_held, store.problem(), store.fallback, admission.fallback) == (1, None, None, None)
+    assert (store.leases_held, store.problem(), store.fallback(user(TEN)), admission.fallback) == (1, None, None, None)
     rate = admission.standing.rates[0]
     assert (rate.name, rate.quota, rate.remaining, rate.reset_s) == ("10-per-1h", 10, 9, 360.0)
     assert store.standing(user(TEN)).rates[0].remaining == 9
@@ -247,13 +246,12 @@ async def test_first_renewal_is_in_order(workers: Workers) -> None:
     """The same of renewals: a lease that is released behind the first one does not come back."""
     store = await workers.one()
     admission = await store.admit(user(TEN))
-    assert store._link.connection is not None
-    renewal = asyncio.create_task(store._leases._renew(store._link.connection, (admission.account,)))
+    renewal = asyncio.create_task(store._leases._renew(channel_of(store), (admission.account,)))
     await asyncio.sleep(0)
     admission.lease.release()
     await renewal
     # Answers come in order: that of the release is there with this one.
-    await store._link.connection.ask("PING")
+    await channel_of(store).ask("PING")
     assert await workers.server.leases() == 0
 
 
@@ -268,8 +266,7 @@ async def test_fields_after_a_late_answer(workers: Workers) -> None:
     admission.refund()
     assert store.standing(user(TEN)).rates[0].remaining == 10
     # As above.
-    assert store._link.connection is not None
-    await store._link.connection.ask("PING")
+    await channel_of(store).ask("PING")
     assert store.standing(user(TEN)).rates[0].remaining == 10
 
 
@@ -416,10 +413,10 @@ async def _compare(server: RedisServer, plans: Sequence[Plan], steps: Sequence[t
     clock = _Clock()
     memory = MemoryStore(clock)
     await server.ask("FLUSHALL")
-    control = await Dialler(server.address, timeout_s=10).dial()
+    clerk = await control(server.address)
     # Leases do not lapse here: the clock jumps, and nothing renews them in between.
     stores = [RedisStore(server.address, scripts=Scripts(TURNED), life_s=1e8, timeout_s=10) for _ in range(2)]
-    await control.ask("SET", "clock", str(START))
+    await clerk.ask("SET", "clock", str(START))
     for store in stores:
         await store.open()
     live: list[tuple[Admission, Admission]] = []
@@ -430,8 +427,8 @@ async def _compare(server: RedisServer, plans: Sequence[Plan], steps: Sequence[t
                 live += await _admit_both(memory, store, Principal("issuer", f"user-{whose}", plans[which % 2]))
             elif what == "wait":
                 clock.ticks += which
-                await control.ask("SET", "clock", str(clock.ticks))
-                await _expire(control, clock.ticks)
+                await clerk.ask("SET", "clock", str(clock.ticks))
+                await _expire(clerk, clock.ticks)
             elif live:
                 pair = live[which % len(live)]
                 for admission in pair:
@@ -440,27 +437,26 @@ async def _compare(server: RedisServer, plans: Sequence[Plan], steps: Sequence[t
                     live.remove(pair)
                 # Done when something later on the same connection is: each worker has its own.
                 for other in stores:
-                    assert other._link.connection is not None
                     await asyncio.sleep(0)
-                    await other._link.connection.ask("PING")
+                    await channel_of(other).ask("PING")
         assert sum(store.leases_held for store in stores) == memory.leases_held
     finally:
         for pair in live:
             pair[1].lease.release()
         for store in stores:
             await store.close()
-        await control.ask("FLUSHALL")
-        control.abort("")
+        await clerk.ask("FLUSHALL")
+        clerk.abort("")
 
 
-async def _expire(control: Connection, now: int) -> None:
+async def _expire(clerk: Channel, now: int) -> None:
     """Drop what the server drops by its own clock."""
-    keys = await control.ask("KEYS", "*:rate:*")
+    keys = await clerk.ask("KEYS", "*:rate:*")
     assert isinstance(keys, list)
     for key in keys:
-        state = None if key.endswith(b"given") else await control.ask("GET", key)
+        state = None if key.endswith(b"given") else await clerk.ask("GET", key)
         if isinstance(state, bytes) and int(state.split()[0]) // 1000 + 1 <= now // 1000:
-            await control.ask("DEL", key)
+            await clerk.ask("DEL", key)
 
 
 async def _admit_both(

@@ -1,12 +1,13 @@
--- Give a ticket to the first who asks. An empty one is what is left of one that was taken.
+-- Give a ticket to the first who asks. One without bytes is what is left of one that was taken.
 -- KEYS: ticket   ARGV: how long it is remembered as taken, in ms
--- Gives the bytes, 0 where it was taken before, nothing where it is unknown.
-local sealed = redis.call('GET', KEYS[1])
-if not sealed then
+-- Gives the bytes and the note, 0 where it was taken before, nothing where it is unknown.
+local kept = redis.call('HMGET', KEYS[1], 'sealed', 'note')
+if not kept[2] then
   return false
 end
-if sealed == '' then
+if not kept[1] then
   return 0
 end
-redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
-return sealed
+redis.call('HDEL', KEYS[1], 'sealed')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return kept

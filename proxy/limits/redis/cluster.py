@@ -1,0 +1,308 @@
+"""The nodes of a Cluster: a link to each primary, and which of them has a user's keys.
+
+All keys of a user have one hash tag, so an admission is one script on one node. redis-py packs, parses and computes
+slots; its `RedisCluster` is not used, because it takes a connection for each command that is on its way:
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from proxy.limits.redis.accounts import ServerClock
+from proxy.limits.redis.channel import Channel, ignore
+from proxy.limits.redis.direct import connected, run
+from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
+from proxy.limits.redis.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from proxy.limits.redis.address import Dialler, Node
+    from proxy.limits.redis.channel import Answer, Command, Sent
+    from proxy.limits.redis.links import Greet
+    from proxy.limits.redis.scripts import Scripts
+
+# How often in a row a node may name another one.
+_REDIRECTS = 3
+# Between two readings of the Cluster's slots: while something is wrong with it, and at least.
+_PAUSE_S, _LEAST_PAUSE_S = 0.5, 0.05
+# A user's keys that are being moved to another node are away for a moment.
+_MOVING_S = 0.01
+_NOWHERE = "the cluster serves not all slots"
+
+
+class ClusterLinks:
+    """A link to each primary of a Cluster; which has which slot is read anew as soon as a node or an answer says so.
+
+    Args:
+        dialler: Its address names some nodes, of which one must answer at the start.
+        greet: Run on each new channel.
+        on_failure: Told of every failed call.
+        on_change: Told when `problem` may have begun or ended.
+    """
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        greet: Greet,
+        scripts: Scripts,
+        *,
+        on_failure: Callable[[], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._dialler = dialler
+        self._greet = greet
+        self._scripts = scripts
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[Node, Link] = {}
+        # The first slot of each range and who has it, ascending; and what single answers said since.
+        self._firsts: list[int] = []
+        self._owners: list[Node | None] = []
+        self._moved: dict[int, Node] = {}
+        self._nowhere = Link(self._fail, greet, ServerClock(), on_failure=on_failure, on_change=on_change)
+        self._nowhere.problem = "the cluster cannot be reached"
+        self._is_wanted = asyncio.Event()
+        # Done at the next reading.
+        self._read: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with any node, or None."""
+        if not self._owners or None in self._owners:
+            return self._nowhere.problem
+        for (host, port), link in self._links.items():
+            if link.problem is not None:
+                return f"{host}:{port}: {link.problem}"
+        return None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any node has no problem."""
+        return any(link.problem is None for link in self._links.values())
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._links.values()))
+
+    def at(self, slot: int) -> Link:
+        """The link to the node that has the slot."""
+        node = self._moved.get(slot) or self._owner(slot)
+        return self._nowhere if node is None else self._links.get(node, self._nowhere)
+
+    def tag(self, link: Link) -> bytes:
+        """The first of a sequence whose slot the node has."""
+        if not any(self._links.get(node) is link for node in self._owners if node is not None):
+            raise ConnectionLostError("the node has no slots")
+        for number in count():
+            tag = b"{node%d}" % number
+            node = self._owner(key_slot(tag))
+            if node is not None and self._links.get(node) is link:
+                return tag
+        raise AssertionError
+
+    async def open(self) -> None:
+        """Read the slots, and connect to each primary."""
+        await self._read_slots(is_patient=True)
+        self._start(self._follow())
+
+    async def close(self) -> None:
+        """Leave all nodes."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for link in self:
+            await link.close()
+        self._links.clear()
+
+    async def ask_alone(self, slot: int, command: Command) -> Answer:
+        """Run a large command on a connection of its own, to whichever node has the slot."""
+        node, is_asking = self._moved.get(slot) or self._owner(slot), False
+        for _ in range(_REDIRECTS):
+            if node is None:
+                break
+            async with connected(self._dialler, node) as connection:
+                try:
+                    return await run(connection, command, is_asking=is_asking)
+                except ServerError as error:
+                    if error.redirect is None:
+                        raise
+                    is_asking = error.code == "ASK"
+                    node = (error.redirect.host or node[0], error.redirect.port)
+                    self._is_wanted.set()
+        raise ConnectionLostError(_NOWHERE)
+
+    def _owner(self, slot: int) -> Node | None:
+        index = bisect_right(self._firsts, slot) - 1
+        return self._owners[index] if index >= 0 else None
+
+    def _start(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fail(self) -> Channel:
+        raise ConnectionLostError(_NOWHERE)
+
+    async def _follow(self) -> None:
+        """Read the slots again when an answer or a lost node wants it, and for as long as anything is wrong."""
+        while True:
+            if self.problem is None:
+                await self._is_wanted.wait()
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PAUSE_S):
+                        await self._is_wanted.wait()
+            await asyncio.sleep(_LEAST_PAUSE_S)
+            await self._read_slots()
+
+    async def _read_slots(self, *, is_patient: bool = False) -> None:
+        self._is_wanted.clear()
+        try:
+            owners = await self._ask_for_slots()
+        except StoreError as error:
+            self._on_failure()
+            if not self._owners:
+                self._nowhere.problem = str(error)
+        else:
+            await self._adopt(owners, is_patient=is_patient)
+        if not self._read.done():
+            self._read.set_result(None)
+        self._read = self._loop.create_future()
+        self._on_change()
+
+    async def _ask_for_slots(self) -> list[tuple[int, Node | None]]:
+        """Ask those that answer first, then whoever is known.
+
+        Raises:
+            StoreError: nobody answers; the text is of the last one.
+        """
+        failure: StoreError = ConnectionLostError("the cluster cannot be reached")
+        for node, link in tuple(self._links.items()):
+            if link.channel is not None:
+                try:
+                    return _ranges(await link.channel.ask("CLUSTER", "SLOTS"), node[0])
+                except StoreError as error:
+                    failure = error
+        for node in dict.fromkeys((*self._links, *self._dialler.address.nodes)):
+            try:
+                async with connected(self._dialler, node) as connection:
+                    return _ranges(await run(connection, ("CLUSTER", "SLOTS")), node[0])
+            except StoreError as error:
+                failure = error
+        raise failure
+
+    async def _adopt(self, owners: list[tuple[int, Node | None]], *, is_patient: bool) -> None:
+        self._firsts = [first for first, _ in owners]
+        self._owners = [node for _, node in owners]
+        self._moved.clear()
+        self._nowhere.problem = _NOWHERE
+        if None not in self._owners:
+            self._nowhere.local = None
+        nodes = {node for node in self._owners if node is not None}
+        for node in [node for node in self._links if node not in nodes]:
+            self._start(self._links.pop(node).close())
+        new = [self._connect(node) for node in nodes if node not in self._links]
+        if is_patient and new:
+            await asyncio.gather(*[link.open() for link in new])
+        else:
+            for link in new:
+                link.begin()
+
+    def _connect(self, node: Node) -> Link:
+        async def dial() -> Channel:
+            connection = await self._dialler.dial(node)
+            return Channel(connection, timeout_s=self._dialler.timeout_s, resend=self._resend)
+
+        def on_failure() -> None:
+            self._is_wanted.set()
+            self._on_failure()
+
+        link = Link(dial, self._greet, ServerClock(), on_failure=on_failure, on_change=self._on_change)
+        self._links[node] = link
+        return link
+
+    def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
+        """See to it that a command is answered by the node that it should have been sent to.
+
+        Only as long as its answer can still come within twice the time for one: a request does not wait longer.
+        """
+        if self._scripts.resend(channel, sent, error):
+            return True
+        if error.redirect is None and error.code != "TRYAGAIN":
+            return False
+        if self._loop.time() - sent.asked_s >= self._dialler.timeout_s:
+            return False
+        if error.redirect is None:
+            self._loop.call_later(_MOVING_S, _send_on, channel, sent)
+            return True
+        self._is_wanted.set()
+        slot, host, port = error.redirect
+        # Without a host it is the one that answers, at another port.
+        own = next((node[0] for node, link in self._links.items() if link.channel is channel), "")
+        node = (host or own, port)
+        target = self._links.get(node)
+        if error.code == "MOVED":
+            self._moved[slot] = node
+        if target is None or target.channel is None:
+            self._start(self._send_later(node, sent, is_asking=error.code == "ASK"))
+        else:
+            _send_on(target.channel, sent, is_asking=error.code == "ASK")
+        return True
+
+    async def _send_later(self, node: Node, sent: Sent, *, is_asking: bool) -> None:
+        """Send a command again once there is a channel to a node, which nobody may have heard of before."""
+        left_s = max(0.0, sent.asked_s + self._dialler.timeout_s - self._loop.time())
+        channel = None
+        try:
+            async with asyncio.timeout(left_s):
+                while node not in self._links:
+                    await asyncio.shield(self._read)
+                channel = await self._links[node].connected(left_s)
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            sent.on_answer(ConnectionLostError("the store is closed"))
+            raise
+        if channel is None:
+            sent.on_answer(ConnectionLostError("the node that has the user's keys cannot be reached"))
+        else:
+            _send_on(channel, sent, is_asking=is_asking)
+
+
+def _send_on(channel: Channel, sent: Sent, *, is_asking: bool = False) -> None:
+    if is_asking:
+        channel.send(("ASKING",), ignore)
+    channel.send(sent.command, sent.on_answer, asked_s=sent.asked_s)
+
+
+def _ranges(answer: Any, asked: str) -> list[tuple[int, Node | None]]:
+    """Read `CLUSTER SLOTS`: the first slot of each range with its primary, None for what nobody has.
+
+    A node without a host is the one that was asked.
+
+    Raises:
+        StoreError: it has not the form.
+    """
+    ranges: list[tuple[int, Node | None]] = []
+    following = 0
+    try:
+        for first, last, (host, port, *_), *_ in sorted(answer, key=lambda entry: entry[0]):
+            if first > following:
+                ranges.append((following, None))
+            ranges.append((first, (host.decode() if host else asked, port)))
+            following = last + 1
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StoreError("the server's answer is not understood") from error
+    if following < REDIS_CLUSTER_HASH_SLOTS:
+        ranges.append((following, None))
+    return ranges

@@ -1,0 +1,83 @@
+"""What can go wrong with the server, in words for an operator; redis-py's exceptions end here."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import NamedTuple
+
+from redis.exceptions import AskError, InvalidResponse, MovedError, RedisError, ResponseError
+
+
+class StoreError(Exception):
+    """The server did not do what was asked; the text is short, for operators, and holds nothing of a command."""
+
+
+class ConnectionLostError(StoreError):
+    """No answer came: nobody knows whether the command was done."""
+
+
+class Redirect(NamedTuple):
+    """Which node of a Cluster to ask instead: for a slot from now on (MOVED), or this once (ASK)."""
+
+    slot: int
+    host: str
+    port: int
+
+
+class ServerError(StoreError):
+    """The server answered that it did not do it; `code` is the first word, such as OOM."""
+
+    def __init__(self, text: str, *, code: str | None = None, redirect: Redirect | None = None) -> None:
+        within = _WITHIN_A_SCRIPT.search(text)
+        self.code = within[1] if within is not None else code or text.partition(" ")[0]
+        self.redirect = redirect
+        super().__init__(_MEANINGS.get(self.code, f"the server answers {self.code[:32]}"))
+
+
+# Before Redis 7, what a command within a script answered stands behind an ERR of the script's.
+_WITHIN_A_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+_MEANINGS = {
+    "CLUSTERDOWN": "the cluster is down, or the server belongs to one",
+    "CROSSSLOT": "the server belongs to a cluster (redis+cluster://)",
+    "ERR": "the server refuses a command (is it Redis 6.2 or later?)",
+    "LOADING": "the server is loading its data",
+    "MISCONF": "the server cannot save, and takes no writes",
+    "MOVED": "the server belongs to a cluster (redis+cluster://)",
+    "NOAUTH": "the server wants a password",
+    "NOPERM": "the user of the server may not run the commands",
+    "OOM": "the server is out of memory",
+    "READONLY": "the server is a replica",
+    "TRYAGAIN": "the user's keys are being moved to another node",
+    "WRONGPASS": "the server refuses the password",
+}
+
+
+def answered_error(error: RedisError) -> ServerError | None:
+    """Translate an error that the server answered; None where redis-py made it itself, so that no answer came.
+
+    Not by class alone: redis-py raises an answered NOAUTH or LOADING as a subclass of its ConnectionError.
+    """
+    if error.status_code is None and not isinstance(error, ResponseError):
+        return None
+    redirect = None
+    if isinstance(error, AskError):  # MovedError is one
+        redirect = Redirect(error.slot_id, error.host, error.port)
+    code = "MOVED" if isinstance(error, MovedError) else error.status_code
+    return ServerError(str(error), code=code, redirect=redirect)
+
+
+def translated(error: BaseException, otherwise: str) -> StoreError:
+    """Translate what redis-py or a socket raised; `otherwise` is the text where nothing better is known."""
+    # redis-py raises an error of its own for what a socket raised, and for some answers while it dials.
+    causes = (error, error.__context__)
+    for cause in causes:
+        if isinstance(cause, RedisError):
+            answered = answered_error(cause)
+            if answered is not None:
+                return answered
+    if isinstance(error, InvalidResponse):
+        return ConnectionLostError("the server does not speak the protocol")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return ConnectionLostError("the server's certificate is not trusted, or it speaks no TLS")
+    return ConnectionLostError(otherwise)

@@ -1,0 +1,214 @@
+"""The leases that this worker holds at the server: kept alive while their streams live, given back at once.
+
+A lease lapses on the server `LIFE_S` after it was last renewed, so those of a worker that died free themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.redis.channel import Answer, settle
+from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from proxy.limits.redis.accounts import UserAccount
+    from proxy.limits.redis.admission import RedisAdmission
+    from proxy.limits.redis.channel import Channel, Command
+    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.scripts import Scripts
+
+# Below the thirty seconds that are promised. Each is renewed three times in its life, so that two may fail.
+LIFE_S = 24.0
+_RENEWALS = 3
+# The server does nothing else while it works through a batch: this many users take it one or two milliseconds.
+BATCH = 128
+# Of one user in one command.
+_MOST_IDS = 500
+# What waits for a server that is away. Beyond it the oldest are left to lapse.
+_MOST_LEAVING = 100_000
+
+# A lease to be removed, and when that became due.
+_Leaving = tuple["UserAccount", bytes, float]
+
+
+class Leases:
+    """Holds, renews and releases. `held` counts what is held, known to the server or not.
+
+    Args:
+        at: Gives the link to the server that has a slot.
+        life_s: How long a lease lives without being renewed.
+    """
+
+    def __init__(self, scripts: Scripts, at: Callable[[int], Link], *, life_s: float = LIFE_S) -> None:
+        self._scripts = scripts
+        self._at = at
+        self._loop = asyncio.get_running_loop()
+        self._life_s = life_s
+        self.life = round(life_s * TICKS_PER_S)
+        self._holding: dict[UserAccount, None] = {}
+        # What a server that is away has not been told.
+        self._leaving: deque[_Leaving] = deque(maxlen=_MOST_LEAVING)
+        # What it may be about to take in a question that nobody waits for any more.
+        self._unconfirmed: deque[_Leaving] = deque(maxlen=_MOST_LEAVING)
+        self._task: asyncio.Task[None] | None = None
+        self.held = 0
+
+    def open(self) -> None:
+        """Begin to renew."""
+        self._task = asyncio.create_task(self._keep_alive(), name="limits.leases")
+
+    async def close(self) -> None:
+        """Renew no more, and wait until what was released is; what a server does not hear of lapses."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._task = None
+
+    def hold(self, admission: RedisAdmission) -> None:
+        """Keep a lease alive until it is released."""
+        account = admission.account
+        if not account.live:
+            self._holding[account] = None
+        account.live[admission] = None
+        self.held += 1
+
+    def release(self, admission: RedisAdmission) -> bool:
+        """Give it back, and say whether it was held; never waits."""
+        account = admission.account
+        if admission not in account.live:
+            return False
+        del account.live[admission]
+        if not account.live:
+            del self._holding[account]
+        self.held -= 1
+        if admission.is_registered:
+            self.remove(account, admission.id)
+        return True
+
+    def remove(self, account: UserAccount, id_: bytes) -> None:
+        """Take a lease, which nobody holds here, from the server; one that is away is told when it is back."""
+        self._remove((account, id_, self._loop.time()))
+
+    def release_unconfirmed(self, account: UserAccount, id_: bytes) -> None:
+        """Take a lease from the server that it may have given, or may yet give.
+
+        A server that was held up may find the question on the old connection after the removal on the new one; so the
+        removal is sent twice, the second time with the next renewals.
+        """
+        self._unconfirmed.append((account, id_, self._loop.time()))
+        self.remove(account, id_)
+
+    async def register(self, link: Link, channel: Channel) -> None:
+        """Tell a server that was away of everything that is held, and of everything that is not any more.
+
+        Raises:
+            StoreError: it could not be told.
+        """
+        leaving = tuple(self._leaving)
+        self._leaving.clear()
+        for one in leaving:
+            if self._at(one[0].slot) is link:
+                self._send(channel, one)
+            else:
+                self._leaving.append(one)
+        accounts = [account for account in self._holding if self._at(account.slot) is link]
+        for first in range(0, len(accounts), BATCH):
+            await self._renew(channel, accounts[first : first + BATCH])
+
+    def _remove(self, leaving: _Leaving) -> None:
+        channel = self._at(leaving[0].slot).channel
+        if channel is None:
+            self._leaving.append(leaving)
+        else:
+            self._send(channel, leaving)
+
+    def _send(self, channel: Channel, leaving: _Leaving) -> None:
+        account, id_, due_s = leaving
+        # What has waited longer than it would have lived is gone.
+        if due_s > self._loop.time() - self._life_s:
+            channel.send((b"ZREM", account.leases_key, id_), partial(self._keep_if_lost, leaving))
+
+    def _keep_if_lost(self, leaving: _Leaving, answer: Answer) -> None:
+        if isinstance(answer, ConnectionLostError):
+            self._leaving.append(leaving)
+
+    async def _keep_alive(self) -> None:
+        """Renew everything once a period, spread over it."""
+        period_s = self._life_s / _RENEWALS
+        while True:
+            accounts = tuple(self._holding)
+            for first in range(0, len(accounts), BATCH):
+                batch = accounts[first : first + BATCH]
+                await self._renew_where_held(batch)
+                await asyncio.sleep(period_s * len(batch) / len(accounts))
+            if not accounts:
+                await asyncio.sleep(period_s)
+            for leaving in (self._leaving, self._unconfirmed):
+                for _ in range(len(leaving)):
+                    self._remove(leaving.popleft())
+
+    async def _renew_where_held(self, accounts: Sequence[UserAccount]) -> None:
+        by_link: dict[Link, list[UserAccount]] = {}
+        for account in accounts:
+            by_link.setdefault(self._at(account.slot), []).append(account)
+        for link, held in by_link.items():
+            if link.channel is not None:
+                try:
+                    await self._renew(link.channel, held)
+                except StoreError as error:
+                    link.failed(error)
+
+    async def _renew(self, channel: Channel, accounts: Sequence[UserAccount]) -> None:
+        renew = self._scripts.renew
+        try:
+            await run_all(channel, self._renewals(renew.command, accounts))
+        except ServerError as error:
+            if error.code != "NOSCRIPT":
+                raise
+            # Not the same commands again: what was released meanwhile would come back.
+            await run_all(channel, self._renewals(renew.whole_command, accounts))
+
+    def _renewals(self, command: Callable[..., Command], accounts: Sequence[UserAccount]) -> list[Command]:
+        commands = []
+        for account in accounts:
+            for admission in account.live:
+                admission.is_registered = True
+            ids = [admission.id for admission in account.live]
+            for first in range(0, len(ids), _MOST_IDS):
+                arguments: list[bytes | int] = [self.life, *ids[first : first + _MOST_IDS]]
+                commands.append(command([account.leases_key], arguments))
+        return commands
+
+
+async def run_all(channel: Channel, commands: Iterable[Command]) -> None:
+    """Run commands, and wait for all of the answers.
+
+    Raises:
+        StoreError: one of them failed.
+    """
+    waiting = tuple(commands)
+    if not waiting:
+        return
+    left = len(waiting)
+    failures: list[StoreError] = []
+    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def on_answer(answer: Answer) -> None:
+        nonlocal left
+        left -= 1
+        if isinstance(answer, StoreError):
+            failures.append(answer)
+        if left == 0:
+            settle(done, None)
+
+    for command in waiting:
+        channel.send(command, on_answer)
+    await done
+    if failures:
+        raise failures[0]
