@@ -50,6 +50,8 @@ class Anthropic(Dialect):
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""
+    # The SDK sends `Accept: application/json` with streams too, so no field counts.
+    has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
         """Write the error with Anthropic's `error.type`, and the contract's `code` beside it."""

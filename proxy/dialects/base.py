@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from proxy.dialects.stream_request import has_true_stream_member
 from proxy.protocol.paths import canonical_path, matches
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.dialects.typed.reader import Reader
     from proxy.errors import Field, ProxyError
+    from proxy.protocol.json_text import JsonText, Steps
 
 # The status that an answer would have had, had the stream not begun before the failure was known. What is not named
 # here is an upstream that broke off.
@@ -54,6 +56,8 @@ class Dialect(ABC):
     # Whether `?key=` carries a credential.
     query_credential: ClassVar[bool] = False
     heartbeat_allowed: ClassVar[bool] = True
+    # Whether the body's member `stream` asks for an event stream.
+    has_stream_member: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
 
@@ -90,6 +94,21 @@ class Dialect(ABC):
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:  # noqa: ARG002 - most need none
         """Return the fields that `POST /forward-sse` adds to a request for `path` with the fields `names`."""
         return ()
+
+    def asks_for_stream(self, method: str, fields: Sequence[Field], body: JsonText) -> Steps[bool]:
+        """Check whether a request asks for an event stream, so that heartbeats may be written before the response.
+
+        Where it is not certain, the answer is no. Yields after each piece of a large body.
+        """
+        if method == "HEAD":  # its answer has no body (RFC 9110 §9.3.2)
+            return False
+        if self.has_stream_member:
+            return (yield from has_true_stream_member(fields, body))
+        return self.asks_in_fields(fields)
+
+    def asks_in_fields(self, fields: Sequence[Field]) -> bool:  # noqa: ARG002 - see the dialects
+        """Check whether a header field asks for an event stream, where no member of the body does."""
+        return False
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

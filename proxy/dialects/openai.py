@@ -55,6 +55,8 @@ class OpenAI(Dialect):
     model_paths = tuple(
         version + path for version in ("/v1", "", "/openai/v1", "/openai") for path in ("/models", "/models/*")
     )
+    # The SDK sends `Accept: application/json` with streams too, so no field counts.
+    has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind, `code` the contract's word."""
