@@ -55,6 +55,7 @@ class Dialect(ABC):
     credential_prefix: ClassVar[bytes] = b"Bearer "
     # Whether `?key=` carries a credential.
     query_credential: ClassVar[bool] = False
+    # Whether clients bear comments in a stream.
     heartbeat_allowed: ClassVar[bool] = True
     # Whether the body's member `stream` asks for an event stream.
     has_stream_member: ClassVar[bool] = False
@@ -63,7 +64,10 @@ class Dialect(ABC):
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
-        """Return the paths below the upstream's url that are allowed where the operator lists none."""
+        """Return the paths below the upstream's url that are allowed where the operator lists none.
+
+        Where there is none, the configuration must give the upstream a `path`.
+        """
         return self.generation_paths + self.model_paths + self.task_paths
 
     def credential_field(self, key: str) -> Field:
