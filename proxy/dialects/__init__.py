@@ -19,8 +19,10 @@ from proxy.dialects.raw import Raw
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIALECTS", "Dialect"]
+__all__ = ["DEFAULT_DIALECT", "DIALECTS", "Dialect"]
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (OpenAI(), DashScope(), Anthropic(), Gemini(), Raw())}
 )
+# The dialect of the proxy's own answers where nothing tells which upstream is meant.
+DEFAULT_DIALECT: Final = OpenAI.name

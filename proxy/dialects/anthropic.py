@@ -37,6 +37,7 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     default_path = "/v1/messages"
+    root_paths = (b"/v1/messages",)
     models_path = "/v1/models"
     # No `/v1/messages/batches`, no `/v1/files`: what is there belongs to everybody who shares the vendor's key.
     generation_paths = (

@@ -41,6 +41,9 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     default_path: ClassVar[str | None] = None
+    # The proxy's own paths that are for this dialect: its SDKs call them where the proxy is their base URL, and the
+    # body's `model` tells the upstream. Below `/v1`, which no upstream can be called.
+    root_paths: ClassVar[tuple[bytes, ...]] = ()
     # Where the vendor lists its models, below the upstream's url; None where it does not.
     models_path: ClassVar[str | None] = None
     # Globs of what is the caller's own and keeps nothing: what generates, embeds, transcribes, moderates or counts;

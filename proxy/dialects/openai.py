@@ -28,6 +28,7 @@ class OpenAI(Dialect):
 
     name = "openai"
     default_path = "/v1/chat/completions"
+    root_paths = (b"/v1/chat/completions", b"/v1/responses", b"/v1/completions", b"/v1/embeddings")
     models_path = "/v1/models"
     # With `/v1` and without: the operator's url may end in it, as the SDKs' base URLs do. The others are Azure's. No
     # `/v1/responses/*`, files, batches, assistants or voices: what is stored there belongs to everybody who shares the
