@@ -255,7 +255,7 @@ class Router:
         check_plan(upstream_route.name, principal)
         is_front = path is None
         if query is not None:
-            query = strip_query(query, gemini=upstream_route.dialect.query_credential)
+            query = strip_query(query, query_key=upstream_route.dialect.query_credential)
         if path is None:
             target = upstream_route.front_target(query)
         else:
