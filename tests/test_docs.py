@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.dialects import DIALECTS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md")])
 # From this length on a page has a contents list.
@@ -71,6 +73,15 @@ def test_named_files_exist(page: Path) -> None:
     """A page names a file of the repository that is not there."""
     named = _NAMED_FILE.findall(page.read_text())
     assert [name for name in named if not (ROOT / name).exists() and not name.startswith(MADE)] == []
+
+
+def test_every_dialect_is_listed() -> None:
+    """The page of the settings, or the commented file, lacks a dialect."""
+    table = (ROOT / "docs/configuration.md").read_text().partition("\n| `dialect` |")[2].partition("\n")[0]
+    comment = (ROOT / "config/proxy.yaml").read_text().partition("dialect: openai ")[2].partition("\n")[0]
+    for name in DIALECTS:
+        assert f"`{name}`" in table
+        assert name in comment.strip("# ").split(" | ")
 
 
 def test_where_is_table() -> None:

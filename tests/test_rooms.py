@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.dialects import DIALECTS
+
 PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
@@ -64,6 +66,19 @@ def test_room_is_imported_by_its_face(room: str) -> None:
 def test_face_is_small(room: str) -> None:
     """A room exports a few names."""
     assert 1 <= len(exported(PROXY / room)) <= MAX_NAMES
+
+
+def test_dialects_are_named_in_their_room() -> None:
+    """Outside `dialects`, code asks a dialect and never compares its name; the mock vendor stands apart."""
+    names = set(DIALECTS) - {"raw"}  # a value of `events` too
+    named = [
+        f"{path.relative_to(PROXY)}:{node.lineno}"
+        for path in PROXY.rglob("*.py")
+        if path.relative_to(PROXY).parts[0] not in {"dialects", "mock"}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert named == []
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PROXY)))

@@ -26,17 +26,18 @@ MAX_CREDENTIAL_BYTES: Final = MAX_TOKEN_CHARS
 _MIN_CREDENTIAL: Final = 8
 # One for each field that can carry one, and a few in a query.
 _MAX_OWN: Final = 16
-_KEY_FIELDS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
+# Where the vendors' SDKs put their key, and so the proxy's token.
+_KEY_FIELDS: Final = SERVER_CREDENTIALS - {b"authorization"}
 # Wider than RFC 6750's b64token, so that a foreign key is "invalid" and not "malformed"; no space, no control
 # character, no comma splitting.
 _VISIBLE: Final = bytes(range(ord("!"), ord("~") + 1))
 _OWS: Final = b" \t"
 
 
-def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> str | None:
+def find_credential(head: RequestHead, *, query_key: bool, query_token: bool) -> str | None:
     """Return the one credential that a request carries, or None.
 
-    Looks in `Authorization: Bearer`, in the vendors' key fields, in `?key=` for gemini and, where the operator
+    Looks in `Authorization: Bearer`, in the vendors' key fields, in `?key=` with `query_key` and, where the operator
     allows it, in `?access_token=` (RFC 6750 §2.3). The same credential in several places is fine; an authorization
     of another scheme, and an empty key field as SDKs send it with an unset key, count as nothing.
 
@@ -57,21 +58,22 @@ def find_credential(head: RequestHead, *, gemini: bool, query_token: bool) -> st
     for name in _KEY_FIELDS:
         found.update(_checked(key) for value in index.every(name) if (key := value.strip(_OWS)))
     if head.query:
-        found.update(_query_credentials(head.query, gemini=gemini, query_token=query_token))
+        found.update(_query_credentials(head.query, query_key=query_key, query_token=query_token))
     if len(found) > 1:
         raise InvalidRequestError("There are two different credentials.")
     return found.pop().decode("ascii") if found else None
 
 
-def strip_query(query: bytes | None, *, gemini: bool) -> bytes | None:
+def strip_query(query: bytes | None, *, query_key: bool) -> bytes | None:
     """Remove the query members that can carry a caller's credential; every other byte stays, in order.
 
-    `access_token` goes in any case, `key` for gemini. A query of which nothing is left is None.
+    `access_token` goes in any case, `key` where the dialect has its credential there (`query_key`). A query of
+    which nothing is left is None.
     """
     if query is None:
         return None
     members = query.split(b"&")
-    names = _credential_names(gemini=gemini)
+    names = _credential_names(query_key=query_key)
     kept = [member for member in members if _name(member) not in names]
     if len(kept) == len(members):
         return query
@@ -87,7 +89,7 @@ def repeats_credential(values: Iterable[bytes], head: RequestHead, passcode: str
         InvalidRequestError: The query has more credentials than a request can need.
     """
     own = {given.strip().rpartition(b" ")[2] for name, given in head.fields if fold(name) in SERVER_CREDENTIALS}
-    own.update(given for name, given in query_members(head.query) if name in _GEMINI_NAMES)
+    own.update(given for name, given in query_members(head.query) if name in _NAMES_WITH_KEY)
     if passcode is not None:
         own.add(passcode.encode())
     # Each is looked for in each value, which a caller could make thousands of times thousands.
@@ -115,8 +117,8 @@ def _checked(credential: bytes) -> bytes:
     return credential
 
 
-def _query_credentials(query: bytes, *, gemini: bool, query_token: bool) -> Iterator[bytes]:
-    names = _credential_names(gemini=gemini)
+def _query_credentials(query: bytes, *, query_key: bool, query_token: bool) -> Iterator[bytes]:
+    names = _credential_names(query_key=query_key)
     access_tokens = 0
     for member in query.split(b"&"):
         name = _name(member)
@@ -134,8 +136,8 @@ def _query_credentials(query: bytes, *, gemini: bool, query_token: bool) -> Iter
             yield _checked(value)
 
 
-def _credential_names(*, gemini: bool) -> frozenset[bytes]:
-    return _GEMINI_NAMES if gemini else _QUERY_NAMES
+def _credential_names(*, query_key: bool) -> frozenset[bytes]:
+    return _NAMES_WITH_KEY if query_key else _QUERY_NAMES
 
 
 def _name(member: bytes) -> bytes:
@@ -145,4 +147,4 @@ def _name(member: bytes) -> bytes:
 
 
 _QUERY_NAMES: Final = frozenset({b"access_token"})
-_GEMINI_NAMES: Final = frozenset({b"access_token", b"key"})
+_NAMES_WITH_KEY: Final = frozenset({b"access_token", b"key"})

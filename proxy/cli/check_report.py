@@ -113,7 +113,7 @@ def _default_path(upstream: UpstreamSettings) -> str | None:
 
 def _paths(upstream: UpstreamSettings) -> str:
     if upstream.allow_paths is None:
-        return "only its path" if upstream.dialect == "raw" else "the dialect's own"
+        return "the dialect's own" if DIALECTS[upstream.dialect].default_allow_paths else "only its path"
     if upstream.allow_paths == ALL_PATHS:
         return "all"
     return ", ".join(upstream.allow_paths) or "none"

@@ -1,7 +1,7 @@
-"""What differs from vendor to vendor: default paths, credential headers, error bodies and events, typed events.
+"""What differs from vendor to vendor: paths, credential headers, how a stream is asked for, error bodies, typed events.
 
 A `Dialect` takes and returns bytes and values; it knows no connection. To add a vendor's dialect, add a module with a
-subclass and name it in `DIALECTS`, in the settings' `dialect`, and in `asks_for_stream` for early heartbeats.
+subclass and put its instance into `DIALECTS`: nothing else names dialects. `docs/life-of-a-request.md` has the steps.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from proxy.dialects.raw import Raw
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIALECTS", "Dialect"]
+__all__ = ["DEFAULT_DIALECT", "DIALECTS", "Dialect"]
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (OpenAI(), DashScope(), Anthropic(), Gemini(), Raw())}
 )
+# The dialect of the proxy's own answers where nothing tells which upstream is meant.
+DEFAULT_DIALECT: Final = OpenAI.name

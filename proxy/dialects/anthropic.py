@@ -37,6 +37,7 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     default_path = "/v1/messages"
+    root_paths = (b"/v1/messages",)
     models_path = "/v1/models"
     # No `/v1/messages/batches`, no `/v1/files`: what is there belongs to everybody who shares the vendor's key.
     generation_paths = (
@@ -50,6 +51,8 @@ class Anthropic(Dialect):
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""
+    # The SDK sends `Accept: application/json` with streams too, so no field counts.
+    has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
         """Write the error with Anthropic's `error.type`, and the contract's `code` beside it."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from proxy.dialects.stream_request import has_true_stream_member
 from proxy.protocol.paths import canonical_path, matches
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.dialects.typed.reader import Reader
     from proxy.errors import Field, ProxyError
+    from proxy.protocol.json_text import JsonText, Steps
 
 # The status that an answer would have had, had the stream not begun before the failure was known. What is not named
 # here is an upstream that broke off.
@@ -39,6 +41,9 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     default_path: ClassVar[str | None] = None
+    # The proxy's own paths that are for this dialect: its SDKs call them where the proxy is their base URL, and the
+    # body's `model` tells the upstream. Below `/v1`, which no upstream can be called.
+    root_paths: ClassVar[tuple[bytes, ...]] = ()
     # Where the vendor lists its models, below the upstream's url; None where it does not.
     models_path: ClassVar[str | None] = None
     # Globs of what is the caller's own and keeps nothing: what generates, embeds, transcribes, moderates or counts;
@@ -53,13 +58,19 @@ class Dialect(ABC):
     credential_prefix: ClassVar[bytes] = b"Bearer "
     # Whether `?key=` carries a credential.
     query_credential: ClassVar[bool] = False
+    # Whether clients bear comments in a stream.
     heartbeat_allowed: ClassVar[bool] = True
+    # Whether the body's member `stream` asks for an event stream.
+    has_stream_member: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
-        """Return the paths below the upstream's url that are allowed where the operator lists none."""
+        """Return the paths below the upstream's url that are allowed where the operator lists none.
+
+        Where there is none, the configuration must give the upstream a `path`.
+        """
         return self.generation_paths + self.model_paths + self.task_paths
 
     def credential_field(self, key: str) -> Field:
@@ -90,6 +101,21 @@ class Dialect(ABC):
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:  # noqa: ARG002 - most need none
         """Return the fields that `POST /forward-sse` adds to a request for `path` with the fields `names`."""
         return ()
+
+    def asks_for_stream(self, method: str, fields: Sequence[Field], body: JsonText) -> Steps[bool]:
+        """Check whether a request asks for an event stream, so that heartbeats may be written before the response.
+
+        Where it is not certain, the answer is no. Yields after each piece of a large body.
+        """
+        if method == "HEAD":  # its answer has no body (RFC 9110 §9.3.2)
+            return False
+        if self.has_stream_member:
+            return (yield from has_true_stream_member(fields, body))
+        return self.asks_in_fields(fields)
+
+    def asks_in_fields(self, fields: Sequence[Field]) -> bool:  # noqa: ARG002 - see the dialects
+        """Check whether a header field asks for an event stream, where no member of the body does."""
+        return False
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

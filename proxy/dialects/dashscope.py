@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
     from proxy.errors import Field, ProxyError
 
@@ -54,6 +55,12 @@ class DashScope(Dialect):
         if not self.default_path.endswith(path.decode("latin-1")) or _STREAM[0].lower() in names:
             return ()
         return (_STREAM,)
+
+    def asks_in_fields(self, fields: Sequence[Field]) -> bool:
+        """Either the vendor's own field asks, or `Accept`."""
+        name, value = _STREAM
+        index = {field.lower(): given.strip().lower() for field, given in fields}
+        return index.get(name.lower()) == value or accepts_event_stream(fields)
 
     def error_body(self, error: ProxyError) -> bytes:
         """Flat; the request id is the vendor's, and there is none."""

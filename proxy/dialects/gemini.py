@@ -61,7 +61,8 @@ class Gemini(Dialect):
     credential_name = b"x-goog-api-key"
     credential_prefix = b""
     query_credential = True
-    # google-genai's Python client dies on any comment.
+    # google-genai's Python client dies on any comment. So no response may begin early, and nothing here tells which
+    # requests ask for a stream.
     heartbeat_allowed = False
 
     def error_body(self, error: ProxyError) -> bytes:

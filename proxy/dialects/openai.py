@@ -28,6 +28,7 @@ class OpenAI(Dialect):
 
     name = "openai"
     default_path = "/v1/chat/completions"
+    root_paths = (b"/v1/chat/completions", b"/v1/responses", b"/v1/completions", b"/v1/embeddings")
     models_path = "/v1/models"
     # With `/v1` and without: the operator's url may end in it, as the SDKs' base URLs do. The others are Azure's. No
     # `/v1/responses/*`, files, batches, assistants or voices: what is stored there belongs to everybody who shares the
@@ -55,6 +56,8 @@ class OpenAI(Dialect):
     model_paths = tuple(
         version + path for version in ("/v1", "", "/openai/v1", "/openai") for path in ("/models", "/models/*")
     )
+    # The SDK sends `Accept: application/json` with streams too, so no field counts.
+    has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind, `code` the contract's word."""

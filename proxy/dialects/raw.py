@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from proxy.dialects.base import Dialect
 from proxy.dialects.openai import error_json
+from proxy.dialects.stream_request import accepts_event_stream
 
 if TYPE_CHECKING:
-    from proxy.errors import ProxyError
+    from collections.abc import Sequence
+
+    from proxy.errors import Field, ProxyError
 
 
 class Raw(Dialect):
@@ -16,6 +19,10 @@ class Raw(Dialect):
 
     name = "raw"
     is_readable = False
+
+    def asks_in_fields(self, fields: Sequence[Field]) -> bool:
+        """The standard way is all that is known."""
+        return accepts_event_stream(fields)
 
     def error_body(self, error: ProxyError) -> bytes:
         """Worded as OpenAI does, which most clients can read."""

@@ -1,6 +1,7 @@
-"""Whether a request asks for an event stream: known before anything has been answered.
+"""How a request asks for an event stream: by the member `stream` of its body, or by `Accept`.
 
-What an answer is, its own `Content-Type` says; this is for those who must know earlier.
+Which of them counts, each dialect decides. What a response is, its own `Content-Type` says; this is for those who must
+know before anything has been answered.
 """
 
 from __future__ import annotations
@@ -19,31 +20,12 @@ if TYPE_CHECKING:
 _EVENT_STREAM: Final = b"text/event-stream"
 
 
-def asks_for_stream(dialect_name: str, method: str, fields: Iterable[Field], body: JsonText) -> Steps[bool]:
-    """Whether a request says, in its dialect's way, that its answer is to be an event stream.
+def has_true_stream_member(fields: Iterable[Field], body: JsonText) -> Steps[bool]:
+    """Check whether the body's member `stream` is true; no for a body in a content coding, which is not read.
 
-    The SDKs of OpenAI and Anthropic send `Accept: application/json` with streams, so there the body's member counts,
-    and nothing else. Gemini's streams are told by their path, but nothing may be written into one. Where it is not
-    certain, as with a body in a content coding, the answer is no. Yields after each piece of a large body.
+    Yields after each piece of a large body.
     """
-    if method == "HEAD":
-        return False
-    match dialect_name:
-        case "openai" | "anthropic":
-            if any(name.lower() == b"content-encoding" for name, _ in fields):
-                return False
-            return (yield from _asks_in_body(body))
-        case "dashscope":
-            names = {name.lower(): value.strip().lower() for name, value in fields}
-            return names.get(b"x-dashscope-sse") == b"enable" or _accepts_stream(names.get(b"accept", b""))
-        case "raw":
-            return any(name.lower() == b"accept" and _accepts_stream(value.lower()) for name, value in fields)
-        case _:
-            return False
-
-
-def _asks_in_body(body: JsonText) -> Steps[bool]:
-    if b'"stream"' not in body:
+    if b'"stream"' not in body or any(name.lower() == b"content-encoding" for name, _ in fields):
         return False
     try:
         return (yield from read_body(body)).stream is True
@@ -52,5 +34,10 @@ def _asks_in_body(body: JsonText) -> Steps[bool]:
         return False
 
 
-def _accepts_stream(value: bytes) -> bool:
-    return any(part.partition(b";")[0].strip() == _EVENT_STREAM for part in value.split(b","))
+def accepts_event_stream(fields: Iterable[Field]) -> bool:
+    """Check whether an `Accept` field names the media type of event streams (RFC 9110 §12.5.1)."""
+    return any(name.lower() == b"accept" and _names_event_stream(value) for name, value in fields)
+
+
+def _names_event_stream(accept: bytes) -> bool:
+    return any(part.partition(b";")[0].strip() == _EVENT_STREAM for part in accept.lower().split(b","))

@@ -44,8 +44,8 @@ async def authenticate(exchange: Exchange, head: RequestHead) -> tuple[Destinati
         fault = error
     principal = exchange.known
     if principal is None:
-        has_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
-        token, principal = _cached_principal(exchange, head, gemini=has_key)
+        query_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
+        token, principal = _cached_principal(exchange, head, query_key=query_key)
         principal = principal or await _authenticate(rules, token)
     may_be_in_body = rules.envelope_passcode and destination is not None and destination.may_be_envelope
     if principal is None and not may_be_in_body:
@@ -68,7 +68,7 @@ async def authenticate_head(exchange: Exchange, head: RequestHead) -> Principal:
     """
     principal = exchange.known
     if principal is None:
-        token, principal = _cached_principal(exchange, head, gemini=False)
+        token, principal = _cached_principal(exchange, head, query_key=False)
         principal = principal or await _authenticate(exchange.rules, token)
     if principal is None:
         raise MissingTokenError
@@ -91,10 +91,10 @@ def authenticate_body(exchange: Exchange, members: RoutingMembers) -> Principal:
     return principal
 
 
-def _cached_principal(exchange: Exchange, head: RequestHead, *, gemini: bool) -> tuple[str | None, Principal | None]:
+def _cached_principal(exchange: Exchange, head: RequestHead, *, query_key: bool) -> tuple[str | None, Principal | None]:
     """The request's token, and whose it is where it was verified before, as nearly all were; without waiting."""
     rules = exchange.rules
-    token = find_credential(head, gemini=gemini, query_token=rules.query_token)
+    token = find_credential(head, query_key=query_key, query_token=rules.query_token)
     if token is None:
         return None, None
     if token in exchange.path or token in exchange.id:

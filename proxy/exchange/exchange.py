@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiohttp import web
 from multidict import istr
 
+from proxy.dialects import DEFAULT_DIALECT
 from proxy.errors import (
     DrainingError,
     ProxyError,
@@ -76,7 +77,7 @@ class Exchange:
     registry: Exchanges = field(repr=False)
     method: str = ""
     path: str = field(init=False, default="")
-    dialect: str = field(init=False, default="openai")
+    dialect: str = field(init=False, default=DEFAULT_DIALECT)
     head: RequestHead | None = field(init=False, default=None, repr=False)
     route: Route | None = field(init=False, default=None, repr=False)
     origin: bytes | None = field(init=False, default=None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 from aiohttp import web
 
-from proxy.dialects import DIALECTS
+from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.handlers import health
 from proxy.handlers.errors import as_headers
@@ -47,11 +47,11 @@ VIEW: Final[web.AppKey[View]] = web.AppKey("view")
 
 @web.middleware
 async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer with the error that a handler raises, in OpenAI's shape."""
+    """Answer with the error that a handler raises, in the default dialect."""
     try:
         return await handler(request)
     except ProxyError as error:
-        answer = refusal(error, DIALECTS["openai"])
+        answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
         return web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
 
 

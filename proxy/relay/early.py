@@ -16,7 +16,6 @@ import orjson
 from aiohttp import web
 
 from proxy.dialects import DIALECTS
-from proxy.dialects.stream_request import asks_for_stream
 from proxy.dialects.typed.reader import UNKNOWN_CODE, Failure, UnreadableError
 from proxy.errors import UpstreamProtocolError, UpstreamTimeoutError
 from proxy.model import Ending
@@ -52,11 +51,12 @@ def early_interval_s(request: web.Request, exchange: Exchange, route: Route) -> 
     if not (exchange.is_in_band or (exchange.rules.early_heartbeat and route.heartbeat_s is not None)):
         return None
     # A client of HTTP/1.0 could not be told that a response breaks off.
-    if request.version < (1, 1) or not DIALECTS[route.dialect].heartbeat_allowed:
+    dialect = DIALECTS[route.dialect]
+    if request.version < (1, 1) or not dialect.heartbeat_allowed:
         return None
     if exchange.is_in_band:
         return route.heartbeat_s or TICKET_INTERVAL_S
-    asks = yield from asks_for_stream(route.dialect, route.method, route.fields, route.body)
+    asks = yield from dialect.asks_for_stream(route.method, route.fields, route.body)
     return route.heartbeat_s if asks else None
 
 

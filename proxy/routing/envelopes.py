@@ -92,7 +92,7 @@ def route_envelope(
     upstream_route = upstream_routes[entry.upstream]
     # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
     added = upstream_route.added(head).under(plain)
-    query = strip_query(target.query, gemini=upstream_route.dialect.query_credential)
+    query = strip_query(target.query, query_key=upstream_route.dialect.query_credential)
     return upstream_route.route(
         envelope.method,
         with_query(target.path, query),

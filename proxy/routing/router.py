@@ -13,6 +13,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth import strip_query
+from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
@@ -37,19 +38,11 @@ if TYPE_CHECKING:
     from proxy.routing.envelopes import EnvelopeRules
 
 _FRONT: Final = b"/forward-sse"
-# The paths that stock SDKs of two vendors call below a bare base URL, and whose SDKs they are.
-_SHORT: Final = {
-    b"/v1/chat/completions": "openai",
-    b"/v1/responses": "openai",
-    b"/v1/messages": "anthropic",
-    b"/v1/completions": "openai",
-    b"/v1/embeddings": "openai",
-}
+# The paths that stock SDKs call below a bare base URL, and the dialect of each.
+_SHORT: Final = {path: name for name, dialect in DIALECTS.items() for path in dialect.root_paths}
 # What chat frontends ask for first below the same base URL: the default upstream's list.
 _MODELS: Final = b"/v1/models"
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
-# The dialect of refusals where nothing says which upstream was meant.
-_USUAL_DIALECT: Final = "openai"
 # The member of a query that asks for typed events.
 _TYPED: Final = (b"events", b"typed")
 # Longer names are no models of anybody's, and globs are not to be tried on them.
@@ -76,7 +69,7 @@ class Destination(NamedTuple):
         return self.path is None
 
 
-_TOLD_BY_BODY: Final = Destination(_USUAL_DIALECT)
+_TOLD_BY_BODY: Final = Destination(DEFAULT_DIALECT)
 _NO_MEMBERS: Final = RoutingMembers()
 
 
@@ -115,13 +108,13 @@ class Router:
         if head.path in _SHORT:
             return _SHORT[head.path]
         if head.path == _MODELS:
-            return _USUAL_DIALECT if self._default is None else self._default.dialect
+            return DEFAULT_DIALECT if self._default is None else self._default.dialect
         if head.path == _FRONT:
             named = self._named(head)
             upstream = self._upstreams.get(named[0]) if len(named) == 1 else None
         else:
             upstream = self._upstreams.get(head.path[1:].partition(b"/")[0])
-        return _USUAL_DIALECT if upstream is None else upstream.dialect
+        return DEFAULT_DIALECT if upstream is None else upstream.dialect
 
     def by_head(self, head: RequestHead) -> Destination:
         """Decide what the head decides.
@@ -152,7 +145,7 @@ class Router:
             upstream = self._front_upstream(head)
             query = without_member(query, b"upstream")
             if upstream is None:
-                return Destination(_USUAL_DIALECT, None, None, query, is_typed)
+                return Destination(DEFAULT_DIALECT, None, None, query, is_typed)
             upstream_route, path_below = self._upstream_routes[upstream.name], None
         elif path == _MODELS:
             upstream, path_below = self._models_below(head.method)
@@ -262,7 +255,7 @@ class Router:
         check_plan(upstream_route.name, principal)
         is_front = path is None
         if query is not None:
-            query = strip_query(query, gemini=upstream_route.dialect.query_credential)
+            query = strip_query(query, query_key=upstream_route.dialect.query_credential)
         if path is None:
             target = upstream_route.front_target(query)
         else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, http_exceptions, web
 
-from proxy.dialects import DIALECTS
+from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
 from proxy.protocol.http_head import render_response
 
@@ -233,7 +233,7 @@ class ClientConnection(web.RequestHandler):
             raise ConnectionError("a response has begun already")
         error = self._refusal_of(status, exc)
         fields = self._refuse(error)
-        answer = refusal(error, DIALECTS["openai"])
+        answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
         response = web.Response(
             status=answer.status,
             body=answer.body,
@@ -248,7 +248,7 @@ class ClientConnection(web.RequestHandler):
         """Answer what never became a request, as HTTP/1.1, and close: aiohttp answers in the version asked for."""
         if self.transport is not None:
             fields = self._refuse(error)
-            answer = refusal(error, DIALECTS["openai"])
+            answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
             lines = [*answer.fields, *fields, (b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
             self.transport.write(render_response(answer.status, lines) + answer.body)
         self.force_close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
+from proxy.dialects import DIALECTS
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
@@ -266,7 +267,7 @@ class Settings(Model):
             names = {kind: name for kind, name in upstream.typed_names if kind in upstream.typed_names.model_fields_set}
             changes["typed_names"] = self.typed_names.model_copy(update=names)
             if "heartbeat_s" not in upstream.model_fields_set:
-                changes["heartbeat_s"] = None if upstream.dialect == "gemini" else self.heartbeat_s
+                changes["heartbeat_s"] = self.heartbeat_s if DIALECTS[upstream.dialect].heartbeat_allowed else None
             self.upstreams[name] = upstream.model_copy(update=changes)
         return self
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJsonSchema
 
+from proxy.dialects import DIALECTS
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
 from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name
@@ -17,6 +18,8 @@ from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from proxy.dialects import Dialect
 
 UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 # What `allow_paths: all` stands for. What has no one reading (dot segments, double encodings) matches no glob.
@@ -50,6 +53,17 @@ _RESERVED_FIELDS = frozenset(
 )
 
 
+def _read_dialect(value: object) -> str:
+    dialect = _dialect(value)
+    if dialect is None:
+        raise InvalidValue(f"must be one of {', '.join(DIALECTS)}", suggestion=closest(value, DIALECTS))
+    return dialect.name
+
+
+def _dialect(name: object) -> Dialect | None:
+    return DIALECTS.get(name) if isinstance(name, str) else None
+
+
 def _read_field_value(value: object) -> str | SecretStr:
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if isinstance(text, bool | int):
@@ -73,6 +87,7 @@ def _all_in_schema(schema: dict[str, Any]) -> None:
     schema["anyOf"].insert(1, {"const": "all"})
 
 
+DialectName = Annotated[str, PlainValidator(_read_dialect), WithJsonSchema({"enum": list(DIALECTS), "type": "string"})]
 # A secret where it came from a variable or a file, and not from the file that everybody reads.
 FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
 
@@ -95,9 +110,7 @@ class UpstreamSettings(Model):
     """One vendor. Its name is the first segment of the paths that reach it."""
 
     url: BaseUrl = Field(description="Where it is: http(s)://host[:port][/base].")
-    dialect: Literal["openai", "dashscope", "anthropic", "gemini", "raw"] = Field(
-        description="What it speaks: its paths, its credential header, its error shapes."
-    )
+    dialect: DialectName = Field(description="What it speaks: its paths, its credential header, its error shapes.")
     path: FrontPath | None = Field(
         None,
         description="Where POST /forward-sse goes, below `url`; each dialect but gemini and raw has a default. "
@@ -186,30 +199,32 @@ class UpstreamSettings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """A way to the vendor that is complete, and nothing that its dialect has no place for."""
-        dialect = data.get("dialect")
+        dialect = _dialect(data.get("dialect"))
         yield from _key_faults(data)
-        if dialect == "raw" and "path" not in data:
-            yield ("path",), InvalidValue("is required: the dialect raw has no path of its own")
         if (name := _credential_in_query(dialect, data.get("path"))) is not None:
             yield ("path",), InvalidValue(f"must not carry a credential (`{name}`): api_key is for that")
-        if dialect == "gemini" and data.get("heartbeat", "off") != "off":
-            yield (
-                ("heartbeat",),
-                InvalidValue("must be off: Gemini's clients take a comment for an event", suggestion="off"),
-            )
-        if dialect == "raw" and data.get("events") == "typed":
-            yield (
-                ("events",),
-                InvalidValue("must be raw: it is not known what the dialect raw streams", suggestion="raw"),
-            )
+        if dialect is not None:
+            yield from _dialect_faults(dialect, data)
         yield from _header_faults(mapping(data.get("headers")))
         yield from _credential_header_faults(data)
 
 
-def _credential_in_query(dialect: object, path: object) -> str | None:
+def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """What the dialect needs and does not have of itself, and what it has no place for."""
+    if not dialect.default_allow_paths and "path" not in data:
+        yield ("path",), InvalidValue(f"is required: the dialect {dialect.name} has no path of its own")
+    if not dialect.heartbeat_allowed and data.get("heartbeat", "off") != "off":
+        words = f"must be off: clients of the dialect {dialect.name} take a comment for an event"
+        yield ("heartbeat",), InvalidValue(words, suggestion="off")
+    if not dialect.is_readable and data.get("events") == "typed":
+        words = f"must be raw: it is not known what the dialect {dialect.name} streams"
+        yield ("events",), InvalidValue(words, suggestion="raw")
+
+
+def _credential_in_query(dialect: Dialect | None, path: object) -> str | None:
     """The member of a path's query that carries a credential: paths are shown in reports and logs."""
     query = path.partition("?")[2] if isinstance(path, str) else ""
-    names = {"access_token", "key"} if dialect == "gemini" else {"access_token"}
+    names = {"access_token", "key"} if dialect is not None and dialect.query_credential else {"access_token"}
     given = (unquote(member.partition("=")[0]) for member in query.split("&"))
     return next((name for name in given if name in names), None)
 

@@ -39,7 +39,7 @@ def head(*fields: tuple[bytes, bytes], query: bytes | None = None) -> RequestHea
 )
 def test_credential_in_each_place(fields: list[tuple[bytes, bytes]]) -> None:
     """Each SDK's header carries the credential, whatever its case, and agreeing ones are one."""
-    assert find_credential(head(*fields), gemini=False, query_token=False) == "tok"
+    assert find_credential(head(*fields), query_key=False, query_token=False) == "tok"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_credential_in_each_place(fields: list[tuple[bytes, bytes]]) -> None:
 )
 def test_credential_absent(fields: list[tuple[bytes, bytes]]) -> None:
     """Another scheme, an empty key field and look-alike names carry no credential."""
-    assert find_credential(head(*fields), gemini=False, query_token=True) is None
+    assert find_credential(head(*fields), query_key=False, query_token=True) is None
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_credential_absent(fields: list[tuple[bytes, bytes]]) -> None:
 def test_bearer_malformed(value: bytes) -> None:
     """What cannot be a token after `Bearer` is an invalid token, not a missing one and not a crash."""
     with pytest.raises(InvalidTokenError):
-        find_credential(head((b"Authorization", value)), gemini=False, query_token=False)
+        find_credential(head((b"Authorization", value)), query_key=False, query_token=False)
 
 
 def test_credential_of_the_longest_length() -> None:
     """A credential of exactly the bound is looked at."""
-    assert find_credential(head((b"api-key", LONGEST)), gemini=False, query_token=False) == LONGEST.decode()
+    assert find_credential(head((b"api-key", LONGEST)), query_key=False, query_token=False) == LONGEST.decode()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_credential_of_the_longest_length() -> None:
 def test_credentials_that_disagree(fields: list[tuple[bytes, bytes]], query: bytes | None) -> None:
     """Two different credentials, or a place that may be used once used twice, are a bad request; none is picked."""
     with pytest.raises(InvalidRequestError):
-        find_credential(head(*fields, query=query), gemini=True, query_token=True)
+        find_credential(head(*fields, query=query), query_key=True, query_token=True)
 
 
 @pytest.mark.parametrize(
@@ -115,30 +115,30 @@ def test_credentials_that_disagree(fields: list[tuple[bytes, bytes]], query: byt
 def test_query_token_not_allowed(query: bytes) -> None:
     """Without `query_token`, an access token in the query is a bad request in every spelling, also beside a header."""
     with pytest.raises(InvalidRequestError):
-        find_credential(head((b"x-api-key", b"tok"), query=query), gemini=False, query_token=False)
+        find_credential(head((b"x-api-key", b"tok"), query=query), query_key=False, query_token=False)
 
 
 def test_query_token_allowed() -> None:
     """With `query_token`, the percent-decoded `access_token` is the credential."""
-    assert find_credential(head(query=b"a=1&access%5Ftoken=t%6Fk"), gemini=False, query_token=True) == "tok"
+    assert find_credential(head(query=b"a=1&access%5Ftoken=t%6Fk"), query_key=False, query_token=True) == "tok"
 
 
 @pytest.mark.parametrize("value", [b"", b"%00", b"a%20b", b"%C3%B6", b"%74" * (MAX_CREDENTIAL_BYTES + 1)])
 def test_query_token_malformed(value: bytes) -> None:
     """What decodes to no token is an invalid token."""
     with pytest.raises(InvalidTokenError):
-        find_credential(head(query=b"access_token=" + value), gemini=False, query_token=True)
+        find_credential(head(query=b"access_token=" + value), query_key=False, query_token=True)
 
 
 def test_query_key_by_dialect() -> None:
-    """`?key=` is a credential for gemini alone."""
-    assert find_credential(head(query=b"alt=sse&%6Bey=tok"), gemini=True, query_token=False) == "tok"
-    assert find_credential(head(query=b"alt=sse&key=tok"), gemini=False, query_token=False) is None
-    assert find_credential(head(query=b"key=&alt=sse"), gemini=True, query_token=False) is None
+    """`?key=` is a credential only where the dialect has it there."""
+    assert find_credential(head(query=b"alt=sse&%6Bey=tok"), query_key=True, query_token=False) == "tok"
+    assert find_credential(head(query=b"alt=sse&key=tok"), query_key=False, query_token=False) is None
+    assert find_credential(head(query=b"key=&alt=sse"), query_key=True, query_token=False) is None
 
 
 @pytest.mark.parametrize(
-    ("query", "gemini", "expected"),
+    ("query", "query_key", "expected"),
     [
         (None, True, None),
         (b"", True, b""),
@@ -152,9 +152,9 @@ def test_query_key_by_dialect() -> None:
         (b"my_access_token=1&x=access_token", False, b"my_access_token=1&x=access_token"),
     ],
 )
-def test_strip_query(query: bytes | None, gemini: bool, expected: bytes | None) -> None:
+def test_strip_query(query: bytes | None, query_key: bool, expected: bytes | None) -> None:
     """The members that carry a credential go, every other byte stays."""
-    assert strip_query(query, gemini=gemini) == expected
+    assert strip_query(query, query_key=query_key) == expected
 
 
 def test_repeated_credential() -> None:
@@ -174,12 +174,12 @@ def test_repeated_credential_of_too_many() -> None:
 
 
 @given(st.text(alphabet="aks%256F_cetonkyKEY=&;+ ", max_size=60), st.booleans())
-def test_strip_query_leaves_no_credential(text: str, gemini: bool) -> None:
+def test_strip_query_leaves_no_credential(text: str, query_key: bool) -> None:
     """However it is spelled, what another parser reads from the stripped query has no credential; others stay."""
     before = parse_qsl(text, keep_blank_values=True, separator="&")
-    names = {"access_token", "key"} if gemini else {"access_token"}
+    names = {"access_token", "key"} if query_key else {"access_token"}
 
-    stripped = strip_query(text.encode(), gemini=gemini) or b""
+    stripped = strip_query(text.encode(), query_key=query_key) or b""
 
     after = parse_qsl(stripped.decode(), keep_blank_values=True, separator="&")
     assert after == [member for member in before if member[0] not in names]
@@ -198,12 +198,12 @@ def test_strip_query_leaves_no_credential(text: str, gemini: bool) -> None:
     st.booleans(),
 )
 def test_credential_of_arbitrary_bytes(
-    fields: list[tuple[bytes, bytes]], query: bytes | None, gemini: bool, query_token: bool
+    fields: list[tuple[bytes, bytes]], query: bytes | None, query_key: bool, query_token: bool
 ) -> None:
     """Whatever bytes come, the result is visible ASCII, nothing, or a refusal of ours."""
     try:
-        found = find_credential(head(*fields, query=query), gemini=gemini, query_token=query_token)
+        found = find_credential(head(*fields, query=query), query_key=query_key, query_token=query_token)
     except (InvalidRequestError, InvalidTokenError):
         found = None
     assert found is None or (found.isascii() and found.isprintable() and " " not in found and found)
-    strip_query(query, gemini=gemini)
+    strip_query(query, query_key=query_key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import dashscope.common.utils as dashscope_utils
@@ -33,8 +33,9 @@ from proxy.errors import (
     UpstreamUnreachableError,
     refusal,
 )
+from proxy.protocol.header_fields import SERVER_CREDENTIALS
 from proxy.protocol.paths import canonical_path
-from proxy.settings.upstreams import UpstreamSettings
+from proxy.settings.upstreams import RESERVED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -481,6 +482,21 @@ def test_allows_operators_pattern() -> None:
     assert not dialect.allows("GET", b"/v1/chat/completions", ["/v1/chat/completions"])
 
 
+def test_root_paths_of_one_dialect() -> None:
+    """A path at the proxy's root is for one dialect, which allows it by default, and hides no upstream."""
+    paths = [(path, dialect) for dialect in DIALECTS.values() for path in dialect.root_paths]
+    assert len({path for path, _ in paths}) == len(paths) > 0
+    for path, dialect in paths:
+        assert dialect.allows("POST", path, dialect.default_allow_paths)
+        assert path.split(b"/")[1].decode() in RESERVED_NAMES
+
+
+def test_credential_names_are_kept_from_upstreams() -> None:
+    """A field in which a vendor's SDK sends its key may hold the proxy's token, so it is read, and never forwarded."""
+    for dialect in DIALECTS.values():
+        assert dialect.credential_name.lower() in SERVER_CREDENTIALS
+
+
 def test_dialects_properties() -> None:
     """Each dialect is known by its name; only gemini takes `?key=`, and only gemini bears no heartbeat."""
     assert list(DIALECTS) == ["openai", "dashscope", "anthropic", "gemini", "raw"]
@@ -494,8 +510,3 @@ def test_dialects_properties() -> None:
         "gemini": None,
         "raw": None,
     }
-
-
-def test_dialects_of_the_settings() -> None:
-    """The configuration takes every dialect there is, and no other."""
-    assert set(get_args(UpstreamSettings.model_fields["dialect"].annotation)) == set(DIALECTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.dialects.stream_request import asks_for_stream
+from proxy.dialects import DIALECTS
 from tests.steps import finish
 
 ACCEPT = ((b"Accept", b"text/event-stream"),)
@@ -31,7 +31,7 @@ ACCEPT = ((b"Accept", b"text/event-stream"),)
 )
 def test_asks_for_stream_in_the_body(dialect: str, body: bytes, *, asks: bool) -> None:
     """The member `stream` of the body counts, and where it cannot be read, it does not."""
-    assert finish(asks_for_stream(dialect, "POST", ACCEPT, body)) is asks
+    assert finish(DIALECTS[dialect].asks_for_stream("POST", ACCEPT, body)) is asks
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_asks_for_stream_in_the_body(dialect: str, body: bytes, *, asks: bool) -
 )
 def test_asks_for_stream_in_the_fields(dialect: str, fields: tuple[tuple[bytes, bytes], ...], *, asks: bool) -> None:
     """Elsewhere a field counts; for Gemini nothing does."""
-    assert finish(asks_for_stream(dialect, "POST", fields, b'{"stream":true}')) is asks
+    assert finish(DIALECTS[dialect].asks_for_stream("POST", fields, b'{"stream":true}')) is asks
 
 
 @pytest.mark.parametrize("dialect", ["openai", "dashscope", "raw"])
 def test_asks_for_stream_head(dialect: str) -> None:
     """An answer to HEAD has no body."""
-    assert not finish(asks_for_stream(dialect, "HEAD", ACCEPT, b'{"stream":true}'))
+    assert not finish(DIALECTS[dialect].asks_for_stream("HEAD", ACCEPT, b'{"stream":true}'))
 
 
 def test_asks_for_stream_coded() -> None:
     """A body in a content coding is not read for this."""
-    assert not finish(asks_for_stream("openai", "POST", ((b"Content-Encoding", b"gzip"),), b'{"stream":true}'))
+    assert not finish(DIALECTS["openai"].asks_for_stream("POST", ((b"Content-Encoding", b"gzip"),), b'{"stream":true}'))

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from proxy.dialects import DIALECTS
 from proxy.model import Rate
-from proxy.settings import Address, InvalidValue, Settings
+from proxy.settings import Address, InvalidValue, Settings, UpstreamSettings
 from proxy.settings.units import MAX_DURATION_S, read_address, read_clock, read_duration, read_rate, read_size
 
 SECRET = "s" * 64
@@ -408,7 +409,9 @@ def test_api_key_digest() -> None:
         ({"url": "https://h:99999"}, ("url",), "not a URL"),
         ({"url": "https://h/a/../b"}, ("url",), "`..`"),
         ({"url": "https://h\\@evil"}, ("url",), "backslashes"),
-        ({"dialect": "raw"}, ("path",), "is required"),
+        ({"dialect": None}, ("dialect",), "is required"),
+        ({"dialect": ["openai"]}, ("dialect",), "must be one of openai, "),
+        ({"dialect": "raw"}, ("path",), "is required: the dialect raw"),
         ({"path": "v1"}, ("path",), "slash"),
         ({"path": "/a?"}, ("path",), "query"),
         ({"path": "/a?b#c"}, ("path",), "query"),
@@ -448,6 +451,13 @@ def test_api_key_digest() -> None:
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
     """What would not work, or would not be safe, in an upstream is refused where it stands."""
     assert words in faults(upstreams=upstream(**keys))[("upstreams", "openai", *key)]
+
+
+def test_dialect_is_one_of_the_table() -> None:
+    """An upstream takes every dialect there is and no other, and the schema lists them."""
+    for name in DIALECTS:
+        assert settings(upstreams=upstream(dialect=name, path="/x")).upstreams["openai"].dialect == name
+    assert UpstreamSettings.model_json_schema()["properties"]["dialect"]["enum"] == list(DIALECTS)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,13 @@ def test_file_unreadable(file: File, content: bytes | None, expected: str) -> No
     assert [str(fault).removeprefix(f"{file.path.parent}/") for fault in caught.value.faults] == [expected]
 
 
+def test_fault_dialect(file: File) -> None:
+    """A dialect that there is not is told with those that there are, and the one that may have been meant."""
+    (told,) = file.faults(BASE.replace("dialect: openai", "dialect: openia"))
+    where = "p.yaml:5: upstreams.openai.dialect"
+    assert told == f"{where}: must be one of openai, dashscope, anthropic, gemini, raw (did you mean openai?)"
+
+
 def test_faults_all_at_once(file: File) -> None:
     """Faults of every kind are told together: the file's by line, then the variables'."""
     text = """\
