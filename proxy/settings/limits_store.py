@@ -1,4 +1,4 @@
-"""The URL of a shared limits store: which server, which database, whose credentials."""
+"""The URL of a shared limits store (Redis): server, database, credentials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.settings.secret_values import check_ends
 from proxy.settings.units import InvalidValue, is_host
 
 _PORT = 6379
-# Redis' own bound on `databases` is an int; nobody has more than a few.
+# Redis has 16 databases by default; its setting `databases` is an int.
 _MAX_DB = 999_999
 _SCHEMES = ("redis", "rediss", "unix")
 _EXAMPLES = "must be memory, or redis://host:6379/0, rediss://…, unix:///path/of.sock"
@@ -27,7 +27,7 @@ _OTHER_TOPOLOGY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """What the URL says; `path` is a socket's, and then host and port mean nothing."""
+    """A parsed limits store URL; with the `path` of a Unix socket, host and port are unused."""
 
     host: str
     port: int
@@ -39,7 +39,7 @@ class StoreUrl:
     ca_file: str | None
 
     def __str__(self) -> str:
-        """Where it is, without credentials."""
+        """The URL without credentials."""
         if self.path is not None:
             return f"unix://{self.path}, database {self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -50,7 +50,7 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     """Read `memory`, or the URL of a Redis server (6.2 or later) or of a Valkey server.
 
     Raises:
-        InvalidValue: Neither; or Sentinel or Cluster, not supported. Never has the value, which has a password.
+        InvalidValue: Neither, or Sentinel or Cluster. Never contains the value, which may have a password.
     """
     text = read_text(value)
     if text == "memory":
@@ -99,7 +99,7 @@ def _tcp(url: SplitResult) -> StoreUrl:
 
 
 def _unix(url: SplitResult) -> StoreUrl:
-    # unix://user:password@/path, as redis-py has it.
+    # unix://user:password@/path, as in redis-py.
     if url.netloc.rpartition("@")[2] or not url.path.strip("/"):
         raise InvalidValue("must name a socket by its absolute path: unix:///run/redis.sock")
     options = _options(url, {"db"})
@@ -132,7 +132,7 @@ def _password(url: SplitResult) -> SecretStr | None:
         return None
     password = unquote(url.password)
     if password == url.password:
-        # Percent-encoded, they are meant.
+        # Percent-encoded ones belong to the password.
         try:
             check_ends(password)
         except InvalidValue as wrong:
