@@ -111,7 +111,20 @@ def test_troubleshooting_has_every_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["keep-alive", "graceful shutdown", "buffering", "timeout", "back pressure", "disconnect"]
+    "word",
+    [
+        "keep-alive",
+        "graceful shutdown",
+        "buffering",
+        "timeout",
+        "back pressure",
+        "disconnect",
+        "troubleshooting",
+        "file descriptors",
+        "out of memory",
+        "rate limits",
+        "secret rotation",
+    ],
 )
 def test_headings_have_the_operators_words(word: str) -> None:
     """What an operator searches for stands in no heading."""

@@ -143,9 +143,7 @@ class JwtIssuer(Model):
         "that is known. Absent, null or unknown means `default`.",
     )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field(
-        default("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
-    )
+    leeway_s: Leeway = Field(default("30s"), alias="leeway", description="Accepted difference of clocks, at most 5m.")
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:

@@ -203,7 +203,7 @@ class Settings(Model):
         default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
-        description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
+        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=_none_in_schema
     )
     plans: dict[str, PlanSettings] = Field(
         default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."

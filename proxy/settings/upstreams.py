@@ -80,7 +80,9 @@ FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJ
 class UpstreamTimeouts(Model):
     """Timeouts of an exchange towards an upstream; `off` disables one, `keep_alive: off` keeps no connection."""
 
-    connect_s: Clock = Field(default("5s"), alias="connect", description="Until the connection stands, TLS included.")
+    connect_s: Clock = Field(
+        default("5s"), alias="connect", description="Until the connection is established, TLS included."
+    )
     first_byte_s: Clock = Field(default("5m"), alias="first_byte", description="Until the answer's head is complete.")
     idle_s: Clock = Field(
         default("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
