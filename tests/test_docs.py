@@ -1,4 +1,4 @@
-"""The pages of `docs/`: contents lists, links and file names are true."""
+"""The pages of `docs/`: contents lists, links, file names and tables of what the code has are true."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy import errors
 from proxy.dialects import DIALECTS
+from proxy.model import Ending
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md")])
@@ -96,8 +98,43 @@ def test_where_is_table() -> None:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
 
 
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without the table's own head."""
+    section = re.split(r"^#+ ", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line] for line in lines[2:]]
+
+
+def test_troubleshooting_has_every_ending() -> None:
+    """An `ending` that a log line can have is missing in the troubleshooting table, or the table has another one."""
+    table = rows(ROOT / "docs/operating.md", "`ending`: how the request ended")
+    assert sorted(row[0] for row in table) == sorted(f"`{ending}`" for ending in Ending)
+    assert all(len(row) == 4 and all(row) for row in table)
+
+
+def test_troubleshooting_has_every_code() -> None:
+    """A status and code with which the proxy refuses is missing in the troubleshooting table, or is never sent."""
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ProxyError)]
+    table = rows(ROOT / "docs/operating.md", "`code`: what the proxy refused")
+    assert sorted(row[0] for row in table) == sorted({f"{kind.status} `{kind.code}`" for kind in classes})
+    assert all(len(row) == 3 and all(row) for row in table)
+
+
 @pytest.mark.parametrize(
-    "word", ["keep-alive", "graceful shutdown", "buffering", "timeout", "back pressure", "disconnect"]
+    "word",
+    [
+        "keep-alive",
+        "graceful shutdown",
+        "buffering",
+        "timeout",
+        "back pressure",
+        "disconnect",
+        "troubleshooting",
+        "file descriptors",
+        "out of memory",
+        "rate limits",
+        "secret rotation",
+    ],
 )
 def test_headings_have_the_operators_words(word: str) -> None:
     """What an operator searches for stands in no heading."""

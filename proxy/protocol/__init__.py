@@ -1,5 +1,5 @@
-"""Pure protocol code: HTTP heads and header fields, paths, JSON, server-sent events, CORS.
+"""Protocol code without I/O: HTTP heads and header fields, paths, JSON, server-sent events, CORS.
 
-Bytes and values enter, bytes and values leave: no clock, no socket, no log, no `await`. Each module implements the
-standard that its docstring names.
+Functions take bytes and values and return bytes and values: no clock, no socket, no log, no `await`. Each module
+implements the standard that its docstring names.
 """

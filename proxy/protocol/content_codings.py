@@ -1,7 +1,7 @@
-"""Content codings of request bodies (RFC 9110 §8.4), decoded in bounded pieces for routing to read.
+"""Decodes compressed request bodies (`Content-Encoding`, RFC 9110 §8.4) in bounded pieces, for routing to read.
 
-Pure. The coded body is what is forwarded; what is decoded here is only looked at. Every call of a library gets at most
-`PIECE_BYTES` and gives at most as much, so that neither a bomb nor a body of empty blocks holds the loop.
+Pure. The body is forwarded as it came, still compressed. Every call of a library reads and returns at most
+`PIECE_BYTES`, so that neither a decompression bomb nor a body of empty blocks blocks the event loop.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
     from proxy.protocol.json_text import JsonText, Steps
 
-# More than this is no way to send JSON.
+# No client that sends JSON applies more than one or two.
 _MAX_CODINGS: Final = 3
 # RFC 9659 §3: a decoder of zstd content need not support windows above 8 MiB. RFC 8878 lets a frame ask for terabytes.
 _MAX_ZSTD_WINDOW_LOG: Final = 23
 # Senders that cut files into members make them of 64 KiB. Empty ones by the million would cost a minute.
 _MAX_MEMBERS: Final = 4096
-# What a call of a library costs, in bytes, and what beginning another member does: the rest of a piece is read again.
+# The cost of a call of a library and of starting a member, in bytes: a new member reads the rest of a piece again.
 _CALL_COST: Final = 512
 _MEMBER_COST: Final = 4096
 
 
 class _Decoder(Protocol):
-    """One member or frame, as `compression.zstd` and `bz2` have it."""
+    """Decompressor of one member or frame, with the interface of `compression.zstd` and `bz2`."""
 
     @property
     def eof(self) -> bool: ...
@@ -52,11 +52,11 @@ class _Decoder(Protocol):
 
 
 class _Inflate:
-    """`zlib` behind that interface."""
+    """`zlib` with the interface of `_Decoder`."""
 
     def __init__(self, wbits: int) -> None:
         self._zlib = zlib.decompressobj(wbits)
-        # All input may be consumed while some output is still inside.
+        # zlib may have consumed all input and still hold output.
         self._is_full = False
 
     @property
@@ -78,13 +78,13 @@ class _Inflate:
 
 
 class _Brotli:
-    """`brotli` behind that interface; it has no members, and refuses what follows its end by itself."""
+    """`brotli` with the interface of `_Decoder`; it has no members, and raises on bytes after its end."""
 
     unused_data = b""
 
     def __init__(self) -> None:
         self._brotli = brotli.Decompressor()
-        # `can_accept_more_data` is true also where output is left, and the limit is exceeded by one growth of a buffer.
+        # `can_accept_more_data` is true also if output is left; the output may exceed the limit by one buffer.
         self._is_full = False
 
     @property
@@ -109,7 +109,7 @@ def _zstd() -> _Decoder:
 
 
 def _deflate(data: JsonText) -> _Decoder:
-    """RFC 9110 §8.4.1.2 means the zlib format; some senders leave its head out, and readers take both."""
+    """Detect the zlib format (RFC 9110 §8.4.1.2) or raw deflate, which some clients send; servers accept both."""
     is_wrapped = len(data) > 1 and data[0] & 0x0F == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0
     return _Inflate(zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS)
 
@@ -121,16 +121,16 @@ _DECODERS: Final[dict[bytes, Callable[[JsonText], _Decoder]]] = {
     b"br": lambda _: _Brotli(),
     b"zstd": lambda _: _zstd(),
 }
-# What may be followed by more of its kind (RFC 1952 §2.2, RFC 8878 §3.1).
+# Formats in which members may be concatenated (RFC 1952 §2.2, RFC 8878 §3.1).
 _HAS_MEMBERS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
 _ERRORS: Final = (zlib.error, zstd.ZstdError, brotli.error)
 
 
 def read_codings(values: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Read the codings of the `Content-Encoding` fields, in the order in which they were applied.
+    """Parse `Content-Encoding`: the codings in the order in which they were applied, without `identity`.
 
     Raises:
-        UnsupportedMediaTypeError: One of them is not known, or there are too many.
+        UnsupportedMediaTypeError: A coding is unknown, or there are more than three.
     """
     if not values:
         return ()
@@ -142,11 +142,11 @@ def read_codings(values: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def decode(body: JsonText, codings: Sequence[bytes], *, max_bytes: int) -> Steps[JsonText]:
-    """Undo the codings of a body, in pieces. Holds at most `max_bytes` of each result.
+    """Decompress a body, in pieces. Memory: at most `max_bytes` for each coding.
 
     Raises:
-        BodyTooLargeError: More than `max_bytes` came out.
-        InvalidRequestError: The body is not what a coding makes.
+        BodyTooLargeError: The decoded body is larger than `max_bytes`.
+        InvalidRequestError: The body is truncated, corrupt, or not in that coding.
     """
     for coding in reversed(codings):
         body = yield from _undo(body, coding, max_bytes)

@@ -1,15 +1,15 @@
-"""Cross-origin resource sharing (WHATWG Fetch §3.3): what a browser is told about who may ask and who may read.
+"""CORS (WHATWG Fetch §3.3): the `Access-Control-*` headers of preflights and of all other responses.
 
-Pure decisions, made of the configured origins and the request's fields. A preflight carries no credentials, so it is
-answered before authentication and goes nowhere; every other answer, a refusal too, takes `answer_fields`, else a
-frontend sees an opaque network error instead of our 401 or 429.
+Pure functions of the configured origins and the request's headers. A preflight has no credentials, so it is answered
+before authentication and not forwarded. Every other response, errors too, gets `answer_fields`: without them a
+frontend sees a network error instead of our 401 or 429.
 
 Deliberate limits:
 
-1. An origin is matched as a whole and exactly. No patterns, no case folding: browsers send the serialised origin.
-   `null` matches only if it is listed, for every sandboxed frame on the web has it.
-2. Nothing of a request is put into an answer but names that the lists below or the operator's allow; where that is `*`,
-   any name that is one (RFC 9110 §5.1), within the bounds below.
+1. An origin is compared as a whole and exactly. No patterns, no case folding: browsers send the serialised origin.
+   `null` matches only if it is listed, because every sandboxed frame on the web has it.
+2. A response repeats only header names that the lists below or the operator's allow; with the operator's `*` any valid
+   name (RFC 9110 §5.1), within the bounds below.
 3. `Access-Control-Request-Private-Network` is never granted.
 """
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
 
-# What a frontend, a vendor's SDK in a browser, or a tracing library sends. `*` would not do: it never covers
-# Authorization, and nothing at all where credentials are allowed (Fetch §3.3.5).
+# Sent by frontends, vendors' SDKs in browsers and tracing libraries. `*` does not suffice: it never covers
+# Authorization, and nothing at all with credentials (Fetch §3.3.5).
 _REQUEST_NAMES = frozenset({
     b"accept",
     b"accept-language",
@@ -55,10 +55,10 @@ _REQUEST_NAMES = frozenset({
 
 # Vendors add names under their own prefix with every release of an SDK (openai-node and @anthropic-ai/sdk alone send
 # x-stainless-lang, -package-version, -os, -arch, -runtime, -runtime-version, -retry-count, -timeout, -async,
-# -helper-method, -stream-helper and -custom-poll-interval). None of them means anything to us.
+# -helper-method, -stream-helper and -custom-poll-interval). The proxy reads none of them.
 _VENDOR_NAME = re.compile(rb"(?:x-stainless|x-dashscope|x-goog|anthropic|openai)-[a-z0-9-]{1,48}")
 
-# Far more than any client sends; a browser refuses the request if its names are not all in the answer.
+# Far more than any client sends; a browser refuses the request if one of its names is not in the answer.
 _MAX_REQUESTED_BYTES = 4_096
 _MAX_REQUESTED_NAMES = 64
 
@@ -74,7 +74,7 @@ _EXPOSED_NAMES = (
     b"x-ratelimit-limit-requests",
     b"x-ratelimit-remaining-requests",
     b"x-ratelimit-reset-requests",
-    # The upstream's own, as they come through.
+    # The upstream's rate limits, under the names that `header_fields.to_client` gives them.
     *(
         b"x-upstream-ratelimit-%b-%b" % (value, unit)
         for value in (b"limit", b"remaining", b"reset")
@@ -97,7 +97,7 @@ _EXPOSED_NAMES = (
     b"via",
 )
 
-# Without `*`, which a browser would take for every name.
+# A token without `*`, which means every name to a browser.
 _ANY_NAME = re.compile(rb"[!#$%&'+\-.^_`|~0-9a-z]{1,128}")
 _CREDENTIALS: Field = (b"Access-Control-Allow-Credentials", b"true")
 _ALLOW_METHODS: Field = (b"Access-Control-Allow-Methods", b", ".join(_METHODS))
@@ -106,19 +106,19 @@ _VARY_PREFLIGHT: Field = (b"Vary", b"Origin, Access-Control-Request-Method, Acce
 
 
 class CorsPolicy:
-    """The operator's decision about browsers.
+    """Makes the CORS headers for one configuration.
 
-    Fields for the listed origins are made once; nothing is kept for any other origin, however many ask.
+    The headers of listed origins are made once; no memory is kept for any other origin.
 
     Args:
         origins: Serialised origins (`https://app.example.com`), or `*` for all of them; none turns the fields off.
-        credentials: Whether cookies and TLS client certificates may be sent; not needed for bearer tokens.
-        max_age_s: How long a browser may keep the answer to a preflight.
-        headers: Names that requests may have beyond the built-in ones; `*` is every name that is asked for.
-        expose: Names of answers that pages may read beyond the built-in ones.
+        credentials: Allow cookies and TLS client certificates; not needed for bearer tokens.
+        max_age_s: How long a browser may cache a preflight's answer, in seconds.
+        headers: Request header names beyond the built-in ones; `*` is every requested name.
+        expose: Response header names that pages may read, beyond the built-in ones.
 
     Raises:
-        ValueError: `*` with credentials, which Fetch forbids, and which would let every site act as its visitors.
+        ValueError: `*` with credentials, which Fetch forbids: every site could act as its visitors.
     """
 
     def __init__(
@@ -144,22 +144,22 @@ class CorsPolicy:
             origin: ((b"Access-Control-Allow-Origin", origin), *shared)
             for origin in (name.encode("ascii") for name in origins)
         }
-        # An answer depends on Origin where there is a list, also for a request without one: a cache that keeps the
-        # field-less answer would give it to the listed origin (Fetch §3.3.7).
+        # With a list, responses vary by Origin, also those to requests without one: a cache would otherwise serve
+        # the response without CORS headers to a listed origin (Fetch §3.3.7).
         self._vary: tuple[Field, ...] = (_VARY,) if origins and not self._allows_all else ()
         self._answers = {origin: (*grant, expose_field, *self._vary) for origin, grant in self._grants.items()}
 
     def answer_fields(self, origin: bytes | None) -> tuple[Field, ...]:
-        """Give the fields that every answer takes; `origin` is what `request_origin` found."""
+        """Return the CORS headers of a response; `origin` is the request's `Origin`, None without one."""
         return self._answers.get(self._matched(origin), self._vary)
 
     def preflight_fields(
         self, origin: bytes | None, requested_method: bytes, requested_headers: bytes | None
     ) -> tuple[Field, ...]:
-        """Give the fields of the 204 that answers a preflight; without a grant the browser refuses by itself.
+        """Return the headers of a preflight's 204; without `Access-Control-Allow-Origin` the browser refuses.
 
-        A method that is not served gets no names and is not kept, but is told which are: the browser's console then
-        says what is wrong. Works in proportion to a bounded part of `requested_headers`.
+        For a method that is not served, the served methods are listed, so that the browser's console shows the
+        cause. Time is bounded by the first 4 KiB of `requested_headers`.
         """
         if not self._grants:
             return ()
@@ -173,7 +173,7 @@ class CorsPolicy:
         return (*grant, _ALLOW_METHODS, *allow_headers, self._max_age, _VARY_PREFLIGHT)
 
     def _granted_names(self, requested: bytes) -> tuple[bytes, ...]:
-        """Pick the names out of a list that anyone may have written; too long a list gets nothing."""
+        """Filter `Access-Control-Request-Headers` by what is allowed; a list that is too long gets nothing."""
         if len(requested) > _MAX_REQUESTED_BYTES:
             return ()
         names = dict.fromkeys(name.strip(b" \t").lower() for name in requested.split(b",")[:_MAX_REQUESTED_NAMES])

@@ -1,10 +1,10 @@
 """The envelope: a request described by the members of a JSON object.
 
-Pure. A member that decides something may stand there once, however it is spelled; what decides nothing is not judged:
-unknown members are ignored, and a vendor body is the vendor's to read but for `model`.
+Pure. A member that routing reads may occur once, in any spelling. Unknown members are ignored, and of a vendor's body
+only `model` is checked.
 
-Decided here, where the contract leaves room: a member that is null counts as absent; header names must begin with a
-letter or a digit, header values are ASCII, no name is given twice.
+Decided here, because the contract leaves it open: a member that is null counts as absent; header names begin with a
+letter or a digit, header values are ASCII, no name occurs twice.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.protocol.json_text import JsonText, Steps
 
-# What an entry of `envelope.targets` may list, and what it allows where it lists nothing.
+# Methods that an entry of `envelope.targets` may list, and its default.
 METHODS: Final = ("get", "post", "put", "patch", "delete")
 DEFAULT_METHODS: Final = frozenset({"GET", "POST"})
 
 _ENVELOPE_MEMBERS: Final = ("targetUrl", "method", "body", "header", "passcode", "model")
 _SCANNER: Final = MemberScanner((*_ENVELOPE_MEMBERS, "stream"))
 _TARGET_URL: Final = b'"targetUrl"'
-# Letters can be spelled `\u0041`: only then can a member's name stand in the body without its own bytes.
+# JSON may escape letters (`\u0041`): only then is a member's name in the body without its own bytes.
 _SPELLED_LETTER: Final = re.compile(rb"\\u00[4-7]")
-# Up to here a parsed document is small, and a parser in C is the faster reader of what is plain.
+# Up to this size orjson is faster than the scanner, and the parsed document is small.
 _PARSED_BYTES: Final = 64 * 1024
-# The JSON text of members that are decoded whole. Names of models and addresses are checked more closely elsewhere.
+# Bounds on members that are decoded whole. Models and URLs are validated elsewhere.
 _MAX_MODEL_TEXT: Final = 4096
 _MAX_TEXT: Final = 64 * 1024
 _MAX_HEADER_TEXT: Final = 256 * 1024
 
-# RFC 9110 §5.6.2. A first character that is neither letter nor digit is no header's name in use, but a trap
-# (`__proto__`) for whoever puts the fields into an object.
+# RFC 9110 §5.6.2. No header in use begins with anything but a letter or a digit; `__proto__` would harm
+# a server that stores the fields in a JavaScript object.
 _NAME: Final = re.compile(r"[0-9A-Za-z][!#$%&'*+.^_`|~0-9A-Za-z-]{0,255}", re.ASCII)
-# RFC 9110 §5.5 without obs-text: beyond ASCII nobody agrees on the bytes.
+# RFC 9110 §5.5 without obs-text: servers decode bytes beyond ASCII differently.
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,8192}")
-# As many fields, and as much of them, as a request itself may have.
+# The bounds of a request's own header fields.
 _MAX_FIELDS: Final = 100
 _MAX_FIELDS_BYTES: Final = 65_536
-# What makes a GET at a cloud's metadata address give away the machine's credentials; of no use to anybody else.
+# A cloud's metadata server returns the machine's credentials only to requests with these; nobody else needs them.
 _METADATA_SWITCHES: Final = frozenset(
     {
         b"metadata",
@@ -65,9 +65,9 @@ _METADATA_SWITCHES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What an envelope asks for: `body` is what will be sent, `fields` what its `header` held, not yet cleaned.
+    """The request of an envelope: `body` is what will be sent, `fields` are its `header`, not yet filtered.
 
-    `has_json_body` is true where the body was given as a JSON value other than a string, so that its type is known.
+    `has_json_body`: `body` was a JSON value other than a string, so its `Content-Type` is known.
     """
 
     target_url: str
@@ -79,9 +79,9 @@ class Envelope:
 
 
 class RoutingMembers(NamedTuple):
-    """What routing needs of a body: `envelope` is None where it is a vendor body, which the other members describe.
+    """The members that routing needs: `envelope` is None for a vendor's body, which the others describe.
 
-    `stream` is None where the body has no such member, or no boolean, or two of them.
+    `stream` is None if the body has no such member, no boolean, or two of them.
     """
 
     model: str | None = None
@@ -90,9 +90,9 @@ class RoutingMembers(NamedTuple):
 
 
 def read_body(text: JsonText) -> Steps[RoutingMembers]:
-    """Read of a body what routing needs, where it cannot do without.
+    """Read the routing members of a request's body, in pieces.
 
-    A small body is parsed by a library; one that is large, an envelope, or not plain JSON is scanned in pieces.
+    A small body is parsed by orjson; one that is large, an envelope, or not strict JSON is scanned.
 
     Raises:
         InvalidRequestError: It is no JSON object, `model` is no name, or a member that routing reads is ambiguous.
@@ -111,9 +111,9 @@ def read_body(text: JsonText) -> Steps[RoutingMembers]:
 
 
 def find_envelope(text: JsonText) -> Steps[JsonMembers | None]:
-    """Find the members of an envelope; None where the body is anything else, JSON or not.
+    """Find the members of an envelope; None if the body is anything else, JSON or not.
 
-    Costs one search over a body that is none.
+    A body without `targetUrl` costs one search over its bytes.
 
     Raises:
         InvalidRequestError: The body is an object with `targetUrl` that is ambiguous.
@@ -132,7 +132,7 @@ def find_envelope(text: JsonText) -> Steps[JsonMembers | None]:
 
 
 def read_passcode(members: JsonMembers) -> str | None:
-    """The `passcode` of an envelope, None where there is none, or no string.
+    """Return an envelope's `passcode`, None if it has none or it is no string.
 
     Raises:
         InvalidRequestError: It is malformed, or longer than any credential.
@@ -142,11 +142,11 @@ def read_passcode(members: JsonMembers) -> str | None:
 
 
 def parse_envelope(members: JsonMembers) -> Steps[Envelope]:
-    """Read the members of an envelope.
+    """Parse and validate the members of an envelope.
 
     Raises:
-        InvalidRequestError: A member is of the wrong kind, or its header is one that no request can have. The message
-            names the member.
+        InvalidRequestError: A member has the wrong type, or `header` is not valid in a request. The message names
+            the member.
     """
     target_url = _text(members, "targetUrl")
     if target_url is None:
@@ -161,7 +161,7 @@ def parse_envelope(members: JsonMembers) -> Steps[Envelope]:
 
 
 def _read_plain(text: JsonText) -> RoutingMembers | None:
-    """A vendor body that is plain: strict JSON, in which no member that is read stands twice. None for all others."""
+    """Parse a vendor's body that is strict JSON without duplicates of the members that are read; None for others."""
     if text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _spells_letters(text):
         return None
     try:
@@ -177,14 +177,14 @@ def _read_plain(text: JsonText) -> RoutingMembers | None:
 
 
 def _spells_letters(text: JsonText) -> bool:
-    # The first test is much cheaper, and seldom true.
+    # The first test is much cheaper, and rarely true.
     return text.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(text) is not None
 
 
 def _may_be_envelope(text: JsonText) -> Steps[bool]:
-    """Whether the name `targetUrl` stands anywhere in the text, in some spelling."""
+    """Whether the name `targetUrl` occurs anywhere in the text, escaped or not."""
     for start in range(0, len(text), PIECE_BYTES):
-        # An overlap of the longest thing looked for.
+        # Pieces overlap by the longest pattern.
         stop = start + PIECE_BYTES + len(_TARGET_URL)
         if text.find(_TARGET_URL, start, stop) >= 0 or (
             text.find(b"\\u00", start, stop) >= 0 and _SPELLED_LETTER.search(text, start, stop) is not None
@@ -202,7 +202,7 @@ def _refuse_repeated(members: JsonMembers) -> None:
 
 
 def _text(members: JsonMembers, name: str, max_bytes: int = _MAX_TEXT, *, message: str = "") -> str | None:
-    """A member that must be a string, None where it is absent or null."""
+    """Return a member that must be a string; None if it is absent or null."""
     if members.size(name) > max_bytes:
         raise InvalidRequestError(f"{name} is too long.")
     value = members.value(name)
@@ -222,14 +222,14 @@ _METHOD_MESSAGE: Final = f"method must be {', '.join(METHODS[:-1])} or {METHODS[
 def _method(value: str | None) -> str:
     if value is None:
         return "POST"
-    # Not `upper`: letters beyond ASCII have capitals among it.
+    # Not `upper`: some letters beyond ASCII have ASCII capitals.
     if not value.isascii() or value.lower() not in METHODS:
         raise InvalidRequestError(_METHOD_MESSAGE)
     return value.upper()
 
 
 def _body(members: JsonMembers) -> Steps[tuple[JsonText, bool]]:
-    """What is sent of `body`, and whether it is known to be JSON."""
+    """Return the bytes to send for `body`, and whether they are known to be JSON."""
     start, end = members.spans.get("body", (0, 0))
     text = members.text
     if start == end or text[start : min(end, start + 5)] == b"null":
@@ -245,11 +245,11 @@ def _body(members: JsonMembers) -> Steps[tuple[JsonText, bool]]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object as the list of its members; a class of its own, to be told from an array."""
+    """A JSON object as the list of its members; a type of its own, to distinguish it from an array."""
 
 
 def _header(members: JsonMembers) -> _Pairs:
-    """The members of `header`, an object or one as a string; numbers are their JSON text."""
+    """Parse `header`, an object or a string that holds one; numbers keep their JSON text."""
     if members.size("header") > _MAX_HEADER_TEXT:
         raise InvalidRequestError("header is too large.")
     text: JsonText | str | None = members.value("header")

@@ -1,11 +1,11 @@
-"""Event streams (WHATWG HTML §9.2) read for what they say: bytes in, events out, split anywhere.
+"""Decoder of event streams (server-sent events, WHATWG HTML §9.2): bytes in, events out, split anywhere.
 
-For streams that are translated. Those that are passed on are only observed (`protocol.sse`), which costs less.
+For streams that are translated. Streams that are relayed are only observed (`sse_observer`), which costs less.
 
 Departures from WHATWG HTML §9.2.6:
-1. An event's name and data stay bytes; whoever reads them decodes them.
-2. `id` and `retry` are skipped: nobody here reconnects.
-3. A block has a largest size, without which an upstream could fill the memory with one line.
+1. An event's name and data are bytes; the caller decodes them.
+2. `id` and `retry` are skipped: the proxy does not reconnect.
+3. The size of an event is bounded: an upstream could otherwise fill the memory with one line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Event(NamedTuple):
-    """One event that a client would be given; `name` is empty where the stream gives none."""
+    """One event that a client would dispatch; `name` is the value of its `event` field, empty without one."""
 
     name: bytes
     data: bytes
@@ -26,12 +26,11 @@ class EventStreamDecoder:
     """Decodes one event stream from its raw reads.
 
     Lines end with LF, CRLF or CR, in any mixture; a leading byte order mark is skipped; an event that the stream's end
-    cuts off is none. Never raises. Keeps the block under way and nothing else, so at most `max_event_bytes`, copied
-    twice at worst.
+    cuts off is dropped. Never raises. Memory: the unfinished event only, at most `max_event_bytes`, twice at worst.
 
     Attributes:
-        is_overflown: Whether a block was larger than `max_event_bytes`, lines of no meaning included. What came
-            before it has been given; nothing is given any more. Like all else here, it does not depend on the splits.
+        is_overflown: An event was larger than `max_event_bytes`, comments and unknown fields included. Events before
+            it were returned; none is returned any more. It does not depend on how the bytes were split.
     """
 
     __slots__ = ("_after_cr", "_block_bytes", "_data", "_is_opened", "_line", "_max_bytes", "_name", "is_overflown")
@@ -39,15 +38,15 @@ class EventStreamDecoder:
     def __init__(self, *, max_event_bytes: int) -> None:
         self.is_overflown = False
         self._max_bytes = max_event_bytes
-        self._is_opened = False  # True once the byte order mark is behind us
+        self._is_opened = False  # the byte order mark was read, or is absent
         self._after_cr = False
-        self._line = bytearray()  # the line under way, or the beginning of a byte order mark
-        self._block_bytes = 0  # of the block's lines that have ended
+        self._line = bytearray()  # the unfinished line, or part of a byte order mark
+        self._block_bytes = 0  # size of the event's finished lines
         self._name = b""
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take in the next bytes of the stream, and give the events that they complete."""
+        """Decode the next bytes of the stream and return the events that they complete."""
         events: list[Event] = []
         if self.is_overflown or not data or not (self._is_opened or (data := self._without_mark(data))):
             return events
@@ -70,7 +69,7 @@ class EventStreamDecoder:
         return events
 
     def _without_mark(self, data: bytes) -> bytes:
-        """The stream's beginning without a byte order mark; nothing as long as it may still become one."""
+        """Remove a byte order mark from the stream's start; empty until it is known whether there is one."""
         data = bytes(self._line) + data
         self._line.clear()
         if len(data) < len(_BOM) and _BOM.startswith(data):
@@ -81,7 +80,7 @@ class EventStreamDecoder:
 
     def _with_lf(self, data: bytes) -> bytes:
         if self._after_cr and data.startswith(b"\n"):
-            data = data[1:]  # the second half of a CRLF: that line has ended already
+            data = data[1:]  # second half of a CRLF
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -1,13 +1,11 @@
-"""Which fields cross the proxy, in either direction (RFC 9110 §7.6.1, contract §5).
+"""Header filter: which fields the proxy forwards, in either direction (RFC 9110 §7.6.1, contract §5).
 
-Pure: raw names and values in, raw names and values out, order kept (RFC 9110 §5.3). One pass a direction, over
-prebuilt tables. Names must be tokens and values free of CR, LF and NUL: the parsers of both sides and of the envelope
-refuse anything else, and it is not looked for again here. Framing is left to who writes the head: neither direction
-gives a Content-Length, a Transfer-Encoding or a Host.
+Pure: raw names and values in, raw names and values out, in order (RFC 9110 §5.3), in one pass over prebuilt tables.
+Names must be tokens and values free of CR, LF and NUL: the HTTP parsers and that of the envelope refuse anything else,
+and it is not checked again. Content-Length, Transfer-Encoding and Host are dropped: whoever writes the head adds them.
 
-Departure from RFC 9110 §5.1 (names are compared without case): here `_` counts as `-` too. Many servers hand both to
-their applications as one name, so `X_Api_Key` would carry a credential past a rule that knows only `X-Api-Key`
-(CVE-2025-64484).
+Departure from RFC 9110 §5.1 (names are compared without case): `_` counts as `-` too. Many servers pass both to their
+applications as one name, so `X_Api_Key` would evade a rule for `X-Api-Key` (CVE-2025-64484).
 """
 
 from __future__ import annotations
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# How we sign Via (RFC 9110 §7.6.3), and know ourselves again in it.
+# Our pseudonym in Via (RFC 9110 §7.6.3), by which loops are detected.
 PSEUDONYM: Final = b"forward-sse"
 VIA: Final[Field] = (b"Via", b"1.1 " + PSEUDONYM)
-# The observer behind us reads plain event streams only; a client's wish for compression is not ours to pass on.
+# The event-stream observer reads uncompressed streams only.
 IDENTITY: Final[Field] = (b"Accept-Encoding", b"identity")
 
 _HOP_BY_HOP: Final = frozenset(
@@ -44,7 +42,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# Whatever may carry a credential on its way to us, or by its name to somebody else.
+# Fields that may carry a credential, for the proxy or for another server.
 CREDENTIALS: Final = frozenset(
     {
         b"api-key",
@@ -55,7 +53,7 @@ CREDENTIALS: Final = frozenset(
         b"x-upstream-authorization",
     }
 )
-# Those of them that are for the server which answers, not for a proxy on the way.
+# Credentials for the origin server, not for a proxy in between.
 SERVER_CREDENTIALS: Final = CREDENTIALS - {b"proxy-authorization", b"x-upstream-authorization"}
 _NOT_UPSTREAM: Final = (
     _HOP_BY_HOP
@@ -83,29 +81,29 @@ _NOT_CLIENT: Final = _HOP_BY_HOP | {
     b"set-cookie2",
 }
 _NOT_CLIENT_PREFIXES: Final = (b"access-control-", b"x-accel-", b"x-forward-sse-")
-# The upstream's limits are its own: under these names a client would take them for ours.
+# The upstream's rate limits are renamed: under these names a client would take them for the proxy's.
 _X_RATE_LIMIT: Final = b"x-ratelimit-"
 _RATE_LIMIT: Final = b"ratelimit"
 
 _CONNECTION: Final = b"connection"
 _AUTHORITY: Final = re.compile(rb"(https?)://([^/?#]+)", re.IGNORECASE)
 _ACCEPT_ENCODING: Final = b"accept-encoding"
-# In place of a name: the field does not pass.
+# Instead of a name: the field is dropped.
 _DROPPED: Final = b""
 
-# Upper case to lower case and `_` to `-`, in one C call a name.
+# Lower case, and `_` becomes `-`, in one C call for each name.
 _FOLD: Final = bytes.maketrans(bytes(range(ord("A"), ord("Z") + 1)) + b"_", bytes(range(ord("a"), ord("z") + 1)) + b"-")
 
 
 def fold(name: bytes) -> bytes:
-    """The spelling under which names are compared here."""
+    """Return the field name in the spelling in which names are compared."""
     return name.translate(_FOLD)
 
 
 class Added:
-    """The fields that are ours to add to a request, in place of any of the same names; made once for many requests.
+    """Header fields that the proxy adds to an upstream request, replacing the client's; made once for many requests.
 
-    `names` are the folded names of those that were given; `fields` are these after what every request gets.
+    `names` are the folded names of the given fields; `fields` are all to add: what every request gets, then the given.
     """
 
     __slots__ = ("_given", "fields", "names", "replaced")
@@ -113,26 +111,26 @@ class Added:
     def __init__(self, given: Iterable[Field] = ()) -> None:
         self._given = tuple(given)
         self.names = frozenset(fold(name) for name, _ in self._given)
-        # Where a client's would pass: for most upstreams none, because credentials never do.
+        # Names that a client's field could pass under: mostly none, because credentials never pass.
         self.replaced = frozenset(name for name in self.names if _passes_to_upstream(name))
         identity = () if _ACCEPT_ENCODING in self.names else (IDENTITY,)
         self.fields: tuple[Field, ...] = (*identity, VIA, *self._given)
 
     def under(self, fields: tuple[Field, ...]) -> Added:
-        """These, with others before them."""
+        """Return a copy with other fields before these."""
         return Added((*fields, *self._given)) if fields else self
 
     def __repr__(self) -> str:
-        """A credential is among them."""
+        """Hide the fields: credentials are among them."""
         return "Added()"
 
 
 def to_upstream(fields: Sequence[Field], index: FieldIndex, added: Added) -> tuple[Field, ...]:
-    """A client's end-to-end fields as the upstream gets them, with `added` in place of any of the same names.
+    """Return the request headers for the upstream: the client's end-to-end fields, with `added` replacing same names.
 
-    What is ours is added after the removal, so that no `Connection: authorization` of a client can take it away. Our
-    Via comes after those that are there (RFC 9110 §7.6.3). Time grows with the number of fields, whatever is in them.
-    `index` is that of `fields`.
+    `added` comes after the hop-by-hop fields are removed, so that a client's `Connection: authorization` cannot remove
+    the key. Our Via follows existing ones (RFC 9110 §7.6.3). Time is linear in the number of fields. `index` is that
+    of `fields`.
     """
     passes = _PASSES_TO_UPSTREAM
     passed = [field for field in fields if passes[field[0]]]
@@ -145,9 +143,9 @@ def to_upstream(fields: Sequence[Field], index: FieldIndex, added: Added) -> tup
 
 
 def to_client(fields: Sequence[Field], index: FieldIndex) -> list[Field]:
-    """An upstream's end-to-end fields as the client gets them; its rate limits under names that are not ours.
+    """Return the response headers for the client: the upstream's end-to-end fields, its rate limits renamed.
 
-    Content-Length is left out: whoever frames the body writes it. So is Cache-Control, for which ours stands. `index`
+    Content-Length is dropped: whoever frames the body adds it. Cache-Control is dropped for `STREAM_FIELDS`. `index`
     is that of `fields`.
     """
     if _CONNECTION in index and (unwanted := _connection_options(index)):
@@ -161,7 +159,7 @@ def _without(fields: Iterable[Field], names: Container[bytes]) -> list[Field]:
 
 
 def _connection_options(index: FieldIndex) -> frozenset[bytes]:
-    """The fields that `Connection` names, but for those that never pass: mostly none, for mostly it says keep-alive."""
+    """Return the names in `Connection` but those that never pass: mostly none, because it is mostly `keep-alive`."""
     if index.get(_CONNECTION) in _USUAL_OPTIONS and _CONNECTION not in index.repeated:
         return _NO_NAMES
     options = b",".join(index.every(_CONNECTION)).split(b",")
@@ -173,13 +171,13 @@ _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 def _passes_to_upstream(raw: bytes) -> bool:
-    """Whether a client's field of that name may pass."""
+    """Whether a client's field of that name is forwarded."""
     name = fold(raw)
     return not (name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES))
 
 
 def _name_to_client(raw: bytes) -> bytes:
-    """The name under which an upstream's field of that name passes, or `_DROPPED`."""
+    """Return the name under which an upstream's field is forwarded, or `_DROPPED`."""
     name = fold(raw)
     if name in _NOT_CLIENT or name.startswith(_NOT_CLIENT_PREFIXES):
         return _DROPPED
@@ -191,9 +189,9 @@ def _name_to_client(raw: bytes) -> bytes:
 
 
 def rebase_location(value: bytes, *, origin: Origin, upstream_base: bytes, client_base: bytes) -> bytes:
-    """A `Location` below the upstream's url as the path that the client has to ask for; any other stays as it is.
+    """Rewrite a `Location` below the upstream's url to the path below the proxy; any other is returned unchanged.
 
-    It is absolute, or begins with a slash (RFC 9110 §10.2.2); what is relative to the request's path is right as it is.
+    Handles absolute URLs and absolute paths (RFC 9110 §10.2.2); a path relative to the request's is correct as it is.
     """
     match = _AUTHORITY.match(value)
     if match is not None:
@@ -212,28 +210,28 @@ def rebase_location(value: bytes, *, origin: Origin, upstream_base: bytes, clien
 
 
 def is_loop(fields: FieldIndex) -> bool:
-    """Whether the message has been through a proxy of our pseudonym already (RFC 9110 §7.6.3).
+    """Whether the request passed through a proxy of our pseudonym already (RFC 9110 §7.6.3).
 
-    Two installations in a row are refused too: they share the name.
+    True for two installations in a row too, because they share the pseudonym.
     """
     for value in fields.every(b"via"):
         for hop in value.lower().split(b","):
-            # Protocol, pseudonym, perhaps a comment.
+            # Protocol, pseudonym, optional comment.
             if hop.split()[1:2] == [PSEUDONYM]:
                 return True
     return False
 
 
 def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
-    """The values of every field of that lower-case name, in order, without the white space around them."""
+    """Return the values of all fields of that lower-case name, in order, stripped of white space."""
     length = len(name)
     return [value.strip(b" \t") for key, value in fields if len(key) == length and key.lower() == name]
 
 
 def single(fields: Iterable[Field], name: bytes) -> bytes | None:
-    """The value of the first field of that lower-case name, None where there is none.
+    """Return the value of the first field of that lower-case name, None without one.
 
-    For names of which a second field is refused elsewhere, or harmless; `values` tells how many there are.
+    For names of which a second field is refused elsewhere, or harmless.
     """
     length = len(name)
     for key, value in fields:
@@ -242,7 +240,7 @@ def single(fields: Iterable[Field], name: bytes) -> bytes | None:
     return None
 
 
-# Most fields of most messages are these, in one of two spellings; finding them here is cheaper than judging them anew.
+# Most fields have these names, in one of two spellings: a dict look-up is cheaper than filtering them anew.
 _COMMON: Final = (
     "Accept Accept-Encoding Accept-Language Access-Control-Allow-Origin Alt-Svc Anthropic-Version Authorization "
     "Cache-Control Connection Content-Encoding Content-Length Content-Type Cookie Date ETag Expect Host Keep-Alive "
@@ -258,9 +256,9 @@ _COMMON: Final = (
 
 
 class _Judged(dict[bytes, _T]):
-    """What becomes of a field, by its name as spelled: the common ones judged beforehand, the others when they come.
+    """Filter result by field name as spelled: precomputed for common names, computed at look-up for others.
 
-    Those are not kept: names are the client's to choose, and so would be the memory.
+    Others are not cached: clients choose names, and could fill the memory.
     """
 
     __slots__ = ("_judge",)
@@ -278,17 +276,17 @@ _PASSES_TO_UPSTREAM: Final = _Judged(_passes_to_upstream)
 _NAMES_TO_CLIENT: Final = _Judged(_name_to_client)
 
 
-# What every relayed response says: nobody on the way may buffer or change it.
+# On every relayed response: proxies in between must neither buffer nor transform it.
 STREAM_FIELDS: Final = (("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no"))
 
 
 def relayed(fields: Iterable[Field]) -> list[tuple[str, str]]:
-    """The fields of a relayed response as aiohttp takes them: the upstream's, and `STREAM_FIELDS`."""
+    """Return a relayed response's headers for aiohttp: the given fields, and `STREAM_FIELDS`."""
     return [*[(name.decode("latin-1"), _text(value)) for name, value in fields], *STREAM_FIELDS]
 
 
 def _text(value: bytes) -> str:
-    """A field's value as aiohttp writes it back: UTF-8 where it is, else each byte as the character of its number."""
+    """Decode a field value for aiohttp, which encodes it as UTF-8: from UTF-8 if it is that, else from Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""Message heads of HTTP/1.1: writing both kinds, and the checks on a client's that the server's parser leaves to us.
+"""HTTP/1.1 message heads: serialisation, and the checks of a request's head that the parser does not make.
 
-Pure. What the parser (llhttp, strict) already refuses is not repeated here. Fields given to the writers must come from
-a parser or from configuration that was validated: neither CR, LF nor NUL is looked for again.
+Pure. What the parser (llhttp, strict) already refuses is not checked again. Fields to serialise must come from a parser
+or from validated configuration: CR, LF and NUL are not looked for.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import FieldIndex
 
-# A reason phrase of the upstream's is never repeated: it may hold anything, and nobody reads it.
+# The upstream's reason phrase is not forwarded: it may hold anything, and clients ignore it.
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b" % (status, phrase)
     for status in range(100, 600)
     for phrase in [HTTPStatus(status).phrase.encode() if status in set(HTTPStatus) else b""]
 }
 
-# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and perhaps a port.
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 or a bracketed IPv6 address, and an optional port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _MAX_PORT = 65535
 _MAX_LENGTH_DIGITS = 15
-# What may stand in a head once, and what is wrong with one in which it stands more often.
+# Fields that may occur once in a request, and the message if they occur more often.
 _ONCE = {
     b"host": "Exactly one Host field is required.",
     b"content-length": "The Content-Length field is malformed.",
-    # RFC 9110 §5.3 allows no second one, and a vendor may read either.
+    # RFC 9110 §5.3 allows no second one, and vendors differ in which they read.
     b"content-type": "There is more than one Content-Type field.",
     b"transfer-encoding": "The only transfer coding understood here is chunked.",
 }
-# What may not stand twice in a response's head, and what may if it says the same.
+# Fields that may not occur twice in a response, and those that may with equal values.
 _NEVER_TWICE = frozenset({b"content-length", b"content-encoding", b"transfer-encoding"})
 _ONE_VALUE = frozenset({b"content-type", b"location", b"retry-after"})
 # Without user information (RFC 9110 §4.2.4): what follows the authority is the path, the query, or nothing.
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
-# Each is looked at several times, and an empty one costs its sender a byte: a line of them would hold the loop.
+# Each is checked several times, and an empty one costs its sender a byte: many would block the event loop.
 MAX_QUERY_MEMBERS = 1024
-# As an integer: so it is looked for in one call.
+# An integer, so that one call finds it.
 _FRAGMENT = ord("#")
 
 Framing = Literal["none", "length", "chunked"]
@@ -54,23 +54,23 @@ Framing = Literal["none", "length", "chunked"]
 def render_request(
     method: str, target: bytes, host: bytes, fields: Iterable[Field], content_length: int | None
 ) -> bytes:
-    """The head of a request: Host first (RFC 9110 §7.2), the length last, where there is a body."""
+    """Serialise a request's head: Host first (RFC 9110 §7.2), Content-Length last, if there is a body."""
     line = b"%b %b HTTP/1.1\r\nHost: %b" % (method.encode(), target, host)
     end = b"\r\n" if content_length is None else b"Content-Length: %d\r\n\r\n" % content_length
     return b"\r\n".join([line, *map(b": ".join, fields), end])
 
 
 def render_response(status: int, fields: Iterable[Field], end: bytes = b"\r\n") -> bytes:
-    """The head of a response; `end` is what comes after the fields, lines that are always the same and a blank one."""
+    """Serialise a response's head; `end` follows the fields: constant lines and the blank line."""
     return b"\r\n".join([_STATUS_LINES[status], *map(b": ".join, fields), end])
 
 
 def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing, int | None]:
-    """Judge a request's framing and Host as RFC 9112 does, and say how its body is framed and how long it is.
+    """Check a request's framing and Host by RFC 9112, and return how its body is framed and its length.
 
-    Two servers that disagree about where a request ends are how requests are smuggled, so whatever is unusual is
-    refused: any transfer coding but one `chunked` (§6.1), both kinds of length (§6.3), a length that is not a plain
-    number, a missing, doubled or malformed Host (§3.2). A second Content-Type is refused here too.
+    Against request smuggling anything ambiguous is refused: any transfer coding but one `chunked` (§6.1), a length
+    beside it (§6.3), a length that is not a plain number, a missing, repeated or malformed Host (§3.2); also a second
+    Content-Type.
 
     Raises:
         InvalidRequestError: the connection must be closed after the answer.
@@ -102,10 +102,10 @@ def check_request(version: tuple[int, int], fields: FieldIndex) -> tuple[Framing
 
 
 def asks_for_websocket(fields: FieldIndex) -> bool:
-    """Whether a request is a WebSocket handshake (RFC 6455 §4.1), or what a proxy on the way has left of one.
+    """Whether a request is a WebSocket handshake (RFC 6455 §4.1), or the rest of one that a proxy has stripped.
 
-    Every other upgrade may be ignored (RFC 9110 §7.8), and then the request is served as it stands. A handshake is of
-    no use as a plain GET, but it would go out with the vendor's key.
+    Other upgrades are ignored and the request is served (RFC 9110 §7.8). A handshake is useless as a plain GET, but
+    would be sent with the vendor's key.
     """
     if b"upgrade" in fields and b"websocket" in _options(fields.every(b"upgrade")):
         return True
@@ -113,16 +113,16 @@ def asks_for_websocket(fields: FieldIndex) -> bool:
 
 
 def _options(values: Iterable[bytes]) -> set[bytes]:
-    """The members of a list-valued field, in lower case, without a version (`websocket/13`)."""
+    """Parse a list-valued field: its members in lower case, without versions (`websocket/13`)."""
     return {option.partition(b"/")[0].strip(b" \t") for value in values for option in value.lower().split(b",")}
 
 
 def join_identical(fields: list[Field], index: FieldIndex) -> tuple[list[Field], FieldIndex] | None:
-    """Judge the repeated fields of a response, and remove a repetition that says nothing new.
+    """Remove identical repetitions of a response's fields; None if a repetition is ambiguous.
 
     Misconfigured servers send `Content-Type`, `Location` or `Retry-After` twice with one value: the first is kept. Two
-    different values of these, and any repetition of a length or a coding, leave the reader to choose (RFC 9110 §5.3,
-    RFC 9112 §6.3): the result is None, and the response must be refused.
+    different values of these, or any repetition of a length or a coding, are ambiguous (RFC 9110 §5.3, RFC 9112 §6.3),
+    and the response must be refused.
     """
     repeated = index.repeated
     if not _NEVER_TWICE.isdisjoint(repeated):
@@ -130,7 +130,7 @@ def join_identical(fields: list[Field], index: FieldIndex) -> tuple[list[Field],
     joined = [name for name in _ONE_VALUE if name in repeated]
     if not joined:
         return fields, index
-    # The parser leaves white space behind a value.
+    # The parser keeps white space after a value.
     if any(len({value.strip(b" \t") for value in repeated[name]}) > 1 for name in joined):
         return None
     seen: set[bytes] = set()

@@ -1,8 +1,8 @@
-r"""What an `EventSource` is told in the stream, because it sees neither a status nor how a body ended.
+r"""Events by which an `EventSource` learns the status and the ending, which its API does not show.
 
-Pure. Everything here is events with LF alone, without an id or a retry time. Errors are plain messages (no `event:`
-line) in the words of the dialect: an event *named* `error` would come to the page as the error event that the browser
-itself sends when a connection fails (WHATWG HTML §9.2.6 dispatches by that name).
+Pure. Events have LF line ends, no `id` and no `retry`. Errors are messages without an `event:` line, with the dialect's
+error body: a page could not tell an event *named* `error` from the one that the browser dispatches when a connection
+fails (WHATWG HTML §9.2.6).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 def end_event(
     id_: str, ending: Ending, status: int, *, code: str | None = None, retry_after_s: int | None = None
 ) -> bytes:
-    """The last event, named `end`: the page closes its `EventSource` on it.
+    """Encode the last event, `end`, on which the page closes its `EventSource`.
 
-    Its data is never empty, for then it would not be dispatched. `status` is the one that the answer to a POST would
-    have had, `code` the contract's word where the fault is told by us.
+    Its data is never empty, or it would not be dispatched. `status` is what the answer to a POST would have had;
+    `code` is the contract's, for the proxy's own errors.
     """
     said: dict[str, str | int] = {"id": id_, "ending": ending.value, "status": status}
     if code is not None:
@@ -37,20 +37,19 @@ def end_event(
 
 
 def torn(*, in_line: bool) -> bytes:
-    """End an event that was cut in two, so that no client takes its half for what it was to be.
+    """End a truncated event so that no client takes it for a whole one: it gets the name `torn`.
 
-    A client drops such a half only at the end of the body; any blank line before that dispatches it as if it were whole
-    (WHATWG HTML §9.2.6). But the last `event` field of an event names it: this half is dispatched under a name that no
-    vendor uses and no page listens for. `in_line` says whether a line is under way, which is ended first; where none
-    is, a line end would be the blank line.
+    A client drops a truncated event only at the end of the body; any blank line before that dispatches it (WHATWG HTML
+    §9.2.6), under the name of its last `event` field. No vendor uses that name, no page listens for it. `in_line`:
+    the stream stands within a line, which has to be ended first.
     """
     return b"\nevent: torn\n\n" if in_line else b"event: torn\n\n"
 
 
 class DataLines:
-    """Makes one message of a body that is no event stream, as it comes: each of its lines becomes a `data` line.
+    """Encodes a body that is no event stream as one message, incrementally: each line becomes a `data` line.
 
-    Line ends become LF, as every client would join them. Keeps no more than whether a CR came last.
+    Line ends become LF, by which clients join `data` lines. Keeps no bytes, only whether a CR came last.
     """
 
     __slots__ = ("_after_cr", "_is_begun")
@@ -60,7 +59,7 @@ class DataLines:
         self._after_cr = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next piece of the body, give the next piece of the message."""
+        """Encode the next piece of the body."""
         if not data:
             return b""
         is_second_half = self._after_cr and data.startswith(b"\n")
@@ -72,5 +71,5 @@ class DataLines:
         return b"data: " + lines
 
     def end(self) -> bytes:
-        """End the message, if there is one."""
+        """Return the bytes that end the message; empty if the body was empty."""
         return b"\n\n" if self._is_begun else b""

@@ -1,13 +1,13 @@
-"""The members of a JSON object that routing reads, found without parsing the rest of the document.
+"""Finds the members of a JSON object that routing reads, without parsing the rest of the document.
 
-Pure. The scanner finds names and the places of values in the outermost object, and skips everything else: no object is
-built, so memory does not depend on what the body holds. It is a generator that looks at about `PIECE_BYTES` between two
-yields, whatever the bytes (decision 15).
+Pure. The scanner finds names and the positions of values in the outermost object, and skips everything else: no objects
+are built, so memory does not depend on the body. It is a generator that scans about `PIECE_BYTES` between two yields,
+whatever the bytes (decision 15).
 
-What is checked, because a second reader could otherwise find other members: UTF-8, one object and nothing after it,
-the grammar of the outermost object, the kinds of all brackets, and that outside of strings stand only the characters of
-JSON (no comments, no single quotes). What is left to the vendor: grammar further inside, numbers of any size, `NaN`,
-escapes and control characters within values, a byte order mark.
+Checked, because another parser could otherwise find other members: UTF-8, one object and nothing after it, the grammar
+of the outermost object, the kinds of all brackets, and only characters of JSON outside of strings (no comments, no
+single quotes). Left to the vendor: the grammar further inside, numbers of any size, `NaN`, escapes and control
+characters within values, a byte order mark.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _QUOTE: Final = ord('"')
 _CLOSER_OF: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 _WORDS: Final = frozenset({b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity"})
 _LONGEST_WORD: Final = 9
-# What a member costs besides its bytes, in bytes: the slow way is for members that no single pattern matches.
+# Cost of a member besides its size, in bytes: matched by one pattern, or token by token.
 _MEMBER_COST: Final = 64
 _SLOW_COST: Final = 1024
-# Windows in which the end of a container is looked for.
+# Smallest window in which the end of a container is searched.
 _SMALL_WINDOW: Final = 128
-# `\u0041`: six bytes for a character. A longer name is none of those that are looked for.
+# `\u0041`: six bytes for a character. A longer name is none of the wanted ones.
 _ESCAPE_BYTES: Final = 6
 
 _SPACE: Final = rb"[ \t\r\n]*+"
 _LITERAL: Final = rb"(?:-?[0-9][0-9A-Za-z+.-]*+|true|false|null|NaN|-?Infinity)"
 _FLAT: Final = rb"[ \t\r\n0-9A-Za-z+.,:-]++|" + STRING
-# How deep containers may be nested for one call to find their end; only their depth is looked at there, not their kind.
+# Nesting up to which one call finds a container's end; it matches the depth of brackets, not their kind.
 _LEVELS: Final = 24
 
 
@@ -60,24 +60,21 @@ _MEMBER: Final = re.compile(
 _SPACES: Final = re.compile(_SPACE)
 _INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _LITERALS: Final = re.compile(rb"[0-9A-Za-z+.-]*+")
-# Tokens that are whole: this ends before a string that does not end in the window, and before what JSON has not.
+# Whole tokens: ends before a string that does not end in the window, and before a character that JSON has not.
 _TOKENS: Final = re.compile(rb"(?:[ \t\r\n0-9A-Za-z+.,:\[\]{}-]++|" + STRING + rb")*+", re.DOTALL)
 _BRACKETS: Final = re.compile(STRING + rb"|[\[{]++|[\]}]++", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class JsonMembers:
-    """Where the values of the members that were looked for stand in a text, the first of each.
-
-    `repeated` are the names that stand there more than once.
-    """
+    """Positions of the wanted members' values in a text, the first of each; `repeated` names occur twice or more."""
 
     text: JsonText = field(repr=False)
     spans: dict[str, tuple[int, int]]
     repeated: frozenset[str] = frozenset()
 
     def value(self, name: str) -> JsonText | None:
-        """The JSON text of a member, None where it is absent or null. Copies it."""
+        """Return a copy of a member's JSON text; None if it is absent or null."""
         span = self.spans.get(name)
         if span is None:
             return None
@@ -85,12 +82,12 @@ class JsonMembers:
         return None if value == b"null" else value
 
     def size(self, name: str) -> int:
-        """The length of a member's JSON text, 0 where it is absent."""
+        """Return the length of a member's JSON text in bytes; 0 if it is absent."""
         start, end = self.spans.get(name, (0, 0))
         return end - start
 
     def flag(self, name: str) -> bool | None:
-        """A member that is true or false; None where it is anything else, or stands there twice."""
+        """Return a boolean member; None if it is anything else or occurs twice."""
         if name in self.repeated:
             return None
         start, end = self.spans.get(name, (0, 0))
@@ -98,13 +95,13 @@ class JsonMembers:
 
 
 class MemberScanner:
-    """Finds members of the given names. Made once for each set of names; keeps nothing of what it scanned."""
+    """Scanner for members of the given names. Compiled once for each set of names; keeps no text."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {b'"' + name.encode() + b'"': name for name in names}
         self._longest_name = _ESCAPE_BYTES * max(map(len, self._names))
         known = rb"|".join(re.escape(name[1:-1]) for name in self._names)
-        # A run of members that are none of these, in one call: most of a body.
+        # A run of other members, in one call: most of a body.
         self._others = re.compile(
             rb"(?:"
             + _SPACE
@@ -121,10 +118,10 @@ class MemberScanner:
         )
 
     def scan(self, text: JsonText) -> Steps[JsonMembers]:
-        """Find the members in the outermost object of a text.
+        """Find the members in the outermost object of a text, in pieces.
 
         Raises:
-            InvalidRequestError: The text is no JSON object, as far as that is checked here.
+            InvalidRequestError: The text is no JSON object, as far as the module checks that.
         """
         yield from check_utf8(text)
         at = _Cursor(text, len(_BOM) if text.startswith(_BOM) else 0)
@@ -169,7 +166,7 @@ class MemberScanner:
         return JsonMembers(text, spans, frozenset(repeated))
 
     def _member(self, at: _Cursor) -> Steps[tuple[JsonText, tuple[int, int]]]:
-        """Move over one member, token by token; a name that is none of those looked for comes back empty."""
+        """Skip one member, token by token; return its name (empty if too long to be wanted) and its value's span."""
         yield from at.skip(_SPACES)
         start = at.position
         yield from at.skip_string()
@@ -178,7 +175,7 @@ class MemberScanner:
         if end - start <= self._longest_name:
             name = at.text[start:end]
         else:
-            # A lenient reader could resolve what is no escape of JSON, and find a short name.
+            # A lenient parser could decode an invalid escape, and find a wanted name.
             try:
                 yield from encode_string(at.text, start + 1, end - 1)
             except NotTextError:
@@ -202,7 +199,7 @@ class MemberScanner:
 
 
 class _Cursor:
-    """A place in a text that moves over one token after the other."""
+    """A position in a text that moves over one token after the other."""
 
     __slots__ = ("position", "spent", "text")
 
@@ -213,7 +210,7 @@ class _Cursor:
 
     @property
     def stop(self) -> int:
-        """The end of the piece that may be looked at in one call."""
+        """The end of the piece that one call may scan."""
         return min(self.position + PIECE_BYTES, len(self.text))
 
     def refuse(self) -> NoReturn:
@@ -225,14 +222,14 @@ class _Cursor:
         raise InvalidRequestError("The body is not valid JSON.")
 
     def takes(self, mark: bytes) -> bool:
-        """Move over a character where it is this one, and tell whether it was."""
+        """Skip this character if it is next, and return whether it was."""
         if self.text[self.position : self.position + 1] != mark:
             return False
         self.position += 1
         return True
 
     def skip(self, run: re.Pattern[bytes]) -> Steps[None]:
-        """Move over the longest run of what a pattern matches, in pieces."""
+        """Skip the longest match of a pattern, in pieces."""
         while True:
             stop = self.stop
             match = run.match(self.text, self.position, stop)
@@ -243,19 +240,19 @@ class _Cursor:
             yield
 
     def skip_string(self) -> Steps[None]:
-        """Move over a string."""
+        """Skip a string, in pieces."""
         if not self.takes(b'"'):
             self.refuse()
         while True:
             yield from self.skip(_INSIDE)
             if self.takes(b'"'):
                 return
-            # What stands here is a backslash at the end of a piece, or there is nothing more.
+            # Here is a backslash at the end of a piece, or the text ends.
             if self.position + 1 >= len(self.text):
                 self.refuse()
 
     def skip_value(self) -> Steps[None]:
-        """Move over a value of any kind."""
+        """Skip a value of any type, in pieces."""
         first = self.text[self.position : self.position + 1]
         if first == b'"':
             yield from self.skip_string()
@@ -269,10 +266,10 @@ class _Cursor:
                 self.refuse()
 
     def skip_container(self) -> Steps[None]:
-        """Move over an array or an object of any size and depth.
+        """Skip an array or an object of any size, in pieces.
 
-        Whole windows are matched bracket by bracket in C. A window in which the container ends is halved until it is
-        small enough to be looked at run by run.
+        Whole windows are matched in C. A window in which the container ends is halved until it is small enough to be
+        scanned run by run.
         """
         due = bytearray([_CLOSER_OF[self.text[self.position]]])
         self.position += 1
@@ -283,7 +280,7 @@ class _Cursor:
             assert match is not None
             self.spent += stop - self.position + _SMALL_WINDOW
             if match.end() == self.position:
-                # A string that is longer than the window, or the end, or what JSON has not.
+                # A string longer than the window, the end, or a character that JSON has not.
                 yield from self.skip_string()
             else:
                 closers, opened = unmatched(match[0])
@@ -304,7 +301,7 @@ class _Cursor:
                 yield
 
     def _skip_runs(self, due: bytearray, stop: int) -> None:
-        """Move behind the bracket that closes the container; it stands before `stop`."""
+        """Skip to after the bracket that closes the container; it is before `stop`."""
         for run in _BRACKETS.finditer(self.text, self.position, stop):
             brackets = run[0]
             if brackets[0] in _CLOSER_OF:

@@ -1,7 +1,7 @@
-"""Bracket matching for JSON text, without a parser: which brackets a piece of text closes, and which it leaves open.
+"""Bracket matching for JSON text, without a parser: which brackets a piece of text closes and which it leaves open.
 
-Pure. Works on `bytes` with calls that run in C for whole pieces, so that the cost of a piece depends on its length and
-hardly on its shape. A piece begins and ends outside of strings; finding such pieces is left to `json_members`.
+Pure. Each call handles a whole piece in C, so that its time depends on the length and hardly on the nesting. A piece
+begins and ends outside of strings; `json_members` finds such pieces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STRINGS: Final = re.compile(STRING, re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _RUNS: Final = re.compile(rb"[\[{]++|[\]}]++")
 _CLOSER_OF: Final = bytes.maketrans(b"[{", b"]}")
-# Each pass removes the innermost pairs. What is nested more deeply is matched run by run, and is then rare enough.
+# Each pass removes the innermost pairs; deeper nesting is rare and matched run by run.
 _PASSES: Final = 8
 
 
@@ -30,7 +30,7 @@ def unmatched(piece: JsonText) -> tuple[bytearray, bytearray]:
     """Match the brackets of a piece by kind, and return those without a partner in it.
 
     Returns:
-        The closing brackets, in order, and the closing brackets that are due for what is still open, outermost first.
+        The closing brackets without an opening one, in order, and those that the open ones need, outermost first.
 
     Raises:
         InvalidRequestError: A bracket is closed by the other kind.
@@ -56,12 +56,12 @@ def unmatched(piece: JsonText) -> tuple[bytearray, bytearray]:
 
 
 def closers_of(openers: JsonText) -> JsonText:
-    """The closing brackets of a run of opening ones, outermost first."""
+    """Return the closing brackets for a run of opening ones, outermost first."""
     return openers.translate(_CLOSER_OF)
 
 
 def close(due: bytearray, closers: JsonText) -> None:
-    """Take closing brackets off the end of those that are due.
+    """Remove closing brackets from the end of the expected ones.
 
     Raises:
         InvalidRequestError: One is of the other kind.
@@ -72,10 +72,10 @@ def close(due: bytearray, closers: JsonText) -> None:
 
 
 def check_balanced(piece: JsonText) -> None:
-    """Check that every bracket of a piece has its partner in it.
+    """Check that the brackets of a piece match.
 
     Raises:
-        InvalidRequestError: One has not.
+        InvalidRequestError: They do not.
     """
     if b"[" in piece or b"{" in piece:
         closers, due = unmatched(piece)
@@ -84,5 +84,5 @@ def check_balanced(piece: JsonText) -> None:
 
 
 def mismatch() -> InvalidRequestError:
-    """Make the refusal of a body whose brackets do not match."""
+    """Return the error for a body whose brackets do not match."""
     return InvalidRequestError("The body is not valid JSON: its brackets do not match.")

@@ -1,7 +1,7 @@
-"""Strings and values of JSON text, read in pieces: decoded or rewritten without holding a parsed document.
+"""Decodes and compacts strings and values of JSON text in pieces, without building a document.
 
-Pure. Everything whose length a caller chooses is a generator that works on at most `PIECE_BYTES` between two yields,
-and returns its result (`turns` runs them in the loop). The text has been checked to be UTF-8.
+Pure. Work on text of unbounded length is a generator, which handles at most `PIECE_BYTES` between two yields and
+returns its result (`turns` runs it in the event loop). The text must have been checked to be UTF-8.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 JsonText = bytes | bytearray
 _T = TypeVar("_T")
 if TYPE_CHECKING:
-    # A computation in pieces: the loop gets a turn at each yield, the result is what it returns.
+    # A computation in pieces: the event loop runs other tasks at each yield; the result is the return value.
     Steps = Generator[None, None, _T]
 
 # One piece of the slowest text takes about 3 ms, of ordinary text about 0.1 ms (decision 15).
 PIECE_BYTES: Final = 32 * 1024
 _LONGEST_ESCAPE: Final = 12
-# Whole characters: an escaped surrogate pair is one. What cannot be whole at the end of a piece is left to the next.
+# Whole characters (an escaped surrogate pair is one); a character cut by the end of a piece is left to the next.
 _CHARACTERS: Final = re.compile(
     rb"(?:[^\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+",
     re.DOTALL,
 )
-# Strings, the rest, and of white space only what keeps two words apart.
+# Strings, other tokens, and white space only between two words.
 _TOKENS: Final = re.compile(
     STRING + rb'|[^\s"]++|(?<=[^\s\[\]{},:"])[ \t\r\n]++(?=[^\s\[\]{},:"])',
     re.DOTALL,
@@ -43,16 +43,16 @@ _INSIGNIFICANT: Final = re.compile(rb"[ \t\r\n]|\\u")
 
 
 class NotTextError(ValueError):
-    """A string holds an escape that JSON does not have, or half a surrogate pair."""
+    """A string has an escape that JSON does not have, or half a surrogate pair."""
 
 
 def check_utf8(text: JsonText) -> Steps[None]:
     """Check that the text is UTF-8, in pieces.
 
-    Two readers of something else may see different quotation marks in it (overlong forms, UTF-16).
+    In anything else (overlong forms, UTF-16) two parsers may see different quotation marks.
 
     Raises:
-        InvalidRequestError: It is not.
+        InvalidRequestError: It is not UTF-8.
     """
     try:
         if len(text) <= PIECE_BYTES:
@@ -69,29 +69,29 @@ def check_utf8(text: JsonText) -> Steps[None]:
 
 
 def decode_string(quoted: JsonText) -> str:
-    """Decode one short string, with its quotation marks; half surrogates stay what they are.
+    """Decode one short string, given with its quotation marks; half surrogate pairs are kept.
 
     Raises:
-        NotTextError: It holds an escape that JSON does not have.
+        NotTextError: It has an escape that JSON does not have.
     """
     try:
         return str(orjson.loads(quoted))
     except orjson.JSONDecodeError:
         pass
     try:
-        # Takes half surrogates, and control characters that stand there unescaped.
+        # Accepts half surrogate pairs and unescaped control characters.
         return str(json.loads(quoted, strict=False))
     except ValueError:
         raise NotTextError from None
 
 
 def encode_string(text: JsonText, start: int, end: int) -> Steps[JsonText]:
-    """Give the UTF-8 of a string between its quotation marks, escapes resolved, in pieces.
+    """Decode a string of any length to UTF-8, in pieces; `start` and `end` are inside its quotation marks.
 
-    Holds the result, and one piece besides.
+    Memory: the result and one piece.
 
     Raises:
-        NotTextError: It holds an escape that JSON does not have, or half a surrogate pair.
+        NotTextError: It has an escape that JSON does not have, or half a surrogate pair.
     """
     out = bytearray()
     while start < end:
@@ -111,24 +111,24 @@ def encode_string(text: JsonText, start: int, end: int) -> Steps[JsonText]:
 
 
 def _whole(text: JsonText, start: int, stop: int, end: int) -> int:
-    """The last place up to `stop` at which no character is cut."""
+    """Return the last position up to `stop` that cuts no character."""
     if stop == end:
         return stop
     while text[stop] & 0xC0 == 0x80:  # noqa: PLR2004 - RFC 3629 §3: a byte that continues a character
         stop -= 1
     match = _CHARACTERS.match(text, start, stop)
     assert match is not None
-    # A character is at most 12 bytes here: what is left that is longer is none.
+    # A character has at most 12 bytes here, so a longer rest is none.
     if stop - match.end() >= _LONGEST_ESCAPE:
         raise NotTextError
     return match.end()
 
 
 def compact(text: JsonText, start: int, end: int) -> Steps[JsonText]:
-    """Give a value without insignificant white space and with its characters unescaped, in pieces.
+    """Compact a value: remove insignificant white space and unescape characters, in pieces.
 
-    Numbers, the order of members, and strings that no UTF-8 can hold stay as they were written. The value has been
-    scanned: its strings end where it does.
+    Numbers, the order of members, and strings that are not valid UTF-8 stay as they are. The value must have been
+    scanned, so that its strings end within it.
     """
     out = bytearray()
     while start < end:
@@ -136,7 +136,7 @@ def compact(text: JsonText, start: int, end: int) -> Steps[JsonText]:
         tokens, start = _tokens(text, start, stop)
         out += tokens
         if start < stop:
-            # A string that goes on beyond the piece.
+            # A string that continues after the piece.
             close = yield from _end_of_string(text, start)
             yield from _rewrite(text, start, close, out)
             start = close
@@ -146,7 +146,7 @@ def compact(text: JsonText, start: int, end: int) -> Steps[JsonText]:
 
 
 def _tokens(text: JsonText, start: int, stop: int) -> tuple[bytes, int]:
-    """What a piece comes to, and where its last token ends: before `stop` where a string does not end in it."""
+    """Return a piece compacted, and where its last token ends: before `stop` if a string does not end in it."""
     whole = _WHOLE.match(text, start, stop)
     assert whole is not None
     piece = whole[0]
@@ -170,7 +170,7 @@ def _unescaped(token: bytes) -> bytes:
 
 
 def _end_of_string(text: JsonText, start: int) -> Steps[int]:
-    """The place after the string that begins at `start`."""
+    """Return the position after the string that begins at `start`."""
     position = start + 1
     while True:
         match = _INSIDE.match(text, position, position + PIECE_BYTES)

@@ -1,9 +1,8 @@
-"""Paths and target URLs: what may be asked for, judged on the very bytes that are sent.
+"""Request paths, queries and target URLs: parsing, and matching against the allowed ones.
 
-Pure. A path is decoded once, to be matched; whatever another server could read as another path (dot segments, encoded
-backslashes, empty segments, a second layer of encoding) has no canonical form and matches nothing. An encoded slash is
-matched as the slash that it may become. What is sent is the path as it came, never the decoded one and never a repaired
-one.
+Pure. A path is decoded once, for matching. A path that another server could read as a different one (dot segments,
+encoded backslashes, empty segments, double encoding) has no canonical form and matches nothing. An encoded slash is
+matched as a slash. The path is sent as it came, never decoded or normalised.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from proxy.model import Origin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# RFC 3986 §3.3, percent-encodings well formed; without `;`, at which some servers cut a segment short.
+# RFC 3986 §3.3 with valid percent-encodings; without `;`, at which some servers truncate a segment.
 _PATH: Final = re.compile(rb"(?:/(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*)+")
-# What an encoding may not hide: a backslash, a second encoding, controls, non-ASCII, what servers cut at.
+# May not be percent-encoded: controls, non-ASCII, a backslash, `%` (double encoding), and delimiters.
 _HIDDEN: Final = re.compile(rb"[\x00-\x1f\x7f-\xff\\%?#;]")
-# A segment of dots, and of the spaces that some file systems drop after them.
+# Dot segments, also with spaces, which some file systems drop at the end.
 _DOTS: Final = re.compile(rb"[. ]+")
 # Visible ASCII but `#`. Wider than RFC 3986 §3.4, because browsers leave `|`, `"` and the like as they are.
 _QUERY: Final = re.compile(rb'[!"$-~]*')
@@ -33,7 +32,7 @@ _QUERY: Final = re.compile(rb'[!"$-~]*')
 _OWN: Final = frozenset({b"forward-sse", b"v1", b"healthz", b"readyz", b"playground"})
 
 _SCHEME: Final = re.compile(r"(https?)://", re.IGNORECASE | re.ASCII)
-# Controls, spaces, and every line or paragraph end that some reader knows.
+# Controls, spaces, and all line and paragraph separators.
 _NO_URL: Final = re.compile(
     "[\x00-\x20\x7f-\xa0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ud800-\udfff]"
 )
@@ -45,7 +44,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MAX_PORT: Final = 65535
 # RFC 1035 §2.3.4, as text without the last dot.
 _MAX_HOST: Final = 253
-# Longer ones are no URLs of vendors; servers refuse request lines beyond 8 KiB.
+# Servers refuse request lines beyond 8 KiB.
 MAX_TARGET_URL: Final = 8000
 
 
@@ -62,12 +61,12 @@ def split_target(raw: bytes) -> tuple[bytes, bytes | None]:
 
 
 def is_query(query: bytes) -> bool:
-    """Whether a query can stand in a request line: visible ASCII, no fragment."""
+    """Whether a query is valid in a request line: visible ASCII, no fragment."""
     return _QUERY.fullmatch(query) is not None
 
 
 def query_members(query: bytes | None) -> list[tuple[bytes, bytes]]:
-    """The decoded names and values: `%75pstream` is `upstream` to whoever reads the query behind us."""
+    """Decode a query's names and values: `%75pstream` is `upstream`, as it is to the vendor."""
     if not query:
         return []
     pairs = (member.partition(b"=") for member in query.split(b"&"))
@@ -77,9 +76,9 @@ def query_members(query: bytes | None) -> list[tuple[bytes, bytes]]:
 
 
 def without_member(query: bytes | None, name: bytes, value: bytes | None = None) -> bytes | None:
-    """The query without the members of that name, or only those with that value.
+    """Remove the members of that name, or only those with that value, from a query.
 
-    The other bytes stay, in order. None where nothing is left.
+    The other bytes stay, in order. None if nothing is left.
     """
     if not query:
         return None
@@ -95,9 +94,9 @@ def _is_member(member: bytes, name: bytes, value: bytes | None) -> bool:
 
 
 def merge_queries(own: bytes, own_names: frozenset[bytes], query: bytes | None) -> bytes:
-    """The operator's query, and behind it the caller's members of other names as they came.
+    """Join the operator's query and the client's members of other names, as they came.
 
-    `own_names` are those of `own`, as `member_name` decodes them. Time is linear in the caller's query.
+    `own_names` are those of `own`, as `member_name` decodes them. Time is linear in the client's query.
     """
     if not query:
         return own
@@ -105,28 +104,28 @@ def merge_queries(own: bytes, own_names: frozenset[bytes], query: bytes | None) 
 
 
 def member_name(member: bytes) -> bytes:
-    """The decoded name of a query member, in which a plus is a space (WHATWG URL §5.1)."""
+    """Decode the name of a query member; a plus is a space (WHATWG URL §5.1)."""
     name = member.partition(b"=")[0]
     return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
 
 
 def with_query(path: bytes, query: bytes | None) -> bytes:
-    """Path and query as one request target."""
+    """Join path and query to one request target."""
     return path if query is None else path + b"?" + query
 
 
 def is_allowed(path: bytes, patterns: Sequence[str]) -> bool:
-    """Whether a raw path matches one of the globs, in which `*` stands for any characters, slashes included."""
+    """Whether a raw path matches one of the globs, in which `*` matches any characters, slashes too."""
     canonical = canonical_path(path)
     return canonical is not None and any(matches(canonical, pattern) for pattern in patterns)
 
 
 def canonical_path(path: bytes) -> str | None:
-    """The path with its harmless encodings decoded, or None where another server might read another path.
+    """Decode a path for matching; None if another server could read it as a different path.
 
-    SDKs encode the slash of a model's name (`org%2Fname`). Some servers decode it before they look at segments, some
-    do not: it is decoded here, so that the rules of a path hold for either reading. Case is kept: `/V1` is not `/v1`.
-    A single slash at the end is part of the path.
+    SDKs encode the slash of a model's name (`org%2Fname`). Some servers decode it before they split segments, some do
+    not: it is decoded here, so that `allow_paths` holds for both. Case is kept: `/V1` is not `/v1`. A slash at the end
+    is part of the path.
     """
     if _PATH.fullmatch(path) is None or b"//" in path:
         return None
@@ -143,20 +142,17 @@ def canonical_path(path: bytes) -> str | None:
 
 
 def without_slash(path: bytes) -> bytes:
-    """The path without the one slash at its end; with two it is another path, and `/` stays."""
+    """Remove one trailing slash; a path with two is a different path, and `/` is unchanged."""
     return path[:-1] if path[-1:] == b"/" and path[-2:] not in {b"/", b"//"} else path
 
 
 def own_path(path: bytes) -> bytes:
-    """The path of a request as the proxy's own routes are compared with it: one slash at the end changes nothing.
-
-    What is below an upstream's name is the vendor's, and stays as it came.
-    """
+    """Remove one trailing slash from a path of the proxy's own; a vendor's path stays as it came."""
     return without_slash(path) if path[-1:] == b"/" and path.split(b"/", 2)[1] in _OWN else path
 
 
 def below(base: str, path: str) -> str:
-    """The path to ask for below a base that may end in the same segments, as the SDKs' base URLs do.
+    """Return the path without the leading segments with which `base` ends, as SDKs' base URLs do.
 
     Below `/compatible-mode/v1`, `/v1/models` is `/models`; below `/compatible-mode` it stays as it is.
     """
@@ -168,14 +164,14 @@ def below(base: str, path: str) -> str:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Whether `text` is what the glob says, `*` being any characters; in linear time, unlike a regex of many `.*`."""
+    """Whether `text` matches the glob, in which `*` is any characters; in linear time, unlike a regex of many `.*`."""
     if "*" not in pattern:
         return text == pattern
     head, *middle, tail = pattern.split("*")
     if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
         return False
     start, end = len(head), len(text) - len(tail)
-    # The leftmost place of each part leaves the most room for those after it.
+    # The leftmost match of each part leaves the most text for the next ones.
     for part in middle:
         found = text.find(part, start, end)
         if found < 0:
@@ -186,7 +182,7 @@ def matches(text: str, pattern: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An envelope's target URL, parsed once; `path` and `query` are the bytes that will be sent."""
+    """An envelope's parsed target URL; `path` and `query` are the bytes that will be sent."""
 
     origin: Origin
     path: bytes
@@ -194,14 +190,14 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Parse a target strictly: nothing is repaired, because who repairs it elsewhere may do it differently.
+    """Parse a target URL strictly: nothing is repaired, because parsers repair differently.
 
-    Lower-cased are the scheme and the host, one dot after the host is dropped (for SNI and `Host` too), an empty path
-    becomes `/`, a fragment is dropped; the rest is as it came. Where the host is an address, it is in its one plain
-    notation: the many others (WHATWG URL §3.5) are refused, not converted. So are names beyond ASCII.
+    Scheme and host are lower-cased, one dot after the host is dropped (for SNI and `Host` too), an empty path becomes
+    `/`, a fragment is dropped; the rest is unchanged. An IP address must be in its canonical notation: the others
+    (WHATWG URL §3.5) are refused, not converted. So are names beyond ASCII.
 
     Raises:
-        InvalidRequestError: characters that no URL has, or a length that none needs.
+        InvalidRequestError: characters that no URL has, or more than `MAX_TARGET_URL`.
         TargetNotAllowedError: a scheme, user information, host, port or path that no entry can allow.
     """
     if len(url) > MAX_TARGET_URL:
@@ -230,8 +226,8 @@ def parse_target(url: str) -> Target:
 class TargetPattern:
     """One entry of `envelope.targets`: scheme, host and port exact, the path a glob.
 
-    `*.example.com` stands for exactly one label before it, as in certificates (RFC 9525 §6.3): neither
-    `example.com` nor `a.b.example.com`. The path is `/` where the pattern has none.
+    `*.example.com` matches exactly one label more, as in certificates (RFC 9525 §6.3): neither
+    `example.com` nor `a.b.example.com`. A pattern without a path has `/`.
     """
 
     scheme: str
@@ -241,7 +237,7 @@ class TargetPattern:
 
     @classmethod
     def parse(cls, text: str) -> TargetPattern:
-        """Read a pattern as the configuration writes it; once, at start.
+        """Parse a pattern of the configuration.
 
         Raises:
             ValueError: no target could ever match it, or every host would.
@@ -262,7 +258,7 @@ class TargetPattern:
         return cls(origin.scheme, wildcard + origin.host, origin.port, path)
 
     def matches(self, target: Target) -> bool:
-        """Whether the target is one of these."""
+        """Whether the target matches the pattern."""
         origin = target.origin
         if (origin.scheme, origin.port) != (self.scheme, self.port):
             return False
@@ -277,7 +273,7 @@ class TargetPattern:
 
 
 def _split_authority(authority: str, scheme: str) -> tuple[str, int]:
-    # User information is where `https://allowed@evil` begins; nothing here needs it.
+    # User information disguises hosts (`https://allowed@evil`); no target needs it.
     if "@" in authority or "%" in authority or not authority.isascii():
         raise TargetNotAllowedError
     if authority.startswith("["):
@@ -308,7 +304,7 @@ def _name_or_ipv4(host: str) -> str:
     labels = host.split(".")
     if len(host) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         raise TargetNotAllowedError
-    # WHATWG URL §3.5: a host whose last label is a number is an address, in whatever notation.
+    # WHATWG URL §3.5: a host whose last label is a number is an IPv4 address.
     if _NUMBER.fullmatch(labels[-1]):
         try:
             return str(IPv4Address(host))

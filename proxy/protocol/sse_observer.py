@@ -1,7 +1,7 @@
-"""Event streams (WHATWG HTML §9.2): an observer of those that pass, and an encoder of our own few events.
+"""Event streams (server-sent events, WHATWG HTML §9.2): an observer of relayed streams, and an encoder of events.
 
-The observer never changes, delays or refuses a byte; it only knows how many events have passed and whether the stream
-stands between two of them. What an event says is left to the dialects.
+The observer never changes, delays or refuses a byte; it counts events and knows whether the stream is between two of
+them. What an event means is left to the dialects.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BOM_BEGINS = (b"", BYTE_ORDER_MARK[:1])
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
-# All that must be remembered of a line: its first five bytes tell whether its field is `data`.
+# A line's first five bytes, which show whether its field is `data`, are all that is kept of it.
 _HEAD_BYTES = 5
 _DATA_HEADS = frozenset({b"data", b"data:"})
 
-# Both slower ways make lists of lines; a read of nothing but line ends must not make them large.
+# Both slower paths build lists of lines, which a read of line ends alone must not make large.
 _SLICE_BYTES = 16_384
-# Above 30,000 CPython counts in a way that is made for needles in haystacks, of which here there is one in every line.
+# Above 30,000 bytes CPython's `count` uses an algorithm for rare matches; here every line has one.
 _BLOCKS_BYTES = 28_672
 
 
 class EventStreamObserver:
-    r"""Follows an event stream through its raw reads, split anywhere.
+    r"""Counts the events of an event stream from its raw reads, split anywhere.
 
-    Lines end with LF, CRLF or CR, in any mixture; a leading byte order mark is skipped. Never raises. Keeps a few
-    bytes whatever passes. A read that is one whole event with LF costs a handful of C calls, of many events
-    (`_count_events`) a few for all of them and one for each; any other costs time in proportion to its lines. No case
-    is guessed: the fast ways are taken only where they give for any bytes what the slow one would.
+    Lines end with LF, CRLF or CR, in any mixture; a leading byte order mark is skipped. Never raises. Memory: a few
+    bytes. A read of one whole event with LF costs a few C calls, one of many events (`_count_events`) a few and one
+    for each; any other costs time linear in its lines. The fast paths give the same result as the slow one for any
+    bytes.
 
     Attributes:
-        events: How many events a client has been given: blocks with at least one `data` field, ended by a blank line.
-        at_boundary: Whether something may be put in here without touching an event: at the very start and after a
-            blank line. Not after a CR, for it may be the first half of a CRLF: an LF that then came would be read as
-            one more line end.
+        events: Events that a client dispatches: blocks with at least one `data` field, ended by a blank line.
+        at_boundary: Whether an event may be inserted here: at the start and after a blank line. Not after a CR, which
+            may be the first half of a CRLF: its LF would then be read as one more line end.
     """
 
     __slots__ = ("_after_cr", "_has_data", "_head", "_is_block_open", "_is_opened", "at_boundary", "events")
@@ -46,23 +45,23 @@ class EventStreamObserver:
     def __init__(self) -> None:
         self.events = 0
         self.at_boundary = True
-        self._is_opened = False  # True once the byte order mark is behind us
-        self._head = b""  # the first bytes of the line that is under way
+        self._is_opened = False  # the byte order mark was read, or is absent
+        self._head = b""  # the first bytes of the unfinished line
         self._is_block_open = False  # whether a line has ended since the last blank one
         self._has_data = False  # whether one of those was a `data` field
         self._after_cr = False
 
     @property
     def in_line(self) -> bool:
-        """Whether a line is under way, that is, begun and not ended."""
+        """Whether the stream is within a line."""
         return bool(self._head)
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes of the stream."""
+        """Observe the next bytes of the stream."""
         if self.at_boundary:
-            # What most reads are: one block of a `data` line, or of one other line and a `data` line. Should that other
-            # one be blank, or begin with the byte order mark, it changes nothing here. Written for speed: a slice
-            # compares faster than `startswith`, and an integer is looked for with memchr.
+            # Most reads are one block of a `data` line, or of one other line and a `data` line. If that other one is
+            # blank, or begins with the byte order mark, the result is the same. For speed: a slice compares faster
+            # than `startswith`, and an integer is searched with memchr.
             start = 0 if data[:5] == b"data:" else data.find(b"\n") + 1
             if (
                 # The `data` line's end is the first half of the blank line that ends the read.
@@ -76,7 +75,7 @@ class EventStreamObserver:
         self._feed_lines(data)
 
     def _feed_lines(self, data: bytes) -> None:
-        """Take any read: the end of the block that is under way, whole blocks, and the beginning of another."""
+        """Observe any read: the rest of a block, whole blocks, the start of another."""
         if not self._is_opened and (self.events or (not self._head and data[:1] not in _BOM_BEGINS)):
             self._is_opened = True
         if not self._is_opened or _CR in data:
@@ -105,7 +104,7 @@ class EventStreamObserver:
 
     def _feed_slice(self, data: bytes) -> None:
         if not self._is_opened:
-            # The line under way is the first one, whose head holds all that has come: less than a byte order mark.
+            # This is the first line, and its head holds all bytes so far: fewer than a byte order mark has.
             data = self._head + data
             self._head = b""
             if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
@@ -119,7 +118,7 @@ class EventStreamObserver:
         if not data:
             return
         if self._after_cr and data.startswith(b"\n"):
-            data = data[1:]  # the second half of a CRLF: that line has ended already
+            data = data[1:]  # second half of a CRLF
         ends_with_cr = data.endswith(b"\r")
         if _CR in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -142,24 +141,23 @@ class EventStreamObserver:
 
 
 def _count_events(blocks: bytes) -> int:
-    """How many events whole blocks are whose lines end with LF; 0 where they are not as vendors send them.
+    """Count the events of whole blocks whose lines end with LF; 0 if they need the slow path.
 
-    Of blocks that begin with `data:` each has that line's end and the blank line at least: with no other LF, each is
-    one event. They are counted without making a list, whose lines cost more than the counting.
+    A block that begins with `data:` has the ends of that line and of the blank one: without another LF, it is one
+    event. No list of lines is made, which would cost more than counting.
     """
     events = blocks.count(b"\n\ndata:") + 1
-    # The LFs are what goes with them: CPython looks for those with memchr, and counts byte by byte.
+    # The LFs are counted by removing them: CPython searches with memchr, but counts byte by byte.
     if blocks[:5] == b"data:" and len(blocks) - len(blocks.replace(b"\n", b"")) == 2 * events:
         return events
     return _count_longer_events(io.BytesIO(blocks).readlines())
 
 
 def _count_longer_events(lines: list[bytes]) -> int:
-    """The same for blocks of several lines.
+    """Count the events of blocks with several lines each; 0 if they need the slow path.
 
-    When before each blank line stands a `data` line, there are as many events as blank lines. Those stand as far apart
-    as in the first block, which is found out by comparing in C, whatever the number of lines: all of the lines before
-    blank ones begin with `data:` when the least and the greatest of them do.
+    If a `data` line precedes each blank line, there are as many events as blank lines. The blocks must have as many
+    lines as the first. All lines before blank ones begin with `data:` if the smallest and the greatest of them do.
     """
     size = lines.index(b"\n") + 1
     blanks = lines.count(b"\n")
@@ -170,10 +168,10 @@ def _count_longer_events(lines: list[bytes]) -> int:
 
 
 def encode_event(data: bytes, event: bytes | None = None) -> bytes:
-    """Word an event with LF line ends; data of several lines becomes as many `data` fields, as a client joins them.
+    """Encode an event with LF line ends; each line of the data becomes a `data` field.
 
     Raises:
-        ValueError: `event` has a line end in it, which would make fields of its rest. Our own mistake.
+        ValueError: `event` has a line end, after which its rest would be read as fields: a defect of the caller.
     """
     if event is not None and _LINE_END.search(event):
         raise ValueError("an event's name is one line")
@@ -182,7 +180,7 @@ def encode_event(data: bytes, event: bytes | None = None) -> bytes:
 
 
 def is_event_stream(content_type: bytes | None) -> bool:
-    """Whether a `Content-Type` has the essence `text/event-stream`; parameters and case do not matter."""
+    """Whether a `Content-Type` is `text/event-stream`; parameters and case are ignored."""
     if content_type == b"text/event-stream":
         return True
     if content_type is None:

@@ -1,6 +1,6 @@
-"""Typed events: `data: {"t":"Text","r":"…"}`, one form for the streams of every dialect (contract §9).
+"""Encoder of typed events: `data: {"t":"Text","r":"…"}`, one format for the streams of every dialect (contract §9).
 
-Responsible for how they are written. What a vendor's event means is left to the dialects.
+What a vendor's event means is left to the dialects.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Kind = Literal["Image", "Think", "Text", "Cancelled", "End", "Error"]
 Last = Literal["Cancelled", "End", "Error"]
 
-# JSON (RFC 8259) leaves these as they are, and so does orjson; but many a reader of lines takes them for line ends
+# JSON (RFC 8259) leaves these as they are, and so does orjson; but many line readers take them for line ends
 # (Python's `str.splitlines`, and with it httpx and requests).
 _LINE_ENDS: Final = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
 _HIGH: Final = ("\ud800", "\udbff")
 
 
 class Usage(NamedTuple):
-    """What the vendor says that the exchange cost, in tokens; None where it does not say."""
+    """Token counts as the vendor reported them; None for what it did not report."""
 
     input: int | None
     output: int | None
@@ -30,14 +30,14 @@ class Usage(NamedTuple):
 
 
 class TypedEncoder:
-    r"""Words typed events: one `data: ` line each, LF alone, no `event:`, no comment.
+    r"""Encodes typed events: one `data: ` line each, LF line ends, no `event:`, no comment.
 
-    The text is UTF-8, whatever escapes the vendor's JSON was written with. A vendor that cuts its text by UTF-16 units
-    leaves half of a surrogate pair at the end of an event: that half waits for the next text of its kind, so that the
-    character arrives whole. A half that stays alone, which no UTF-8 can hold, is U+FFFD.
+    The text is UTF-8, whatever escapes the vendor's JSON has. A vendor that splits its text by UTF-16 units may leave
+    half of a surrogate pair at the end of an event: that half is kept until the next text of its kind, to send the
+    character whole. A half without its other one becomes U+FFFD. Memory: at most one half for each kind.
 
     Attributes:
-        events: How many have been worded.
+        events: How many events were encoded.
     """
 
     __slots__ = ("_halves", "_heads", "events")
@@ -48,7 +48,7 @@ class TypedEncoder:
         self._halves: dict[Kind, str] = {}
 
     def piece(self, kind: Kind, text: str) -> bytes:
-        """A piece of the answer; nothing where nothing of it can be said yet."""
+        """Encode a piece of the answer; empty if all of it is kept for the next piece."""
         if self._halves and kind in self._halves:
             text = self._halves.pop(kind) + text
         try:
@@ -61,18 +61,18 @@ class TypedEncoder:
         return self._event(kind, mend(text)) if text else b""
 
     def end(self, usage: Usage | None) -> bytes:
-        """The event that says that the answer is whole."""
+        """Encode `End`: the answer is complete."""
         told: dict[str, int] = {}
         if usage is not None:
             told = {name: count for name, count in usage._asdict().items() if count is not None}
         return self._last("End", "", {"usage": told} if told else {})
 
     def error(self, code: str, message: str) -> bytes:
-        """The event that says that it is not, and why."""
+        """Encode `Error`: the answer is incomplete, and why."""
         return self._last("Error", mend(message), {"code": mend(code)})
 
     def cancelled(self) -> bytes:
-        """The event that says that it was stopped."""
+        """Encode `Cancelled`: the answer was stopped."""
         return self._last("Cancelled", "", {})
 
     def _last(self, kind: Kind, text: str, more: dict[str, Any]) -> bytes:
@@ -88,7 +88,7 @@ class TypedEncoder:
 
 
 def mend(text: str) -> str:
-    """The text with its surrogate pairs joined, and U+FFFD for what is left of them."""
+    """Join surrogate pairs in a text, and replace halves by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

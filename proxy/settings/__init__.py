@@ -1,8 +1,7 @@
-"""The model of the configuration file: frozen, typed, units read once into seconds and bytes.
+"""The models of the configuration file: frozen pydantic models, with units converted to seconds and bytes.
 
-What stands in YAML is `max_body: 32MiB`; what stands here is `max_body_bytes`. Reading the file, its variables and its
-line numbers are `proxy.settings.loading`'s business, which `load_settings` calls; only the app and the commands see any
-of this.
+`max_body: 32MiB` in YAML is `max_body_bytes` here. `load_settings` reads the file, its variables and line numbers by
+`proxy.settings.loading`. Only the app and the commands import this package; all others receive plain values.
 """
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer

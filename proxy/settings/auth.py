@@ -1,7 +1,7 @@
-"""Who may come in: issuers of access tokens and their keys, API keys, where else a credential may stand.
+"""Authentication settings: issuers of access tokens and their keys, API keys, other places of credentials.
 
-An issuer's algorithms belong to it and fit its one source of keys (RFC 8725 §3.1): a verifier that took both HMAC and
-public keys could be given a token signed with the public key.
+Each issuer lists its algorithms, which must fit its one source of keys (RFC 8725 §3.1): a verifier that accepts both
+HMAC and public keys would accept a token signed by HMAC with the public key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.settings.scalars import Flag, Text, at_most, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue
 
-# RFC 7518 §3.2: a key at least as long as the hash.
+# RFC 7518 §3.2: the key is at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS = (*HMAC_SECRET_BYTES, *_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
@@ -29,7 +29,7 @@ _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES51
 # RFC 7518 §3.3.
 _MIN_RSA_BITS = 2048
 _SOURCES = ("jwks_url", "discovery", "public_key", "secret")
-# API-key users have this for their issuer; a token issuer of that name could name their users.
+# The issuer of API-key users: a token issuer of that name could impersonate them.
 _API_KEY_ISSUER = "key"
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _MAX_PEM_CHARACTERS = 16_384
@@ -63,10 +63,10 @@ def _read_sha256(value: object) -> str:
 
 
 def algorithms_of_pem(pem: str) -> tuple[str, ...]:
-    """Which algorithms a public key can verify.
+    """Return the JWT algorithms that a public key can verify.
 
     Raises:
-        InvalidValue: Not a public key in PEM, or one that is too weak or of no use here. Never with any of it.
+        InvalidValue: Not a public key in PEM, too weak, or of an unsupported type. Never contains the value.
     """
     if "PRIVATE KEY" in pem:
         raise InvalidValue("is a private key; only the public key belongs here")
@@ -103,7 +103,7 @@ Scope = Annotated[str, PlainValidator(_read_scope), WithJsonSchema({"type": "str
 Sha256 = Annotated[
     str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
 ]
-# RFC 7519 §4.1.4: "usually no more than a few minutes"; more would keep expired tokens alive.
+# RFC 7519 §4.1.4: "usually no more than a few minutes"; more would accept expired tokens.
 Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
@@ -115,7 +115,7 @@ Audience = Annotated[
 
 
 class JwtIssuer(Model):
-    """One issuer of access tokens and the one place its keys come from."""
+    """An issuer of access tokens, and its one source of keys."""
 
     issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
     audience: Audience = Field(description="A token must be for one of these; a string or a list.")
@@ -143,13 +143,11 @@ class JwtIssuer(Model):
         "that is known. Absent, null or unknown means `default`.",
     )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field(
-        default("30s"), alias="leeway", description="Clock difference that is forgiven, at most 5m."
-    )
+    leeway_s: Leeway = Field(default("30s"), alias="leeway", description="Accepted difference of clocks, at most 5m.")
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:
-        """Which of the four sources of keys it has."""
+        """Which of the four sources of keys the issuer has."""
         if self.jwks_url is not None:
             return "jwks_url"
         if self.public_key is not None:
@@ -158,7 +156,7 @@ class JwtIssuer(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """One source of keys, and algorithms that fit it."""
+        """Check for exactly one source of keys, and algorithms that fit it."""
         if data.get("issuer") == _API_KEY_ISSUER:
             yield ("issuer",), InvalidValue("`key` is the issuer of API-key users; a token issuer must not share it")
         yield from placeholder_faults(data.get("issuer"))
@@ -177,7 +175,7 @@ class JwtIssuer(Model):
 
 
 def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """What of an issuer does not fit its only source of keys."""
+    """Check that an issuer's other keys fit its only source of keys."""
     yield from source_faults(source, data)
     algorithms = [name for name in sequence(data.get("algorithms")) if isinstance(name, str)]
     fitting: tuple[str, ...] = tuple(name for name in ALGORITHMS if name not in HMAC_SECRET_BYTES)
@@ -188,14 +186,14 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
         try:
             size = len(read_secret(value).get_secret_value().encode())
         except InvalidValue:
-            size = needed  # the field tells it
+            size = needed  # reported by the field
         if size < needed:
             yield ("secret",), InvalidValue(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
         try:
             fitting = algorithms_of_pem(value)
         except InvalidValue:
-            return  # the field tells it
+            return  # reported by the field
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
             source_words = "this public_key" if source == "public_key" else source
@@ -206,7 +204,7 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
 
 
 class ApiKey(Model):
-    """One API key: only its digest is known here."""
+    """An API key, by its SHA-256 digest."""
 
     user: Text = Field(description="Who it is; API-key users are apart from the users of tokens.")
     sha256: Sha256 = Field(description="SHA-256 of the key, 64 hex digits; `forward-sse key new` prints it.")
@@ -214,7 +212,7 @@ class ApiKey(Model):
 
 
 class Auth(Model):
-    """Every way of coming in."""
+    """All ways to authenticate."""
 
     jwt: tuple[JwtIssuer, ...] = Field((), description="The issuers whose access tokens are accepted.")
     api_keys: tuple[ApiKey, ...] = Field((), description="The API keys that are accepted.")
@@ -225,7 +223,7 @@ class Auth(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Somebody can come in, and nobody under two entries."""
+        """Check that there is a way to authenticate, and no issuer or API key twice."""
         if not data.get("jwt") and not data.get("api_keys"):
             yield (), InvalidValue("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
         for key, name, words in (("jwt", "issuer", "issuer"), ("api_keys", "sha256", "key")):
@@ -241,7 +239,7 @@ class Auth(Model):
 
 
 def read_auth(value: Any) -> Any:
-    """Take `none` for no authentication at all; nothing else means that, an empty value least of all.
+    """Read `auth`: `none` turns authentication off; an empty value does not.
 
     Raises:
         InvalidValue: Neither `none` nor a mapping.

@@ -1,4 +1,4 @@
-"""From settings to rules: the plain values and objects that one configuration stands for."""
+"""Builds from settings the plain values and objects of one configuration: rules, authenticator, plans, store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# Everybody, where the file says `auth: none`: one user, one plan.
+# The only user with `auth: none`.
 _NOBODY = ("none", "anonymous")
 
 
@@ -46,7 +46,7 @@ def build_rules(
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     page: Page,
 ) -> Rules:
-    """The rules that `settings` stand for, around what outlives them; `page` is the playground's."""
+    """Build the rules; the arguments besides `settings` outlive a reload. `page` is the playground's."""
     auth = settings.auth
     plans = build_plans(settings)
     upstreams = {name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()}
@@ -72,7 +72,7 @@ def build_rules(
         cors=policy,
         resolve=resolve,
         max_body_bytes=settings.max_body_bytes,
-        # A head may be of four of its longest lines, where those are longer.
+        # A head may have four lines of `max_header`, if that is more.
         max_head_bytes=max(64 * 1024, 4 * settings.max_header_bytes),
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
@@ -93,10 +93,10 @@ def build_authenticator(
     known: Mapping[Hashable, KeySource],
     on_refresh: Callable[[str, str, str | None], None],
 ) -> Authenticator | None:
-    """The authenticator of `settings`, None where the file says `auth: none`.
+    """Build the authenticator; None with `auth: none`.
 
-    Key sets among `known` are used again where nothing about them changed, so that a reload neither fetches anew nor
-    refuses anybody meanwhile. The caller opens and closes it.
+    Key sets in `known` whose settings did not change are reused, so that a reload neither fetches them again nor
+    refuses requests meanwhile. The caller opens and closes it.
     """
     auth = settings.auth
     if auth is None:
@@ -109,7 +109,7 @@ def build_authenticator(
 
 
 def build_plans(settings: Settings) -> dict[str, Plan]:
-    """The plans by name."""
+    """Build the plans, by name."""
     return {
         name: Plan(
             name,
@@ -122,12 +122,12 @@ def build_plans(settings: Settings) -> dict[str, Plan]:
 
 
 def secrets_of(settings: Settings) -> Iterator[str]:
-    """Every secret of the file: what must never be seen in a log line."""
+    """Yield every secret of the configuration, to be redacted from log lines."""
     for upstream in settings.upstreams.values():
         yield from (key.get_secret_value() for key in upstream.keys)
         for value in upstream.headers.values():
             if isinstance(value, SecretStr):
-                # Behind a scheme (`Bearer …`) the credential is a secret without it, too.
+                # The credential after a scheme (`Bearer …`) is a secret by itself, too.
                 yield from {value.get_secret_value(), value.get_secret_value().rpartition(" ")[2]}
     store = settings.limits.store
     if store != "memory":
@@ -143,10 +143,10 @@ def secrets_of(settings: Settings) -> Iterator[str]:
 def build_store(
     settings: Settings, *, on_failure: Callable[[], None], on_change: Callable[[str | None], None]
 ) -> Store:
-    """The limits store of `settings`. The caller opens and closes it, within one loop.
+    """Build the limits store. The caller opens and closes it, within one event loop.
 
     Raises:
-        OSError: an authority file cannot be read.
+        OSError: the `ca_file` cannot be read.
     """
     limits = settings.limits
     url = limits.store
@@ -256,6 +256,6 @@ def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
         first_byte_s=clocks.first_byte_s,
         idle_s=clocks.idle_s,
         total_s=clocks.total_s,
-        # A connection that nobody bounds would be kept until the vendor closes it, perhaps under the next request.
+        # A connection without a bound would be kept until the vendor closes it, perhaps during the next request.
         keep_alive_s=clocks.keep_alive_s or 0.0,
     )

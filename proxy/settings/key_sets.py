@@ -1,4 +1,4 @@
-"""Where an issuer's keys may be fetched from, and how the server there is known to be the right one."""
+"""Settings of an issuer's key set (JWKS): its URL, and how the server there is authenticated."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _OPEN_TENANT = re.compile(
 
 
 def read_key_set_url(value: object) -> str:
-    """Read where an issuer's keys are. Whether that may be http depends on other keys: see `check_key_set_scheme`.
+    """Read `jwks_url`. Whether it may be http depends on other keys: see `check_key_set_scheme`.
 
     Raises:
-        InvalidValue: Not such a URL.
+        InvalidValue: Not an http(s) URL.
     """
     url, _ = split_http_url(value)
     if url.fragment:
@@ -39,10 +39,10 @@ def read_key_set_url(value: object) -> str:
 
 
 def check_key_set_scheme(url: str, data: Mapping[str, object]) -> None:
-    """Refuse http beyond loopback, unless the issuer's entry allows it: who answers there decides who may log in.
+    """Refuse http except to loopback or with `allow_http`: who controls the key set controls who may log in.
 
     Raises:
-        InvalidValue: It is such a URL.
+        InvalidValue: The URL is http and not allowed.
     """
     origin = split_http_url(url)[1]
     is_allowed = is_loopback(origin.host) or data.get("allow_http") in (True, "true")
@@ -52,10 +52,10 @@ def check_key_set_scheme(url: str, data: Mapping[str, object]) -> None:
 
 
 def read_authorities(value: object) -> Path:
-    """Read the name of a PEM file of certificate authorities, and try it.
+    """Read the path of a PEM file of certificate authorities, and load it. Blocks.
 
     Raises:
-        InvalidValue: No such file, or one that holds no certificate. Never with anything of it.
+        InvalidValue: No such file, or no certificate in it. Never contains any of the file.
     """
     path = Path(read_text(value))
     try:
@@ -78,7 +78,7 @@ AuthoritiesFile = Annotated[Path, PlainValidator(read_authorities), WithJsonSche
 
 
 def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """How what an issuer's entry says of fetching does not fit its one source of keys."""
+    """Check that an issuer's keys for fetching fit its source of keys."""
     match source:
         case "secret" | "public_key":
             for name in ("allow_http", "ca_file"):
@@ -88,7 +88,7 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
             try:
                 url = read_key_set_url(data["jwks_url"])
             except InvalidValue:
-                return  # the field tells it
+                return  # reported by the field
             try:
                 check_key_set_scheme(url, data)
             except InvalidValue as wrong:
@@ -106,7 +106,7 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
 
 
 def placeholder_faults(issuer: object) -> Iterator[Contradiction]:
-    """An issuer that no token can have, because its tenant is left open."""
+    """Check for an issuer with a placeholder for its tenant, which no token has."""
     if not isinstance(issuer, str):
         return
     if _OPEN_TENANT.match(issuer) is not None:

@@ -17,7 +17,7 @@ from proxy.settings.units import InvalidValue, is_host
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
-# Redis' own bound on `databases` is an int; nobody has more than a few.
+# Redis has 16 databases by default; its setting `databases` is an int.
 _MAX_DB = 999_999
 _MAX_NODES = 32
 _SCHEMES: dict[str, Literal["server", "sentinel", "cluster"]] = {
@@ -39,7 +39,7 @@ _TLS_OPTIONS = {"ca_file", "certificate", "key"}
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """What the URL says. A socket has a `path` and no `nodes`; `service` is what sentinels are asked for."""
+    """A parsed limits store URL. A socket has a `path` and no `nodes`; `service` is what sentinels are asked for."""
 
     kind: Literal["server", "sentinel", "cluster"]
     nodes: tuple[tuple[str, int], ...]
@@ -55,7 +55,7 @@ class StoreUrl:
     key: str | None = None
 
     def __str__(self) -> str:
-        """Where it is, without credentials."""
+        """The URL without credentials."""
         if self.path is not None:
             return f"unix://{self.path}, database {self.db}"
         scheme = ("rediss" if self.is_tls else "redis") + ("" if self.kind == "server" else f"+{self.kind}")
@@ -68,7 +68,7 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels, of a Cluster; of Valkey the same.
 
     Raises:
-        InvalidValue: None of these. Never has the value, which has a password.
+        InvalidValue: None of these. Never contains the value, which may have a password.
     """
     text = read_text(value)
     if text == "memory":
@@ -186,7 +186,7 @@ def _password(url: SplitResult) -> SecretStr | None:
         return None
     password = unquote(url.password)
     if password == url.password:
-        # Percent-encoded, they are meant.
+        # Percent-encoded ones belong to the password.
         try:
             check_ends(password)
         except InvalidValue as wrong:

@@ -1,4 +1,4 @@
-"""TLS on the clients' listener: the certificate, its key, and whose client certificates are demanded."""
+"""TLS settings of the public listener: certificate, private key, authorities of client certificates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PemFile = Annotated[Path, PlainValidator(_read_file), WithJsonSchema({"type": "s
 
 
 class ListenerTls(Model):
-    """TLS towards clients, for who has no load balancer that speaks it."""
+    """TLS towards clients, without a load balancer that terminates it."""
 
     certificate: PemFile = Field(description="A PEM file: the certificate, then those between it and a trusted one.")
     key: PemFile = Field(description="A PEM file: the certificate's private key, without a passphrase.")
@@ -41,7 +41,7 @@ class ListenerTls(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """A key that belongs to another certificate, or that needs a passphrase."""
+        """Check that the key belongs to the certificate and needs no passphrase."""
         certificate, key = data.get("certificate"), data.get("key")
         if not (isinstance(certificate, str) and isinstance(key, str)):
             return
@@ -58,10 +58,10 @@ class ListenerTls(Model):
 
 
 def make_server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """The context of the clients' listener, with the files as they are now. Blocks.
+    """Make the public listener's TLS context from the files as they are now. Blocks.
 
-    TLS 1.2 is the least, and only HTTP/1.1 is offered. With `client_ca` a client without a certificate of theirs is
-    refused in the handshake.
+    TLS 1.2 or later; ALPN offers only HTTP/1.1. With `client_ca` the handshake fails for a client without a
+    certificate of these authorities.
 
     Raises:
         OSError: a file cannot be read or used; `ssl.SSLError` is one.
@@ -69,7 +69,7 @@ def make_server_context(certificate: Path, key: Path, client_ca: Path | None) ->
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=None if client_ca is None else str(client_ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # A key that needs a passphrase would ask for it on the terminal.
+    # OpenSSL would ask for a passphrase on the terminal.
     context.load_cert_chain(certificate, key, password=lambda: b"")
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED

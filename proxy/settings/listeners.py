@@ -1,4 +1,4 @@
-"""Where the proxy listens: one address or several for clients, one for operators, none of them twice."""
+"""Listen addresses: one or several for clients, one for operators (admin), none of them twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LISTEN_DEFAULT: Final = "0.0.0.0:8080"
 ADMIN_LISTEN_DEFAULT: Final = "127.0.0.1:9090"
-# Each is a socket of every worker; nobody has more than a few.
+# Each is a socket in every worker.
 _MAX_ADDRESSES: Final = 16
 _EVERY_V4: Final = "0.0.0.0"  # noqa: S104 - compared with, not bound
 _EVERY: Final = "::"
@@ -52,7 +52,7 @@ AdminAddress = Annotated[
 
 
 def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Two listeners cannot share a port: the second would fail at start, or take the other's clients."""
+    """Check that no two listeners share a port: the second would fail at start, or take the other's clients."""
     listen = data.get("listen", LISTEN_DEFAULT)
     is_list = isinstance(listen, list | tuple)
     values = sequence(listen) if is_list else [listen]
@@ -66,7 +66,7 @@ def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         try:
             address = read_address(value)
         except InvalidValue:
-            continue  # the field tells it
+            continue  # reported by the field
         for name, other in known:
             if (words := _clash(address, other)) is not None:
                 yield ("listen", index), InvalidValue(f"{words} {name}")
@@ -75,20 +75,20 @@ def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     try:
         admin = _read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
     except InvalidValue:
-        return  # the field tells it
+        return  # reported by the field
     if admin is not None and any(admin.port and _clash(admin, address) for _, address in known):
         where = "admin_listen" if "admin_listen" in data else "listen"
         yield (where,), InvalidValue("listen and admin_listen must not be the same address")
 
 
 def _clash(address: Address, other: Address) -> str | None:
-    """Why the two cannot both be listened on, None where they can; to be followed by the other's name."""
+    """Return why two addresses conflict, to be followed by the other's name; None if they do not."""
     hosts = {_canonical(address.host), _canonical(other.host)}
     if address.port != other.port:
         return None
     if len(hosts) == 1:
         return "is the same address as"
-    # With port 0 the system chooses, each time another.
+    # With port 0 the system chooses a free port for each.
     is_taken = address.port != 0 and (
         _EVERY in hosts or (_EVERY_V4 in hosts and not all(":" in host for host in hosts - {_EVERY_V4}))
     )

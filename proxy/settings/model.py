@@ -1,7 +1,7 @@
-"""The base of every model of the file: strict, frozen, telling all of its faults instead of the first.
+"""The base class of the configuration's models: strict, frozen, reporting all faults instead of the first.
 
-pydantic stops at a model's own checks as soon as one of its fields is wrong. Here a model's checks look at what stood
-in the file (`contradictions`), so they run beside the fields' checks and one run of `check` shows everything.
+pydantic skips a model's own validators if a field is invalid. Here they check the values of the file
+(`contradictions`), so they run as well as the fields' validators and one run of `check` shows every fault.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 Location = tuple[str | int, ...]
 Contradiction = tuple[Location, InvalidValue]
 
-# The type of every error that leaves a model; its context has `message`, `suggestion` and `echoes`.
+# The type of every error that a model raises; its context has `message`, `suggestion` and `echoes`.
 FAULT = "fault"
 UNKNOWN_KEY = "unknown key"
 _NOT_IN_THIS_RELEASE = "is not part of this release"
 
 
 def default(text: str) -> Any:
-    """A default as it would stand in the file: read like any other value, and shown so in the schema."""
+    """Return a default as written in the file: validated like any other value, and shown so in the schema."""
     return text
 
 
 def closest(word: object, options: Iterable[str]) -> str | None:
-    """The option that was probably meant, or None."""
+    """Return the option that was probably meant, or None."""
     if not isinstance(word, str):
         return None
     by_lower_case = {option.lower().replace("-", "_"): option for option in options}
@@ -42,22 +42,22 @@ def closest(word: object, options: Iterable[str]) -> str | None:
 
 
 def not_in_this_release(what: str | None = None) -> InvalidValue:
-    """What is said of a key or value that the contract has but this release does not."""
+    """Return the fault of a key or value that the contract has but this release does not."""
     return InvalidValue(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
 
 
 def mapping(value: object) -> Mapping[str, object]:
-    """The value where it is a mapping, else an empty one: its own fault is told elsewhere."""
+    """Return the value if it is a mapping, else an empty one: its field reports the fault."""
     return value if isinstance(value, Mapping) else {}
 
 
 def sequence(value: object) -> list[object]:
-    """The value's items where it is a list, else none."""
+    """Return the value's items if it is a list, else none."""
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def _wrong(error: ErrorDetails) -> InvalidValue:
-    """What pydantic found, in words for who wrote the file; never with the value."""
+    """Translate pydantic's error for the author of the file; never contains the value."""
     context = error.get("ctx", {})
     value = error.get("input")
     match error["type"]:
@@ -87,38 +87,38 @@ def _details(location: Location, wrong: InvalidValue) -> InitErrorDetails:
 
 
 class Model(BaseModel):
-    """A mapping of the file: unknown keys are refused, names in the file are the fields' aliases."""
+    """A mapping of the file: unknown keys are refused, keys are the fields' aliases."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
-        validate_default=True,  # defaults are written as in the file, `5s`, and so the schema shows them
+        validate_default=True,  # defaults are written as in the file (`5s`)
         arbitrary_types_allowed=True,
     )
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """What is wrong between the keys, seen in what stood in the file; values may still be of any type."""
+        """Yield faults between keys, from the values of the file, which may be of any type."""
         del data
         yield from ()
 
     @classmethod
     def yaml_keys(cls) -> list[str]:
-        """The names of the keys, as in the file."""
+        """Return the names of the keys, as in the file."""
         return [field.alias or name for name, field in cls.model_fields.items()]
 
     @model_validator(mode="wrap")
     @classmethod
-    def _tell_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Gather unknown keys, contradictions and the fields' faults; one fault a place, the first of these."""
+    def _collect_faults(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report unknown keys, contradictions and the fields' faults together; the first for each key."""
         if isinstance(data, cls):
             return handler(data)
         if not isinstance(data, Mapping):
             raise InvalidValue("must be a mapping of keys to values")
         keys = cls.yaml_keys()
         faults: dict[Location, InvalidValue] = {}
-        # A key without a value is no way to say "none": some keys have a word for that, the others are left out.
+        # An empty value does not mean "none": some keys have a word for that, others are left out.
         faults.update({(key,): InvalidValue("has no value") for key, value in data.items() if value is None})
         for location, wrong in cls.contradictions(data):
             faults.setdefault(location, wrong)
@@ -132,7 +132,7 @@ class Model(BaseModel):
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 faults.setdefault(details["loc"], _wrong(details))
-        # A required key that is only misspelt is told once, at the misspelling.
+        # A required key that is misspelt is reported once, at the misspelling.
         told = {where: what for where, what in faults.items() if where not in {(key,) for key in meant}}
         if told:
             raise ValidationError.from_exception_data(

@@ -1,10 +1,9 @@
-"""Upstreams' secrets and authorities in files that change while the proxy runs: read again, and passed on.
+"""Secret rotation: reads upstreams' secrets and `ca_file`s again while the proxy runs, and applies changes.
 
-Mounted secrets rotate: Kubernetes swaps a link, an agent renames a file, a token expires within the hour. Every file is
-read at each look, not only asked for its time of change: it costs less than a request, and no file system, clock or
-link can hide a change.
+Kubernetes swaps a symbolic link, an agent renames a file. Every file is read each time, instead of its modification
+time: that costs less than a request, and no file system, clock or link can hide a change.
 
-What the keys of issuers and the limits server are made of is left to a reload.
+Keys of issuers and the files of the limits server are read at a reload only.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ if TYPE_CHECKING:
 
     from proxy.settings import Settings
 
-# A change is noticed within a minute, also where a look takes its time.
+# A change is noticed within a minute, also if reading is slow.
 LOOK_EVERY_S = 30.0
-# More than any system's list of authorities.
+# More than any system's trust store.
 _MAX_AUTHORITY_BYTES = 4 << 20
 
 
 @dataclass(slots=True)
-class _Look:
-    """What one look found: settings with the secrets as they are now, and authorities that are new."""
+class _FileContents:
+    """The result of reading the files: settings with the current secrets, and new authorities."""
 
     settings: Settings
     changed: list[str] = field(default_factory=list)
@@ -48,14 +47,13 @@ class _Look:
 
 
 class FileWatch:
-    """Looks at the files every half minute, and calls `apply` where one of them has changed.
+    """Reads the files every 30 s, and calls `apply` if one of them has changed.
 
-    A look runs in a thread of its own, for a file system that hangs must stop neither the loop nor the process's end;
-    there is never more than one. A file that cannot be used changes nothing, and is told in one warning until that
-    changes.
+    Reading runs in a daemon thread, at most one: a file system that hangs blocks neither the event loop nor the exit.
+    For a file that cannot be used the last good value stays, with one warning for each new cause.
 
     Attributes:
-        settings: Whose files are looked at; a reload replaces it.
+        settings: The settings whose files are read; a reload replaces it.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class FileWatch:
         *,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """`apply` is given the settings of now, and a TLS context for each file of authorities that has changed.
+        """`apply` gets the new settings, and a TLS context for each `ca_file` that has changed.
 
         `pause` waits for that many seconds.
         """
@@ -76,23 +74,23 @@ class FileWatch:
         self._authorities: dict[str, bytes] = {}
 
     async def run(self) -> None:
-        """Look, at once and then after each pause, until cancelled."""
+        """Read the files at once and then after each pause, until cancelled."""
         while True:
             await self.look()
             await self._pause(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Look once. Cancelling leaves the thread to itself; what it finds is dropped."""
+        """Read the files once. When cancelled, the thread goes on and its result is dropped."""
         settings = self.settings
         if not settings.secret_files and not any(upstream.ca_file for upstream in settings.upstreams.values()):
             return
         try:
-            found = await _in_thread(partial(_look, settings, dict(self._authorities)))
-        except RuntimeError as exc:  # the system has no thread left; the next look may get one
+            found = await _run_in_daemon_thread(partial(_read_files, settings, dict(self._authorities)))
+        except RuntimeError as exc:  # no thread can be started; the next time may succeed
             structlog.get_logger().warning("secret.unreadable", place="upstreams", reason=str(exc))
             return
         if self.settings is not settings:
-            # A reload has read them meanwhile.
+            # A reload has replaced them meanwhile.
             return
         self.settings = found.settings
         self._authorities = found.authorities
@@ -106,51 +104,51 @@ class FileWatch:
         self._faults = found.faults
 
 
-def _look(settings: Settings, known: Mapping[str, bytes]) -> _Look:
-    look = _Look(settings)
+def _read_files(settings: Settings, known: Mapping[str, bytes]) -> _FileContents:
+    contents = _FileContents(settings)
     for location, source in settings.secret_files:
         place = dotted(location)
         try:
-            changed = look.settings.with_secret(location, read_secret_file(source))
+            changed = contents.settings.with_secret(location, read_secret_file(source))
         except InvalidValue as wrong:
-            look.faults[place] = wrong.message
+            contents.faults[place] = wrong.message
             continue
         if changed is not None:
-            look.settings = changed
-            look.changed.append(place)
+            contents.settings = changed
+            contents.changed.append(place)
     for name, upstream in settings.upstreams.items():
         if upstream.ca_file is not None:
-            _look_at_authorities(look, f"upstreams.{name}.ca_file", str(upstream.ca_file), known)
-    return look
+            _read_authorities(contents, f"upstreams.{name}.ca_file", str(upstream.ca_file), known)
+    return contents
 
 
-def _look_at_authorities(look: _Look, place: str, path: str, known: Mapping[str, bytes]) -> None:
-    if path not in look.authorities:
+def _read_authorities(contents: _FileContents, place: str, path: str, known: Mapping[str, bytes]) -> None:
+    if path not in contents.authorities:
         try:
             if not Path(path).is_file():
-                raise OSError  # noqa: TRY301 - told as any file that cannot be had
+                raise OSError  # noqa: TRY301 - reported like any unreadable file
             with Path(path).open("rb") as file:
                 content = file.read(_MAX_AUTHORITY_BYTES)
             if known.get(path) != content:
-                # Of the file as it is then. If that is newer than what was read, the next look makes another.
-                look.contexts[path] = make_context(path)
-            look.authorities[path] = content
+                # Reads the file again. If it has changed since, the next run makes another.
+                contents.contexts[path] = make_context(path)
+            contents.authorities[path] = content
         except OSError:  # ssl.SSLError is one
-            look.faults[place] = "cannot be used as a file of authorities"
+            contents.faults[place] = "cannot be used as a file of authorities"
             if path in known:
-                look.authorities[path] = known[path]
+                contents.authorities[path] = known[path]
             return
-    # At the first look nothing is known, and what is read is most likely what is used.
-    if path in look.contexts and path in known:
-        look.changed.append(place)
+    # The first run has nothing to compare; the files are most likely those in use.
+    if path in contents.contexts and path in known:
+        contents.changed.append(place)
 
 
-async def _in_thread(function: Callable[[], _Look]) -> _Look:
-    """Call it in a thread that holds nobody up: neither others' look-ups, as the loop's own few would, nor the exit."""
+async def _run_in_daemon_thread(function: Callable[[], _FileContents]) -> _FileContents:
+    """Run a function in a daemon thread, which blocks neither the loop's executor nor the exit."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[_Look] = loop.create_future()
+    done: asyncio.Future[_FileContents] = loop.create_future()
 
-    def deliver(found: _Look | None, error: BaseException | None) -> None:
+    def deliver(found: _FileContents | None, error: BaseException | None) -> None:
         if done.done():
             return
         if found is not None:
@@ -162,9 +160,9 @@ async def _in_thread(function: Callable[[], _Look]) -> _Look:
         found, error = None, None
         try:
             found = function()
-        except BaseException as exc:  # noqa: BLE001 - it is whoever waits that has to know
+        except BaseException as exc:  # noqa: BLE001 - raised again in the awaiting task
             error = exc
-        # The loop may be closed by now.
+        # The event loop may be closed.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, found, error)
 

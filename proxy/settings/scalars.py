@@ -1,4 +1,4 @@
-"""The kinds of values that stand in the file, each with its reader and its JSON Schema."""
+"""Types of single values (text, flags, paths, URLs, networks), each with its reader and JSON Schema."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from proxy.settings.units import InvalidValue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# RFC 3986 §3.3 pchar and the slash; `*` is one of them. No query, no fragment, no bracket.
+# RFC 3986 §3.3: pchar, which includes `*`, and the slash.
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*", re.ASCII)
-# As it stands in a request line; not empty.
+# A query in a request line; not empty.
 _QUERY = re.compile(r'[!"$-~]+')
 MIN_HEADER_BYTES = 1024
 MAX_HEADER_BYTES = 256 * 1024
@@ -30,7 +30,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class HttpOrigin(NamedTuple):
-    """Scheme, host and port of a URL, in one spelling (RFC 6454 §4)."""
+    """Scheme, host and port of a URL, normalised (RFC 6454 §4)."""
 
     scheme: str
     host: str
@@ -38,7 +38,7 @@ class HttpOrigin(NamedTuple):
 
 
 def read_text(value: object) -> str:
-    """Read text of one line, not empty.
+    """Read one line of text that is not empty.
 
     Raises:
         InvalidValue: Anything else.
@@ -55,7 +55,7 @@ def read_text(value: object) -> str:
 
 
 def read_flag(value: object) -> bool:
-    """Read `true` or `false`, and nothing else that YAML 1.1 takes for them.
+    """Read `true` or `false`; none of YAML 1.1's other booleans.
 
     Raises:
         InvalidValue: Anything else.
@@ -83,7 +83,7 @@ def read_count(value: object) -> int:
 
 
 def is_field_name(text: str) -> bool:
-    """True for what may be a header's name (RFC 9110 §5.1)."""
+    """Whether the text is a valid header name (RFC 9110 §5.1)."""
     return len(text) <= _FIELD_NAME_LIMIT and _TOKEN.fullmatch(text) is not None
 
 
@@ -91,7 +91,7 @@ def read_field_name(value: object) -> str:
     """Read a header's name.
 
     Raises:
-        InvalidValue: Not one; so is `*`, which the grammar allows and no header has.
+        InvalidValue: Not a header name, or `*`, which the grammar allows and no header has.
     """
     text = read_text(value)
     if not is_field_name(text) or "*" in text:
@@ -108,7 +108,7 @@ def read_path(value: object) -> str:
     text = read_text(value)
     if not text.startswith("/"):
         raise InvalidValue("must begin with a slash", suggestion=f"/{text}", echoes=True)
-    # Dot segments and their encodings would leave the paths that the operator meant (RFC 3986 §5.2.4).
+    # Dot segments, encoded or not, would lead to other paths (RFC 3986 §5.2.4).
     segments = re.sub(r"%2e", ".", text, flags=re.IGNORECASE).split("/")
     if _PATH.fullmatch(text) is None or "." in segments or ".." in segments:
         raise InvalidValue("must be a path: no query, fragment, spaces, `.` or `..`")
@@ -116,10 +116,10 @@ def read_path(value: object) -> str:
 
 
 def read_asked_path(value: object) -> str:
-    """Read a path, or a glob of paths, that clients ask for.
+    """Read an entry of `allow_paths`: a path or a glob.
 
     Raises:
-        InvalidValue: Anything else, and what no request can match because servers read it in several ways.
+        InvalidValue: Anything else, or an ambiguous path, which no request can match.
     """
     path = read_path(value)
     if canonical_path(path.encode()) is None:
@@ -128,7 +128,7 @@ def read_asked_path(value: object) -> str:
 
 
 def read_front_path(value: object) -> str:
-    """Read an upstream's `path`: a path below its `url`, perhaps with a query.
+    """Read an upstream's `path`: a path below its `url`, with an optional query.
 
     Raises:
         InvalidValue: Anything else.
@@ -141,10 +141,10 @@ def read_front_path(value: object) -> str:
 
 
 def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
-    """Split an absolute http(s) URL; anything that two readers could read differently is refused.
+    """Split an absolute http(s) URL; anything that parsers read differently is refused.
 
     Raises:
-        InvalidValue: Not such a URL, or one with a user or password in it (which is not repeated in the message).
+        InvalidValue: Not such a URL, or one with a user or password (which the message does not contain).
     """
     text = read_text(value)
     if not text.isascii() or re.search(r'[\s\\"<>^`{|}]', text):
@@ -165,7 +165,7 @@ def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
 
 
 def origin_of(value: object) -> HttpOrigin | None:
-    """The origin of a URL of the file, or None where it is not one."""
+    """Return the origin of a value that is a URL, else None."""
     try:
         return split_http_url(value)[1]
     except InvalidValue:
@@ -207,7 +207,7 @@ def read_target_url(value: object) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True for this machine's own names and addresses."""
+    """Whether the host is `localhost` or a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -235,7 +235,7 @@ def read_origin(value: object) -> str:
     """Read a CORS origin as a browser writes it (RFC 6454 §6.2): exact, or `*`, or `null`.
 
     Raises:
-        InvalidValue: Not in that spelling, so no browser would ever send it.
+        InvalidValue: Not in that spelling, so no browser sends it.
     """
     text = read_text(value)
     if text in {"*", "null"}:
@@ -262,7 +262,7 @@ def _text_schema(**more: Any) -> WithJsonSchema:
 
 
 def at_most(limit_s: float, words: str) -> Callable[[object], float]:
-    """A reader of durations up to a limit."""
+    """Return a reader of durations up to a limit."""
 
     def read(value: object) -> float:
         seconds = units.read_duration(value)
@@ -274,10 +274,10 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
 
 
 def read_header_size(value: object) -> int:
-    """Read the bound of one line of a head. A stranger may keep four such lines in memory.
+    """Read `max_header`. Any client may occupy four times that much memory.
 
     Raises:
-        InvalidValue: Not a size, or one beyond what servers and balancers use.
+        InvalidValue: Not a size, or beyond what servers and load balancers use.
     """
     size = units.read_size(value)
     if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:

@@ -1,4 +1,4 @@
-"""Secrets as values of the file: what they may be, and what tools leave around them; no fault ever shows one."""
+"""Secrets in the configuration: validation without ever showing a value in a fault."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _QUOTES: Final = "\"'"
 
 
 def check_ends(text: str) -> None:
-    """Refuse what tools leave around a secret: it would be part of the secret, and nobody would see why it fails.
+    """Refuse white space and quotes around a secret, which tools leave there: it would fail for no visible reason.
 
     Raises:
-        InvalidValue: White space, a byte order mark or a pair of quotes around it. Never with the text.
+        InvalidValue: White space, a byte order mark or a pair of quotes around it. Never contains the value.
     """
     if text != text.strip() or text.startswith("\ufeff"):
         raise InvalidValue("has white space around it beyond the one line end that is dropped")
@@ -26,7 +26,7 @@ def check_ends(text: str) -> None:
 
 
 def read_secret(value: object) -> SecretStr:
-    """Read a secret; what it is never shows in a fault.
+    """Read a secret; no fault contains it.
 
     Raises:
         InvalidValue: Not text, empty, or with white space or quotes around it.
@@ -37,17 +37,17 @@ def read_secret(value: object) -> SecretStr:
         raise InvalidValue("must be text")
     if not value.strip():
         raise InvalidValue("must not be empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are no text
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are not UTF-8
         raise InvalidValue("must be UTF-8 text")
     check_ends(value)
     return SecretStr(value)
 
 
 def read_vendor_key(value: object) -> SecretStr:
-    """Read a key that travels in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
+    """Read a key that is sent in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
 
     Raises:
-        InvalidValue: Not such a key.
+        InvalidValue: Another character in it.
     """
     secret = read_secret(value)
     if _VISIBLE.fullmatch(secret.get_secret_value()) is None:

@@ -1,4 +1,4 @@
-"""The whole file: listeners, plans, limits, clocks, the envelope, CORS, the log; and what ties the parts together."""
+"""The top level of the file: listeners, plans, limits, timeouts, envelope, CORS, log; and checks across them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSett
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# More than any machine has use for; each has its own connections, keys and 60 MiB.
+# Each worker has its own connections, keys and 60 MiB.
 MAX_WORKERS = 256
 MAX_CORS_NAMES = 64
 
@@ -70,7 +70,7 @@ Workers = Annotated[
 
 
 class ClientTimeouts(Model):
-    """The clocks towards the client; none of them can be off, because each bounds what a stranger can hold."""
+    """Timeouts towards clients; none can be off, because any client may occupy a connection until then."""
 
     header_s: PositiveDuration = Field(
         default("10s"), alias="header", description="Until a request's head is complete."
@@ -106,7 +106,7 @@ def _read_method(value: object) -> object:
 
 
 _METHODS = ("get", "post", "put", "patch", "delete")
-# In any case, as the envelope's own `method`.
+# Case-insensitive, like the envelope's own `method`.
 EnvelopeMethod = Annotated[
     Literal["get", "post", "put", "patch", "delete"],
     BeforeValidator(_read_method),
@@ -115,7 +115,7 @@ EnvelopeMethod = Annotated[
 
 
 class EnvelopeTarget(Model):
-    """Where an envelope may point."""
+    """A target that envelopes may name."""
 
     url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
     upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
@@ -125,7 +125,7 @@ class EnvelopeTarget(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """A target without methods refuses everything; leaving it out says that better."""
+        """Check that `methods` is not empty."""
         if data.get("methods") in ([], ()):
             yield ("methods",), InvalidValue("must not be empty; leave it out for get and post")
 
@@ -138,13 +138,13 @@ class Envelope(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """An envelope without targets refuses everything; leaving the key out says that better."""
+        """Check that `targets` is not empty."""
         if data.get("targets") in ([], ()):
             yield ("targets",), InvalidValue("must not be empty; leave `envelope` out to have none")
 
 
 class Cors(Model):
-    """Which pages may read our answers."""
+    """Which pages may read the proxy's responses (CORS)."""
 
     origins: tuple[OriginText, ...] = Field((), description="Exact origins; `*` for every page; `null` for files.")
     headers: tuple[RequestFieldName, ...] = Field(
@@ -158,7 +158,7 @@ class Cors(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Fetch §3.2.5: `*` and credentials exclude each other; lists that every answer repeats are short."""
+        """Check that `*` and credentials exclude each other (Fetch §3.2.5), and the length of lists."""
         for key in ("headers", "expose"):
             if len(sequence(data.get(key))) > MAX_CORS_NAMES:
                 yield (key,), InvalidValue(f"must be at most {MAX_CORS_NAMES}")
@@ -183,7 +183,7 @@ DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_
 
 
 class Settings(Model):
-    """Everything that the file says, in seconds and bytes. Made by `proxy.settings.loading.load`."""
+    """The whole configuration, in seconds and bytes. Made by `proxy.settings.loading.load`."""
 
     listen: ListenAddresses = Field(
         default(LISTEN_DEFAULT), description="Where clients come in: an address, or a list; [::] serves both families."
@@ -204,7 +204,7 @@ class Settings(Model):
         default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
-        description="Who may come in; the word `none` lets everybody in.", json_schema_extra=_none_in_schema
+        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=_none_in_schema
     )
     plans: dict[str, PlanSettings] = Field(
         default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
@@ -228,27 +228,27 @@ class Settings(Model):
     )
     default_upstream: Text | None = Field(None, description="Where requests go that name no upstream and no model.")
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
-    cors: Cors = Field(default_factory=Cors, description="Which pages may read our answers.")
+    cors: Cors = Field(default_factory=Cors, description="Which pages may read the proxy's responses (CORS).")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
     playground: Flag = Field(default=False, description="The trial page at /playground.")
 
-    # Where upstreams' secrets stand here that were read from files, and the `file:/path` of each.
+    # See `secret_files`.
     _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
 
     @property
     def secret_files(self) -> tuple[tuple[Location, str], ...]:
-        """Where upstreams' secrets stand that were read from files, and the `file:/path` of each."""
+        """Locations of upstreams' secrets that were read from files, and the `file:/path` of each."""
         return self._secret_files
 
     def note_files(self, files: Mapping[Location, str]) -> None:
-        """Note which secrets were read from files; called once, by who read them."""
+        """Store which secrets were read from files; called once, after loading."""
         self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
 
     def with_secret(self, location: Location, text: str) -> Settings | None:
-        """The same settings with another secret at the place of an upstream's; None where it is the same.
+        """Copy the settings with a new value of an upstream's secret; None if it is unchanged.
 
         Raises:
-            InvalidValue: not a secret for that place. Never with any of it.
+            InvalidValue: The text is not valid as that secret. Never contains any of it.
         """
         name = str(location[1])
         upstream = self.upstreams[name].with_secret(location[2:], text)
@@ -258,7 +258,7 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _inherit(self) -> Self:
-        """Give every upstream the clocks, heartbeat and names that it does not set; make sure of the plan `default`."""
+        """Let upstreams inherit timeouts, heartbeat and names from the top level; add the plan `default`."""
         self.plans.setdefault("default", DEFAULT_PLAN)
         for name, upstream in self.upstreams.items():
             own = upstream.timeouts.model_fields_set
@@ -273,7 +273,7 @@ class Settings(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Every name is one, every name that is used is defined, and a key stays with its origin."""
+        """Check names, references between parts, listeners, and that an upstream's key stays with its origin."""
         yield from listen_faults(data)
         yield from _worker_faults(data)
         yield from _name_faults(data)
@@ -283,17 +283,17 @@ class Settings(Model):
 
 
 def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Workers that count alone would each give every user the whole limit."""
+    """Check for a shared limits store with several workers, which would each grant the whole limit."""
     try:
         workers = _read_workers(data.get("workers", 1))
     except InvalidValue:
-        return  # the field tells it
+        return  # reported by the field
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
         yield ("workers",), InvalidValue("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
 
 def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """An early heartbeat needs a heartbeat, or nothing comes of it."""
+    """Check that `early_heartbeat` has a `heartbeat`, without which it has no effect."""
     holders = [data, *(mapping(upstream) for upstream in mapping(data.get("upstreams")).values())]
     if data.get("early_heartbeat") in (True, "true") and all(
         holder.get("heartbeat", "off") == "off" for holder in holders
@@ -305,7 +305,7 @@ def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """What upstreams and plans cannot be called; and that there are upstreams."""
+    """Check the names of upstreams and plans, and that there is an upstream."""
     if data.get("upstreams") == {}:
         yield ("upstreams",), InvalidValue("must have at least one upstream")
     for name in mapping(data.get("upstreams")):
@@ -320,7 +320,7 @@ def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
 
 
 def _reference_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Names of upstreams and plans that nobody defined."""
+    """Check that all named upstreams and plans are defined."""
     upstreams, plans = mapping(data.get("upstreams")), {"default": None, **mapping(data.get("plans"))}
     for plan, settings in plans.items():
         for index, upstream in enumerate(sequence(mapping(settings).get("upstreams"))):

@@ -1,4 +1,4 @@
-"""What typed events are called: for everybody, and for one upstream over that."""
+"""Names of typed events: the top-level ones, and those of an upstream, which override them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.settings.units import InvalidValue
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# The name stands in every event: a long one would make more of a read than the buffer's bound has room for.
+# The name is in every event: a long one could make a translated read larger than the buffer's bound.
 _MAX_NAME = 32
 
 
-# What every reader of JSON keeps exactly (RFC 8259 §6), JavaScript's among them.
+# The largest integer that is exact in every JSON parser (RFC 8259 §6).
 _MAX_NUMBER = 2**53 - 1
 
 
@@ -42,7 +42,7 @@ TypedName = Annotated[
 
 
 class TypedNames(Model):
-    """The values of `t` in typed events, as a frontend wants them: text, or whole numbers as TypeScript's enums are."""
+    """The values of `t` in typed events: text, or whole numbers for TypeScript's enums."""
 
     Image: TypedName = Field("Image", description="A picture: a URL, or a data: URL.")
     Think: TypedName = Field("Think", description="A piece of what the model thinks.")
@@ -53,9 +53,9 @@ class TypedNames(Model):
 
 
 def name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Two kinds with one name cannot be told apart: an error would look like an end.
+    """Check that no two kinds have one name: a client could not distinguish an error from an end.
 
-    `0` and `"0"` are one name here: many a reader takes one for the other, as the keys of an object in JavaScript.
+    `0` and `"0"` are one name, as they are for keys of a JavaScript object.
     """
     common = {**dict(TypedNames()), **mapping(data.get("typed_names"))}
     yield from _repeated(("typed_names",), mapping(data.get("typed_names")), common)

@@ -1,6 +1,6 @@
-"""Durations, sizes, rates and addresses as people write them, read once into seconds, bytes and values.
+"""Parses durations, sizes, rates and addresses of the file into seconds, bytes and values.
 
-Pure. Each reader takes a value of any type from the file, and raises `InvalidValue` where it is not valid.
+Pure. Each reader takes a value of any type, and raises `InvalidValue` if it is not valid.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from proxy.model import Rate
 
-# Nothing here is meant to be longer; it also keeps every sum with these numbers far from overflow.
+# Far from overflow in any sum.
 MAX_DURATION_S = 366 * 86_400.0
 MAX_SIZE_BYTES = 1 << 30
 
@@ -21,7 +21,7 @@ RATE_PATTERN = r"\d{1,9}/" + DURATION_PATTERN
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-# What people write instead; only ever used for a suggestion.
+# Common mistakes, used for suggestions only.
 _DURATION_SLIPS = {
     **dict.fromkeys(("", "sec", "secs", "second", "seconds"), "s"),
     **dict.fromkeys(("msec", "millis", "milliseconds"), "ms"),
@@ -42,10 +42,10 @@ _MAX_PORT = 65_535
 
 
 class InvalidValue(ValueError):  # noqa: N818 - reads as what it says: `raise InvalidValue("must be ...")`
-    """A value of the file is not what it should be.
+    """A value of the file is not valid.
 
-    The message never holds the value, because a secret may stand in the wrong place. `suggestion` is what may have been
-    meant; `echoes` says that it was made from the value, so it is shown only where the file itself shows that value.
+    The message never contains the value, which may be a secret in the wrong place. `suggestion` is what may have been
+    meant; with `echoes` it was made from the value, and is shown only if the file itself shows that value.
     """
 
     def __init__(self, message: str, *, suggestion: str | None = None, echoes: bool = False) -> None:
@@ -56,7 +56,7 @@ class InvalidValue(ValueError):  # noqa: N818 - reads as what it says: `raise In
 
 
 class Address(NamedTuple):
-    """Where to listen."""
+    """A listen address."""
 
     host: str
     port: int
@@ -66,7 +66,7 @@ class Address(NamedTuple):
 
 
 def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str | None:
-    """The value with the unit that was probably meant, or None."""
+    """Return the value with the unit that was probably meant, or None."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     match = _NUMBER_AND_WORD.fullmatch(str(value))
@@ -78,10 +78,10 @@ def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str
 
 
 def read_duration(value: object) -> float:
-    """Read `500ms`, `10s`, `5m`, `1h`, `1d` as seconds.
+    """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) as seconds.
 
     Raises:
-        InvalidValue: Not a duration, or beyond a year.
+        InvalidValue: Not a duration, or more than 366 days.
     """
     if not isinstance(value, str) or re.fullmatch(DURATION_PATTERN, value, re.ASCII) is None:
         raise InvalidValue(
@@ -97,7 +97,7 @@ def read_duration(value: object) -> float:
 
 
 def read_positive_duration(value: object) -> float:
-    """Read a duration that is more than nothing.
+    """Read a duration greater than zero.
 
     Raises:
         InvalidValue: Not a duration, or zero.
@@ -125,7 +125,7 @@ def read_clock(value: object) -> float | None:
 
 
 def read_size(value: object) -> int:
-    """Read `512B`, `64KiB`, `32MiB`, `1GiB` as bytes.
+    """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) as bytes.
 
     Raises:
         InvalidValue: Not a size, zero, or above 1GiB.
@@ -144,7 +144,7 @@ def read_size(value: object) -> int:
 
 
 def read_rate(value: object) -> Rate:
-    """Read `60/10s`: 60 requests at once, and 60 more over each 10 seconds.
+    """Read a rate: `60/10s` is 60 requests at once, refilled by 60 every 10 seconds.
 
     Raises:
         InvalidValue: Not a rate, or one that admits nothing.
@@ -165,18 +165,18 @@ def read_rate(value: object) -> Rate:
 
 
 def is_host(text: str) -> bool:
-    """True for an IP address (no brackets, no zone) or a host name."""
+    """Whether the text is an IP address (no brackets, no zone) or a host name."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        # Digits and dots that are no address (`127.1`, `256.0.0.1`) are read as one by some resolvers.
+        # Some resolvers accept invalid addresses of digits and dots (`127.1`, `256.0.0.1`).
         is_numeric = re.fullmatch(r"[0-9.]+|0[xX].*", text) is not None
         return not is_numeric and len(text) <= _MAX_HOST_CHARACTERS and _HOST_NAME.fullmatch(text) is not None
     return "%" not in text
 
 
 def read_address(value: object) -> Address:
-    """Read `HOST:PORT`, an IPv6 host in brackets; port 0 lets the system choose.
+    """Read `HOST:PORT`, an IPv6 address in brackets; with port 0 the system chooses a free port.
 
     Raises:
         InvalidValue: Not an address.

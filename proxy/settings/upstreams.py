@@ -1,4 +1,4 @@
-"""The vendors: where each is, what it speaks, which key it gets, which paths and models are its own."""
+"""Settings of the upstreams (vendors): URL, dialect, key, paths, models, timeouts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proxy.dialects import Dialect
 
 UPSTREAM_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
-# What `allow_paths: all` stands for. What has no one reading (dot segments, double encodings) matches no glob.
+# `allow_paths: all`. Ambiguous paths (dot segments, double encodings) match no glob.
 ALL_PATHS = ("/*",)
 # First segments of the proxy's own paths: `ANY /{upstream}/{path}` must not shadow them.
 RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playground", "metrics", "admin"})
@@ -30,8 +30,8 @@ RESERVED_NAMES = frozenset({"forward-sse", "v1", "healthz", "readyz", "playgroun
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 §5.5, without obs-text
 _MAX_HEADERS = 64
 _KEY_WORDS = ("client", "none")
-# The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and it asks for no encoding because it
-# passes bytes on unread; a second value would split what it and the upstream understand.
+# The proxy writes these itself (RFC 9112 §3.2, §6; RFC 9110 §7.6.1, §7.6.3), and asks for no encoding, because
+# it relays bytes unchanged; two values could be read differently by it and by the upstream.
 _RESERVED_FIELDS = frozenset(
     {
         "accept-encoding",
@@ -88,14 +88,16 @@ def _all_in_schema(schema: dict[str, Any]) -> None:
 
 
 DialectName = Annotated[str, PlainValidator(_read_dialect), WithJsonSchema({"enum": list(DIALECTS), "type": "string"})]
-# A secret where it came from a variable or a file, and not from the file that everybody reads.
+# A secret if it came from a variable or a file instead of from the YAML file.
 FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
 
 
 class UpstreamTimeouts(Model):
-    """The clocks of an exchange towards an upstream; `off` stops one, but for `keep_alive`: `off` keeps none."""
+    """Timeouts of an exchange towards an upstream; `off` disables one, `keep_alive: off` keeps no connection."""
 
-    connect_s: Clock = Field(default("5s"), alias="connect", description="Until the connection stands, TLS included.")
+    connect_s: Clock = Field(
+        default("5s"), alias="connect", description="Until the connection is established, TLS included."
+    )
     first_byte_s: Clock = Field(default("5m"), alias="first_byte", description="Until the answer's head is complete.")
     idle_s: Clock = Field(
         default("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
@@ -107,7 +109,7 @@ class UpstreamTimeouts(Model):
 
 
 class UpstreamSettings(Model):
-    """One vendor. Its name is the first segment of the paths that reach it."""
+    """One upstream. Its name is the first segment of paths to it."""
 
     url: BaseUrl = Field(description="Where it is: http(s)://host[:port][/base].")
     dialect: DialectName = Field(description="What it speaks: its paths, its credential header, its error shapes.")
@@ -165,22 +167,22 @@ class UpstreamSettings(Model):
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """Its own keys, in turn; none unless `key_source` is `own`."""
+        """The upstream's keys, used in turn; empty unless `key_source` is `own`."""
         if self.api_keys is not None:
             return self.api_keys
         return (self.api_key,) if self.api_key is not None and self.key_source == "own" else ()
 
     def with_secret(self, location: Location, text: str) -> Self | None:
-        """The same upstream with another secret at that place below it; None where it is the same.
+        """Copy the upstream with a new value of the secret at that location; None if it is unchanged.
 
         Raises:
-            InvalidValue: not a secret for that place. Never with any of it.
+            InvalidValue: The text is not valid as that secret. Never contains any of it.
         """
         changes: dict[str, object]
         match location:
             case ("api_key",):
                 if text in _KEY_WORDS:
-                    # As a word it was for whoever wrote the file; a rotated key must not open another way.
+                    # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
                     raise InvalidValue("is a word of `api_key`, not a key")
                 changes = {"api_key": read_vendor_key(text)}
             case ("api_keys", int(index)) if self.api_keys is not None:
@@ -198,7 +200,7 @@ class UpstreamSettings(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """A way to the vendor that is complete, and nothing that its dialect has no place for."""
+        """Check that the upstream is complete, and that its dialect supports what is set."""
         dialect = _dialect(data.get("dialect"))
         yield from _key_faults(data)
         if (name := _credential_in_query(dialect, data.get("path"))) is not None:
@@ -210,7 +212,7 @@ class UpstreamSettings(Model):
 
 
 def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """What the dialect needs and does not have of itself, and what it has no place for."""
+    """Check that what the dialect needs is set, and nothing that it does not support."""
     if not dialect.default_allow_paths and "path" not in data:
         yield ("path",), InvalidValue(f"is required: the dialect {dialect.name} has no path of its own")
     if not dialect.heartbeat_allowed and data.get("heartbeat", "off") != "off":
@@ -222,7 +224,7 @@ def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Co
 
 
 def _credential_in_query(dialect: Dialect | None, path: object) -> str | None:
-    """The member of a path's query that carries a credential: paths are shown in reports and logs."""
+    """Return the name of a credential in a path's query; paths are shown in reports and logs."""
     query = path.partition("?")[2] if isinstance(path, str) else ""
     names = {"access_token", "key"} if dialect is not None and dialect.query_credential else {"access_token"}
     given = (unquote(member.partition("=")[0]) for member in query.split("&"))
@@ -230,7 +232,7 @@ def _credential_in_query(dialect: Dialect | None, path: object) -> str | None:
 
 
 def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Names that no header may have, or not this one, or not twice."""
+    """Check `headers` for invalid, reserved and repeated names."""
     seen: set[str] = set()
     if len(headers) > _MAX_HEADERS:
         yield ("headers",), InvalidValue(f"must be at most {_MAX_HEADERS}")
@@ -246,7 +248,7 @@ def _header_faults(headers: Mapping[str, object]) -> Iterator[Contradiction]:
 
 
 def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """A place for the key that the proxy does not fill itself, for an upstream that has a key."""
+    """Check that `credential_header` is not written otherwise, and that there is a key for it."""
     name = data.get("credential_header")
     if not isinstance(name, str):
         return
@@ -262,7 +264,7 @@ def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradict
 
 
 def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Keys given once, in one way; an upstream without a key says so."""
+    """Check for exactly one of `api_key` and `api_keys`."""
     if "api_key" in data and "api_keys" in data:
         yield ("api_keys",), InvalidValue("give api_key or api_keys, not both")
     elif "api_key" not in data and "api_keys" not in data:

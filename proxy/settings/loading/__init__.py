@@ -1,7 +1,7 @@
-"""The configuration file to `Settings`: YAML, variables, secrets in files, overrides; every fault, with its line.
+"""Loads the configuration file into `Settings`: YAML, variables, secrets in files, overrides; all faults with lines.
 
-The file is read once; what cannot be had (a variable, a secret) is told once and never guessed at. No text of a fault
-holds a value that may be secret. `proxy.settings` says what the values mean.
+The file is read once; a missing variable or secret is reported once. No fault contains a value that may be secret.
+`proxy.settings` has the models.
 """
 
 from __future__ import annotations
@@ -42,29 +42,28 @@ DEFAULT_PATH = Path("config/proxy.yaml")
 
 
 def path_of(option: Path | None, environ: Mapping[str, str]) -> Path:
-    """Which file is meant: the option's, else `$FORWARD_SSE_CONFIG`, else `config/proxy.yaml`."""
+    """Return the path of the file: the option's, else `$FORWARD_SSE_CONFIG`, else `config/proxy.yaml`."""
     return option or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
 
 
 def load_settings(path: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the configuration file, with its variables, secrets in files and `FORWARD_SSE_…` overrides.
 
-    Reads files and nothing else, so it can be called before an event loop runs. `environ` takes the place of
-    `os.environ`.
+    Blocks, reads files only, and needs no event loop. `environ` replaces `os.environ`.
 
     Raises:
-        ConfigurationError: the file cannot be read, or something in it is wrong; its text has every fault, one a line.
+        ConfigurationError: the file cannot be read or is not valid; its text has every fault, one on each line.
     """
     return load(Path(path), os.environ if environ is None else environ)
 
 
 def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:
-    """Read the file, lay the environment's overrides and then the given ones (of the command line) on it.
+    """Read the file, and override it by the environment, then by the given overrides (of the command line).
 
-    Reads the file, and those that `file:` names, and nothing else: `environ` is the only environment.
+    Reads only the file and those that `file:` names; `environ` is the only environment.
 
     Raises:
-        ConfigurationError: Something is wrong; it has every fault.
+        ConfigurationError: The configuration is not valid; it has every fault.
     """
     document = marked_yaml.read(path)
     mentioned = variables_in(document.values)
@@ -80,7 +79,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     except ValidationError as error:
         shown_places = {place.source for place in document.places.values() if place.line}
         faults += _faults(error, values, document.places, shown_places, substitution.touched)
-        raise ConfigurationError(faults) from None  # pydantic's error holds what it was given
+        raise ConfigurationError(faults) from None  # pydantic's error contains its input
     if faults:
         raise ConfigurationError(faults)
     settings.note_files(substitution.files)
@@ -90,7 +89,7 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
 def _faults(
     error: ValidationError, values: Mapping[str, Any], places: SourceLocations, files: set[str], touched: set[Location]
 ) -> list[Fault]:
-    """The model's faults with their places, without those that only follow from a value that could not be had."""
+    """Return the model's faults with their locations, without those caused by a value that is missing."""
     faults = []
     for details in error.errors(include_url=False, include_input=False):
         context = details["ctx"]
@@ -106,7 +105,7 @@ def _faults(
 
 
 def _existing(location: Location, values: Any) -> Location:
-    """The location without an index into a single value: one string where a list may stand is not written `[0]`."""
+    """Remove an index into a single value: a string in place of a list is not shown as `[0]`."""
     for depth, step in enumerate(location):
         if isinstance(step, int) and not isinstance(values, list):
             return location[:depth]
@@ -121,7 +120,7 @@ def _is_unknowable(location: Location, values: Any) -> bool:
 
 
 def _child(values: Any, step: str | int) -> Any:
-    """What stands one step below; below an unknowable value all is unknowable."""
+    """Return the value one step below; below `MISSING` everything is `MISSING`."""
     if isinstance(values, dict):
         return values.get(str(step))
     if isinstance(values, list):

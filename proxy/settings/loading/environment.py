@@ -1,7 +1,6 @@
-"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, through pydantic-settings; the command line's options.
+"""Overrides: `FORWARD_SSE_<KEY>` variables, nested with `__`, by pydantic-settings; the command line's options.
 
-A variable's name cannot show everything that a key's can: it is matched to a key of the file without regard to
-case, `_` standing for `-` too. Lists and mappings are given as JSON.
+A variable's name matches a key of the file without regard to case, `_` also for `-`. Lists and mappings are JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 PREFIX = "FORWARD_SSE_"
 CONFIG_VARIABLE = "FORWARD_SSE_CONFIG"
 _DELIMITER = "__"
-# Kubernetes sets these in every pod beside a Service whose name begins with `forward-sse`: they are not meant for us.
+# Kubernetes sets these in every pod if a Service's name begins with `forward-sse`: they are no overrides.
 _SERVICE_LINK = re.compile(
     r"FORWARD_SSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII
 )
@@ -37,10 +36,10 @@ class _Variables(BaseSettings):
 
 
 class _Source(EnvSettingsSource):
-    """Takes JSON only for lists and mappings: a key or a name made of digits stays text."""
+    """Settings source that decodes JSON only for lists and mappings: a key or name of digits stays text."""
 
     def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
-        """Decode JSON.
+        """Decode a JSON list or mapping.
 
         Raises:
             ValueError: Not a JSON list or mapping; pydantic-settings then keeps the text.
@@ -55,7 +54,7 @@ class _Source(EnvSettingsSource):
 
 
 def _overridable() -> type[_Variables]:
-    """A settings class whose every top-level key may be text, a list, or a mapping of such, six deep."""
+    """Return a settings class in which every top-level key is text, a list, or a mapping of such, six deep."""
     value: Any = str | list[Any]
     for _ in range(6):
         value = dict[str, value] | list[Any] | str
@@ -72,10 +71,10 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 class Overrides:
-    """What the environment says over the file, and which variable says it."""
+    """Overrides from the environment, and the variable of each."""
 
     def __init__(self, environ: Mapping[str, str], mentioned: Iterable[str]) -> None:
-        """Read the variables; one that the file mentions as `${…}` is a value for it and no override."""
+        """Read the variables; one that the file uses as `${…}` is no override."""
         skipped = {CONFIG_VARIABLE, *mentioned}
         self.faults: list[Fault] = []
         self._variables: dict[Location, str] = {}
@@ -99,7 +98,7 @@ class Overrides:
                 self._variables[path] = name
                 taken[name.lower()] = value
         source = _Source(_OVERRIDABLE)
-        source.env_vars = taken  # instead of this process's environment: what is read is what was handed over
+        source.env_vars = taken  # instead of this process's environment
         self.values: dict[str, Any] = source()
         self._spell_kinds(self.values, ())
 
@@ -107,9 +106,9 @@ class Overrides:
         self.faults.append(Fault(SourceLocation(name), key, message, suggestion))
 
     def _spell_kinds(self, values: dict[str, Any], location: Location) -> None:
-        """Spell the kinds of typed events as the file does, and take a number for one, as the file would.
+        """Correct the case of typed events' kinds, and convert a name of digits to a number, as in the file.
 
-        JSON says which it is; a variable that holds a name alone cannot.
+        In JSON the type is explicit; in a variable with the name alone it is not.
         """
         for key, value in values.items():
             where = (*location, key)
@@ -127,7 +126,7 @@ class Overrides:
                 self._spell_kinds(value, where)
 
     def place(self, location: Location) -> SourceLocation:
-        """The variable that says what stands at this location of `values`."""
+        """Return the variable that sets this location of `values`."""
         location = tuple(step.lower() if isinstance(step, str) else step for step in location)
         found = (self._variables.get(location[:length]) for length in range(len(location), 0, -1))
         return SourceLocation(next((name for name in found if name is not None), PREFIX))
@@ -139,7 +138,7 @@ def merge(
     places: SourceLocations,
     place: Callable[[Location], SourceLocation],
 ) -> None:
-    """Lay `over` on the values, mapping by mapping; lists and single values are replaced. Keeps `places` true."""
+    """Override the values by `over`: mappings are merged, lists and single values replaced. Updates `places`."""
     _merge(values, over, (), (), places, place)
 
 
@@ -174,6 +173,6 @@ def _key_meant(key: str, values: Mapping[str, Any]) -> str:
 
 
 def _forget(places: SourceLocations, location: Location) -> None:
-    """Forget the lines of what was replaced."""
+    """Remove the source lines of a replaced value."""
     for known in [known for known in places if known[: len(location)] == location]:
         del places[known]

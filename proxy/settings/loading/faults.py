@@ -1,4 +1,4 @@
-"""What is wrong with the configuration, where, and what may have been meant."""
+"""Faults of the configuration: location, message, suggestion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """Where a value came from: a line of the file, or (line 0) a variable or an option."""
+    """The source of a value: a line of the file, or (line 0) a variable or an option."""
 
     source: str
     line: int = 0
@@ -32,7 +32,7 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong; its text never holds a value of the file or the environment that may be secret."""
+    """One fault of the configuration; its text never contains a value that may be secret."""
 
     place: SourceLocation
     key: str
@@ -45,7 +45,7 @@ class Fault:
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used: every fault of it, the file's by line, then those of variables and options."""
+    """The configuration is not valid: all faults, those of the file by line, then of variables and options."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(
@@ -57,13 +57,13 @@ class ConfigurationError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text for a terminal: no control characters, not endless."""
+    """Escape control characters and truncate a text, for a terminal."""
     shown = text if len(text) <= _MAX_SHOWN_CHARACTERS else text[: _MAX_SHOWN_CHARACTERS - 1] + "…"
     return shown if shown.isprintable() else json.dumps(shown)
 
 
 def dotted(location: Location) -> str:
-    """The key's path as people write it: `auth.jwt[0].secret`."""
+    """Format a key's location: `auth.jwt[0].secret`."""
     text = ""
     for step in location:
         if isinstance(step, int):
@@ -75,7 +75,7 @@ def dotted(location: Location) -> str:
 
 
 def place_of(location: Location, places: Mapping[Location, SourceLocation]) -> SourceLocation:
-    """Where the key stands, or the nearest key around it: a key that is missing stands nowhere itself."""
+    """Return the source of a key; of a missing key that of the nearest one around it."""
     for length in range(len(location), -1, -1):
         if (place := places.get(location[:length])) is not None:
             return place
@@ -85,6 +85,6 @@ def place_of(location: Location, places: Mapping[Location, SourceLocation]) -> S
 def fault_at(
     location: Location, wrong: InvalidValue, places: Mapping[Location, SourceLocation], *, is_shown: bool
 ) -> Fault:
-    """Word a fault; `is_shown` says that the file itself shows the value, so a suggestion may be made of it."""
+    """Make a fault; with `is_shown` the file itself shows the value, so a suggestion may contain it."""
     suggestion = wrong.suggestion if is_shown or not wrong.echoes else None
     return Fault(place_of(location, places), dotted(location), wrong.message, suggestion)

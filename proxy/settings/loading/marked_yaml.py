@@ -1,10 +1,10 @@
-"""YAML to plain values that remember their lines.
+"""YAML parser that keeps the line of every value.
 
 Deliberate departures from YAML 1.1:
-1. Only `true` and `false` are booleans: `off`, `no`, `yes`, `on` stay words.
-2. Only decimal whole numbers are numbers: `010`, `0x10`, `1e3`, `1:30`, dates stay text.
-3. No aliases, merge keys or tags: they hide what a file says, and nested aliases grow without bound.
-4. A key given twice is a fault, and so is one without a value.
+1. Only `true` and `false` are booleans: `off`, `no`, `yes`, `on` are text.
+2. Only decimal whole numbers are numbers: `010`, `0x10`, `1e3`, `1:30`, dates are text.
+3. No aliases, merge keys or tags: they are hard to read, and nested aliases grow without bound.
+4. A repeated key is a fault, and so is one without a value.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MAX_DEPTH = 32
 
 _NULL, _BOOL, _INT, _TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "str"))
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
-# 18 digits: far beyond any number that is meant here, far below where int() becomes slow.
+# 18 digits: more than any setting needs, far fewer than make int() slow.
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 
 
 class Missing:
-    """Stands for a value that could not be had; a fault already says why, so nothing more is said of it."""
+    """Type of `MISSING`: a value that is unavailable, which a fault has reported already."""
 
     def __repr__(self) -> str:
         return "<unknowable>"
@@ -41,7 +41,7 @@ MISSING = Missing()
 
 @dataclass(slots=True)
 class Document:
-    """A file's values, where each key stands, and what was wrong up to here."""
+    """A file's values, the line of each key, and the faults so far."""
 
     values: dict[str, Any]
     places: SourceLocations
@@ -49,7 +49,7 @@ class Document:
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """YAML, but not for a configuration."""
+    """YAML that a configuration may not use."""
 
     def __init__(self, message: str, mark: Any) -> None:
         super().__init__(message)
@@ -58,14 +58,14 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; nothing is ever constructed from a tag."""
+    """YAML loader that composes nodes only; no tag constructs an object."""
 
-    # A class of its own resolvers: SafeLoader's know YAML 1.1's surprises.
+    # Own resolvers: SafeLoader's implement YAML 1.1.
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc] # the stubs call it an instance's
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases, and nesting that only an attack or a slip has."""
+        """Refuse aliases and deep nesting."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call] # untyped in the stubs
         if isinstance(event, yaml.AliasEvent):
             raise _Refused("aliases are not used here: write it out", event.start_mark)
@@ -84,10 +84,10 @@ _Loader.add_implicit_resolver(_INT, _DECIMAL, list("-0123456789"))
 
 
 def read(path: Path) -> Document:
-    """Read a file of at most 1 MiB, once, and wholly before anything is judged (it may be replaced meanwhile).
+    """Read and parse a file of at most 1 MiB. It is read once, because it may be replaced meanwhile.
 
     Raises:
-        ConfigurationError: It cannot be read, is too large, or is not YAML; then nothing more can be said of it.
+        ConfigurationError: It cannot be read, is too large, or is not YAML.
     """
     try:
         with path.open("rb") as file:
@@ -100,7 +100,7 @@ def read(path: Path) -> Document:
 
 
 def parse(content: bytes, name: str) -> Document:
-    """Parse the bytes of a file of that name.
+    """Parse the content of a file of that name.
 
     Raises:
         ConfigurationError: Not UTF-8, not YAML, or not a mapping.
@@ -122,7 +122,7 @@ def parse(content: bytes, name: str) -> Document:
         mark = exc.problem_mark or exc.context_mark
         message = f"is not YAML: {exc.problem or exc.context}"
         raise ConfigurationError([Fault(SourceLocation(name, mark.line + 1 if mark else 1), "", message)]) from exc
-    except yaml.YAMLError as exc:  # a character that YAML does not allow; its text would show what stands around it
+    except yaml.YAMLError as exc:  # a character that YAML does not allow; the error's text may show secrets
         offset = getattr(exc, "position", 0)
         line = text.count("\n", 0, offset if isinstance(offset, int) else 0) + 1
         raise ConfigurationError(
@@ -137,7 +137,7 @@ def parse(content: bytes, name: str) -> Document:
 
 
 def _value(node: yaml.Node, location: Location, name: str, document: Document) -> Any:
-    """The plain value of a node; its and its keys' lines and faults go into the document."""
+    """Convert a node to a plain value, adding lines and faults to the document."""
     if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING:
         return _mapping(node, location, name, document)
     if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
@@ -158,7 +158,7 @@ def _value(node: yaml.Node, location: Location, name: str, document: Document) -
 
 
 def _mapping(node: yaml.MappingNode, location: Location, name: str, document: Document) -> dict[str, Any]:
-    """The mapping's values by key; of a key given twice, the first."""
+    """Convert a mapping; of a repeated key the first value counts."""
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         place = SourceLocation(name, key_node.start_mark.line + 1)

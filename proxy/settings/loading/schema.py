@@ -1,4 +1,4 @@
-"""The JSON Schema of the file, from the models: for editors, and committed as `config/schema.json`."""
+"""JSON Schema of the configuration file, for editors; committed as `config/schema.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SCALARS = frozenset({"string", "integer", "boolean"})
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema: names as in the file, units as text, `${…}` wherever a single value stands, no unknown keys."""
+    """Return the schema: names as in the file, units as text, `${…}` for any single value, no unknown keys."""
     schema = _for_file(Settings.model_json_schema(by_alias=True))
     assert isinstance(schema, dict)
     schema["$defs"]["Variable"] = {
@@ -29,7 +29,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _for_file(node: Any, *, is_names: bool = False) -> Any:
-    """One node of pydantic's schema as the file wants it; `is_names`: its keys are names, not keywords."""
+    """Adapt one node of pydantic's schema to the file; `is_names`: its keys are names, not keywords."""
     if isinstance(node, list):
         return [_for_file(item) for item in node]
     if not isinstance(node, dict):
@@ -37,7 +37,7 @@ def _for_file(node: Any, *, is_names: bool = False) -> Any:
     if is_names:
         return {name: _for_file(schema) for name, schema in node.items()}
     kept = {key: value for key, value in node.items() if key != "title" and not (key == "default" and value is None)}
-    # None is only how the models say "absent": a key without a value is a fault.
+    # None in the models means absent: a key without a value is a fault.
     options = [option for option in kept.pop("anyOf", []) if option != {"type": "null"}]
     if len(options) == 1:
         kept = {**options[0], **kept}

@@ -1,4 +1,4 @@
-"""`${NAME}`, `${NAME:-default}` and `file:/path`, put in after parsing: what they hold is a value and never YAML."""
+"""Substitution of `${NAME}`, `${NAME:-default}` and `file:/path`, after parsing: a value is never read as YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VARIABLE = re.compile(
 )
 _FILE_PREFIX = "file:"
 _MAX_SECRET_BYTES = 65_536
-# Where a value may be `file:/path`; `*` is any key or index.
+# Locations where a value may be `file:/path`; `*` is any key or index.
 SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("auth", "jwt", "*", "secret"),
     ("auth", "jwt", "*", "public_key"),
@@ -29,15 +29,15 @@ SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("upstreams", "*", "api_keys", "*"),
     ("upstreams", "*", "headers", "*"),
 )
-# A header's value is a secret where it did not stand in the file that everybody reads.
+# A header's value is a secret if it is not in the YAML file itself.
 _HEADER_LOCATION = ("upstreams", "*", "headers", "*")
-# Where a secret stands, or is part of a value: what a variable holds is trimmed there as what a file holds.
+# Locations of secrets: variables are trimmed there, as files are.
 _TRIMMED_LOCATIONS = (*SECRET_LOCATIONS, ("limits", "store"), ("auth", "api_keys", "*", "sha256"))
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 def variables_in(value: Any) -> set[str]:
-    """The names of the variables that any text of these values mentions."""
+    """Return the names of all variables used in these values."""
     if isinstance(value, dict):
         return set().union(*map(variables_in, value.values()))
     if isinstance(value, list):
@@ -47,18 +47,18 @@ def variables_in(value: Any) -> set[str]:
 
 
 def trim(text: str) -> str:
-    """The text without what editors and shells add: a byte order mark before it, one line end after it."""
+    """Remove what editors and shells add: a byte order mark at the start, one line end at the end."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text.removesuffix("\r")
 
 
 def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> str:
-    """Put variables in: `${NAME}` must be set and not empty, `${NAME:-default}` may be neither, `$${` is a plain `${`.
+    """Substitute variables: `${NAME}` must be set and not empty, `${NAME:-default}` need not, `$${` is a plain `${`.
 
-    What a variable holds is not looked at again; `trimmed` trims it, for secrets.
+    A variable's value is not expanded again; `trimmed` trims it, for secrets.
 
     Raises:
-        InvalidValue: A variable is missing (all of them are named), or a `${` begins none.
+        InvalidValue: Variables are missing (all are named), or a `${` is malformed.
     """
     missing: list[str] = []
 
@@ -86,7 +86,7 @@ def expand(text: str, environ: Mapping[str, str], *, trimmed: bool = False) -> s
 
 
 def read_secret_file(value: str) -> str:
-    """Read the file that `file:/path` names; a byte order mark and one line end are not part of the secret.
+    """Read the file of `file:/path`, without a byte order mark and one line end. Blocks.
 
     Raises:
         InvalidValue: The path is relative, or the file cannot be read, is empty, too large, or not text.
@@ -95,7 +95,7 @@ def read_secret_file(value: str) -> str:
     if not path.is_absolute():
         raise InvalidValue("file: needs an absolute path, such as file:/run/secrets/key")
     try:
-        if not path.is_file():  # a pipe or a device would block, or never end
+        if not path.is_file():  # a pipe or a device could block
             raise InvalidValue("file: names no file that can be read")
         with path.open("rb") as file:
             content = file.read(_MAX_SECRET_BYTES + 1)
@@ -113,7 +113,7 @@ def read_secret_file(value: str) -> str:
 
 
 class Substitution:
-    """Walks values, replacing text; keeps where it did (`touched`), from which files, and what was wrong."""
+    """Substitutes text in values; keeps the changed locations (`touched`), the files, and the faults."""
 
     def __init__(self, places: SourceLocations) -> None:
         self.places = places
@@ -122,7 +122,7 @@ class Substitution:
         self.faults: list[Fault] = []
 
     def variables(self, values: Any, environ: Mapping[str, str]) -> Any:
-        """The values with their variables put in."""
+        """Return the values with variables substituted."""
 
         def put_in(text: str, location: Location) -> str:
             if "${" not in text:
@@ -132,12 +132,12 @@ class Substitution:
         return self._walk(values, (), put_in)
 
     def secrets(self, values: Any) -> Any:
-        """The values with the secrets read that stand in files, and trimmed; `variables` comes before."""
+        """Return the values with secrets read from files and trimmed; `variables` has to be called first."""
 
         def read(text: str, location: Location) -> str | SecretStr:
             is_override = not place_of(location, self.places).line
             is_variable = location in self.touched and not is_override
-            # Once is enough: what a variable leaves behind its one line end is a fault.
+            # Trimmed already: a second line end of a variable is a fault.
             if not is_variable and _is_any(location, _TRIMMED_LOCATIONS):
                 text = trim(text)
             is_file = text.startswith(_FILE_PREFIX) and _is_any(location, SECRET_LOCATIONS)
