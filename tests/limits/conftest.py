@@ -23,7 +23,7 @@ async def server() -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-async def workers(server: RedisServer) -> AsyncIterator[Workers]:
+async def workers(server: RedisServer) -> AsyncIterator[Workers[RedisServer]]:
     """Stores on the server."""
     workers = Workers(server)
     yield workers

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pytest
 
@@ -40,28 +40,21 @@ def server_binary() -> str:
     return found
 
 
-class RedisServer:
-    """A server process of the test's own, which forgets everything when it ends."""
+class Process:
+    """A server's process, which can be killed, and made to hang."""
 
-    def __init__(self, *options: str) -> None:
-        binary = server_binary()
-        # Not the test's own room, whose path may be too long for a socket.
-        self._room = tempfile.TemporaryDirectory(prefix="redis-")
-        self.path = f"{self._room.name}/redis.sock"
-        self.address = RedisAddress(path=self.path)
-        self._command = [binary, "--port", "0", "--unixsocket", self.path, "--save", ""]
-        self._command += ["--dir", self._room.name, "--logfile", f"{self._room.name}/log", *options]
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        """Begin, and wait until it answers."""
-        self._process = subprocess.Popen(self._command)  # noqa: ASYNC220 - it forks and goes on
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                with contextlib.suppress(StoreError):
-                    await self.ask("PING")
-                    return
-                await asyncio.sleep(0.01)
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not killed; it may hang."""
+        return self._process is not None
+
+    def spawn(self) -> None:
+        """Begin."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -69,11 +62,6 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-    def close(self) -> None:
-        """End it, and leave nothing of it."""
-        self.kill()
-        self._room.cleanup()
 
     def stop(self) -> None:
         """Let it hang: connections are accepted by the kernel, nothing is answered."""
@@ -84,6 +72,45 @@ class RedisServer:
         """Let it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def is_own_key(key: bytes) -> bool:
+    """Whether a key is the stores' own, and no user's."""
+    return key.startswith(b"forward-sse:{node")
+
+
+def is_lease_key(key: bytes) -> bool:
+    """Whether it holds a user's leases."""
+    return key.endswith(b":leases") and not is_own_key(key)
+
+
+class RedisServer(Process):
+    """A server process of the test's own, which forgets everything when it ends."""
+
+    def __init__(self, *options: str) -> None:
+        binary = server_binary()
+        # Not the test's own room, whose path may be too long for a socket.
+        self._room = tempfile.TemporaryDirectory(prefix="redis-")
+        self.path = f"{self._room.name}/redis.sock"
+        self.url = f"unix://{self.path}"
+        self.address = RedisAddress(path=self.path)
+        command = [binary, "--port", "0", "--unixsocket", self.path, "--save", ""]
+        super().__init__([*command, "--dir", self._room.name, "--logfile", f"{self._room.name}/log", *options])
+
+    async def start(self) -> None:
+        """Begin, and wait until it answers."""
+        self.spawn()
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                with contextlib.suppress(StoreError):
+                    await self.ask("PING")
+                    return
+                await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        """End it, and leave nothing of it."""
+        self.kill()
+        self._room.cleanup()
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """Ask it something, by a connection of the test's own."""
@@ -96,7 +123,7 @@ class RedisServer:
     async def keys(self, pattern: str = "*") -> list[bytes]:
         """The keys there are, but for the store's own."""
         found: list[bytes] = await self.ask("KEYS", pattern)
-        return sorted(key for key in found if not key.startswith(b"forward-sse:{node"))
+        return sorted(key for key in found if not is_own_key(key))
 
     async def leases(self) -> int:
         """How many leases it has, over all users."""
@@ -115,10 +142,24 @@ def channel_of(store: RedisStore) -> Channel:
     return link.channel
 
 
-class Workers:
+class Shared(Protocol):
+    """A limits server, or a group of them."""
+
+    url: str
+    address: RedisAddress
+
+    async def leases(self) -> int:
+        """How many leases there are, over all users."""
+        ...
+
+
+_Server = TypeVar("_Server", bound=Shared)
+
+
+class Workers(Generic[_Server]):
     """Stores that share a server; closed with the test."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: _Server) -> None:
         self.server = server
         self._stack = AsyncExitStack()
         self.failures = 0
@@ -194,7 +235,7 @@ async def comes_true(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def holds(server: RedisServer, leases: int) -> None:
+async def holds(server: Shared, leases: int) -> None:
     """Wait until the server has so many leases."""
 
     async def is_so() -> bool:

@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from proxy.limits.redis.errors import ConnectionLostError, translated
+from proxy.limits.redis.errors import ConnectionLostError, StoreError, translated
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -58,7 +58,7 @@ class Dialler:
     """Opens connections to the server, or to the node that is named.
 
     Args:
-        timeout_s: For each step of dialling.
+        timeout_s: For connecting, and for what is said before the first command; and for each sentinel.
 
     Raises:
         OSError: a file of authorities or certificates cannot be used.
@@ -74,7 +74,7 @@ class Dialler:
             self._sentinel.sentinels = [Redis.from_pool(self._sentinel_pool(*node)) for node in address.nodes]
 
     async def dial(self, node: Node | None = None) -> AbstractConnection:
-        """Open a connection, or give up: each step has `timeout_s`. Cancelling leaves no connection behind.
+        """Open a connection, or give up. Cancelling leaves no connection behind.
 
         Without a node: to the server, or to the primary that a sentinel names.
 
@@ -85,7 +85,7 @@ class Dialler:
             node = await self._primary()
         connection = self._connection(node)
         try:
-            async with asyncio.timeout(3 * self.timeout_s):
+            async with asyncio.timeout(2 * self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except TimeoutError as error:
             drop(connection)
@@ -95,8 +95,6 @@ class Dialler:
         except BaseException:
             drop(connection)
             raise
-        # It bounds each write by a task of its own; the channel has one timer for all commands.
-        connection.socket_timeout = None
         return connection
 
     async def close(self) -> None:
@@ -111,17 +109,23 @@ class Dialler:
         try:
             host, port = await self._sentinel.discover_master(self.address.service)
         except MasterNotFoundError as error:
+            _reraise_cancelled()
+            # What each of them said is only in the text.
+            if "AuthenticationError" in str(error):
+                raise StoreError("the sentinels want another password") from error
             raise ConnectionLostError("no sentinel names a primary of the service") from error
         except RedisError as error:
             raise translated(error, "no sentinel names a primary of the service") from error
+        _reraise_cancelled()
         return str(host), int(port)
 
     def _options(self) -> dict[str, Any]:
         """What redis-py is told in place of its defaults, which are unfit for a request that waits."""
         return {
-            # 5 s by default.
-            "socket_timeout": self.timeout_s,
+            # 5 s by default. Of the other one, also 5 s, redis-py makes a `wait_for` around each write, which costs a
+            # task; the channel has one timer for all commands.
             "socket_connect_timeout": self.timeout_s,
+            "socket_timeout": None,
             # 10 retries by default; a command that got no answer may have been done, and would charge twice.
             "retry": Retry(NoBackoff(), 0),
             # RESP 3 needs HELLO, which the least privileges do not have, and brings nothing here.
@@ -142,9 +146,21 @@ class Dialler:
 
     def _sentinel_pool(self, host: str, port: int) -> ConnectionPool:
         options = self._options() | {"host": host, "port": port, "password": self.address.sentinel_password}
+        # So that one that hangs does not keep us from the others.
+        options["socket_timeout"] = self.timeout_s
         if self._tls is not None:
             return ConnectionPool(connection_class=_TLSConnection, tls=self._tls, **options)
         return ConnectionPool(connection_class=Connection, **options)
+
+
+def _reraise_cancelled() -> None:
+    """Raise the cancellation that `wait_for`, which redis-py uses for sentinels, may have lost before Python 3.12.
+
+    https://github.com/python/cpython/issues/86296
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def drop(connection: AbstractConnection) -> None:

@@ -238,7 +238,13 @@ class ClusterLinks:
         """
         if self._scripts.resend(channel, sent, error):
             return True
+        if error.code == "CLUSTERDOWN":
+            # All nodes say so; those that nobody asks would be taken for well.
+            for link in self:
+                if link.channel not in {None, channel}:
+                    link.channel.abort(str(error))
         if error.redirect is None and error.code != "TRYAGAIN":
+            self._is_wanted.set()
             return False
         if self._loop.time() - sent.asked_s >= self._dialler.timeout_s:
             return False

@@ -38,7 +38,7 @@ class ServerError(StoreError):
 # Before Redis 7, what a command within a script answered stands behind an ERR of the script's.
 _WITHIN_A_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
 _MEANINGS = {
-    "CLUSTERDOWN": "the cluster is down, or the server belongs to one",
+    "CLUSTERDOWN": "the cluster is down",
     "CROSSSLOT": "the server belongs to a cluster (redis+cluster://)",
     "ERR": "the server refuses a command (is it Redis 6.2 or later?)",
     "LOADING": "the server is loading its data",
@@ -48,6 +48,7 @@ _MEANINGS = {
     "NOPERM": "the user of the server may not run the commands",
     "OOM": "the server is out of memory",
     "READONLY": "the server is a replica",
+    "UNSERVED": "the cluster serves not all slots",
     "TRYAGAIN": "the user's keys are being moved to another node",
     "WRONGPASS": "the server refuses the password",
 }
@@ -64,6 +65,9 @@ def answered_error(error: RedisError) -> ServerError | None:
     if isinstance(error, AskError):  # MovedError is one
         redirect = Redirect(error.slot_id, error.host, error.port)
     code = "MOVED" if isinstance(error, MovedError) else error.status_code
+    if code == "CLUSTERDOWN" and "slot" in str(error):
+        # Of one slot; the others may well be served.
+        code = "UNSERVED"
     return ServerError(str(error), code=code, redirect=redirect)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Channel
 
 # Answers that say something about the command, or about where it was sent, and nothing against the server.
-_OF_THE_COMMAND = frozenset({"ASK", "MOVED", "TRYAGAIN"})
+_OF_THE_COMMAND = frozenset({"ASK", "MOVED", "TRYAGAIN", "UNSERVED"})
 
 
 class Link:

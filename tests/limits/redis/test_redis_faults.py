@@ -45,7 +45,7 @@ async def unstarted() -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-async def waiting(unstarted: RedisServer) -> AsyncIterator[Workers]:
+async def waiting(unstarted: RedisServer) -> AsyncIterator[Workers[RedisServer]]:
     """Stores on it."""
     workers = Workers(unstarted)
     yield workers
@@ -75,7 +75,7 @@ async def bring_back(server: RedisServer, how: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("how", OUTAGES)
-async def test_outage(workers: Workers, how: str, policy: str) -> None:
+async def test_outage(workers: Workers[RedisServer], how: str, policy: str) -> None:
     """A server that dies or hangs holds nobody up; each policy does what it says; both changes are told once."""
     store = await workers.one(timeout_s=TIMEOUT_S, on_store_error=policy, settle_s=0.05)
     before = await store.admit(user(TEN))
@@ -117,7 +117,7 @@ async def test_outage(workers: Workers, how: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_absent_at_the_start(waiting: Workers, policy: str) -> None:
+async def test_absent_at_the_start(waiting: Workers[RedisServer], policy: str) -> None:
     """A server that is not there yet keeps nobody from starting, and is found when it comes."""
     with Stopwatch() as watch:
         store = await waiting.one(timeout_s=TIMEOUT_S, on_store_error=policy)
@@ -139,7 +139,7 @@ async def test_absent_at_the_start(waiting: Workers, policy: str) -> None:
     await holds(waiting.server, 1 if policy == "deny" else 2)
 
 
-async def test_default_timeout(workers: Workers) -> None:
+async def test_default_timeout(workers: Workers[RedisServer]) -> None:
     """Nobody tells the product how long to wait for a server that hangs: it is a tenth of a second, and no second."""
     store = RedisStore(workers.server.address)
     await store.open()
@@ -155,7 +155,7 @@ async def test_default_timeout(workers: Workers) -> None:
     assert max(waited_s for _, waited_s in asked) < most_s(0.1)
 
 
-async def test_hanging_at_the_start(workers: Workers) -> None:
+async def test_hanging_at_the_start(workers: Workers[RedisServer]) -> None:
     """A server that hangs does not hold up the start either."""
     workers.server.stop()
     with Stopwatch() as watch:
@@ -166,7 +166,7 @@ async def test_hanging_at_the_start(workers: Workers) -> None:
     await passes(lambda: store.problem() is None)
 
 
-async def test_restarted_empty(workers: Workers) -> None:
+async def test_restarted_empty(workers: Workers[RedisServer]) -> None:
     """A server that comes back empty gives nobody more: streams that run are told, and so is what was used."""
     stores = await workers.several(4, settle_s=1.5)
     held = [await store.admit(user(TEN, f"user-{number}")) for store in stores for number in range(10)]
@@ -190,7 +190,7 @@ async def test_restarted_empty(workers: Workers) -> None:
     assert (await stores[0].admit(user(TEN, "user-0"))).standing.rates[0].remaining == 5
 
 
-async def test_restarted_with_its_memory(workers: Workers) -> None:
+async def test_restarted_with_its_memory(workers: Workers[RedisServer]) -> None:
     """A connection that is lost for a moment costs nobody anything: whoever asks meanwhile waits for the next."""
     store = await workers.one()
     for _ in range(5):
@@ -206,7 +206,7 @@ async def test_restarted_with_its_memory(workers: Workers) -> None:
     await holds(workers.server, 0)
 
 
-async def test_local_goes_on_from_what_it_knows(workers: Workers) -> None:
+async def test_local_goes_on_from_what_it_knows(workers: Workers[RedisServer]) -> None:
     """A worker that counts alone counts the streams it already has and what was used, and lets no user have more."""
     store = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local", settle_s=0.05)
     held = [await store.admit(user(TEN)) for _ in range(3)]
@@ -234,7 +234,7 @@ async def test_local_goes_on_from_what_it_knows(workers: Workers) -> None:
     assert store.leases_held == 0
 
 
-async def test_local_refuses_in_the_same_words(workers: Workers) -> None:
+async def test_local_refuses_in_the_same_words(workers: Workers[RedisServer]) -> None:
     """A worker that counts alone names the same rate, with its wait, as the server did."""
     store = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local", settle_s=0.05)
     plan = Plan("narrow", (Rate(100, 1.0), Rate(2, 3600.0)))
@@ -253,7 +253,7 @@ async def test_local_refuses_in_the_same_words(workers: Workers) -> None:
     assert said == ["2 requests per 1 h used up; try again in N s "] * 2
 
 
-async def test_outages_in_turn(workers: Workers) -> None:
+async def test_outages_in_turn(workers: Workers[RedisServer]) -> None:
     """Counting alone begins anew at each outage, from what is known then."""
     store = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local", settle_s=0.0)
     for turn in range(3):
@@ -270,7 +270,7 @@ async def test_outages_in_turn(workers: Workers) -> None:
     assert len(workers.changes) == 6
 
 
-async def test_released_while_the_server_is_away(workers: Workers) -> None:
+async def test_released_while_the_server_is_away(workers: Workers[RedisServer]) -> None:
     """What is released during an outage is free once the server is back; what died with it needs no release."""
     one, other = await workers.several(2, timeout_s=TIMEOUT_S)
     held = [await one.admit(user(TEN)) for _ in range(4)]
@@ -284,7 +284,7 @@ async def test_released_while_the_server_is_away(workers: Workers) -> None:
     assert not isinstance(await attempt(other, user(TEN)), str)
 
 
-async def test_a_late_answer_is_undone(workers: Workers) -> None:
+async def test_a_late_answer_is_undone(workers: Workers[RedisServer]) -> None:
     """A question that was given up, but that the server came to after all, leaves no lease behind."""
     store = await workers.one(timeout_s=TIMEOUT_S, life_s=3.0)
     workers.server.stop()
@@ -297,7 +297,7 @@ async def test_a_late_answer_is_undone(workers: Workers) -> None:
     await holds(workers.server, 1)
 
 
-async def test_cancelled_at_every_step(workers: Workers) -> None:
+async def test_cancelled_at_every_step(workers: Workers[RedisServer]) -> None:
     """A caller that leaves holds nothing and pays nothing, at whatever step of the loop it leaves."""
     store = await workers.one()
     roomy = user(Plan("roomy", (Rate(100, 3600.0),)))
@@ -325,7 +325,7 @@ async def test_cancelled_at_every_step(workers: Workers) -> None:
             admission.lease.release()
 
 
-async def test_cancelled_callers_poison_nothing(workers: Workers) -> None:
+async def test_cancelled_callers_poison_nothing(workers: Workers[RedisServer]) -> None:
     """Of thousands of callers that leave at any moment none leaves its answer to another, or a lease, or a task."""
     store = await workers.one()
     tasks_before = len(asyncio.all_tasks())
@@ -358,7 +358,7 @@ async def test_cancelled_callers_poison_nothing(workers: Workers) -> None:
     await holds(workers.server, 0)
 
 
-async def test_evicted(workers: Workers) -> None:
+async def test_evicted(workers: Workers[RedisServer]) -> None:
     """A server that evicts keys at any moment makes no error, and nothing below zero."""
     store = await workers.one(life_s=0.5)
     held = [await store.admit(user(TEN, f"user-{number}")) for number in range(10)]
@@ -390,7 +390,7 @@ async def test_evicted(workers: Workers) -> None:
     ids=["out of memory", "replica"],
 )
 async def test_server_that_takes_no_writes(
-    workers: Workers, spoil: tuple[str, ...], mend: tuple[str, ...], reason: str
+    workers: Workers[RedisServer], spoil: tuple[str, ...], mend: tuple[str, ...], reason: str
 ) -> None:
     """A server that answers but cannot write is as good as none: told with its reason, and back when it can."""
     store = await workers.one()
@@ -405,7 +405,7 @@ async def test_server_that_takes_no_writes(
     assert len(workers.changes) == 2
 
 
-async def test_renewals_that_fail(workers: Workers) -> None:
+async def test_renewals_that_fail(workers: Workers[RedisServer]) -> None:
     """A server that takes no renewals is as good as none; once it does, it is told of everything that runs."""
     store = await workers.one(life_s=0.3)
     admission = await store.admit(user(TEN))
@@ -420,7 +420,7 @@ async def test_renewals_that_fail(workers: Workers) -> None:
     await holds(workers.server, 0)
 
 
-async def test_renewals_on_a_full_server(workers: Workers) -> None:
+async def test_renewals_on_a_full_server(workers: Workers[RedisServer]) -> None:
     """Streams that run keep their leases also while the server has no room for new ones."""
     store = await workers.one(life_s=1.0)
     admission = await store.admit(user(TEN))
@@ -432,7 +432,7 @@ async def test_renewals_on_a_full_server(workers: Workers) -> None:
     assert workers.changes == []
 
 
-async def test_many_leases(workers: Workers) -> None:
+async def test_many_leases(workers: Workers[RedisServer]) -> None:
     """More leases than one batch holds are renewed as well, for one user as for many."""
     store = await workers.one(life_s=1.5)
     free = Plan("free")
@@ -445,7 +445,7 @@ async def test_many_leases(workers: Workers) -> None:
     await holds(workers.server, 0)
 
 
-async def test_clock_of_the_server_set_back(workers: Workers) -> None:
+async def test_clock_of_the_server_set_back(workers: Workers[RedisServer]) -> None:
     """After the server's clock was set back, a user is at most out of quota, and a dead worker's leases still lapse."""
     clock = Scripts("local now = tonumber(redis.call('GET', 'clock'))\n")
     await workers.server.ask("SET", "clock", "2200000000000000")
@@ -461,7 +461,7 @@ async def test_clock_of_the_server_set_back(workers: Workers) -> None:
     assert not isinstance(await attempt(other, user(TEN)), str)
 
 
-async def test_clocks_of_the_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clocks_of_the_workers(workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's own clock says changes no decision and no field."""
     monkeypatch.setattr("time.time_ns", lambda: 0)
     early = await workers.one()
@@ -499,7 +499,7 @@ async def test_credentials() -> None:
         server.close()
 
 
-async def test_least_privileges(workers: Workers) -> None:
+async def test_least_privileges(workers: Workers[RedisServer]) -> None:
     """The commands and keys that the documentation names are all that a user of the server needs."""
     page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     granted = sorted(set(re.findall(r"[`\s](\+[a-z|]+)(?=[`\s)])", page)))

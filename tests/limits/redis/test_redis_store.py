@@ -37,7 +37,7 @@ BOTH_NARROW = Plan("narrow", (Rate(5, 3600.0), Rate(5, 86_400.0)))
 BOTH = Plan("both", (Rate(5, 3600.0), Rate(1000, 86_400.0)), concurrent_streams=3)
 
 
-async def test_store_is_a_store(workers: Workers) -> None:
+async def test_store_is_a_store(workers: Workers[RedisServer]) -> None:
     """The Redis store keeps the promises of the protocol, and says how the user stands just after the charge."""
     store: Store = await workers.one()
     admission = await store.admit(user(TEN))
@@ -53,7 +53,7 @@ async def test_store_is_a_store(workers: Workers) -> None:
 
 
 @pytest.mark.parametrize("worker_count", [1, 2, 4])
-async def test_admit_parallel_burst_rates(workers: Workers, worker_count: int) -> None:
+async def test_admit_parallel_burst_rates(workers: Workers[RedisServer], worker_count: int) -> None:
     """Of a parallel burst over many users and several workers exactly the quota of each user is admitted."""
     stores = await workers.several(worker_count)
     users = [user(TEN, f"user-{number}") for number in range(20)]
@@ -65,7 +65,7 @@ async def test_admit_parallel_burst_rates(workers: Workers, worker_count: int) -
 
 
 @pytest.mark.parametrize("worker_count", [2, 4])
-async def test_admit_parallel_burst_streams(workers: Workers, worker_count: int) -> None:
+async def test_admit_parallel_burst_streams(workers: Workers[RedisServer], worker_count: int) -> None:
     """So is the number of streams, and what one worker releases another may take."""
     stores = await workers.several(worker_count)
     users = [user(STREAMS, f"user-{number}") for number in range(10)]
@@ -81,7 +81,7 @@ async def test_admit_parallel_burst_streams(workers: Workers, worker_count: int)
         await holds(workers.server, 0)
 
 
-async def test_admit_all_or_nothing(workers: Workers) -> None:
+async def test_admit_all_or_nothing(workers: Workers[RedisServer]) -> None:
     """What one rate or the streams refuse is charged to no rate and holds nothing."""
     one, other = await workers.several(2)
     for _ in range(3):
@@ -100,7 +100,7 @@ async def test_admit_all_or_nothing(workers: Workers) -> None:
     assert await workers.server.leases() == 5
 
 
-async def test_keys_hold_no_names_and_expire(workers: Workers) -> None:
+async def test_keys_hold_no_names_and_expire(workers: Workers[RedisServer]) -> None:
     """Keys are of bounded length whatever the user's name, in one hash slot a user, and all of them expire."""
     store = await workers.one()
     names = ["alice", "a" * 10_000, "{}", "a:b", "\r\n", "\udc80", "", "é"]
@@ -118,7 +118,7 @@ async def test_keys_hold_no_names_and_expire(workers: Workers) -> None:
     second.refund()
 
 
-async def test_keys_of_a_paid_up_user_are_gone(workers: Workers) -> None:
+async def test_keys_of_a_paid_up_user_are_gone(workers: Workers[RedisServer]) -> None:
     """Nothing is left of a user whose rates are paid and whose lease has lapsed."""
     store = await workers.one(life_s=0.1)
     admission = await store.admit(user(Plan("fast", (Rate(100, 1.0),))))
@@ -131,7 +131,7 @@ async def test_keys_of_a_paid_up_user_are_gone(workers: Workers) -> None:
     await comes_true(is_empty)
 
 
-async def test_messages(workers: Workers) -> None:
+async def test_messages(workers: Workers[RedisServer]) -> None:
     """A refusal names the rate that binds longest and its wait, or the number of streams, over all workers."""
     one, other = await workers.several(2)
     for number in range(5):
@@ -149,7 +149,7 @@ async def test_messages(workers: Workers) -> None:
         assert full.value.message == "All of your 3 streams at a time are in use; try again when one has ended."
 
 
-async def test_users_are_pairs(workers: Workers) -> None:
+async def test_users_are_pairs(workers: Workers[RedisServer]) -> None:
     """Users are told apart by issuer and name together, also where one ends as the other begins."""
     store = await workers.one()
     one = Plan("one", (Rate(1, 3600.0),))
@@ -158,7 +158,7 @@ async def test_users_are_pairs(workers: Workers) -> None:
         assert await attempt(store, user(one, name, issuer)) == "rate_limit_exceeded"
 
 
-async def test_plans_of_one_user_share(workers: Workers) -> None:
+async def test_plans_of_one_user_share(workers: Workers[RedisServer]) -> None:
     """A rate that two of a user's plans have is one, on every worker; a tighter bound sees the streams of the other."""
     one, other = await workers.several(2)
     await one.admit(user(TEN))
@@ -168,7 +168,7 @@ async def test_plans_of_one_user_share(workers: Workers) -> None:
     assert await attempt(other, user(Plan("two", TEN.rates, concurrent_streams=3))) == "too_many_streams"
 
 
-async def test_leases_of_a_dead_worker_lapse(workers: Workers) -> None:
+async def test_leases_of_a_dead_worker_lapse(workers: Workers[RedisServer]) -> None:
     """A worker that dies frees its streams within their life; those of the others are renewed for as long as held."""
     dead, living = await workers.several(2, life_s=1.5)
     await dead.admit(user(STREAMS))
@@ -193,7 +193,7 @@ async def test_leases_of_a_dead_worker_lapse(workers: Workers) -> None:
     await holds(workers.server, 1)
 
 
-async def test_release_at_close(workers: Workers) -> None:
+async def test_release_at_close(workers: Workers[RedisServer]) -> None:
     """What was released just before a worker ends is free at once."""
     store = RedisStore(workers.server.address)
     await store.open()
@@ -206,7 +206,7 @@ async def test_release_at_close(workers: Workers) -> None:
     held[0].refund()
 
 
-async def test_refund_is_in_order(workers: Workers) -> None:
+async def test_refund_is_in_order(workers: Workers[RedisServer]) -> None:
     """What a refund gives back is the rest of that very charge, also where other workers hold those behind it."""
     one, other = await workers.several(2)
     first = await one.admit(user(TEN))
@@ -225,7 +225,7 @@ async def test_refund_is_in_order(workers: Workers) -> None:
     assert (await one.admit(user(TEN))).standing.rates[0].remaining == 8
 
 
-async def test_refund_at_once_in_the_fields(workers: Workers) -> None:
+async def test_refund_at_once_in_the_fields(workers: Workers[RedisServer]) -> None:
     """The answer that tells of the refusal already shows the charge as given back."""
     store = await workers.one()
     admission = await store.admit(user(TEN))
@@ -233,7 +233,7 @@ async def test_refund_at_once_in_the_fields(workers: Workers) -> None:
     assert store.standing(user(TEN)).rates[0].remaining == 10
 
 
-async def test_first_refund_is_in_order(workers: Workers) -> None:
+async def test_first_refund_is_in_order(workers: Workers[RedisServer]) -> None:
     """A server's first refund runs before its user's next charge: nothing is run late because it must be told first."""
     store = await workers.one()
     first = await store.admit(user(TEN))
@@ -242,7 +242,7 @@ async def test_first_refund_is_in_order(workers: Workers) -> None:
     assert second.standing.rates[0].remaining == 9
 
 
-async def test_first_renewal_is_in_order(workers: Workers) -> None:
+async def test_first_renewal_is_in_order(workers: Workers[RedisServer]) -> None:
     """The same of renewals: a lease that is released behind the first one does not come back."""
     store = await workers.one()
     admission = await store.admit(user(TEN))
@@ -255,7 +255,7 @@ async def test_first_renewal_is_in_order(workers: Workers) -> None:
     assert await workers.server.leases() == 0
 
 
-async def test_fields_after_a_late_answer(workers: Workers) -> None:
+async def test_fields_after_a_late_answer(workers: Workers[RedisServer]) -> None:
     """An answer that was read late makes nothing look used that was given back."""
     store = await workers.one()
     asking = asyncio.create_task(store.admit(user(TEN)))
@@ -270,7 +270,7 @@ async def test_fields_after_a_late_answer(workers: Workers) -> None:
     assert store.standing(user(TEN)).rates[0].remaining == 10
 
 
-async def test_refunds_beyond_what_is_noted(workers: Workers) -> None:
+async def test_refunds_beyond_what_is_noted(workers: Workers[RedisServer]) -> None:
     """However many charges are given back out of order, what the server keeps is bounded; never too much is free."""
     store = await workers.one()
     plenty = Plan("plenty", (Rate(1000, 3600.0),))
@@ -283,7 +283,7 @@ async def test_refunds_beyond_what_is_noted(workers: Workers) -> None:
     assert 600 - 1 + 100 < remaining <= 1000 - 2
 
 
-async def test_script_flush_refund_in_order(workers: Workers) -> None:
+async def test_script_flush_refund_in_order(workers: Workers[RedisServer]) -> None:
     """After a flush, a user's first refund still counts for their next request."""
     store = await workers.one()
     alone = user(Plan("one", (Rate(1, 60.0),)))
@@ -295,7 +295,7 @@ async def test_script_flush_refund_in_order(workers: Workers) -> None:
     await store.admit(alone)
 
 
-async def test_script_flush(workers: Workers) -> None:
+async def test_script_flush(workers: Workers[RedisServer]) -> None:
     """A server that has forgotten the scripts is told them again, with no error for anybody."""
     store = await workers.one(life_s=0.3)
     for _ in range(3):
@@ -313,7 +313,7 @@ async def test_script_flush(workers: Workers) -> None:
     assert workers.failures == 0
 
 
-async def test_many_accounts(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_accounts(workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker remembers is bounded; whom it forgets is as limited as before, and keeps their leases."""
     monkeypatch.setattr("proxy.limits.redis.accounts.MAX_ACCOUNTS", 10)
     store = await workers.one()
@@ -478,7 +478,7 @@ async def _outcome(store: Any, principal: Principal) -> Admission | tuple[str, f
     return admission
 
 
-async def test_tickets(workers: Workers) -> None:
+async def test_tickets(workers: Workers[RedisServer]) -> None:
     """A ticket is given once, to the first of all workers, remembered as spent, and unknown after its time."""
     stores = await workers.several(3)
     body = bytes(range(256)) * 20_000
@@ -494,7 +494,7 @@ async def test_tickets(workers: Workers) -> None:
     assert b"one" not in b"".join(await workers.server.keys())
 
 
-async def test_tickets_are_bounded(workers: Workers) -> None:
+async def test_tickets_are_bounded(workers: Workers[RedisServer]) -> None:
     """One user may have so many open, over all workers; taking one makes room, others are not concerned."""
     one, other = await workers.several(2)
     for number in range(MAX_OPEN_TICKETS):
@@ -510,7 +510,7 @@ async def test_tickets_are_bounded(workers: Workers) -> None:
     await other.put_ticket("again", b"x", 60, user(TEN))
 
 
-async def test_tickets_bytes_are_bounded(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tickets_bytes_are_bounded(workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """So are the bytes; a single ticket may have any size."""
     monkeypatch.setattr("proxy.limits.redis.tickets.MAX_OPEN_TICKET_BYTES", 10_000)
     store = await workers.one()

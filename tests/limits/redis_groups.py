@@ -1,0 +1,240 @@
+"""Groups of real Redis servers for the tests: a primary with a replica and three sentinels, and a Cluster of three."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy.limits.redis.address import RedisAddress
+from proxy.limits.redis.errors import StoreError
+from tests.limits.redis_support import WAIT_S, Process, control, is_lease_key, is_own_key, server_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SERVICE = "limits"
+# How long a node is away before the others say so.
+DOWN_MS = 500
+SLOTS = 16384
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has, and that no connection is given: a Cluster's nodes also need the port 10,000 above."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+class Member(Process):
+    """A server of a group, by its port."""
+
+    def __init__(
+        self, room: Path, port: int, *options: str, sentinel: str | None = None, password: str | None = None
+    ) -> None:
+        self.port = port
+        self.address = RedisAddress(nodes=(("127.0.0.1", port),), password=password)
+        home = room / str(port)
+        home.mkdir()
+        command = [server_binary()]
+        if sentinel is not None:
+            # It writes what it learns into its own file.
+            (home / "sentinel.conf").write_text(sentinel)
+            command += [str(home / "sentinel.conf"), "--sentinel"]
+        command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--logfile", str(home / "log")]
+        super().__init__([*command, *([] if sentinel is not None else ["--save", ""]), *options])
+
+    async def start(self) -> None:
+        """Begin, and wait until it answers."""
+        self.spawn()
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                with contextlib.suppress(StoreError):
+                    await self.ask("PING")
+                    return
+                await asyncio.sleep(0.01)
+
+    async def ask(self, *words: bytes | str | int) -> Any:
+        """Ask it something."""
+        channel = await control(self.address)
+        try:
+            return await channel.ask(*words)
+        finally:
+            channel.abort("")
+
+    async def role(self) -> str:
+        """What it is: master or slave."""
+        answer = await self.ask("ROLE")
+        return str(answer[0].decode())
+
+
+class Group:
+    """Servers in a room of their own, closed together."""
+
+    url: str
+    address: RedisAddress
+
+    def __init__(self) -> None:
+        self._room = tempfile.TemporaryDirectory(prefix="redis-")
+        self.room = Path(self._room.name)
+        self.members: list[Member] = []
+
+    def close(self) -> None:
+        """End them, and leave nothing of them."""
+        for member in self.members:
+            member.kill()
+        self._room.cleanup()
+
+    async def primaries(self) -> Sequence[Member]:
+        """Those that take writes now."""
+        raise NotImplementedError
+
+    async def keys(self, pattern: str = "*") -> list[bytes]:
+        """The keys there are, but for the stores' own."""
+        found = [key for member in await self.primaries() for key in await member.ask("KEYS", pattern)]
+        return sorted(key for key in found if not is_own_key(key))
+
+    async def leases(self) -> int:
+        """How many leases there are, over all users."""
+        return sum(
+            [
+                await member.ask("ZCARD", key)
+                for member in await self.primaries()
+                for key in await member.ask("KEYS", "*:leases")
+                if is_lease_key(key)
+            ]
+        )
+
+
+class SentinelGroup(Group):
+    """One primary, one replica, three sentinels that fail over after half a second."""
+
+    def __init__(self, *, password: str | None = None) -> None:
+        super().__init__()
+        primary, replica, *sentinels = free_ports(5)
+        self.servers = [
+            Member(self.room, primary, "--repl-diskless-sync-delay", "0"),
+            Member(self.room, replica, "--replicaof", "127.0.0.1", str(primary), "--repl-diskless-sync-delay", "0"),
+        ]
+        watched = (
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n"
+            f"sentinel down-after-milliseconds {SERVICE} {DOWN_MS}\n"
+            f"sentinel failover-timeout {SERVICE} 3000\n"
+        )
+        if password is not None:
+            watched += f"requirepass {password}\nsentinel sentinel-pass {password}\n"
+        self.sentinels = [Member(self.room, port, sentinel=watched, password=password) for port in sentinels]
+        self.members = [*self.servers, *self.sentinels]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in sentinels)
+        self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+        nodes = tuple(("127.0.0.1", port) for port in sentinels)
+        self.address = RedisAddress(kind="sentinel", nodes=nodes, service=SERVICE)
+
+    async def start(self) -> None:
+        """Begin, and wait until the replica follows, and the sentinels know it and each other."""
+        for member in self.members:
+            await member.start()
+        await self.is_whole()
+
+    async def is_whole(self) -> None:
+        """Wait until there is a replica that follows, and every sentinel knows it and the other sentinels."""
+        async with asyncio.timeout(WAIT_S):
+            while not await self._is_whole():  # noqa: ASYNC110 - it is they who must be asked
+                await asyncio.sleep(0.05)
+
+    async def primary(self) -> Member:
+        """The server that the sentinels name."""
+        for sentinel in self.sentinels:
+            with contextlib.suppress(StoreError):
+                _, port = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+                return next(server for server in self.servers if server.port == int(port))
+        raise AssertionError("no sentinel answers")
+
+    async def primaries(self) -> Sequence[Member]:
+        """The one that the sentinels name."""
+        return [await self.primary()]
+
+    async def _is_whole(self) -> bool:
+        primary = await self.primary()
+        with contextlib.suppress(StoreError):
+            for server in self.servers:
+                if server is not primary:
+                    role = await server.ask("ROLE")
+                    if role[0] != b"slave" or role[3] != b"connected":
+                        return False
+            for sentinel in self.sentinels:
+                (found,) = await sentinel.ask("SENTINEL", "MASTERS")
+                known = dict(zip(found[::2], found[1::2], strict=True))
+                if (known[b"num-slaves"], known[b"num-other-sentinels"], known[b"flags"]) != (b"1", b"2", b"master"):
+                    return False
+            return True
+        return False
+
+
+class Cluster(Group):
+    """Three primaries without replicas; `full` has it stop altogether when a slot is lost, as is the default."""
+
+    def __init__(self, *, full: bool = False) -> None:
+        super().__init__()
+        ports = free_ports(3)
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_MS)]
+        options += ["--cluster-require-full-coverage", "yes" if full else "no"]
+        self.members = [Member(self.room, port, *options) for port in ports]
+        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in ports[:2])}"
+        self.address = RedisAddress(kind="cluster", nodes=tuple(("127.0.0.1", port) for port in ports[:2]))
+
+    async def start(self) -> None:
+        """Begin, join them, and wait until all of them know all slots."""
+        for member in self.members:
+            await member.start()
+        create = [shutil.which("redis-cli") or "redis-cli", "--cluster", "create"]
+        create += [f"127.0.0.1:{member.port}" for member in self.members]
+        process = await asyncio.create_subprocess_exec(
+            *create, "--cluster-yes", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said, _ = await process.communicate()
+        assert process.returncode == 0, said
+        async with asyncio.timeout(WAIT_S):
+            for member in self.members:
+                while b"cluster_state:ok" not in await member.ask("CLUSTER", "INFO"):  # noqa: ASYNC110 - it is they who must be asked
+                    await asyncio.sleep(0.02)
+
+    async def primaries(self) -> Sequence[Member]:
+        """Those that run."""
+        return [member for member in self.members if member.is_running]
+
+    async def owner(self, slot: int) -> Member:
+        """Who has a slot, by what a node that runs says."""
+        (asked, *_) = await self.primaries()
+        for first, last, (_host, port, *_), *_ in await asked.ask("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(member for member in self.members if member.port == port)
+        raise AssertionError("nobody has it")
+
+    async def begin_move(self, slot: int, source: Member, target: Member) -> None:
+        """Let a slot's keys be on the way: those that the source lacks are asked for at the target (ASK)."""
+        await target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", await source.ask("CLUSTER", "MYID"))
+        await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", await target.ask("CLUSTER", "MYID"))
+
+    async def move_keys(self, slot: int, source: Member, target: Member) -> None:
+        """Move the slot's keys, one by one."""
+        while keys := await source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            await source.ask("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
+
+    async def end_move(self, slot: int, target: Member) -> None:
+        """Say that the slot has a new owner."""
+        id_ = await target.ask("CLUSTER", "MYID")
+        for member in (target, *[other for other in await self.primaries() if other is not target]):
+            await member.ask("CLUSTER", "SETSLOT", slot, "NODE", id_)
