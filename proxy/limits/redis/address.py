@@ -168,7 +168,7 @@ def drop(connection: AbstractConnection) -> None:
 
     redis-py's `disconnect` first flushes, for as long as a server that hangs does not read.
     """
-    writer = connection._writer  # noqa: SLF001 - see above; watched by tests/limits/redis/test_address.py
+    writer = connection._writer  # noqa: SLF001 - see above; watched by tests/limits/redis/test_channel.py
     if writer is not None:
         writer.transport.abort()
 
