@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from proxy.limits.redis.accounts import ServerClock
-from proxy.limits.redis.channel import Channel, ignore
+from proxy.limits.redis.channel import ignore
 from proxy.limits.redis.direct import connected, run
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
-from proxy.limits.redis.link import Link
+from proxy.limits.redis.links import Links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from proxy.limits.redis.address import Dialler, Node
-    from proxy.limits.redis.channel import Answer, Command, Sent
-    from proxy.limits.redis.links import Greet
-    from proxy.limits.redis.scripts import Scripts
+    from proxy.limits.redis.address import Node
+    from proxy.limits.redis.channel import Answer, Channel, Command, Sent
+    from proxy.limits.redis.link import Link
 
 # How often in a row a node may name another one.
 _REDIRECTS = 3
@@ -38,38 +36,23 @@ _MOVING_S = 0.01
 _NOWHERE = "the cluster serves not all slots"
 
 
-class ClusterLinks:
-    """A link to each primary of a Cluster; which has which slot is read anew as soon as a node or an answer says so.
+class ClusterLinks(Links):
+    """A link to each primary; which of them has which slot is read anew as soon as a node or an answer says so.
 
-    Args:
-        dialler: Its address names some nodes, of which one must answer at the start.
-        greet: Run on each new channel.
-        on_failure: Told of every failed call.
-        on_change: Told when `problem` may have begun or ended.
+    The dialler's address names some nodes, of which one must answer at the start.
     """
 
-    def __init__(
-        self,
-        dialler: Dialler,
-        greet: Greet,
-        scripts: Scripts,
-        *,
-        on_failure: Callable[[], None],
-        on_change: Callable[[], None],
-    ) -> None:
-        self._dialler = dialler
-        self._greet = greet
-        self._scripts = scripts
-        self._on_failure = on_failure
-        self._on_change = on_change
+    def __init__(self, *args: Any, on_change: Callable[[], None], **options: Any) -> None:
+        super().__init__(*args, on_change=self._change, **options)
+        self._tell = on_change
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, Link] = {}
         # The first slot of each range and who has it, ascending; and what single answers said since.
         self._firsts: list[int] = []
         self._owners: list[Node | None] = []
         self._moved: dict[int, Node] = {}
-        self._nowhere = Link(self._fail, greet, ServerClock(), on_failure=on_failure, on_change=on_change)
-        self._nowhere.problem = "the cluster cannot be reached"
+        # It is never opened: the link of the slots that nobody has.
+        self._default.problem = "the cluster cannot be reached"
         self._is_wanted = asyncio.Event()
         # Done at the next reading.
         self._read: asyncio.Future[None] = self._loop.create_future()
@@ -79,7 +62,7 @@ class ClusterLinks:
     def problem(self) -> str | None:
         """What is wrong with any node, or None."""
         if not self._owners or None in self._owners:
-            return self._nowhere.problem
+            return self._default.problem
         for (host, port), link in self._links.items():
             if link.problem is not None:
                 return f"{host}:{port}: {link.problem}"
@@ -96,7 +79,7 @@ class ClusterLinks:
     def at(self, slot: int) -> Link:
         """The link to the node that has the slot."""
         node = self._moved.get(slot) or self._owner(slot)
-        return self._nowhere if node is None else self._links.get(node, self._nowhere)
+        return self._default if node is None else self._links.get(node, self._default)
 
     def tag(self, link: Link) -> bytes:
         """The first of a sequence whose slot the node has."""
@@ -120,8 +103,7 @@ class ClusterLinks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for link in self:
-            await link.close()
+        await super().close()
         self._links.clear()
 
     async def ask_alone(self, slot: int, command: Command) -> Answer:
@@ -150,9 +132,6 @@ class ClusterLinks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _fail(self) -> Channel:
-        raise ConnectionLostError(_NOWHERE)
-
     async def _follow(self) -> None:
         """Read the slots again when an answer or a lost node wants it, and for as long as anything is wrong."""
         while True:
@@ -172,13 +151,13 @@ class ClusterLinks:
         except StoreError as error:
             self._on_failure()
             if not self._owners:
-                self._nowhere.problem = str(error)
+                self._default.problem = str(error)
         else:
             await self._adopt(owners, is_patient=is_patient)
         if not self._read.done():
             self._read.set_result(None)
         self._read = self._loop.create_future()
-        self._on_change()
+        self._tell()
 
     async def _ask_for_slots(self) -> list[tuple[int, Node | None]]:
         """Ask those that answer first, then whoever is known.
@@ -205,38 +184,30 @@ class ClusterLinks:
         self._firsts = [first for first, _ in owners]
         self._owners = [node for _, node in owners]
         self._moved.clear()
-        self._nowhere.problem = _NOWHERE
+        self._default.problem = _NOWHERE
         if None not in self._owners:
-            self._nowhere.local = None
+            self._default.local = None
         nodes = {node for node in self._owners if node is not None}
         for node in [node for node in self._links if node not in nodes]:
             self._start(self._links.pop(node).close())
-        new = [self._connect(node) for node in nodes if node not in self._links]
+        new = {node: self._link_to(node) for node in nodes if node not in self._links}
+        self._links |= new
         if is_patient and new:
-            await asyncio.gather(*[link.open() for link in new])
+            await asyncio.gather(*[link.open() for link in new.values()])
         else:
-            for link in new:
+            for link in new.values():
                 link.begin()
 
-    def _connect(self, node: Node) -> Link:
-        async def dial() -> Channel:
-            connection = await self._dialler.dial(node)
-            return Channel(connection, timeout_s=self._dialler.timeout_s, resend=self._resend)
-
-        def on_failure() -> None:
-            self._is_wanted.set()
-            self._on_failure()
-
-        link = Link(dial, self._greet, ServerClock(), on_failure=on_failure, on_change=self._on_change)
-        self._links[node] = link
-        return link
+    def _change(self) -> None:
+        self._is_wanted.set()
+        self._tell()
 
     def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
         """See to it that a command is answered by the node that it should have been sent to.
 
         Only as long as its answer can still come within twice the time for one: a request does not wait longer.
         """
-        if self._scripts.resend(channel, sent, error):
+        if super()._resend(channel, sent, error):
             return True
         if error.code == "CLUSTERDOWN":
             # All nodes say so; those that nobody asks would be taken for well.

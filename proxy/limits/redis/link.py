@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from proxy.limits.redis.accounts import ServerClock
 from proxy.limits.redis.breaker import Breaker
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.limits.memory.store import MemoryStore
-    from proxy.limits.redis.accounts import ServerClock
     from proxy.limits.redis.channel import Channel
 
 # Answers that say something about the command, or about where it was sent, and nothing against the server.
@@ -39,7 +39,6 @@ class Link:
         self,
         dial: Callable[[], Awaitable[Channel]],
         greet: Callable[[Link, Channel], Awaitable[None]],
-        clock: ServerClock,
         *,
         on_failure: Callable[[], None],
         on_change: Callable[[], None],
@@ -57,7 +56,7 @@ class Link:
         self.channel: Channel | None = None
         # Why the breaker is open.
         self.problem: str | None = None
-        self.clock = clock
+        self.clock = ServerClock()
         self.local: MemoryStore | None = None
 
     async def open(self) -> None:

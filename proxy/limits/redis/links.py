@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from proxy.limits.redis.accounts import ServerClock
 from proxy.limits.redis.channel import Channel
 from proxy.limits.redis.direct import connected, run
 from proxy.limits.redis.link import Link
@@ -12,108 +11,89 @@ from proxy.limits.redis.link import Link
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from proxy.limits.redis.address import Dialler
-    from proxy.limits.redis.channel import Answer, Command
+    from proxy.limits.redis.address import Dialler, Node
+    from proxy.limits.redis.channel import Answer, Command, Sent
+    from proxy.limits.redis.errors import ServerError
     from proxy.limits.redis.scripts import Scripts
 
-    Greet = Callable[[Link, Channel], Awaitable[None]]
 
+class Links:
+    """The link to a single server, or to the primary that sentinels name.
 
-class Links(Protocol):
-    """The links to all servers."""
-
-    @property
-    def problem(self) -> str | None:
-        """What is wrong with any of them, or None."""
-        ...
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether any of them has no problem."""
-        ...
-
-    def __iter__(self) -> Iterator[Link]: ...
-
-    def at(self, slot: int) -> Link:
-        """The link to ask about the keys of a slot; one without a channel where there is none."""
-        ...
-
-    def tag(self, link: Link) -> bytes:
-        """The hash tag of the keys that the link's server itself has, the same for all workers.
-
-        Raises:
-            StoreError: the server has no slots.
-        """
-        ...
-
-    async def open(self) -> None:
-        """Connect, and wait for the first attempts, whose failures are no error here."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        ...
-
-    async def ask_alone(self, slot: int, command: Command) -> Answer:
-        """Run a large command on a connection of its own; see `direct`.
-
-        Raises:
-            StoreError: it failed, or no answer came.
-        """
-        ...
-
-
-class OneLink:
-    """A single server, or the primary that sentinels name."""
+    Args:
+        dialler: Opens connections.
+        greet: Run on each new channel; see `Link`.
+        on_failure: Told of every failed call.
+        on_change: Told when `problem` may have begun or ended.
+    """
 
     def __init__(
         self,
         dialler: Dialler,
-        greet: Greet,
+        greet: Callable[[Link, Channel], Awaitable[None]],
         scripts: Scripts,
         *,
         on_failure: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
         self._dialler = dialler
+        self._greet = greet
         self._scripts = scripts
-        self._link = Link(self._dial, greet, ServerClock(), on_failure=on_failure, on_change=on_change)
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._default = self._link_to(None)
 
     @property
     def problem(self) -> str | None:
-        """What is wrong, or None."""
-        return self._link.problem
+        """What is wrong with any server, or None."""
+        return self._default.problem
 
     @property
     def is_serving(self) -> bool:
-        """Whether nothing is."""
-        return self._link.problem is None
+        """Whether any server has no problem."""
+        return self._default.problem is None
 
     def __iter__(self) -> Iterator[Link]:
-        yield self._link
+        yield self._default
 
     def at(self, _slot: int) -> Link:
-        """The link."""
-        return self._link
+        """The link to ask about the keys of a slot; one without a channel where nobody has it."""
+        return self._default
 
     def tag(self, _link: Link) -> bytes:
-        """Any would do."""
+        """The hash tag of the keys that a server itself has, the same for all workers.
+
+        Raises:
+            StoreError: the server has no slots.
+        """
         return b"{node0}"
 
     async def open(self) -> None:
-        """Connect."""
-        await self._link.open()
+        """Connect, and wait for the first attempts, whose failures are no error here."""
+        await self._default.open()
 
     async def close(self) -> None:
-        """Leave the server."""
-        await self._link.close()
+        """Let go of all connections."""
+        for link in self:
+            await link.close()
         await self._dialler.close()
 
     async def ask_alone(self, _slot: int, command: Command) -> Answer:
-        """Run a large command on a connection of its own."""
+        """Run a large command on a connection of its own; see `direct`.
+
+        Raises:
+            StoreError: it failed, or no answer came.
+        """
         async with connected(self._dialler, None) as connection:
             return await run(connection, command)
 
-    async def _dial(self) -> Channel:
-        connection = await self._dialler.dial()
-        return Channel(connection, timeout_s=self._dialler.timeout_s, resend=self._scripts.resend)
+    def _link_to(self, node: Node | None) -> Link:
+        async def dial() -> Channel:
+            connection = await self._dialler.dial(node)
+            return Channel(connection, timeout_s=self._dialler.timeout_s, resend=self._resend)
+
+        return Link(dial, self._greet, on_failure=self._on_failure, on_change=self._on_change)
+
+    def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
+        """See to another answer than a refusal, if there can be one; see `Channel`."""
+        return self._scripts.resend(channel, sent, error)

@@ -26,7 +26,7 @@ from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.redis.leases import BATCH, LIFE_S, Leases, run_all
-from proxy.limits.redis.links import OneLink
+from proxy.limits.redis.links import Links
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.tickets import RedisTickets
 from proxy.limits.store import RateStatus
@@ -86,7 +86,7 @@ class RedisStore:
         self._loop = asyncio.get_running_loop()
         self._scripts = scripts or Scripts()
         dialler = Dialler(address, timeout_s=timeout_s)
-        links = ClusterLinks if address.kind == "cluster" else OneLink
+        links = ClusterLinks if address.kind == "cluster" else Links
         self._links = links(dialler, self._greet, self._scripts, on_failure=on_failure, on_change=self._change)
         self._leases = Leases(self._scripts, self._links.at, life_s=life_s)
         self._accounts = UserAccounts(self._scripts, self._now, life=self._leases.life)
