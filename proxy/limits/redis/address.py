@@ -68,6 +68,8 @@ class Dialler:
         self.address = address
         self.timeout_s = timeout_s
         self._tls = _tls_context(address) if address.is_tls else None
+        # The server that was dialled last without being named.
+        self.primary: Node | None = None
         self._sentinel: Sentinel | None = None
         if address.kind == "sentinel":
             self._sentinel = Sentinel([])  # type: ignore[no-untyped-call]
@@ -82,18 +84,19 @@ class Dialler:
             StoreError: there is none; the text says why.
         """
         if node is None:
-            node = await self._primary()
+            node = self.primary = await self._find_primary()
         connection = self._connection(node)
         try:
             async with asyncio.timeout(2 * self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except TimeoutError as error:
-            drop(connection)
+            await drop(connection)
             raise ConnectionLostError("the server cannot be reached in time") from error
         except (RedisError, OSError) as error:
+            await drop(connection)
             raise translated(error, "the server cannot be reached") from error
         except BaseException:
-            drop(connection)
+            await drop(connection)
             raise
         return connection
 
@@ -102,7 +105,7 @@ class Dialler:
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
-    async def _primary(self) -> Node:
+    async def _find_primary(self) -> Node:
         if self._sentinel is None:
             # A socket has none.
             return next(iter(self.address.nodes), ("", 0))
@@ -163,14 +166,20 @@ def _reraise_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-def drop(connection: AbstractConnection) -> None:
-    """Close a connection now, without sending what is still in its buffer, which may be a whole ticket.
+def cut(connection: AbstractConnection) -> None:
+    """Close a connection's socket now, without sending what is still in its buffer, which may be a whole ticket.
 
     redis-py's `disconnect` first flushes, for as long as a server that hangs does not read.
     """
     writer = connection._writer  # noqa: SLF001 - see above; watched by tests/limits/redis/test_channel.py
     if writer is not None:
         writer.transport.abort()
+
+
+async def drop(connection: AbstractConnection) -> None:
+    """The same, and let redis-py know. Does not wait."""
+    cut(connection)
+    await connection.disconnect(nowait=True)
 
 
 def _tls_context(address: RedisAddress) -> ssl.SSLContext:

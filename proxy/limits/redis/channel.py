@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hiredis import pack_command
 from redis.exceptions import RedisError
 
-from proxy.limits.redis.address import drop
+from proxy.limits.redis.address import cut, drop
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError, answered_error, translated
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ class Channel:
         if self._reason is not None:
             return
         self._reason = reason
-        drop(self._connection)
+        # At once: the task that also does it may not have begun.
+        cut(self._connection)
         for task in self._tasks:
             task.cancel()
         if self._timer is not None:
@@ -187,7 +188,7 @@ class Channel:
         except (RedisError, OSError) as error:
             self.abort(str(translated(error, "the connection was lost")))
         finally:
-            await connection.disconnect(nowait=True)
+            await drop(connection)
 
     def _look(self) -> None:
         """Whether the oldest command is late. One timer for all: they are answered in order."""

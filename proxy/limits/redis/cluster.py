@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Answer, Channel, Command, Sent
     from proxy.limits.redis.link import Link
 
+# Of a node with few slots a tag is long looked for; in a turn of the loop so many are tried.
+_MOST_TRIED = 256
 # How often in a row a node may name another one.
 _REDIRECTS = 3
 # Between two readings of the Cluster's slots: while something is wrong with it, and at least.
@@ -81,7 +83,7 @@ class ClusterLinks(Links):
         node = self._moved.get(slot) or self._owner(slot)
         return self._default if node is None else self._links.get(node, self._default)
 
-    def tag(self, link: Link) -> bytes:
+    async def tag(self, link: Link) -> bytes:
         """The first of a sequence whose slot the node has."""
         if not any(self._links.get(node) is link for node in self._owners if node is not None):
             raise ConnectionLostError("the node has no slots")
@@ -90,6 +92,8 @@ class ClusterLinks(Links):
             node = self._owner(key_slot(tag))
             if node is not None and self._links.get(node) is link:
                 return tag
+            if not number % _MOST_TRIED:
+                await asyncio.sleep(0)
         raise AssertionError
 
     async def open(self) -> None:
@@ -222,7 +226,6 @@ class ClusterLinks(Links):
         if error.redirect is None:
             self._loop.call_later(_MOVING_S, _send_on, channel, sent)
             return True
-        self._is_wanted.set()
         slot, host, port = error.redirect
         # Without a host it is the one that answers, at another port.
         own = next((node[0] for node, link in self._links.items() if link.channel is channel), "")
@@ -230,6 +233,8 @@ class ClusterLinks(Links):
         target = self._links.get(node)
         if error.code == "MOVED":
             self._moved[slot] = node
+        if error.code == "MOVED" or target is None:
+            self._is_wanted.set()
         if target is None or target.channel is None:
             self._start(self._send_later(node, sent, is_asking=error.code == "ASK"))
         else:

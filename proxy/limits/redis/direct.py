@@ -38,8 +38,7 @@ async def connected(dialler: Dialler, node: Node | None) -> AsyncIterator[Abstra
         await run(connection, ("PING",), timeout_s=dialler.timeout_s)
         yield connection
     finally:
-        drop(connection)
-        await connection.disconnect(nowait=True)
+        await drop(connection)
 
 
 async def run(

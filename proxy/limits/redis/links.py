@@ -60,7 +60,7 @@ class Links:
         """The link to ask about the keys of a slot; one without a channel where nobody has it."""
         return self._default
 
-    def tag(self, _link: Link) -> bytes:
+    async def tag(self, _link: Link) -> bytes:
         """The hash tag of the keys that a server itself has, the same for all workers.
 
         Raises:
@@ -84,7 +84,8 @@ class Links:
         Raises:
             StoreError: it failed, or no answer came.
         """
-        async with connected(self._dialler, None) as connection:
+        # Without asking the sentinels again: the link follows the primary.
+        async with connected(self._dialler, self._dialler.primary) as connection:
             return await run(connection, command)
 
     def _link_to(self, node: Node | None) -> Link:

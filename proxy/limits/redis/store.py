@@ -291,7 +291,7 @@ class RedisStore:
 
     async def _greet(self, link: Link, channel: Channel) -> None:
         """Make sure that a server can do all that is asked of it, and knows all that this worker knows."""
-        tag = self._links.tag(link)
+        tag = await self._links.tag(link)
         greet = self._scripts.greet.whole_command([PREFIX + tag + b":memory"], [secrets.token_hex(8)])
         answer = await channel.ask(*greet)
         if not isinstance(answer, list):

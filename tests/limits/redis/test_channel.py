@@ -281,8 +281,7 @@ async def test_dial_cancelled(server: Scripted, password: str | None) -> None:
         dialling.cancel()
         outcome = (await asyncio.gather(dialling, return_exceptions=True))[0]
         if isinstance(outcome, AbstractConnection):
-            drop(outcome)
-            await outcome.disconnect()
+            await drop(outcome)
         assert isinstance(outcome, AbstractConnection | asyncio.CancelledError)
     if password is not None:
         with pytest.raises(StoreError, match="in time"):
@@ -300,8 +299,7 @@ async def test_drop_sends_nothing_more(server: Scripted) -> None:
     transport = connection._writer.transport
     connection._writer.write(b"x" * 5_000_000)
     assert transport.get_write_buffer_size() > 0
-    drop(connection)
-    await connection.disconnect()
+    await drop(connection)
     assert transport.is_closing()
     reader, writer = await server.arrived()
     assert len(await asyncio.wait_for(reader.read(), WAIT_S)) < 5_000_000
