@@ -8,6 +8,7 @@ https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 from __future__ import annotations
 
 import asyncio
+import random
 from bisect import bisect_right
 from contextlib import suppress
 from itertools import count
@@ -164,13 +165,13 @@ class ClusterLinks(Links):
         self._tell()
 
     async def _ask_for_slots(self) -> list[tuple[int, Node | None]]:
-        """Ask those that answer first, then whoever is known.
+        """Ask those that answer first, then whoever is known; not always the same, whose view may be an old one.
 
         Raises:
             StoreError: nobody answers; the text is of the last one.
         """
         failure: StoreError = ConnectionLostError("the cluster cannot be reached")
-        for node, link in tuple(self._links.items()):
+        for node, link in random.sample(tuple(self._links.items()), len(self._links)):
             if link.channel is not None:
                 try:
                     return _ranges(await link.channel.ask("CLUSTER", "SLOTS"), node[0])
@@ -179,7 +180,8 @@ class ClusterLinks(Links):
         for node in dict.fromkeys((*self._links, *self._dialler.address.nodes)):
             try:
                 async with connected(self._dialler, node) as connection:
-                    return _ranges(await run(connection, ("CLUSTER", "SLOTS")), node[0])
+                    answer = await run(connection, ("CLUSTER", "SLOTS"), timeout_s=self._dialler.timeout_s)
+                    return _ranges(answer, node[0])
             except StoreError as error:
                 failure = error
         raise failure
@@ -231,14 +233,19 @@ class ClusterLinks(Links):
         own = next((node[0] for node, link in self._links.items() if link.channel is channel), "")
         node = (host or own, port)
         target = self._links.get(node)
-        if error.code == "MOVED":
+        is_asking, is_contradicted = error.code == "ASK", False
+        if not is_asking:
+            is_contradicted = self._moved.get(slot, node) != node
             self._moved[slot] = node
-        if error.code == "MOVED" or target is None:
+        if not is_asking or target is None:
             self._is_wanted.set()
         if target is None or target.channel is None:
-            self._start(self._send_later(node, sent, is_asking=error.code == "ASK"))
+            self._start(self._send_later(node, sent, is_asking=is_asking))
+        elif is_contradicted:
+            # Nodes that name each other have yet to agree.
+            self._loop.call_later(_MOVING_S, _send_on, target.channel, sent)
         else:
-            _send_on(target.channel, sent, is_asking=error.code == "ASK")
+            _send_on(target.channel, sent, is_asking=is_asking)
         return True
 
     async def _send_later(self, node: Node, sent: Sent, *, is_asking: bool) -> None:
@@ -283,7 +290,7 @@ def _ranges(answer: Any, asked: str) -> list[tuple[int, Node | None]]:
                 ranges.append((following, None))
             ranges.append((first, (host.decode() if host else asked, port)))
             following = last + 1
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError("the server's answer is not understood") from error
     if following < REDIS_CLUSTER_HASH_SLOTS:
         ranges.append((following, None))

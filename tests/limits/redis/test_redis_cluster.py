@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
@@ -306,6 +307,25 @@ async def test_keys_on_their_way(workers: Workers[Cluster]) -> None:
     assert again.standing.rates[0].remaining in {QUOTA - 2, QUOTA - 3}
     again.lease.release()
     held.lease.release()
+
+
+async def test_nodes_that_name_each_other(workers: Workers[Cluster]) -> None:
+    """Two nodes of which each says that the other has a slot are asked a few times, and not for long."""
+    cluster = workers.server
+    store = await workers.one(timeout_s=TIMEOUT_S)
+    source, target, _ = await cluster.primaries()
+    (name,) = await names_at(cluster, source, 1)
+    # It gives the slot away, and the other has not heard of that.
+    await source.ask("CLUSTER", "SETSLOT", slot_of(name), "NODE", await target.ask("CLUSTER", "MYID"))
+    with Stopwatch() as watch:
+        assert await attempt(store, user(TEN, name)) == "limits_unavailable"
+        assert watch.elapsed_s < MOST_S
+    refused = [await member.ask("INFO", "errorstats") for member in (source, target)]
+    hops = [int(re.findall(rb"errorstat_MOVED:count=(\d+)", text)[0]) for text in refused]
+    assert max(hops) < TIMEOUT_S / 0.01
+    assert store.problem() is None
+    await cluster.end_move(slot_of(name), target)
+    assert not isinstance(await attempt(store, user(TEN, name)), str)
 
 
 async def test_a_node_is_new(workers: Workers[Cluster]) -> None:
