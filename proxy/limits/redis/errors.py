@@ -82,6 +82,8 @@ def translated(error: BaseException, otherwise: str) -> StoreError:
                 return answered
     if isinstance(error, InvalidResponse):
         return ConnectionLostError("the server does not speak the protocol")
+    if any(isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(cause) for cause in causes):
+        return ConnectionLostError("the server wants a client certificate")
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return ConnectionLostError("the server's certificate is not trusted, or it speaks no TLS")
     return ConnectionLostError(otherwise)

@@ -44,7 +44,7 @@ class RedisTickets:
 
     async def put(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a ticket."""
-        mine = PREFIX + b"{" + digest(owner.issuer, owner.user) + b"}:tickets"
+        mine = PREFIX + b"{" + digest(owner.issuer, owner.user) + b"}:open"
         size, life_ms = len(sealed) + OVERHEAD_BYTES, round(ttl_s * 1000)
         key = _key(name)
         await self._open(mine, [key, size, life_ms, MAX_OPEN_TICKETS, MAX_OPEN_TICKET_BYTES])
@@ -111,4 +111,4 @@ class RedisTickets:
 
 def _key(name: str) -> bytes:
     # By digest: whoever reads the server's keys learns no ticket that could be used.
-    return PREFIX + b"ticket:{" + digest(name) + b"}"
+    return PREFIX + b"sealed:{" + digest(name) + b"}"

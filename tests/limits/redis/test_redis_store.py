@@ -111,9 +111,9 @@ async def test_keys_hold_no_names_and_expire(workers: Workers[RedisServer]) -> N
     await store.put_ticket("ticket-name", b"sealed", 60, user(BOTH))
     await store.take_ticket("ticket-name")
     keys = await workers.server.keys()
-    assert len({re.findall(rb"\{([^{}]*)\}", key)[0] for key in keys if b"ticket:" not in key}) == len(names) + 1
+    assert len({re.findall(rb"\{([^{}]*)\}", key)[0] for key in keys if b"sealed:" not in key}) == len(names) + 1
     for key in keys:
-        assert re.fullmatch(rb"forward-sse:(ticket:)?\{[0-9a-f]{32}\}(:[a-z]+(:\d+/\d+)?)?(:given)?", key)
+        assert re.fullmatch(rb"forward-sse:(sealed:)?\{[0-9a-f]{32}\}(:[a-z]+(:\d+/\d+)?)?(:given)?", key)
         assert 0 < await workers.server.ask("PTTL", key) <= 86_400_000 + 1
     second.refund()
 
