@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,9 @@ def test_room_explains_itself(package: Path) -> None:
 def test_module_is_short(path: Path) -> None:
     """A module has at most 400 lines."""
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_memory_store_loads_no_redis() -> None:
+    """A worker whose limits are in memory does not pay for redis-py."""
+    script = "import sys, proxy.app, proxy.cli.commands, proxy.settings; sys.exit('redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

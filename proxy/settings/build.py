@@ -16,7 +16,6 @@ from proxy.auth.key_sets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
-from proxy.limits.redis import RedisAddress, RedisStore
 from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
 from proxy.playground import Playground
 from proxy.protocol.cors import CorsPolicy
@@ -152,6 +151,9 @@ def build_store(
     url = limits.store
     if url == "memory":
         return MemoryStore()
+    # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.
+    from proxy.limits.redis import RedisAddress, RedisStore  # noqa: PLC0415
+
     address = RedisAddress(
         kind=url.kind,
         nodes=url.nodes,
