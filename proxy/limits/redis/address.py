@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError
 
 from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, StoreError, translated
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Redis answers within a millisecond; ten of these are a network in trouble, a hundred are an outage.
 TIMEOUT_S = 0.1
+
+_NO_PRIMARY = "no sentinel names a primary of the service"
 
 Node = tuple[str, int]
 
@@ -105,22 +108,28 @@ class Dialler:
             await self._sentinel.aclose()
 
     async def _find_primary(self) -> Node:
+        """Ask one sentinel after another, as redis-py's `discover_master`, whose error does not tell what they said."""
         if self._sentinel is None:
             # A socket has none.
             return next(iter(self.address.nodes), ("", 0))
-        try:
+        failure: StoreError = ConnectionLostError(_NO_PRIMARY)
+        for sentinel in tuple(self._sentinel.sentinels):
             try:
-                host, port = await self._sentinel.discover_master(self.address.service)
+                masters: Any = await sentinel.sentinel_masters()
+                state = masters.get(self.address.service)
+                if state and self._sentinel.check_master_state(state, self.address.service):
+                    # The next question begins with one that answers.
+                    self._sentinel.sentinels.sort(key=lambda one: one is not sentinel)
+                    return str(state["ip"]), int(state["port"])
+            except AuthenticationError:
+                failure = StoreError("the sentinels want another password")
+            except UNEXPECTED as error:
+                told = translated(error, _NO_PRIMARY)
+                if str(told) != _NO_PRIMARY:
+                    failure = told
             finally:
                 _reraise_cancelled()
-        except MasterNotFoundError as error:
-            # What each of them said is only in the text.
-            if "AuthenticationError" in str(error):
-                raise StoreError("the sentinels want another password") from error
-            raise ConnectionLostError("no sentinel names a primary of the service") from error
-        except UNEXPECTED as error:
-            raise translated(error, "no sentinel names a primary of the service") from error
-        return str(host), int(port)
+        raise failure
 
     def _options(self) -> dict[str, Any]:
         """What redis-py is told in place of its defaults, which are unfit for a request that waits."""
