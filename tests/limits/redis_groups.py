@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.limits.redis.address import RedisAddress
 from proxy.limits.redis.errors import StoreError
-from tests.limits.redis_support import WAIT_S, Process, control, is_lease_key, is_own_key, server_binary
+from tests.limits.redis_support import WAIT_S, Process, control, free_ports, is_lease_key, is_own_key, server_binary
 from tests.needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.limits.redis_support import TLS
 
 SERVICE = "limits"
 # How long a node is away before the others say so.
@@ -25,27 +25,24 @@ DOWN_MS = 500
 SLOTS = 16384
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has, and that no connection is given: a Cluster's nodes also need the port 10,000 above."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(11_000, 22_000)
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            if port not in found:
-                found.append(port)
-    return found
-
-
 class Member(Process):
     """A server of a group, by its port."""
 
     def __init__(
-        self, room: Path, port: int, *options: str, sentinel: str | None = None, password: str | None = None
+        self,
+        room: Path,
+        port: int,
+        *options: str,
+        sentinel: str | None = None,
+        password: str | None = None,
+        tls: TLS | None = None,
     ) -> None:
         self.port = port
         self.address = RedisAddress(nodes=(("127.0.0.1", port),), password=password)
+        listen = ["--port", str(port)]
+        if tls is not None:
+            self.address = tls.secure(self.address)
+            listen = tls.serve(port)
         home = room / str(port)
         home.mkdir()
         command = [server_binary()]
@@ -53,7 +50,7 @@ class Member(Process):
             # It writes what it learns into its own file.
             (home / "sentinel.conf").write_text(sentinel)
             command += [str(home / "sentinel.conf"), "--sentinel"]
-        command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--logfile", str(home / "log")]
+        command += [*listen, "--bind", "127.0.0.1", "--dir", str(home), "--logfile", str(home / "log")]
         super().__init__([*command, *([] if sentinel is not None else ["--save", ""]), *options])
 
     async def start(self) -> None:
@@ -93,6 +90,10 @@ class Group:
         self.room = Path(self._room.name)
         self.members: list[Member] = []
 
+    async def start(self) -> None:
+        """Begin, and wait until they know each other."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """End them, and leave nothing of them."""
         for member in self.members:
@@ -123,12 +124,13 @@ class Group:
 class SentinelGroup(Group):
     """One primary, one replica, three sentinels that fail over after half a second."""
 
-    def __init__(self, *, password: str | None = None) -> None:
+    def __init__(self, *, password: str | None = None, tls: TLS | None = None) -> None:
         super().__init__()
         primary, replica, *sentinels = free_ports(5)
+        options = ["--repl-diskless-sync-delay", "0"]
         self.servers = [
-            Member(self.room, primary, "--repl-diskless-sync-delay", "0"),
-            Member(self.room, replica, "--replicaof", "127.0.0.1", str(primary), "--repl-diskless-sync-delay", "0"),
+            Member(self.room, primary, *options, tls=tls),
+            Member(self.room, replica, "--replicaof", "127.0.0.1", str(primary), *options, tls=tls),
         ]
         watched = (
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n"
@@ -137,12 +139,15 @@ class SentinelGroup(Group):
         )
         if password is not None:
             watched += f"requirepass {password}\nsentinel sentinel-pass {password}\n"
-        self.sentinels = [Member(self.room, port, sentinel=watched, password=password) for port in sentinels]
+        self.sentinels = [Member(self.room, port, sentinel=watched, password=password, tls=tls) for port in sentinels]
         self.members = [*self.servers, *self.sentinels]
         hosts = ",".join(f"127.0.0.1:{port}" for port in sentinels)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
         nodes = tuple(("127.0.0.1", port) for port in sentinels)
         self.address = RedisAddress(kind="sentinel", nodes=nodes, service=SERVICE)
+        if tls is not None:
+            self.url = f"rediss+sentinel://{hosts}/{SERVICE}{tls.query()}"
+            self.address = tls.secure(self.address)
 
     async def start(self) -> None:
         """Begin, and wait until the replica follows, and the sentinels know it and each other."""
@@ -188,21 +193,32 @@ class SentinelGroup(Group):
 class Cluster(Group):
     """Three primaries without replicas; `full` has it stop altogether when a slot is lost, as is the default."""
 
-    def __init__(self, *, full: bool = False) -> None:
+    def __init__(self, *, full: bool = False, tls: TLS | None = None) -> None:
         self._redis_cli = need("redis-cli")
         super().__init__()
+        self._tls = tls
         ports = free_ports(3)
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_MS)]
         options += ["--cluster-require-full-coverage", "yes" if full else "no"]
-        self.members = [Member(self.room, port, *options) for port in ports]
-        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in ports[:2])}"
+        if tls is not None:
+            options += ["--tls-cluster", "yes"]
+        self.members = [Member(self.room, port, *options, tls=tls) for port in ports]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports[:2])
+        self.url = f"redis+cluster://{hosts}"
         self.address = RedisAddress(kind="cluster", nodes=tuple(("127.0.0.1", port) for port in ports[:2]))
+        if tls is not None:
+            self.url = f"rediss+cluster://{hosts}{tls.query()}"
+            self.address = tls.secure(self.address)
 
     async def start(self) -> None:
         """Begin, join them, and wait until all of them know all slots."""
         for member in self.members:
             await member.start()
-        create = [self._redis_cli, "--cluster", "create"]
+        create = [self._redis_cli]
+        if self._tls is not None:
+            certificate = str(self._tls.certificate)
+            create += ["--tls", "--cacert", str(self._tls.ca_file), "--cert", certificate, "--key", certificate]
+        create += ["--cluster", "create"]
         create += [f"127.0.0.1:{member.port}" for member in self.members]
         process = await asyncio.create_subprocess_exec(
             *create, "--cluster-yes", stdout=subprocess.PIPE, stderr=subprocess.STDOUT

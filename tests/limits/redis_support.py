@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import tempfile
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pytest
@@ -23,6 +26,7 @@ from tests.needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from proxy.limits.store import Admission, Store
 
@@ -32,6 +36,49 @@ WAIT_S = 30.0
 def server_binary() -> str:
     """Return the server to test with: the one that `REDIS_SERVER` names, else one on the PATH."""
     return os.environ.get("REDIS_SERVER") or need("redis-server", "valkey-server")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has, and that no connection is given: a Cluster's nodes also need the port 10,000 above."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+@dataclass(frozen=True)
+class TLS:
+    """An authority, and a certificate of it with its key in one file, for servers and their clients alike."""
+
+    ca_file: Path
+    certificate: Path
+
+    def serve(self, port: int) -> list[str]:
+        """The options of a server that speaks nothing else on a port, also to other servers, and wants certificates."""
+        options = {
+            "port": 0,
+            "tls-port": port,
+            "tls-ca-cert-file": self.ca_file,
+            "tls-cert-file": self.certificate,
+            "tls-key-file": self.certificate,
+            "tls-auth-clients": "yes",
+            "tls-replication": "yes",
+        }
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+    def secure(self, address: RedisAddress) -> RedisAddress:
+        """The same address, by TLS."""
+        certificate = str(self.certificate)
+        return replace(address, is_tls=True, ca_file=str(self.ca_file), certificate=certificate, key=certificate)
+
+    def query(self) -> str:
+        """The part of a URL that names the files."""
+        return f"?ca_file={self.ca_file}&certificate={self.certificate}&key={self.certificate}"
 
 
 class Process:
@@ -79,16 +126,22 @@ def is_lease_key(key: bytes) -> bool:
 
 
 class RedisServer(Process):
-    """A server process of the test's own, which forgets everything when it ends."""
+    """A server process of the test's own, which forgets everything when it ends; on a socket, or by TLS on a port."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, tls: TLS | None = None) -> None:
         binary = server_binary()
         # Not the test's own room, whose path may be too long for a socket.
         self._room = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = f"{self._room.name}/redis.sock"
         self.url = f"unix://{self.path}"
         self.address = RedisAddress(path=self.path)
-        command = [binary, "--port", "0", "--unixsocket", self.path, "--save", ""]
+        listen = ["--port", "0", "--unixsocket", self.path]
+        if tls is not None:
+            (port,) = free_ports(1)
+            self.url = f"rediss://localhost:{port}{tls.query()}"
+            self.address = tls.secure(RedisAddress(nodes=(("localhost", port),)))
+            listen = [*tls.serve(port), "--bind", "127.0.0.1"]
+        command = [binary, *listen, "--save", ""]
         super().__init__([*command, "--dir", self._room.name, "--logfile", f"{self._room.name}/log", *options])
 
     async def start(self) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.limits.redis.store import RedisStore
+from proxy.model import Plan
 from tests.conftest import token
-from tests.limits.redis_support import WAIT_S, RedisServer, channel_of, holds, passes
+from tests.limits.redis_groups import Cluster, SentinelGroup
+from tests.limits.redis_support import TLS, WAIT_S, RedisServer, channel_of, holds, passes, user
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, only, request
 from tests.whole.test_tls import make_authority
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Running
+    from tests.limits.redis_groups import Group
 
 BODY = {"model": "gpt-x", "stream": True}
 PLANS = "plans: {default: {requests: [20/1h], concurrent_streams: 3}}\n"
@@ -211,5 +214,47 @@ async def test_over_tls(start: Callable[..., Any], upstream: Upstream, tmp_path:
         doubting = await start(PLANS + f"limits: {{store: '{url}'}}\n")
         assert "not trusted" in doubting.service.store.problem()
         assert await refused(doubting) == (503, "limits_unavailable")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("kind", [RedisServer, SentinelGroup, Cluster])
+async def test_over_tls_with_certificates_on_both_sides(
+    start: Callable[..., Any], upstream: Upstream, tmp_path: Path, kind: Callable[..., RedisServer | Group]
+) -> None:
+    """Servers and sentinels that want a certificate get it; those of another authority are no store, and told as such.
+
+    So is a store that wants a certificate that we do not have.
+    """
+    (tmp_path / "other").mkdir()
+    authority, other = make_authority(tmp_path), make_authority(tmp_path / "other")
+    tls = TLS(authority.certificate, authority.good)
+    server = kind(tls=tls)
+    try:
+        await server.start()
+        trusting = await start(PLANS + f"limits: {{store: '{server.url}'}}\n")
+        store = trusting.service.store
+        assert store.problem() is None
+        client, vendor = await begin(trusting, upstream, token())
+        await holds(server, 1)
+        await store.put_ticket("one", b"sealed", 60, user(Plan("any")))
+        assert await store.take_ticket("one") == b"sealed"
+        client.reset()
+        await vendor.closed()
+        await holds(server, 0)
+
+        wrong_authority = server.url.replace(str(authority.certificate), str(other.certificate))
+        doubting = await start(PLANS + f"limits: {{store: '{wrong_authority}'}}\n")
+        untrusted = "the server's certificate is not trusted, or it speaks no TLS"
+        assert doubting.service.store.problem() == untrusted
+        assert (await get(doubting, "/readyz")).json["reasons"] == [f"limits: {untrusted}"]
+        assert await refused(doubting) == (503, "limits_unavailable")
+
+        without = server.url.partition("&certificate=")[0]
+        nameless = await start(PLANS + f"limits: {{store: '{without}'}}\n")
+        assert nameless.service.store.problem() is not None
+        assert (await get(nameless, "/readyz")).status == 503
+        assert await refused(nameless) == (503, "limits_unavailable")
+        assert store.problem() is None
     finally:
         server.close()
