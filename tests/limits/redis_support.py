@@ -93,9 +93,9 @@ class Process:
         """Whether it was started and not killed; it may hang."""
         return self._process is not None
 
-    def spawn(self) -> None:
-        """Begin."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+    def spawn(self, *options: str) -> None:
+        """Begin; with more options this time."""
+        self._process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -175,6 +175,17 @@ class RedisServer(Process):
     async def leases(self) -> int:
         """How many leases it has, over all users."""
         return sum([await self.ask("ZCARD", key) for key in await self.keys("*:leases")])
+
+    async def lapses(self) -> dict[bytes, int]:
+        """When each lease lapses unless it is renewed, in ticks of the server's clock, by the lease's id."""
+        channel = await control(self.address)
+        try:
+            keys: Any = await channel.ask("KEYS", "*:leases")
+            asking = [channel.ask("ZRANGE", key, 0, -1, "WITHSCORES") for key in keys if is_lease_key(key)]
+            answers: list[Any] = await asyncio.gather(*asking)
+        finally:
+            channel.abort("")
+        return {id_: int(score) for answer in answers for id_, score in zip(answer[::2], answer[1::2], strict=True)}
 
 
 async def control(address: RedisAddress) -> Channel:
@@ -289,3 +300,17 @@ async def holds(server: Shared, leases: int) -> None:
         return await server.leases() == leases
 
     await comes_true(is_so)
+
+
+async def renewed_twice(server: RedisServer) -> None:
+    """Wait until each lease that the server has now was renewed, and once more; fail if one lapses."""
+    for _ in range(2):
+        before = await server.lapses()
+        assert before
+
+        async def is_so(before: dict[bytes, int] = before) -> bool:
+            now = await server.lapses()
+            assert before.keys() <= now.keys()
+            return all(now[id_] > lapse for id_, lapse in before.items())
+
+        await comes_true(is_so)

@@ -14,7 +14,17 @@ from proxy.errors import LimitsUnavailableError, RateLimitExceededError, TooMany
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.store import RedisStore
 from proxy.model import Plan, Rate
-from tests.limits.redis_support import RedisServer, Workers, at_once, attempt, die, holds, passes, user
+from tests.limits.redis_support import (
+    RedisServer,
+    Workers,
+    at_once,
+    attempt,
+    die,
+    holds,
+    passes,
+    renewed_twice,
+    user,
+)
 from tests.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -164,6 +174,50 @@ async def test_hanging_at_the_start(workers: Workers[RedisServer]) -> None:
     assert store.problem() == "the server did not answer in time"
     workers.server.go_on()
     await passes(lambda: store.problem() is None)
+
+
+@pytest.fixture
+async def saving() -> AsyncIterator[RedisServer]:
+    """A server that runs, keeps what it saves, and answers while it loads that."""
+    options = {"dbfilename": "dump.rdb", "rdbcompression": "no", "loading-process-events-interval-bytes": 1024}
+    server = RedisServer(*[word for name, value in options.items() for word in (f"--{name}", str(value))])
+    await server.start()
+    yield server
+    server.close()
+
+
+async def test_loading(saving: RedisServer) -> None:
+    """A server that loads its data is told as such and keeps nobody waiting; loaded, it is used, and knows all."""
+    workers = Workers(saving)
+    fill = "for number = 1, 3000 do redis.call('SET', 'filler:' .. number, string.rep('x', 1024)) end"
+    try:
+        runs = await workers.one(timeout_s=TIMEOUT_S)
+        held = await runs.admit(user(TEN))
+        await saving.ask("EVAL", fill, 0)
+        await saving.ask("SAVE")
+        saving.kill()
+        # As if there were much more: it loads for longer than the test may take, until it is told to hurry.
+        saving.spawn("--key-load-delay", "50000")
+        await passes(lambda: runs.problem() == "the server is loading its data")
+        with Stopwatch() as watch:
+            starts = await workers.one(timeout_s=TIMEOUT_S)
+            assert watch.elapsed_s < most_s(TIMEOUT_S)
+        assert starts.problem() == "the server is loading its data"
+        for store in (runs, starts):
+            assert at_once(store, user(TEN)) == "limits_unavailable"
+
+        await saving.ask("CONFIG", "SET", "key-load-delay", "0")
+        await passes(lambda: runs.problem() is None and starts.problem() is None)
+        again = await starts.admit(user(TEN))
+        assert again.standing.rates[0].remaining == 8
+        await holds(saving, 2)
+        held.lease.release()
+        again.lease.release()
+        await holds(saving, 0)
+        assert workers.changes[-2:] == [None, None]
+        assert "the server came back empty, and is being told what was counted" not in workers.changes
+    finally:
+        await workers.close()
 
 
 async def test_restarted_empty(workers: Workers[RedisServer]) -> None:
@@ -425,7 +479,7 @@ async def test_renewals_on_a_full_server(workers: Workers[RedisServer]) -> None:
     store = await workers.one(life_s=1.0)
     admission = await store.admit(user(TEN))
     await workers.server.ask("CONFIG", "SET", "maxmemory", "1")
-    await asyncio.sleep(2.0)
+    await renewed_twice(workers.server)
     assert await workers.server.leases() == 1
     admission.lease.release()
     await holds(workers.server, 0)
@@ -438,7 +492,7 @@ async def test_many_leases(workers: Workers[RedisServer]) -> None:
     free = Plan("free")
     held = [await store.admit(user(free)) for _ in range(1200)]
     held += [await store.admit(user(free, f"user-{number}")) for number in range(300)]
-    await asyncio.sleep(2.5)
+    await renewed_twice(workers.server)
     assert await workers.server.leases() == 1500
     for admission in held:
         admission.lease.release()
@@ -517,8 +571,7 @@ async def test_least_privileges(workers: Workers[RedisServer]) -> None:
         await store.put_ticket(str(number), b"x", 60, user(TEN))
         assert await store.take_ticket(str(number)) == b"x"
     workers.server.address = replace(workers.server.address, db=1)
-    await asyncio.sleep(2.0)
-    assert await workers.server.leases() > 0
+    await renewed_twice(workers.server)
     second.lease.release()
     assert workers.changes == []
     # Empty: what a worker remembers is told.

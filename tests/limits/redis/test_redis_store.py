@@ -18,7 +18,17 @@ from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.store import RedisStore
 from proxy.limits.store import MAX_OPEN_TICKETS, SPENT, Admission, Store
 from proxy.model import Plan, Principal, Rate
-from tests.limits.redis_support import Workers, attempt, channel_of, comes_true, control, die, holds, user
+from tests.limits.redis_support import (
+    Workers,
+    attempt,
+    channel_of,
+    comes_true,
+    control,
+    die,
+    holds,
+    renewed_twice,
+    user,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,8 +195,9 @@ async def test_leases_of_a_dead_worker_lapse(workers: Workers[RedisServer]) -> N
         return len(later) == 2
 
     await comes_true(is_admitted_twice)
-    # The living one's own is still there, two lives later.
-    await asyncio.sleep(3.0)
+    # The living one's are all there, renewed.
+    await renewed_twice(workers.server)
+    assert len(await workers.server.lapses()) == 3
     assert await attempt(living, user(STREAMS)) == "too_many_streams"
     later[0].lease.release()
     kept.lease.release()
