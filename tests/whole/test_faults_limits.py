@@ -1,4 +1,4 @@
-"""Two nodes and their four workers hold one limit: what is admitted of a burst is what the plan says, to the one."""
+"""Two nodes and their eight workers hold one limit, on any kind of store: a burst is admitted to the plan's number."""
 
 from __future__ import annotations
 
@@ -12,40 +12,57 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import token
-from tests.limits.redis_support import holds
+from tests.limits.redis_groups import Cluster, SentinelGroup
+from tests.limits.redis_support import RedisServer, holds
 from tests.peers import connect, request
 from tests.whole.nodes import BODY, SHORT, SILENT, Node, configuration, node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from proxy.mock.server import MockVendor
-    from tests.limits.redis_support import RedisServer
+    from tests.limits.redis_groups import Group
     from tests.peers import Peer, Upstream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
 
 RATE, STREAMS = 10, 4
+# How many times as many as are admitted are asked for.
+TIMES = 10
+# Of each node.
+WORKERS = 4
 PLANS = f"plans: {{default: {{requests: [{RATE}/1d]}}, streams: {{concurrent_streams: {STREAMS}}}}}\n"
 # Enough that workers ask for the same user at the same time, few enough that a shared machine answers in time.
 AT_A_TIME = 40
 
 
+@pytest.fixture(params=[RedisServer, SentinelGroup, Cluster])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[RedisServer | Group]:
+    """A limits server that runs, of each kind."""
+    kind: Callable[[], RedisServer | Group] = request.param
+    store = kind()
+    try:
+        await store.start()
+        yield store
+    finally:
+        store.close()
+
+
 @asynccontextmanager
 async def two_nodes(
-    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group
 ) -> AsyncIterator[tuple[Node, Node]]:
-    """Two nodes of two workers each on one limits server."""
-    text = configuration(vendor, upstream, PLANS, f"unix://{store.path}", "deny")
+    """Two nodes of four workers each on one limits server."""
+    text = configuration(vendor, upstream, PLANS, store.url, "deny")
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(node(tmp_path / "one.yaml", text))
-        other = await stack.enter_async_context(node(tmp_path / "other.yaml", text))
+        one = await stack.enter_async_context(node(tmp_path / "one.yaml", text, workers=WORKERS))
+        other = await stack.enter_async_context(node(tmp_path / "other.yaml", text, workers=WORKERS))
         yield one, other
 
 
-async def test_faults_rates_of_many_users_over_four_workers(
-    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer
+async def test_faults_rates_of_many_users_over_eight_workers(
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group
 ) -> None:
     """Of a parallel burst of each user exactly the plan's number is admitted, whichever worker is asked."""
     users = [f"user-{number}" for number in range(25)]
@@ -59,23 +76,23 @@ async def test_faults_rates_of_many_users_over_four_workers(
             assert asked.code in {None, "rate_limit_exceeded", "limits_unavailable"}
             statuses[user][asked.status] += 1
 
-        wanted = [user for _ in range(2 * RATE) for user in users]
+        wanted = [user for _ in range(TIMES * RATE) for user in users]
         await asyncio.gather(*map(ask, cycle(nodes), wanted))
         settled = [await one.said("exchange.settled", len(wanted) // 2) for one in nodes]
         workers = {line["worker"] for lines in settled for line in lines}
 
-    assert len(workers) == 4
+    assert len(workers) == 2 * WORKERS
     unanswered = 0
     for counted in statuses.values():
         # A question that the store answered too late may have been charged; it never admits anybody.
         assert RATE - counted[503] <= counted[200] <= RATE
         unanswered += counted[503]
-    assert unanswered < len(wanted) // 20
+    assert unanswered < RATE * len(users) // 10
     assert len(vendor.requests) == sum(counted[200] for counted in statuses.values())
 
 
-async def test_faults_streams_of_many_users_over_four_workers(
-    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer
+async def test_faults_streams_of_many_users_over_eight_workers(
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group
 ) -> None:
     """A user has the plan's number of streams at a time over all workers, and again when those have ended."""
     users = [f"user-{number}" for number in range(10)]
@@ -89,7 +106,7 @@ async def test_faults_streams_of_many_users_over_four_workers(
                 return user, (await client.read_head()).status, client
 
         for _ in range(2):
-            wanted = [user for _ in range(3 * STREAMS) for user in users]
+            wanted = [user for _ in range(TIMES * STREAMS) for user in users]
             opened = await asyncio.gather(*map(open_stream, cycle(nodes), wanted))
             statuses: dict[str, Counter[int]] = {user: Counter() for user in users}
             for user, status, _client in opened:
