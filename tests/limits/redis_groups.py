@@ -6,12 +6,23 @@ import asyncio
 import contextlib
 import subprocess
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.limits.redis.accounts import UserAccount
 from proxy.limits.redis.address import RedisAddress
 from proxy.limits.redis.errors import StoreError
-from tests.limits.redis_support import WAIT_S, Process, control, free_ports, is_lease_key, is_own_key, server_binary
+from tests.limits.redis_support import (
+    ISSUER,
+    WAIT_S,
+    Process,
+    control,
+    free_ports,
+    is_lease_key,
+    is_own_key,
+    server_binary,
+)
 from tests.needs import need
 
 if TYPE_CHECKING:
@@ -190,6 +201,11 @@ class SentinelGroup(Group):
         return False
 
 
+def slot_of(name: str, issuer: str = ISSUER) -> int:
+    """The slot of a user's keys."""
+    return UserAccount((issuer, name)).slot
+
+
 class Cluster(Group):
     """Three primaries without replicas; `full` has it stop altogether when a slot is lost, as is the default."""
 
@@ -241,6 +257,20 @@ class Cluster(Group):
             if first <= slot <= last:
                 return next(member for member in self.members if member.port == port)
         raise AssertionError("nobody has it")
+
+    async def users_of(self, member: Member, most: int, issuer: str = ISSUER) -> list[str]:
+        """Users whose keys a node has."""
+        owners: dict[int, Member] = {}
+        found: list[str] = []
+        for number in count():
+            slot = slot_of(f"user-{number}", issuer)
+            if slot not in owners:
+                owners[slot] = await self.owner(slot)
+            if owners[slot] is member:
+                found.append(f"user-{number}")
+            if len(found) == most:
+                return found
+        raise AssertionError
 
     async def begin_move(self, slot: int, source: Member, target: Member) -> None:
         """Let a slot's keys be on the way: those that the source lacks are asked for at the target (ASK)."""

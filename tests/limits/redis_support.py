@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.limits.store import Admission, Store
 
 WAIT_S = 30.0
+ISSUER = "https://id.example.com/"
 
 
 def server_binary() -> str:
@@ -245,7 +246,7 @@ class Workers(Generic[_Server]):
         self.failures += 1
 
 
-def user(plan: Plan, name: str = "alice", issuer: str = "https://id.example.com/") -> Principal:
+def user(plan: Plan, name: str = "alice", issuer: str = ISSUER) -> Principal:
     """A user of the plan."""
     return Principal(issuer, name, plan)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +15,7 @@ from proxy.limits.redis.accounts import UserAccount
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.store import SPENT
 from proxy.model import Plan, Rate
-from tests.limits.redis_groups import Cluster
+from tests.limits.redis_groups import Cluster, slot_of
 from tests.limits.redis_support import Workers, attempt, comes_true, holds, passes, user
 from tests.stopwatch import Stopwatch
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from proxy.limits.redis.store import RedisStore
     from proxy.limits.store import Admission
-    from tests.limits.redis_groups import Member
 
 TIMEOUT_S = 0.4
 MOST_S = 2 * TIMEOUT_S + 0.1
@@ -51,26 +49,6 @@ async def workers(cluster: Cluster) -> AsyncIterator[Workers[Cluster]]:
     workers = Workers(cluster)
     yield workers
     await workers.close()
-
-
-def slot_of(name: str) -> int:
-    """The slot of a user's keys."""
-    return UserAccount(("https://id.example.com/", name)).slot
-
-
-async def names_at(cluster: Cluster, member: Member, most: int) -> list[str]:
-    """Users of one node."""
-    owners: dict[int, Member] = {}
-    found: list[str] = []
-    for number in count():
-        slot = slot_of(f"user-{number}")
-        if slot not in owners:
-            owners[slot] = await cluster.owner(slot)
-        if owners[slot] is member:
-            found.append(f"user-{number}")
-        if len(found) == most:
-            return found
-    raise AssertionError
 
 
 async def test_admits_on_all_nodes(workers: Workers[Cluster]) -> None:
@@ -131,8 +109,8 @@ async def test_a_node_is_lost(workers: Workers[Cluster]) -> None:
     denies = await workers.one(timeout_s=TIMEOUT_S)
     counts = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local")
     victim, *others = await cluster.primaries()
-    lost = await names_at(cluster, victim, 5)
-    well = [name for member in others for name in await names_at(cluster, member, 5)]
+    lost = await cluster.users_of(victim, 5)
+    well = [name for member in others for name in await cluster.users_of(member, 5)]
     held = [await denies.admit(user(TEN, name)) for name in (*lost, *well)]
     victim.kill()
     await passes(lambda: denies.problem() is not None and counts.problem() is not None)
@@ -173,7 +151,7 @@ async def test_full_coverage_is_required() -> None:
         await cluster.start()
         store = await apart.one(timeout_s=TIMEOUT_S)
         victim, other, _ = await cluster.primaries()
-        (name,) = await names_at(cluster, other, 1)
+        (name,) = await cluster.users_of(other, 1)
         assert not isinstance(await attempt(store, user(PLENTY, name)), str)
         victim.kill()
 
@@ -243,9 +221,9 @@ async def test_a_slot_moves_under_load(workers: Workers[Cluster]) -> None:
     cluster = workers.server
     store, other = await workers.several(2, timeout_s=TIMEOUT_S)
     source, target, _ = await cluster.primaries()
-    (name,) = await names_at(cluster, source, 1)
+    (name,) = await cluster.users_of(source, 1)
     slot = slot_of(name)
-    busy = await names_at(cluster, source, 8)
+    busy = await cluster.users_of(source, 8)
     held = await store.admit(user(PLENTY, name))
     used = 1
     load = Load(store, busy[1:])
@@ -287,7 +265,7 @@ async def test_keys_on_their_way(workers: Workers[Cluster]) -> None:
     cluster = workers.server
     store = await workers.one(timeout_s=TIMEOUT_S)
     source, target, _ = await cluster.primaries()
-    (name,) = await names_at(cluster, source, 1)
+    (name,) = await cluster.users_of(source, 1)
     slot = slot_of(name)
     held = await store.admit(user(TEN, name))
     await cluster.begin_move(slot, source, target)
@@ -314,7 +292,7 @@ async def test_nodes_that_name_each_other(workers: Workers[Cluster]) -> None:
     cluster = workers.server
     store = await workers.one(timeout_s=TIMEOUT_S)
     source, target, _ = await cluster.primaries()
-    (name,) = await names_at(cluster, source, 1)
+    (name,) = await cluster.users_of(source, 1)
     # It gives the slot away, and the other has not heard of that.
     await source.ask("CLUSTER", "SETSLOT", slot_of(name), "NODE", await target.ask("CLUSTER", "MYID"))
     with Stopwatch() as watch:
@@ -335,7 +313,7 @@ async def test_a_node_is_new(workers: Workers[Cluster]) -> None:
     links = store._links
     assert isinstance(links, ClusterLinks)
     source, target, _ = await cluster.primaries()
-    (name,) = await names_at(cluster, source, 1)
+    (name,) = await cluster.users_of(source, 1)
     (await store.admit(user(TEN, name))).lease.release()
     # As if it had not been there.
     node = ("127.0.0.1", target.port)
