@@ -134,8 +134,12 @@ async def test_a_node_is_lost(workers: Workers[Cluster]) -> None:
         for admission in mine:
             admission.lease.release()
     assert [change for change in workers.changes if change is None] == []
+    others_channels = {link.channel for link in denies._links if link.channel is not None}
+    assert len(others_channels) == 2
     await victim.start()
     await passes(lambda: denies.problem() is None and counts.problem() is None)
+    # While it starts it answers CLUSTERDOWN, which ends no other connection.
+    assert others_channels < {link.channel for link in denies._links}
     assert workers.changes.count(None) == 2
     # It came back empty, and was told what was used and what runs.
     await holds(cluster, len(held))
