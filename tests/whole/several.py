@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
-from tests.limits.redis_support import RedisServer, holds
+from tests.limits.redis_support import RedisServer, Shared, holds
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, connect, event, request
 from tests.whole.test_admin_whole import samples
 from tests.whole.test_commands import Served
@@ -25,11 +25,12 @@ BODY = {"model": "gpt-x", "stream": True}
 NO_BOUND = "plans: {default: {}}\n"
 WORKERS = 3
 SERVE = ("-m", "proxy", "serve")
-# With more time for the limits server: where a machine stands still for a tenth of a second, nothing is lost.
-_PATIENT = """
+# With so many times the time for the limits server: where a machine stands still for a moment, nothing is lost.
+PATIENCE = 5
+_PATIENT = f"""
 from proxy.cli.commands import main
 from proxy.limits.redis.store import RedisStore
-RedisStore.__init__.__kwdefaults__["timeout_s"] = 0.5
+RedisStore.__init__.__kwdefaults__["timeout_s"] *= {PATIENCE}
 main()
 """
 SERVE_PATIENTLY = ("-c", _PATIENT, "serve")
@@ -172,7 +173,7 @@ async def hold(served: Several, upstream: Upstream, number: int, credential: str
 
 @asynccontextmanager
 async def one_in_each(
-    served: Several, upstream: Upstream, credential: str | None = None, *, store: RedisServer | None = None
+    served: Several, upstream: Upstream, credential: str | None = None, *, store: Shared | None = None
 ) -> AsyncIterator[dict[str, Held]]:
     """A stream in every worker, whoever takes a connection; further ones of a worker are ended.
 
