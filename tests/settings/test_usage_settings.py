@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
 
 from proxy.cli import check_report
-from proxy.settings import Settings
+from proxy.settings import Settings, load_settings
 from proxy.settings.build import build_prices
 from proxy.settings.loading import marked_yaml
 from proxy.usage import Tokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UPSTREAMS = {"openai": {"url": "https://api.openai.com", "dialect": "openai", "api_key": "sk-1"}}
 PER_TOKEN = "a price is per million tokens, not per token"
@@ -54,6 +57,19 @@ def test_prices_are_built() -> None:
     assert prices.cost("m", Tokens(input=1000, cached=400, output=100)) == 3_000_000
     assert prices.cost("n", Tokens(input=1000, output=100)) == 168_000
     assert prices.is_known("gpt-4o")
+
+
+def test_prices_from_variables(tmp_path: Path) -> None:
+    """A price of a variable's JSON is refused, or goes through a float."""
+    file = tmp_path / "p.yaml"
+    file.write_text("auth: none\nupstreams: {v: {url: https://v.example, dialect: openai, api_key: none}}\n")
+    environ = {
+        "FORWARD_SSE_PRICES": '{"gpt-4.1": {"input": 0.0375, "output": 1.5}, "m": {"input": 0.000123, "output": 1}}',
+        "FORWARD_SSE_USAGE__RATES": '{"CNY": 0.14}',
+    }
+    found = load_settings(file, environ)
+    assert (found.prices["gpt-4.1"].input, found.prices["m"].input) == (Decimal("0.0375"), Decimal("0.000123"))
+    assert found.usage.rates == {"CNY": Decimal("0.14")}
 
 
 @pytest.mark.parametrize(
