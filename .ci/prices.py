@@ -28,7 +28,7 @@ PARTS = {
     "cache_write": "cache_write_mtok",
     "output": "output_mtok",
 }
-NOT_TEXT = re.compile(r"^ft:|audio|realtime|image|tts|whisper|transcribe|-live|live-|banana|omni|translate|:")
+NOT_TEXT = re.compile(r"^ft:|\.ft|audio|realtime|image|tts|whisper|transcribe|-live|live-|banana|omni|translate|:")
 # What a regular expression of a family's dated names ends with.
 DATED = re.compile(r"-\\d\{(?:8\}|4\}-\\d\{2\}-\\d\{2\})\$$|\[-@\]\\d\{8\}\$$|-\\d$")
 
