@@ -1,9 +1,11 @@
 """Usage: what an exchange's tokens were and cost.
 
-`Meter` reads them on the side from the bytes that pass, `Estimates` fills in what the vendor did not say.
+`Meter` reads them on the side from the bytes that pass, `Estimates` fills in what the vendor did not say, `Prices` knows
+what they cost: the operator's prices, and those of a table in the package.
 """
 
 from proxy.usage.estimates import Estimates
 from proxy.usage.meter import Figures, Meter, model_in
+from proxy.usage.prices import Cost, Price, Prices, Tokens, usd_text
 
-__all__ = ["Estimates", "Figures", "Meter", "model_in"]
+__all__ = ["Cost", "Estimates", "Figures", "Meter", "Price", "Prices", "Tokens", "model_in", "usd_text"]
