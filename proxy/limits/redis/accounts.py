@@ -19,6 +19,7 @@ from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.admission import RedisAdmission
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Iterator, Sequence
 
     from proxy.limits.gcra import Limit
@@ -80,7 +81,12 @@ class UserAccount(Account[RedisAdmission]):
         self.leases_key = self.tag + b"leases"
         # To be finished with a lease's id.
         self.admit_command: Command = ()
-        self.local: MemoryStore | None = None
+        # Weakly: each outage has another, and users may not come back.
+        self.local: weakref.ref[MemoryStore] | None = None
+
+    def is_counted_in(self, local: MemoryStore) -> bool:
+        """Whether that count has been told of this user."""
+        return self.local is not None and self.local() is local
 
     def rate_key(self, limit: Limit) -> bytes:
         """Where the server keeps the state of a rate."""

@@ -11,9 +11,8 @@ from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, Unix
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from proxy.limits.redis.errors import ConnectionLostError, StoreError, translated
+from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, StoreError, translated
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -92,7 +91,7 @@ class Dialler:
         except TimeoutError as error:
             await drop(connection)
             raise ConnectionLostError("the server cannot be reached in time") from error
-        except (RedisError, OSError) as error:
+        except UNEXPECTED as error:
             await drop(connection)
             raise translated(error, "the server cannot be reached") from error
         except BaseException:
@@ -110,16 +109,17 @@ class Dialler:
             # A socket has none.
             return next(iter(self.address.nodes), ("", 0))
         try:
-            host, port = await self._sentinel.discover_master(self.address.service)
+            try:
+                host, port = await self._sentinel.discover_master(self.address.service)
+            finally:
+                _reraise_cancelled()
         except MasterNotFoundError as error:
-            _reraise_cancelled()
             # What each of them said is only in the text.
             if "AuthenticationError" in str(error):
                 raise StoreError("the sentinels want another password") from error
             raise ConnectionLostError("no sentinel names a primary of the service") from error
-        except RedisError as error:
+        except UNEXPECTED as error:
             raise translated(error, "no sentinel names a primary of the service") from error
-        _reraise_cancelled()
         return str(host), int(port)
 
     def _options(self) -> dict[str, Any]:

@@ -21,7 +21,14 @@ from hiredis import pack_command
 from redis.exceptions import RedisError
 
 from proxy.limits.redis.address import cut, drop
-from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError, answered_error, translated
+from proxy.limits.redis.errors import (
+    UNEXPECTED,
+    ConnectionLostError,
+    ServerError,
+    StoreError,
+    answered_error,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +82,8 @@ class Channel:
     Args:
         connection: Open; the channel's own from now on.
         timeout_s: How long an answer may take.
-        resend: Told of each refusal before it is handed over; True where it has seen to another answer.
+        resend: Told of a refusal before it is handed over, where another answer could still come in time; True where it
+            has seen to that.
     """
 
     def __init__(
@@ -146,11 +154,13 @@ class Channel:
             task.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        if self.on_lost is not None:
-            self.on_lost(reason, len(self._waiting))
-        self._unsent.clear()
-        while self._waiting:
-            self._waiting.popleft().on_answer(ConnectionLostError(reason))
+        try:
+            if self.on_lost is not None:
+                self.on_lost(reason, len(self._waiting))
+        finally:
+            self._unsent.clear()
+            while self._waiting:
+                self._waiting.popleft().on_answer(ConnectionLostError(reason))
 
     async def _write(self) -> None:
         connection, wanted = self._connection, self._wanted
@@ -162,7 +172,7 @@ class Channel:
                 # hiredis' stub has tuples of one word.
                 data = b"".join(map(pack_command, commands))  # type: ignore[arg-type]
                 await connection.send_packed_command(data, check_health=False)
-        except (RedisError, OSError) as error:
+        except UNEXPECTED as error:
             self.abort(str(translated(error, "the connection was lost")))
 
     async def _read(self) -> None:
@@ -183,17 +193,24 @@ class Channel:
                     self.abort("the server spoke unasked")
                     return
                 sent = waiting.popleft()
-                if not (isinstance(answer, ServerError) and self._resend(self, sent, answer)):
+                if not (
+                    isinstance(answer, ServerError) and self._may_resend(sent) and self._resend(self, sent, answer)
+                ):
                     sent.on_answer(answer)
-        except (RedisError, OSError) as error:
+        except UNEXPECTED as error:
             self.abort(str(translated(error, "the connection was lost")))
         finally:
             await drop(connection)
+
+    def _may_resend(self, sent: Sent) -> bool:
+        """Whether another answer can still come within twice the time for one: nobody waits longer."""
+        return self._loop.time() < sent.asked_s + self._timeout_s
 
     def _look(self) -> None:
         """Whether the oldest command is late. One timer for all: they are answered in order."""
         self._timer = None
         if not self._waiting:
+            self._is_second_look = False
             return
         now_s, deadline_s = self._loop.time(), self._waiting[0].deadline_s
         if now_s < deadline_s:

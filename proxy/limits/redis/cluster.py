@@ -22,7 +22,7 @@ from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreErr
 from proxy.limits.redis.links import Links
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from proxy.limits.redis.address import Node
     from proxy.limits.redis.channel import Answer, Channel, Command, Sent
@@ -57,9 +57,14 @@ class ClusterLinks(Links):
         # It is never opened: the link of the slots that nobody has.
         self._default.problem = "the cluster cannot be reached"
         self._is_wanted = asyncio.Event()
+        # Whether each node with a channel is to be asked whether it serves.
+        self._is_doubtful = False
+        self._of_renewals = {self._scripts.renew.digest, self._scripts.renew.source}
         # Done at the next reading.
         self._read: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Nodes that have no slots any more, until their links are closed.
+        self._dropped: set[Link] = set()
 
     @property
     def problem(self) -> str | None:
@@ -104,10 +109,12 @@ class ClusterLinks(Links):
 
     async def close(self) -> None:
         """Leave all nodes."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
             await asyncio.wait(self._tasks)
+        for link in self._dropped:
+            await link.close()
         await super().close()
         self._links.clear()
 
@@ -158,7 +165,12 @@ class ClusterLinks(Links):
             if not self._owners:
                 self._default.problem = str(error)
         else:
-            await self._adopt(owners, is_patient=is_patient)
+            if any(node is not None for _, node in owners) or not self._owners:
+                await self._adopt(owners, is_patient=is_patient)
+        if self._is_doubtful:
+            self._is_doubtful = False
+            for link in self:
+                await self._check(link)
         if not self._read.done():
             self._read.set_result(None)
         self._read = self._loop.create_future()
@@ -171,20 +183,44 @@ class ClusterLinks(Links):
             StoreError: nobody answers; the text is of the last one.
         """
         failure: StoreError = ConnectionLostError("the cluster cannot be reached")
+        views: list[list[tuple[int, Node | None]]] = []
+        async for view in self._views():
+            if isinstance(view, StoreError):
+                failure = view
+            elif all(node is not None for _, node in view):
+                return view
+            else:
+                views.append(view)
+        if not views:
+            raise failure
+        # Of those that miss slots the one that knows most: a node may have come back without its memory.
+        return max(views, key=_served)
+
+    async def _views(self) -> AsyncIterator[list[tuple[int, Node | None]] | StoreError]:
+        asked = set()
         for node, link in random.sample(tuple(self._links.items()), len(self._links)):
             if link.channel is not None:
+                asked.add(node)
                 try:
-                    return _ranges(await link.channel.ask("CLUSTER", "SLOTS"), node[0])
+                    yield _ranges(await link.channel.ask("CLUSTER", "SLOTS"), node[0])
                 except StoreError as error:
-                    failure = error
-        for node in dict.fromkeys((*self._links, *self._dialler.address.nodes)):
+                    yield error
+        others = {*self._links, *self._dialler.address.nodes} - asked
+        for node in random.sample(tuple(others), len(others)):
             try:
                 async with connected(self._dialler, node) as connection:
                     answer = await run(connection, ("CLUSTER", "SLOTS"), timeout_s=self._dialler.timeout_s)
-                    return _ranges(answer, node[0])
+                yield _ranges(answer, node[0])
             except StoreError as error:
-                failure = error
-        raise failure
+                yield error
+
+    async def _check(self, link: Link) -> None:
+        channel = link.channel
+        if channel is not None:
+            try:
+                await self._probe(link, channel)
+            except StoreError as error:
+                channel.abort(str(error))
 
     async def _adopt(self, owners: list[tuple[int, Node | None]], *, is_patient: bool) -> None:
         self._firsts = [first for first, _ in owners]
@@ -195,7 +231,10 @@ class ClusterLinks(Links):
             self._default.local = None
         nodes = {node for node in self._owners if node is not None}
         for node in [node for node in self._links if node not in nodes]:
-            self._start(self._links.pop(node).close())
+            self._dropped.add(self._links.pop(node))
+        for link in tuple(self._dropped):
+            await link.close()
+            self._dropped.discard(link)
         new = {node: self._link_to(node) for node in nodes if node not in self._links}
         self._links |= new
         if is_patient and new:
@@ -209,21 +248,17 @@ class ClusterLinks(Links):
         self._tell()
 
     def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
-        """See to it that a command is answered by the node that it should have been sent to.
-
-        Only as long as its answer can still come within twice the time for one: a request does not wait longer.
-        """
+        """See to it that a command is answered by the node that it should have been sent to."""
         if super()._resend(channel, sent, error):
             return True
-        if error.code == "CLUSTERDOWN":
-            # All nodes say so; those that nobody asks would be taken for well.
-            for link in self:
-                if link.channel not in {None, channel}:
-                    link.channel.abort(str(error))
+        if not self._of_renewals.isdisjoint(sent.command[1:2]):
+            # Behind a release that was sent meanwhile it would undo it; see `leases`.
+            return False
+        if error.code == "CLUSTERDOWN" and any(link.channel is channel for link in self):
+            # Perhaps all nodes say so. Those that nobody asks would be taken for well.
+            self._is_doubtful = True
         if error.redirect is None and error.code != "TRYAGAIN":
             self._is_wanted.set()
-            return False
-        if self._loop.time() - sent.asked_s >= self._dialler.timeout_s:
             return False
         if error.redirect is None:
             self._loop.call_later(_MOVING_S, _send_on, channel, sent)
@@ -274,6 +309,12 @@ def _send_on(channel: Channel, sent: Sent, *, is_asking: bool = False) -> None:
     channel.send(sent.command, sent.on_answer, asked_s=sent.asked_s)
 
 
+def _served(ranges: list[tuple[int, Node | None]]) -> int:
+    """How many slots somebody has."""
+    ends = [first for first, _ in ranges[1:]] + [REDIS_CLUSTER_HASH_SLOTS]
+    return sum(end - first for (first, node), end in zip(ranges, ends, strict=True) if node is not None)
+
+
 def _ranges(answer: Any, asked: str) -> list[tuple[int, Node | None]]:
     """Read `CLUSTER SLOTS`: the first slot of each range with its primary, None for what nobody has.
 
@@ -288,7 +329,7 @@ def _ranges(answer: Any, asked: str) -> list[tuple[int, Node | None]]:
         for first, last, (host, port, *_), *_ in sorted(answer, key=lambda entry: entry[0]):
             if first > following:
                 ranges.append((following, None))
-            ranges.append((first, (host.decode() if host else asked, port)))
+            ranges.append((first, (host.decode() if host else asked, int(port))))
             following = last + 1
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError("the server's answer is not understood") from error

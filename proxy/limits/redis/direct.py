@@ -7,10 +7,8 @@ import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
 from proxy.limits.redis.address import drop
-from proxy.limits.redis.errors import ConnectionLostError, translated
+from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, translated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,5 +57,5 @@ async def run(
             return answer
     except TimeoutError as error:
         raise ConnectionLostError("the server did not answer in time") from error
-    except (RedisError, OSError) as error:
+    except UNEXPECTED as error:
         raise translated(error, "the connection was lost") from error

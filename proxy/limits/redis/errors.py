@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 from redis.exceptions import AskError, InvalidResponse, MovedError, RedisError, ResponseError
 
+# What a call of redis-py's may raise: its own errors, a socket's, and of a server that says what no server should,
+# those of its parsers, which are of any kind.
+UNEXPECTED = (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+
 
 class StoreError(Exception):
     """The server did not do what was asked; the text is short, for operators, and holds nothing of a command."""
@@ -80,7 +84,7 @@ def translated(error: BaseException, otherwise: str) -> StoreError:
             answered = answered_error(cause)
             if answered is not None:
                 return answered
-    if isinstance(error, InvalidResponse):
+    if isinstance(error, InvalidResponse) or not isinstance(error, RedisError | OSError):
         return ConnectionLostError("the server does not speak the protocol")
     if any(isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(cause) for cause in causes):
         return ConnectionLostError("the server wants a client certificate")

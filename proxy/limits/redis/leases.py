@@ -110,16 +110,19 @@ class Leases:
         Raises:
             StoreError: it could not be told.
         """
-        leaving = tuple(self._leaving)
-        self._leaving.clear()
-        for one in leaving:
+        self.tell(link, channel)
+        accounts = [account for account in self._holding if self._at(account.slot) is link]
+        for first in range(0, len(accounts), BATCH):
+            await self._renew(channel, accounts[first : first + BATCH])
+
+    def tell(self, link: Link, channel: Channel) -> None:
+        """Tell a server of what is not held any more, without waiting for its answers."""
+        for _ in range(len(self._leaving)):
+            one = self._leaving.popleft()
             if self._at(one[0].slot) is link:
                 self._send(channel, one)
             else:
                 self._leaving.append(one)
-        accounts = [account for account in self._holding if self._at(account.slot) is link]
-        for first in range(0, len(accounts), BATCH):
-            await self._renew(channel, accounts[first : first + BATCH])
 
     def _remove(self, leaving: _Leaving) -> None:
         channel = self._at(leaving[0].slot).channel
@@ -169,6 +172,9 @@ class Leases:
         try:
             await run_all(channel, self._renewals(renew.command, accounts))
         except ServerError as error:
+            if error.redirect is not None:
+                # Not followed: it could come behind a release. The next period finds the node.
+                return
             if error.code != "NOSCRIPT":
                 raise
             # Not the same commands again: what was released meanwhile would come back.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from proxy.limits.redis.accounts import ServerClock
 from proxy.limits.redis.breaker import Breaker
-from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
+from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, ServerError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 # Answers that say something about the command, or about where it was sent, and nothing against the server.
 _OF_THE_COMMAND = frozenset({"ASK", "MOVED", "TRYAGAIN", "UNSERVED"})
+
+# A server that closes each channel as soon as it stands is not dialled in a spin.
+_BRIEF_S = 0.05
 
 
 class Link:
@@ -66,19 +68,19 @@ class Link:
 
     def begin(self) -> None:
         """Begin, without waiting."""
-        self._task = asyncio.create_task(self._keep_up(), name="limits.link")
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_up(), name="limits.link")
 
     async def close(self) -> None:
         """Let go of the channel; commands that wait are lost."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        task, self._task = self._task, None
         if self.channel is not None:
             self.channel.on_lost = None
             self.channel.abort("the store is closed")
             self.channel = None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
 
     async def connected(self, timeout_s: float) -> Channel | None:
         """The channel; while it is being replaced, wait for that. None, and at once, while the breaker is open."""
@@ -111,22 +113,37 @@ class Link:
     async def _keep_up(self) -> None:
         while True:
             try:
-                channel = await self._dial()
-                try:
-                    await self._greet(self, channel)
-                    self._arrive(channel)
-                finally:
-                    if channel is not self.channel:
-                        channel.abort("it is not wanted")
+                await self._connect()
             except StoreError as error:
-                self._breaker.trip()
-                self._count(str(error))
-                if not self._attempt.done():
-                    self._attempt.set_result(None)
+                self._fail(str(error))
+            except UNEXPECTED:
+                # Of a server that answers in no form that is known. To end here would be to give it up for good.
+                self._fail("the server's answer is not understood")
             else:
+                arrived_s = self._loop.time()
                 await self._over
+                if self._loop.time() - arrived_s < _BRIEF_S:
+                    await asyncio.sleep(_BRIEF_S)
             if self._breaker.is_open:
                 await asyncio.sleep(self._breaker.next_pause_s())
+
+    async def _connect(self) -> None:
+        channel = await self._dial()
+        try:
+            await self._greet(self, channel)
+            # Nothing may come in between: what was to be told at the greeting's end is complete only now.
+            self._arrive(channel)
+        finally:
+            if channel is not self.channel:
+                channel.abort("it is not wanted")
+
+    def _fail(self, reason: str) -> None:
+        self._breaker.trip()
+        try:
+            self._count(reason)
+        finally:
+            if not self._attempt.done():
+                self._attempt.set_result(None)
 
     def _arrive(self, channel: Channel) -> None:
         if not channel.is_usable:
@@ -145,11 +162,11 @@ class Link:
     def _lose(self, reason: str, commands: int) -> None:
         self.channel = None
         self._attempt = self._loop.create_future()
+        if not self._over.done():
+            self._over.set_result(None)
         # A server that closes what is idle fails nobody.
         if commands:
             self._count(reason)
-        if not self._over.done():
-            self._over.set_result(None)
 
     def _count(self, reason: str) -> None:
         self._on_failure()

@@ -23,6 +23,7 @@ class Links:
     Args:
         dialler: Opens connections.
         greet: Run on each new channel; see `Link`.
+        probe: Raises `StoreError` where a server would not serve a request.
         on_failure: Told of every failed call.
         on_change: Told when `problem` may have begun or ended.
     """
@@ -31,6 +32,7 @@ class Links:
         self,
         dialler: Dialler,
         greet: Callable[[Link, Channel], Awaitable[None]],
+        probe: Callable[[Link, Channel], Awaitable[None]],
         scripts: Scripts,
         *,
         on_failure: Callable[[], None],
@@ -38,6 +40,7 @@ class Links:
     ) -> None:
         self._dialler = dialler
         self._greet = greet
+        self._probe = probe
         self._scripts = scripts
         self._on_failure = on_failure
         self._on_change = on_change

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
@@ -87,10 +88,12 @@ class RedisStore:
         self._scripts = scripts or Scripts()
         dialler = Dialler(address, timeout_s=timeout_s)
         links = ClusterLinks if address.kind == "cluster" else Links
-        self._links = links(dialler, self._greet, self._scripts, on_failure=on_failure, on_change=self._change)
+        self._links = links(
+            dialler, self._greet, self._probe, self._scripts, on_failure=on_failure, on_change=self._change
+        )
         self._leases = Leases(self._scripts, self._links.at, life_s=life_s)
         self._accounts = UserAccounts(self._scripts, self._now, life=self._leases.life)
-        self._tickets = RedisTickets(self._links, self._scripts, timeout_s=timeout_s)
+        self._tickets = RedisTickets(self._links, self._scripts, timeout_s=timeout_s, on_failure=on_failure)
         # Why a server is away, as it was told last.
         self._told: str | None = None
         # Ids must differ over all workers that ever were.
@@ -157,7 +160,8 @@ class RedisStore:
             if not question.answered.cancelled():
                 self.undo(question, question.answered.result())
             raise
-        if not isinstance(answer, list):
+        quotas = question.quotas
+        if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
             self._record_failure(question, answer)
             return await self._admit_alone(principal, account, link)
         # Another node of a Cluster may have answered.
@@ -165,7 +169,6 @@ class RedisStore:
         link.succeeded()
         link.local = None
         link.clock.update(answer[1])
-        quotas = question.quotas
         tats = read_tats(quotas.limits, answer, 2)
         account.update(quotas, tats)
         if answer[0] == 1:
@@ -180,7 +183,7 @@ class RedisStore:
         """Say how the user stands by what this worker heard last, of a user it does not know as if never seen."""
         account = self._accounts.get(principal)
         link = self._links.at(account.slot)
-        if link.local is not None and account.local is link.local:
+        if link.local is not None and account.is_counted_in(link.local):
             return link.local.standing(principal)
         return RateStatus(account.quotas, account.tats, link.clock.now())
 
@@ -216,7 +219,8 @@ class RedisStore:
             self._leases.remove(question.account, question.id)
 
     def _record_failure(self, question: PendingAdmission, answer: Answer) -> None:
-        assert isinstance(answer, StoreError)
+        if not isinstance(answer, StoreError):
+            answer = StoreError("the server's answer is not understood")
         if isinstance(answer, ConnectionLostError):
             self._leases.release_unconfirmed(question.account, question.id)
         self._link(question.account).failed(answer)
@@ -266,9 +270,9 @@ class RedisStore:
         """This worker's own count, which goes on from what it knows of the user: usage so far, and its own streams."""
         if link.local is None:
             link.local = MemoryStore(link.clock.now_s)
-        if account.local is not link.local:
+        if not account.is_counted_in(link.local):
             shadows = link.local.assume(principal, account.known(), len(account.live))
-            account.local = link.local
+            account.local = weakref.ref(link.local)
             for admission, shadow in zip(account.live, shadows, strict=True):
                 admission.shadow = shadow
         return link.local
@@ -303,15 +307,18 @@ class RedisStore:
             link.suspend("the server came back empty, and is being told what was counted")
             await self._restore(link, channel)
         await self._leases.register(link, channel)
-        await self._probe(channel, PREFIX + tag + b":")
+        await self._probe(link, channel)
         if is_empty:
             await asyncio.sleep(self._settle_s)
         self._memories[tag] = memory
+        # What was released meanwhile.
+        self._leases.tell(link, channel)
 
-    async def _probe(self, channel: Channel, prefix: bytes) -> None:
+    async def _probe(self, link: Link, channel: Channel) -> None:
         """Do what a request would: only that tells whether one would be served. The server knows the script then."""
         life = self._leases.life
-        keys = [prefix + b"probe-leases", prefix + b"probe-rate"]
+        prefix = PREFIX + await self._links.tag(link)
+        keys = [prefix + b":probe-leases", prefix + b":probe-rate"]
         await channel.ask(*self._scripts.admit.whole_command(keys, [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]))
 
     async def _restore(self, link: Link, channel: Channel) -> None:

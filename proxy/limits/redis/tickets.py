@@ -18,11 +18,11 @@ from proxy.limits.messages import too_large_tickets, too_many_tickets
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.accounts import PREFIX, digest
 from proxy.limits.redis.channel import Answer, ignore
-from proxy.limits.redis.errors import StoreError
+from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from proxy.limits.redis.links import Links
     from proxy.limits.redis.scripts import Script, Scripts
@@ -36,10 +36,11 @@ _MAX_CONNECTIONS = 8
 class RedisTickets:
     """Puts and takes; see `store.Store`."""
 
-    def __init__(self, links: Links, scripts: Scripts, *, timeout_s: float) -> None:
+    def __init__(self, links: Links, scripts: Scripts, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
         self._links = links
         self._scripts = scripts
         self._timeout_s = timeout_s
+        self._on_failure = on_failure
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def put(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
@@ -47,14 +48,15 @@ class RedisTickets:
         mine = PREFIX + b"{" + digest(owner.issuer, owner.user) + b"}:open"
         size, life_ms = len(sealed) + OVERHEAD_BYTES, round(ttl_s * 1000)
         key = _key(name)
-        await self._open(mine, [key, size, life_ms, MAX_OPEN_TICKETS, MAX_OPEN_TICKET_BYTES])
         member = b"%b:%d" % (key, size)
-        is_kept = False
+        may_be_kept = False
         try:
+            await self._open(mine, [key, size, life_ms, MAX_OPEN_TICKETS, MAX_OPEN_TICKET_BYTES])
+            may_be_kept = True
             await self._run_alone(self._scripts.keep_ticket, key, [sealed, life_ms, mine + b" " + member])
-            is_kept = True
         finally:
-            if not is_kept:
+            # Where nobody knows whether it is kept it goes on to count, until it lapses.
+            if not may_be_kept:
                 self._forget(mine, member)
 
     async def take(self, name: str) -> bytes | Spent | None:
@@ -104,6 +106,9 @@ class RedisTickets:
             return await self._links.ask_alone(slot, script.whole_command([key], arguments))
         except StoreError as exc:
             link.failed(exc)
+            if isinstance(exc, ConnectionLostError):
+                # Of a connection that is not the link's, which counts only its own.
+                self._on_failure()
             raise LimitsUnavailableError from exc
         finally:
             self._free.release()
