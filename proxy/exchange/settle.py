@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from proxy.model import Ending
+from proxy.usage import Figures, Tokens, usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.exchange.exchange import Exchange
     from proxy.observability.metrics import Metrics
-    from proxy.usage import Estimates
+    from proxy.usage import Estimates, Meter
 
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
 MAX_PATH_CHARACTERS = 256
@@ -55,7 +56,7 @@ def settle(
         "event": "exchange.settled",
     }
     if exchange.meter is not None:
-        line |= _usage(exchange, ending, metrics, estimates)
+        line |= _usage(exchange.meter, exchange, ending, metrics, estimates)
     if exchange.log_fields is not None:
         # The line's own fields win, `limits` included, which most lines do not have.
         line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
@@ -74,22 +75,18 @@ def settle(
     )
 
 
-def _usage(exchange: Exchange, ending: Ending, metrics: Metrics, estimates: Estimates) -> dict[str, Any]:
-    """The fields of what the vendor's answer took, counted in the metrics too."""
-    meter, upstream = exchange.meter, exchange.upstream or NO_UPSTREAM
-    if meter is not None and meter.status is None and ending in _NOT_REACHED:
-        meter = None
-    figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
-    cost_usd = None
+def _usage(meter: Meter, exchange: Exchange, ending: Ending, metrics: Metrics, estimates: Estimates) -> dict[str, Any]:
+    """The fields of what the vendor's answer took; counted in the metrics, too."""
+    upstream = exchange.upstream or NO_UPSTREAM
+    if meter.status is None and ending in _NOT_REACHED:
+        figures, cost_usd = Figures("none", meter.model), None
+    else:
+        figures, cost_usd = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE), None
     if figures.source != "none":
-        cost = exchange.rules.prices.cost(
-            figures.model,
-            Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning),
-        )
+        tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
+        cost = exchange.rules.prices.cost(figures.model, tokens)
         cost_usd = None if cost is None else usd_text(cost)
-        metrics.usage_settled(
-            upstream, {kind: getattr(figures, kind) for kind in ("input", "output", "cached", "reasoning")}, cost
-        )
+        metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
     return {
         "model": figures.model,
         "input_tokens": figures.input,

@@ -97,10 +97,15 @@ class Metrics:
             counted.bytes += bytes_
             counted.events += events
 
-    def usage_settled(self, upstream: str, tokens: Mapping[str, int], cost_nano: int | None) -> None:
+    def usage_settled(
+        self, upstream: str, input_: int, output: int, cached: int, reasoning: int, cost_nano: int | None
+    ) -> None:
         """Count an exchange's tokens by kind, and its cost in nano-dollars; None where the price is unknown."""
-        for kind, count in tokens.items():
-            self._tokens[upstream, kind] += count
+        tokens = self._tokens
+        tokens[upstream, "input"] += input_
+        tokens[upstream, "output"] += output
+        tokens[upstream, "cached"] += cached
+        tokens[upstream, "reasoning"] += reasoning
         if cost_nano is None:
             self._unpriced[upstream] += 1
         else:

@@ -88,14 +88,11 @@ class RelayResponse(web.StreamResponse):
         self._wake: asyncio.Future[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._eof_begun = False
-        self._received = 0
-        self._written = 0
-        self._passed_events = 0
+        self._received = self._written = self._passed_events = 0
         self._is_paused = False
         # What is written when the body ends in order; None where it breaks off.
         self._tail: bytes | None = None
         self._sent_error_event = False
-        # Reads on the side what the body says of tokens.
         self.meter: Meter | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None

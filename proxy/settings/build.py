@@ -69,6 +69,7 @@ def build_rules(
             envelope=_envelope(settings),
             max_body_bytes=settings.max_body_bytes,
         ),
+        prices=build_prices(settings),
         cors=policy,
         resolve=resolve,
         max_body_bytes=settings.max_body_bytes,

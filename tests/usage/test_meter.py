@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -44,7 +45,7 @@ OPENAI_USAGE = {
     "prompt_tokens_details": {"cached_tokens": 4},
     "completion_tokens_details": {"reasoning_tokens": 7},
 }
-STREAMS = {
+STREAMS: dict[str, tuple[str, tuple[dict[str, Any] | str, ...], tuple[int, int, int, int, int]]] = {
     "openai chat": ("openai", (text("a"), {"choices": [], "usage": OPENAI_USAGE}, "[DONE]"), (10, 20, 4, 0, 7)),
     # Of some clones, every chunk: the last counts, and is not added.
     "openai running totals": (
@@ -138,7 +139,7 @@ def test_reported_whatever_the_reads(name: str, line_end: str, cuts: list[int]) 
     data = sse(*events, line_end=line_end)
     read = meter(dialect)
     ends = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         read.feed(data[start:end])
     assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", *expected)
 
@@ -157,13 +158,33 @@ def test_reported_event_by_event(name: str) -> None:
 @pytest.mark.parametrize(
     ("dialect", "answer", "expected"),
     [
-        ("openai", {"choices": [{"message": {"content": 'say \\"usage\\": {"a"'}}], "usage": OPENAI_USAGE}, (10, 20, 4, 0, 7)),
-        ("openai", {"data": [{"embedding": [0.1] * 20_000}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}, (3, 0, 0, 0, 0)),
+        (
+            "openai",
+            {"choices": [{"message": {"content": 'say \\"usage\\": {"a"'}}], "usage": OPENAI_USAGE},
+            (10, 20, 4, 0, 7),
+        ),
+        (
+            "openai",
+            {"data": [{"embedding": [0.1] * 20_000}], "usage": {"prompt_tokens": 3, "total_tokens": 3}},
+            (3, 0, 0, 0, 0),
+        ),
         ("anthropic", {"content": [], "usage": {"input_tokens": 3, "output_tokens": 4}, "model": "x"}, (3, 4, 0, 0, 0)),
-        ("gemini", {"candidates": [], "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 2}, "modelVersion": "x"}, (1, 2, 0, 0, 0)),
-        ("dashscope", {"output": {}, "usage": {"input_tokens": 1, "output_tokens": 2}, "request_id": "x"}, (1, 2, 0, 0, 0)),
+        (
+            "gemini",
+            {
+                "candidates": [],
+                "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 2},
+                "modelVersion": "x",
+            },
+            (1, 2, 0, 0, 0),
+        ),
+        (
+            "dashscope",
+            {"output": {}, "usage": {"input_tokens": 1, "output_tokens": 2}, "request_id": "x"},
+            (1, 2, 0, 0, 0),
+        ),
     ],
-)  # fmt: skip
+)
 def test_reported_in_a_whole_answer(dialect: str, answer: dict[str, Any], expected: tuple[int, ...]) -> None:
     """A JSON answer's usage is found, however large what stands before it; also with white space."""
     for data in (orjson.dumps(answer), orjson.dumps(answer, option=orjson.OPT_INDENT_2)):
@@ -220,10 +241,28 @@ def test_none_where_no_model_was_run() -> None:
     assert estimates.figures(charged, "up", is_whole=False).input == 1
 
 
-@given(data=st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(
-    [b'data: {"usage":', b'{"usage":{}}', b'"usage":[1]', b"\n\n", b'data: {"usage":{"prompt_tokens":true}}', b"\r\n\r\n",
-     b'data: {"choices":[{"delta":[]}]}', b'data: {"usage":{"prompt_tokens":-1,"completion_tokens":1e9}}']
-)), max_size=12), is_stream=st.sampled_from([True, False, None]), dialect=st.sampled_from(sorted(DIALECTS)))  # fmt: skip
+@given(
+    data=st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.sampled_from(
+                [
+                    b'data: {"usage":',
+                    b'{"usage":{}}',
+                    b'"usage":[1]',
+                    b"\n\n",
+                    b'data: {"usage":{"prompt_tokens":true}}',
+                    b"\r\n\r\n",
+                    b'data: {"choices":[{"delta":[]}]}',
+                    b'data: {"usage":{"prompt_tokens":-1,"completion_tokens":1e9}}',
+                ]
+            ),
+        ),
+        max_size=12,
+    ),
+    is_stream=st.sampled_from([True, False, None]),
+    dialect=st.sampled_from(sorted(DIALECTS)),
+)
 def test_nonsense_is_nothing(data: list[bytes], is_stream: bool | None, dialect: str) -> None:
     """Whatever comes, reading it raises nothing, keeps little, and makes no negative figure."""
     read = meter(dialect, is_stream=is_stream)

@@ -42,21 +42,40 @@ TEXT = "hello world " * 4
 EVENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "openai": (
         {"choices": [{"index": 0, "delta": {"content": TEXT}}]},
-        {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 40}}},
+        {
+            "choices": [],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 40}},
+        },
     ),
     "anthropic": (
-        {"type": "message_start", "message": {"usage": {"input_tokens": 60, "cache_read_input_tokens": 40, "output_tokens": 1}}},
+        {
+            "type": "message_start",
+            "message": {"usage": {"input_tokens": 60, "cache_read_input_tokens": 40, "output_tokens": 1}},
+        },
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 50}},
     ),
     "gemini": (
-        {"candidates": [{"content": {"parts": [{"text": TEXT}]}}], "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 5}},
-        {"usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 20, "thoughtsTokenCount": 30, "cachedContentTokenCount": 40}},
+        {
+            "candidates": [{"content": {"parts": [{"text": TEXT}]}}],
+            "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 5},
+        },
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "candidatesTokenCount": 20,
+                "thoughtsTokenCount": 30,
+                "cachedContentTokenCount": 40,
+            }
+        },
     ),
     "dashscope": (
         {"output": {"text": TEXT}, "usage": {"input_tokens": 100, "output_tokens": 5}},
-        {"output": {"finish_reason": "stop"}, "usage": {"input_tokens": 100, "output_tokens": 50, "prompt_tokens_details": {"cached_tokens": 40}}},
+        {
+            "output": {"finish_reason": "stop"},
+            "usage": {"input_tokens": 100, "output_tokens": 50, "prompt_tokens_details": {"cached_tokens": 40}},
+        },
     ),
-}  # fmt: skip
+}
 REPORTED = {"input_tokens": 100, "output_tokens": 50, "cached_tokens": 40, "usage": "reported", "cost_usd": "0.00066"}
 BODY = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "x" * 400}]}
 # What is known of a stream that ended after its first event, by dialect: input and output.
@@ -183,7 +202,9 @@ async def test_whole_json(start: Callable[..., Any], upstream: Upstream, dialect
     if dialect == "anthropic":
         usage = {"usage": {"input_tokens": 60, "cache_read_input_tokens": 40, "output_tokens": 50}}
     body = orjson.dumps({"id": "x", "text": "y" * 100} | usage)
-    vendor.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    vendor.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
     assert (await client.read_message()).body == body
     line = await line_of(proxy, "complete")
     assert {name: line[name] for name in REPORTED} == REPORTED
@@ -197,7 +218,9 @@ async def test_error_status(start: Callable[..., Any], upstream: Upstream, diale
     client.write(request(PATHS[dialect], BODY, token=token()))
     vendor, _ = await upstream.take()
     body = b'{"error": {"message": "slow down"}}'
-    vendor.write(b"HTTP/1.1 429 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    vendor.write(
+        b"HTTP/1.1 429 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
     assert (await client.read_message()).status == 429
     line = await line_of(proxy, "upstream_error")
     assert (line["usage"], line["input_tokens"], line["output_tokens"], line["cost_usd"]) == ("none", 0, 0, None)
