@@ -26,9 +26,8 @@ _MOST_HELD: Final = 65_536
 # The first events that hold usage are parsed as they come: Anthropic's first has what no other has. Of those after them
 # only the last is, because vendors that tell more often repeat everything each time.
 _FIRST_TOLD: Final = 2
-# The first events of a stream are parsed for their text, and after them each sixteenth.
-_FIRST_EVENTS: Final = 16
-_SAMPLED: Final = 15
+# How much of a stream passes between two events that are parsed for their text: as much as has passed, at most so much.
+_NOT_SAMPLED: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
 _MODEL_MEMBER: Final = b'"model"'
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
@@ -74,22 +73,24 @@ def model_in(target: bytes, body: bytes | bytearray) -> str | None:
 class Meter:
     """The tokens of one exchange, from the moment at which the request may have reached the vendor.
 
-    Each call takes constant memory, `feed` and `whole` at most 64 KiB. Never raises.
+    Paid for each read, not for each event of it. Keeps at most 64 KiB, and one event. Never raises.
 
     Attributes:
         counts: What the vendor has said.
-        text_bytes: About how many UTF-8 bytes of text the stream's events had.
+        status: The response's; None until there is one.
+        is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
     """
 
     __slots__ = (
         "_dialect",
-        "_events",
         "_held",
         "_latest",
-        "_sampled",
+        "_raw_bytes",
+        "_sample_at",
         "_sampled_bytes",
-        "_seen_bytes",
+        "_sampled_text",
         "_told",
+        "_told_text",
         "body_bytes",
         "counts",
         "is_stream",
@@ -102,46 +103,33 @@ class Meter:
         self.model = model
         self.body_bytes = body_bytes
         self.counts = Counts()
-        # None until there is a response.
         self.status: int | None = None
-        # None where nothing of the body can be read.
         self.is_stream: bool | None = None
-        # Without those that hold usage, which are all parsed.
-        self._events = 0
-        self._told = 0
-        self._latest = b""
-        self._sampled = 0
-        self._seen_bytes = 0
+        self._raw_bytes = 0
+        self._sample_at = 0
         self._sampled_bytes = 0
+        self._sampled_text = 0
+        self._told = 0
+        self._told_text = 0
+        self._latest = b""
         self._held = b""
 
     def begin(self, status: int, *, is_stream: bool | None) -> None:
-        """A response has come; `is_stream` is None where its body is in a coding, or nothing to read."""
+        """A response has come."""
         self.status = status
         self.is_stream = is_stream
 
     def event(self, data: bytes) -> None:
-        """Take one whole event, with or without the lines of its chunk. Paid for each event."""
-        if b'"usage' in data and b'"usage":null' not in data and _KEY.search(data) is not None:
-            self._told += 1
-            if self._told <= _FIRST_TOLD:
-                self._count(data)
-            else:
+        """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
+        self._raw_bytes += len(data)
+        if b'"usage' in data and b'"usage":null' not in data:
+            if self._told >= _FIRST_TOLD:
                 # Running totals: the next one makes this one needless.
                 self._latest = data
-            return
-        self._events += 1
-        if self._events <= _FIRST_EVENTS:
-            event = _object_in(data)
-            if event is not None:
-                self._seen_bytes += self._dialect.text_bytes(event)
-                if self.counts.model is None:
-                    self._dialect.count(event, self.counts)
-        elif not self._events & _SAMPLED:
-            event = _object_in(data)
-            self._sampled += 1
-            if event is not None:
-                self._sampled_bytes += self._dialect.text_bytes(event)
+            else:
+                self._look(data)
+        elif self._raw_bytes >= self._sample_at:
+            self._sample(data, len(data))
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body, wherever it begins and ends."""
@@ -151,37 +139,75 @@ class Meter:
         if not self.is_stream:
             self._held = held[-_MOST_HELD:]
             return
-        # An event ends with an empty line; the longest that are not complete are not looked at.
-        end = max(held.rfind(mark) + len(mark) if mark in held else 0 for mark in _EVENT_ENDS)
-        for event in re.split(rb"\r\n\r\n|\n\n|\r\r", held[:end]):
-            if event:
-                self.event(event)
+        # The longest events that are not complete are not looked at.
+        end = max([held.rfind(mark) + len(mark) for mark in _EVENT_ENDS if mark in held], default=0)
         self._held = held[end:][-_MOST_HELD:]
+        if end:
+            self._events(held[:end])
 
     def end(self) -> None:
         """Nothing more comes: look at what is held, which may be a whole answer's end, or a last event's."""
         if self.is_stream:
-            if self._held:
-                self.event(self._held)
+            if b'"usage' in self._held:
+                self._look(self._held)
             if self._latest:
                 self._count(self._latest)
-                self._latest = b""
         elif self._held:
             self._count_whole(self._held)
-        self._held = b""
+        self._held = self._latest = b""
 
     @property
     def text_bytes(self) -> int:
-        """What was seen, and for events that were not parsed as much as those between them had."""
-        if not self._sampled:
-            return self._seen_bytes
-        return self._seen_bytes + round(self._sampled_bytes * (self._events - _FIRST_EVENTS) / self._sampled)
+        """About how many UTF-8 bytes of text the stream had, if all of it had as much as what was looked at."""
+        if not self._sampled_bytes:
+            return self._told_text
+        return self._told_text + round(self._raw_bytes * self._sampled_text / self._sampled_bytes)
+
+    def _events(self, data: bytes) -> None:
+        """Take several whole events, at the price of one."""
+        self._raw_bytes += len(data)
+        if b'"usage' in data:
+            self._look(data)
+        if self._raw_bytes >= self._sample_at:
+            # The first of them, with its empty line.
+            event, end = _event_at(data, 0)
+            self._sample(event, end + 2)
+
+    def _look(self, data: bytes) -> None:
+        """Take the usage in the first events that hold any; of those after them only the last counts, at the end."""
+        at = 0
+        while self._told < _FIRST_TOLD:
+            found = _KEY.search(data, at)
+            if found is None:
+                return
+            self._told += 1
+            event, at = _event_at(data, found.start())
+            self._count(event)
+        for found in _KEY.finditer(data, at):
+            at = found.start()
+            self._latest = data
+        if self._latest is data:
+            self._latest, _ = _event_at(data, at)
 
     def _count(self, data: bytes) -> None:
         event = _object_in(data)
         if event is not None:
             self._dialect.count(event, self.counts)
-            self._seen_bytes += self._dialect.text_bytes(event)
+            # Known, and no example of the others.
+            self._raw_bytes -= len(data)
+            self._told_text += self._dialect.text_bytes(event)
+
+    def _sample(self, data: bytes, size: int) -> None:
+        """See how much text an event has, which takes so many bytes on the wire."""
+        self._sample_at = self._raw_bytes + min(self._raw_bytes, _NOT_SAMPLED)
+        self._sampled_bytes += size
+        event = _object_in(data)
+        if event is not None:
+            self._sampled_text += self._dialect.text_bytes(event)
+            if self.counts.model is None:
+                said = Counts()
+                self._dialect.count(event, said)
+                self.counts.model = said.model
 
     def _count_whole(self, tail: bytes) -> None:
         """Find the last member that has usage: the answer may be far longer than what is held of it."""
@@ -193,6 +219,15 @@ class Meter:
             if isinstance(value, dict):
                 self._dialect.count({found[1].decode(): value}, self.counts)
                 return
+
+
+def _event_at(data: bytes, at: int) -> tuple[bytes, int]:
+    """The event in which a position is, and where it ends."""
+    starts = [start + len(mark) for mark in _EVENT_ENDS if (start := data.rfind(mark, 0, at)) >= 0]
+    start = max(starts, default=0)
+    ends = [end for mark in _EVENT_ENDS if (end := data.find(mark, at)) >= 0]
+    end = min(ends, default=len(data))
+    return data[start:end], end
 
 
 def _object_in(event: bytes) -> dict[str, Any] | None:
