@@ -1,4 +1,5 @@
-# Two commands do everything on a machine with Python >= 3.11 and nothing else: `make demo` and `make test`.
+# Two commands do everything on a machine with Python >= 3.11 and nothing else: `make demo` and `make test`, which then
+# skips the tests that need another program (README.md lists them).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -39,10 +39,10 @@ _KNOWN_FIELDS = {
 
 
 class ProxyError(Exception):
-    """A refusal: `status` and `code` are the contract's, `message` is safe to show.
+    """A refusal: `message` is safe to show; docs/operating.md#code-what-the-proxy-refused explains `status` and `code`.
 
-    `reason` is one word for the log of why something failed (contract §7); no client is told it. None where the code
-    says everything.
+    `reason` is one word for the log of why something failed (docs/behaviour.md#log-and-metrics); no client is told it.
+    None where the code says everything.
     """
 
     status: int = 500

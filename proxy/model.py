@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What typed events are called in `t` (contract §9) where the operator does not say.
+# What typed events are called in `t` (docs/behaviour.md#typed-events) where the operator does not say.
 TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
 )

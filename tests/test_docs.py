@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from proxy import errors
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
+from proxy.protocol import header_fields
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md")])
@@ -22,6 +24,9 @@ _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\][]*(?:\[[^\]]*\][^\][]*)*)\]\(([^)\s]+)\)")
 _NAMED_FILE = re.compile(r"`((?:proxy|tests|config|benchmarks|docs)/[\w./-]+)`")
+_PAGE_IN_CODE = re.compile(r"\b(docs/[\w/-]+\.md)#([\w-]+)")
+# Reasons of the limits store that are for nobody but the worker itself: it closes the connection.
+UNREPORTED = {"the store is closed"}
 # Where any heading may say it in other words, but an operator's search must find a heading.
 SEARCHED = {"behaviour.md", "operating.md", "configuration.md", "life-of-a-request.md"}
 
@@ -77,6 +82,13 @@ def test_named_files_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists() and not name.startswith(MADE)] == []
 
 
+def test_code_names_sections() -> None:
+    """A comment or docstring points to a page, or a section of it, that is not there."""
+    for file in ROOT.glob("proxy/**/*.py"):
+        for page, fragment in _PAGE_IN_CODE.findall(file.read_text()):
+            assert fragment in {anchor(text) for _, text in headings(ROOT / page)}, (file, page, fragment)
+
+
 def test_every_dialect_is_listed() -> None:
     """The page of the settings, or the commented file, lacks a dialect."""
     table = (ROOT / "docs/configuration.md").read_text().partition("\n| `dialect` |")[2].partition("\n")[0]
@@ -98,10 +110,11 @@ def test_where_is_table() -> None:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
 
 
-def rows(page: Path, heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading, without the table's own head."""
+def rows(page: Path, heading: str, first: str = "") -> list[list[str]]:
+    """The cells of a table below a heading, without its own head: of the first one, or of the one that begins so."""
     section = re.split(r"^#+ ", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    table = section[section.index(f"\n| {first}") :].strip().partition("\n\n")[0]
+    lines = [line.strip("|").split(" | ") for line in table.splitlines()]
     return [[cell.strip() for cell in line] for line in lines[2:]]
 
 
@@ -118,6 +131,28 @@ def test_troubleshooting_has_every_code() -> None:
     table = rows(ROOT / "docs/operating.md", "`code`: what the proxy refused")
     assert sorted(row[0] for row in table) == sorted({f"{kind.status} `{kind.code}`" for kind in classes})
     assert all(len(row) == 3 and all(row) for row in table)
+
+
+def test_troubleshooting_has_every_reason_of_the_limits_store() -> None:
+    """A reason why the limits server is given up is missing in the table, or the table has one that is not told."""
+    told = {
+        node.value.strip()
+        for file in ROOT.glob("proxy/limits/redis/*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"(the|no) [a-z]", node.value)
+    }
+    table = rows(ROOT / "docs/operating.md", "Redis is unavailable: `on_store_error`", "reason in")
+    listed = {text for row in table for text in re.findall(r"`([^`]+)`", row[0])}
+    # The one answer that has no text of its own and is worth a row.
+    assert listed - {"the server answers NOREPLICAS"} == told - UNREPORTED
+    assert all(len(row) == 2 and all(row) for row in table)
+
+
+def test_dropped_request_headers_are_listed() -> None:
+    """The page lacks a field, or the beginning of one, that is not forwarded to vendors, or has another one."""
+    item = (ROOT / "docs/behaviour.md").read_text().partition("- **Request headers**")[2].partition("  - Added are")[0]
+    listed = {name.lower().encode() for name in re.findall(r"`([\w-]{2,})`", item)}
+    assert listed == {*header_fields._NOT_UPSTREAM, *header_fields._NOT_UPSTREAM_PREFIXES}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """What differs from vendor to vendor: paths, credential headers, how a stream is asked for, error bodies, typed events.
 
 A `Dialect` takes and returns bytes and values; it knows no connection. To add a vendor's dialect, add a module with a
-subclass and put its instance into `DIALECTS`: nothing else names dialects. `docs/life-of-a-request.md` has the steps.
+subclass and put its instance into `DIALECTS`. docs/life-of-a-request.md#add-a-vendors-dialect lists the other places
+that may need a line.
 """
 
 from __future__ import annotations

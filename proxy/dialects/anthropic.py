@@ -57,7 +57,7 @@ class Anthropic(Dialect):
     has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
-        """Write the error with Anthropic's `error.type`, and the contract's `code` beside it."""
+        """Write the error with Anthropic's `error.type`, and the proxy's own code as `code` beside it."""
         return _error(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere

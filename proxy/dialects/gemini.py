@@ -68,7 +68,7 @@ class Gemini(Dialect):
     heartbeat_allowed = False
 
     def error_body(self, error: ProxyError) -> bytes:
-        """`code` is the HTTP status here; the contract's word is the reason of an `ErrorInfo`."""
+        """`code` is the HTTP status here; the proxy's own code is the reason of an `ErrorInfo`."""
         return _error(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere

@@ -62,7 +62,7 @@ class OpenAI(Dialect):
     has_stream_member = True
 
     def error_body(self, error: ProxyError) -> bytes:
-        """`type` is a kind, `code` the contract's word."""
+        """`type` is a kind of error, `code` the proxy's own code for it."""
         return error_json(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:

@@ -329,7 +329,7 @@ class _Ids:
         self._position = 0
 
     def of(self, given: str | None) -> str:
-        """The client's `X-Request-Id` where it is a safe one (contract §5), else a new random id."""
+        """The client's `X-Request-Id` where it has at most 64 safe characters, else a new random id."""
         if given is not None and given.isascii() and _ID.fullmatch(given.encode()):
             return given
         return self.new()

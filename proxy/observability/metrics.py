@@ -1,4 +1,4 @@
-"""The metrics, their names, units and labels; a label's values are few and known, never a user (contract §7)."""
+"""The metrics, their names, units and labels; a label's values are few and known, never a user."""
 
 from __future__ import annotations
 

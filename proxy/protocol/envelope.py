@@ -3,8 +3,8 @@
 Pure. A member that routing reads may occur once, in any spelling. Unknown members are ignored, and of a vendor's body
 only `model` is checked.
 
-Decided here, because the contract leaves it open: a member that is null counts as absent; header names begin with a
-letter or a digit, header values are ASCII, no name occurs twice.
+docs/behaviour.md#routing has what each member may be. Besides: a member that is null counts as absent; header names
+begin with a letter or a digit, header values are ASCII, no name occurs twice.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Header filter: which fields the proxy forwards, in either direction (RFC 9110 §7.6.1, contract §5).
+"""Header filter: which fields the proxy forwards, in either direction (RFC 9110 §7.6.1).
 
+docs/behaviour.md#requests and docs/behaviour.md#responses-status-headers-upstream-errors list what is dropped.
 Pure: raw names and values in, raw names and values out, in order (RFC 9110 §5.3), in one pass over prebuilt tables.
 Names must be tokens and values free of CR, LF and NUL: the HTTP parsers and that of the envelope refuse anything else,
 and it is not checked again. Content-Length, Transfer-Encoding and Host are dropped: whoever writes the head adds them.

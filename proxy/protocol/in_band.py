@@ -26,7 +26,7 @@ def end_event(
     """Encode the last event, `end`, on which the page closes its `EventSource`.
 
     Its data is never empty, or it would not be dispatched. `status` is what the answer to a POST would have had;
-    `code` is the contract's, for the proxy's own errors.
+    `code` is for the proxy's own errors.
     """
     said: dict[str, str | int] = {"id": id_, "ending": ending.value, "status": status}
     if code is not None:

@@ -1,6 +1,6 @@
-"""Encoder of typed events: `data: {"t":"Text","r":"…"}`, one format for the streams of every dialect (contract §9).
+"""Encoder of typed events: `data: {"t":"Text","r":"…"}`, one format for the streams of every dialect.
 
-What a vendor's event means is left to the dialects.
+docs/behaviour.md#typed-events describes it. What a vendor's event means is left to the dialects.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 # RFC 9110 §15: the error classes.
 _FIRST_ERROR: Final = 400
 
-# What the error event says, where an ending has one: code (contract §6) and message. A client that has left, or does
-# not read, is told nothing; what ends before the response begins is a status.
+# The code and message of the error event, where an ending has one. A client that has left, or does not read, gets no
+# event; what ends before the response begins has a status. All cases: docs/life-of-a-request.md#how-a-stream-ends
 ERROR_FOR_ENDING: Final[Mapping[Ending, tuple[str, str]]] = {
     Ending.UPSTREAM_CLOSED: ("upstream_unreachable", "The upstream closed the stream before its end."),
     Ending.TIMEOUT_IDLE: ("upstream_timeout", "The upstream fell silent (clock: idle)."),
@@ -82,5 +82,5 @@ class Transform(Protocol):
 
 
 def ending_of_whole(status: int) -> Ending:
-    """How an exchange ended whose response the client has been given whole (contract §7)."""
+    """How an exchange ended whose response the client has been given whole."""
     return Ending.COMPLETE if status < _FIRST_ERROR else Ending.UPSTREAM_ERROR

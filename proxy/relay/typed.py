@@ -1,4 +1,7 @@
-"""The body as typed events (contract §9): a translation of what the upstream sends, always ended in order."""
+"""The body as typed events: a translation of what the upstream sends, always ended in order.
+
+docs/behaviour.md#typed-events describes them.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def closest(word: object, options: Iterable[str]) -> str | None:
 
 
 def not_in_this_release(what: str | None = None) -> InvalidValue:
-    """Return the fault of a key or value that the contract has but this release does not."""
+    """Return the fault of a key or value that is reserved and that this release does not have."""
     return InvalidValue(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
 
 

@@ -1,5 +1,6 @@
-"""Classifies why a connection to an upstream failed, as the log's `reason` (contract §7).
+"""Classifies why a connection to an upstream failed, as the log's `reason`.
 
+docs/operating.md#reason-why-the-vendor-could-not-be-reached-or-broke-off has the words and what to do about each.
 Clients are not told: to them an upstream is unreachable, whatever is wrong with it. Library exceptions are told apart
 by their types, numbers and names, never by their texts, which differ between releases.
 """

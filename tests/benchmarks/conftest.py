@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.benchmarks.native_support import NATIVE, WAIT_S, Load
+from tests.needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both programs, built as anyone would build them, with every warning an error."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        absent = "no C compiler (cc) on this machine"
-        if os.environ.get("CI") == "true":
-            pytest.fail(absent)
-        pytest.skip(absent)
+    compiler = need("cc")
     folder = tmp_path_factory.mktemp("native")
     flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
     for name in ("upstream", "load"):

@@ -7,13 +7,11 @@ what a person could see, the text at each frame that showed another one than the
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
+from tests.needs import need, skip_or_fail
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -77,13 +75,11 @@ async def add_page(site: Site, name: str, code: str) -> str:
 
 
 async def bundle(code: str) -> str:
-    """Make one module of the code and the packages that it imports; where there is no npm, skip and say so."""
+    """Make one module of the code and the npm packages that it imports; needs Node and these packages."""
+    need("node")
     esbuild = PACKAGES / "node_modules" / ".bin" / "esbuild"
-    if shutil.which("node") is None or not esbuild.exists():
-        reason = "no node on the PATH" if shutil.which("node") is None else f"no packages in {PACKAGES} (`npm ci`)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(f"{reason}: the npm clients did not run in the browser")
+    if not esbuild.exists():
+        skip_or_fail("tests/browser/js has no node_modules (npm ci installs them)")
     # The tests' warnings are errors; so are esbuild's.
     command = (str(esbuild), "--bundle", "--format=esm", "--target=es2022", "--log-level=warning", "--log-limit=0")
     process = await asyncio.create_subprocess_exec(

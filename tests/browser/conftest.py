@@ -11,8 +11,6 @@ driver belongs to one loop, so every test and fixture here runs in the session's
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from proxy.mock.server import MockVendor
 from tests.browser.client_scenes import stage_of
 from tests.browser.stand import PACE_MS, Site, Stand, Tab
 from tests.conftest import VENDOR_KEY, starter, token
+from tests.needs import need
 from tests.peers import WAIT_S, Upstream
 
 if TYPE_CHECKING:
@@ -68,14 +67,8 @@ default_upstream: openai
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of the system's Chromium; without one browser tests are skipped, which under CI is a failure."""
-    path = next(filter(None, map(shutil.which, _NAMES)), None)
-    if path is None:
-        reason = f"no Chromium on the PATH ({', '.join(_NAMES)}): browser tests did not run"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    """The path of the system's Chromium."""
+    return need(*_NAMES)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

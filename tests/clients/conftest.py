@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,8 +12,9 @@ import pytest
 from proxy.mock.server import MockVendor
 from tests.clients.calls import Call, Client, Heard
 from tests.clients.failures import failure_of
-from tests.clients.programs import IndependentVendor, NodeClients, missing_node
+from tests.clients.programs import IndependentVendor, NodeClients, need_node
 from tests.conftest import VENDOR_KEY, token
+from tests.needs import need
 from tests.peers import STREAM_HEAD, WAIT_S, Upstream, chunk, only, secret_free
 
 if TYPE_CHECKING:
@@ -142,8 +141,8 @@ Hear: TypeAlias = "Callable[..., Awaitable[Heard]]"
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[NodeClients]:
-    """The process of the Node clients; without Node their tests are skipped, which under CI is a failure."""
-    _need(missing_node())
+    """The process of the Node clients."""
+    need_node()
     with NodeClients() as clients:
         yield clients
 
@@ -155,24 +154,12 @@ def independent(node: NodeClients) -> Iterator[IndependentVendor]:
         yield vendor
 
 
-def need_curl() -> None:
-    """Go on where there is curl; elsewhere the test is skipped, which under CI is a failure."""
-    _need(None if shutil.which("curl") else "curl is not on the PATH: it did not stream")
-
-
-def _need(missing: str | None) -> None:
-    if missing is not None and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    if missing is not None:
-        pytest.skip(missing)
-
-
 @pytest.fixture
 def client(request: pytest.FixtureRequest) -> Client:
     """A client that can be used here."""
     found: Client = request.param
     if found.name == "curl":
-        need_curl()
+        need("curl")
     return found if found.speak else replace(found, speak=request.getfixturevalue("node").speak)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.clients.calls import Failure
 from tests.clients.failures import AnswerError, CommandError
 from tests.clients.python_clients import hear_chat_event
+from tests.needs import need, skip_or_fail
 from tests.peers import WAIT_S
 
 if TYPE_CHECKING:
@@ -28,19 +28,13 @@ NODE_ROOM = Path(__file__).parent / "node"
 _NODE_VERSION = (20, 15)
 
 
-def missing_node() -> str | None:
-    """Why the Node clients cannot run here; None where they can."""
-    node = shutil.which("node")
-    if node is None:
-        return "Node.js is not on the PATH: the Node clients did not run"
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+def need_node() -> None:
+    """Skip or fail the test where the Node clients cannot run: without Node, with an old one, without packages."""
+    version = subprocess.run([need("node"), "--version"], capture_output=True, text=True, check=True).stdout
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < _NODE_VERSION:
-        return (
-            f"Node.js {version.strip()} is older than {'.'.join(map(str, _NODE_VERSION))}: the Node clients did not run"
-        )
+        skip_or_fail(f"node {version.strip()} is older than {'.'.join(map(str, _NODE_VERSION))}")
     if not (NODE_ROOM / "node_modules").is_dir():
-        return "tests/clients/node has no node_modules (npm ci installs them): the Node clients did not run"
-    return None
+        skip_or_fail("tests/clients/node has no node_modules (npm ci installs them)")
 
 
 class NodeClients:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from proxy.mock.reply import DEFAULT_PIECES, DEFAULT_TEXT
-from tests.clients.conftest import need_curl
 from tests.clients.programs import NODE_ROOM
+from tests.needs import need
 from tests.peers import WAIT_S
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def test_recipe(recipe: Recipe, bench: Bench, tmp_path: Path, request: pyt
     if recipe.language == "js":
         request.getfixturevalue("node")
     if recipe.language == "sh":
-        need_curl()
+        need("curl")
     (tmp_path / "node_modules").symlink_to(NODE_ROOM / "node_modules")
     file = tmp_path / ("recipe.mjs" if recipe.language == "js" else "recipe")
     assert _ADDRESS in recipe.code

@@ -77,7 +77,7 @@ def event(name: str, code: str = "upstream_unreachable", path: bytes = b"/v1/cha
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
 @pytest.mark.parametrize("name", CODE_AT)
 def test_error_body_every_refusal(name: str, error: ProxyError) -> None:
-    """The contract's code stands unaltered where the dialect leaves room for it."""
+    """The proxy's code stands unaltered where the dialect leaves room for it."""
     answer = refusal(error, DIALECTS[name])
 
     assert CODE_AT[name](json.loads(answer.body)) == error.code
@@ -85,7 +85,7 @@ def test_error_body_every_refusal(name: str, error: ProxyError) -> None:
 
 
 def test_error_body_openai_members() -> None:
-    """OpenAI's body has exactly the four members of the contract."""
+    """OpenAI's body has exactly four members."""
     body = json.loads(DIALECTS["openai"].error_body(InvalidTokenError()))
 
     assert body == {

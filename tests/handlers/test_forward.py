@@ -61,7 +61,7 @@ async def test_forward_refused(
     status: int,
     code: str | None,
 ) -> None:
-    """What is refused has the contract's status and code, in the dialect's shape, and reaches no vendor."""
+    """What is refused has its own status and code, in the dialect's shape, and reaches no vendor."""
     if "Upgrade" in headers:
         headers |= {"Connection": "upgrade", "Sec-WebSocket-Key": "x"}
     async with client.request(method, path, json=body, headers=headers) as response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.limits.redis.address import RedisAddress
 from proxy.limits.redis.errors import StoreError
 from tests.limits.redis_support import WAIT_S, Process, control, is_lease_key, is_own_key, server_binary
+from tests.needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +87,8 @@ class Group:
     address: RedisAddress
 
     def __init__(self) -> None:
+        # Before anything that would have to be closed: it may skip the test.
+        server_binary()
         self._room = tempfile.TemporaryDirectory(prefix="redis-")
         self.room = Path(self._room.name)
         self.members: list[Member] = []
@@ -187,6 +189,7 @@ class Cluster(Group):
     """Three primaries without replicas; `full` has it stop altogether when a slot is lost, as is the default."""
 
     def __init__(self, *, full: bool = False) -> None:
+        self._redis_cli = need("redis-cli")
         super().__init__()
         ports = free_ports(3)
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_MS)]
@@ -199,7 +202,7 @@ class Cluster(Group):
         """Begin, join them, and wait until all of them know all slots."""
         for member in self.members:
             await member.start()
-        create = [shutil.which("redis-cli") or "redis-cli", "--cluster", "create"]
+        create = [self._redis_cli, "--cluster", "create"]
         create += [f"127.0.0.1:{member.port}" for member in self.members]
         process = await asyncio.create_subprocess_exec(
             *create, "--cluster-yes", stdout=subprocess.PIPE, stderr=subprocess.STDOUT

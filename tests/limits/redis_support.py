@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from proxy.limits.redis.channel import Channel
 from proxy.limits.redis.errors import StoreError
 from proxy.limits.redis.store import RedisStore
 from proxy.model import Plan, Principal
+from tests.needs import need
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,14 +30,8 @@ WAIT_S = 30.0
 
 
 def server_binary() -> str:
-    """The server to test with: of the environment, or on the path; without one the test is skipped."""
-    found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
-        message = "no redis-server on the PATH (apt-get install redis-server)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    """Return the server to test with: the one that `REDIS_SERVER` names, else one on the PATH."""
+    return os.environ.get("REDIS_SERVER") or need("redis-server", "valkey-server")
 
 
 class Process:

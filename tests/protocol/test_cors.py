@@ -84,7 +84,7 @@ def test_answer_without_origins() -> None:
 
 
 def test_answer_exposed_fields() -> None:
-    """A frontend may read every field that the contract adds, by name, for `*` does not cover credentialed requests."""
+    """A frontend may read every field that the proxy adds, by name, for `*` does not cover credentialed requests."""
     exposed = names(LISTED.answer_fields(APP), b"Access-Control-Expose-Headers")
     assert exposed >= {
         *(b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry"),

@@ -162,7 +162,7 @@ def envelope(target_url: str = "https://agents.example/run", **members: Any) -> 
     ],
 )
 def test_route(line: str, fields: tuple[Field, ...], body: bytes, name: str, target: bytes) -> None:
-    """Each door leads where the contract says, and the path goes as it came."""
+    """Each of the proxy's own paths leads where docs/behaviour.md says, and the path goes as it came."""
     found = route(line, *fields, body=body)
 
     assert (found.upstream, found.target) == (name, target)

@@ -154,7 +154,7 @@ def test_address_faulty(text: object, suggestion: str | None) -> None:
 
 
 def test_settings_with_only_what_is_required() -> None:
-    """Every key but `auth` and `upstreams` has the contract's default."""
+    """Every key but `auth` and `upstreams` has the documented default."""
     made = settings()
     assert made.listen == (Address("0.0.0.0", 8080),)
     assert made.admin_listen == Address("127.0.0.1", 9090)
@@ -177,7 +177,7 @@ def test_plan_default_beside_others() -> None:
 
 
 def test_issuer_with_only_what_is_required() -> None:
-    """An issuer's claims and leeway have the contract's defaults, and one audience is a list of one."""
+    """An issuer's claims and leeway have the documented defaults, and one audience is a list of one."""
     auth = settings(auth=issuer()).auth
     assert auth is not None
     (made,) = auth.jwt

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
+from tests.needs import need
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Upstream, chunk, connect, event, only, request
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ async def test_serve_log_survives_a_reader_that_is_gone(tmp_path: Path, upstream
 @pytest.mark.skipif(sys.platform != "linux", reason="curl's exit codes and the demo's signals are checked on Linux")
 async def test_demo_prints_a_curl_line_that_streams(tmp_path: Path) -> None:
     """The demo's own command, run as pasted, gets a whole stream, event by event; SIGINT ends the demo with 0."""
+    need("curl")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy", "demo", "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Running
 
 BODY = {"model": "gpt-x", "stream": True, "messages": []}
-# The contract's bound, with room for a loaded machine: the bound itself is asserted by what closes, not by a clock.
+# Long, because the machine may be busy: the tests assert what closes, not how soon.
 CANCEL_S = 5.0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ import pytest
 from proxy.mock.server import MockVendor
 from tests.conftest import CONFIG, SECRET, token
 from tests.limits.redis_support import RedisServer
+from tests.needs import need
 from tests.peers import WAIT_S, connect, request
 from tests.whole.several import with_store
 from tests.whole.test_commands import Served
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("haproxy") is None, reason="needs HAProxy on the PATH"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
 
 CLIENTS = 24
 EVENTS = 12
@@ -136,6 +134,7 @@ async def balancer(tmp_path: Path, port: int, nodes: list[Node]) -> AsyncIterato
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
     """Each node is drained and started again while clients stream: every request is served, every stream is whole."""
+    need("haproxy")
     port, *ports = free_ports(5)
     failures: list[str] = []
     served = [0]

@@ -230,7 +230,7 @@ async def test_runner_forwards_a_compressed_body(host: Host, upstream: Upstream)
 
 
 async def test_runner_refuses(host: Host, upstream: Upstream) -> None:
-    """A refusal is the contract's, whoever serves."""
+    """A refusal has the same status and code, whoever serves."""
     client = await host.client()
     client.write(request(host.prefix + "/forward-sse", BODY))
     answer = await client.read_message()

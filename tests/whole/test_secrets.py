@@ -200,7 +200,7 @@ async def test_vendor_key_in_failures(proxy: Running, upstream: Upstream) -> Non
 
 async def test_vendor_key_that_the_upstream_echoes(proxy: Running, upstream: Upstream) -> None:
     """An upstream that repeats the key in its body is relayed like any other, and still not logged."""
-    # Bytes are relayed unchanged, without a look at what they say (contract §7): redacting them would be a filter that
+    # Bytes are relayed unchanged, without a look at what they say: redacting them would be a filter that
     # is easily missed by a split and that no client could rely on. A vendor that echoes keys is the vendor's defect.
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
