@@ -6,6 +6,6 @@ knows what they cost, by the operator's own prices and by those of `prices.json`
 
 from proxy.usage.estimates import Estimates
 from proxy.usage.meter import Figures, Meter, model_in
-from proxy.usage.prices import Cost, Price, Prices, Tokens, usd_text
+from proxy.usage.prices import Prices, Tokens, usd_text
 
-__all__ = ["Cost", "Estimates", "Figures", "Meter", "Price", "Prices", "Tokens", "model_in", "usd_text"]
+__all__ = ["Estimates", "Figures", "Meter", "Prices", "Tokens", "model_in", "usd_text"]
