@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.development
 # The npm packages that tests use; each directory has its lock.
 NODE_PACKAGES := tests/browser/js/node_modules/.installed tests/clients/node/node_modules/.installed
 
-.PHONY: demo test soak check format lock schema clean bench bench-quick bench-scale bench-peers
+.PHONY: demo test soak check format lock schema prices clean bench bench-quick bench-scale bench-peers
 # Two targets may install into one environment.
 .NOTPARALLEL:
 
@@ -37,6 +37,9 @@ format: $(DEVELOPMENT)
 
 schema: $(RUNTIME)  ## regenerate config/schema.json from the models
 	$(BIN)/python -m proxy schema > config/schema.json
+
+prices: $(DEVELOPMENT)  ## regenerate proxy/usage/prices.json from genai-prices; for new prices: make lock ARGS="--upgrade-package genai-prices"
+	@$(BIN)/python .ci/prices.py
 
 # The lock files name versions and hashes, no addresses: any index that serves the same files will do. They keep the extras that
 # one package asks of another, for those who install a lock file with pip alone. ARGS=--upgrade takes the newest versions.

@@ -23,6 +23,7 @@ FACES = {
     "routing": (),
     "tickets": (),
     "upstream": (),
+    "usage": ("prices",),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.
 BUILDERS = {"app.py", "settings/build.py", "settings/rotation.py"}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.model import Rate
-    from proxy.settings import Auth, JwtIssuer, PlanSettings, Settings, UpstreamSettings
+    from proxy.settings import Auth, JwtIssuer, PlanSettings, PriceSettings, Settings, UpstreamSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -50,6 +50,11 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield f"limits         {limits.store}" + (
         "" if limits.store == "memory" else f"; without it: {limits.on_store_error}"
     )
+    if settings.prices:
+        yield "prices"
+        yield from (f"  {model:<12} {_price(price)}" for model, price in settings.prices.items())
+    for currency, rate in settings.usage.rates.items():
+        yield f"rate           1 {currency} is {rate} USD"
     yield "upstreams"
     for name, upstream in settings.upstreams.items():
         is_default = " (default)" if name == settings.default_upstream else ""
@@ -106,6 +111,12 @@ def _plan(plan: PlanSettings) -> str:
     return f"{rates} requests, {streams} streams at a time, {where}"
 
 
+def _price(price: PriceSettings) -> str:
+    parts = {name: getattr(price, name) for name in ("input", "cached_input", "cache_write", "output")}
+    listed = ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+    return f"{listed} {price.currency} a million tokens"
+
+
 def _default_path(upstream: UpstreamSettings) -> str | None:
     path = DIALECTS[upstream.dialect].default_path
     return None if path is None else below(urlsplit(upstream.url).path, path)
@@ -153,6 +164,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "plans.default: has no rate; every user without a plan may send any number of requests"
     if settings.cors.origins == ("*",):
         yield "cors.origins: every web page may use a token that it has"
+    yield from _price_warnings(settings)
     models: dict[str, str] = {}
     for name, upstream in settings.upstreams.items():
         url = urlsplit(upstream.url)
@@ -166,6 +178,12 @@ def _warnings(settings: Settings) -> Iterator[str]:
         for glob in upstream.models:
             if (first := models.setdefault(glob, name)) != name:
                 yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
+
+
+def _price_warnings(settings: Settings) -> Iterator[str]:
+    for currency in sorted({price.currency for price in settings.prices.values()} - settings.usage.rates.keys()):
+        if currency != "USD":
+            yield f"usage.rates: has no {currency}: models with prices in it have no cost in dollars"
 
 
 def _auth_warnings(auth: Auth) -> Iterator[str]:

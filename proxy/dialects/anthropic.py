@@ -9,11 +9,13 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.anthropic import AnthropicReader
+from proxy.dialects.usage import anthropic_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
 # Anthropic's words for kinds of errors, by status (its API reference, "Errors"). Their 529 is our 503.
@@ -65,6 +67,14 @@ class Anthropic(Dialect):
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Write the vendor's error as an event named `error`."""
         return encode_event(orjson.dumps(body), b"error") if body.get("type") == "error" else None
+
+    def count(self, event: dict[str, Any], counts: Counts) -> None:
+        """See `usage`."""
+        count_anthropic(event, counts)
+
+    def text_bytes(self, event: dict[str, Any]) -> int:
+        """See `usage`."""
+        return anthropic_text_bytes(event)
 
     def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from proxy.dialects.typed.reader import Reader
+    from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
     from proxy.protocol.json_text import JsonText, Steps
 
@@ -135,6 +136,13 @@ class Dialect(ABC):
         For an answer that has begun before the vendor's. None where the body is not what the dialect's clients know.
         """
         return None
+
+    def count(self, event: dict[str, Any], counts: Counts) -> None:  # noqa: B027 - most vendors say, `raw` is unknown
+        """Take what an event, or a whole answer, says of tokens and of the model. Never raises."""
+
+    def text_bytes(self, event: dict[str, Any]) -> int:  # noqa: ARG002 - see the dialects
+        """Return how many UTF-8 bytes of answer an event adds; 0 where the vendor tells running totals anyway."""
+        return 0
 
     @abstractmethod
     def reader(self, request_body: bytes | bytearray) -> Reader | None:

@@ -9,10 +9,12 @@ import orjson
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
+from proxy.dialects.usage import count_dashscope
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
+    from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
 
 _STREAM: Final[Field] = (b"X-DashScope-SSE", b"enable")
@@ -77,6 +79,10 @@ class DashScope(Dialect):
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:
         """The vendor's words in the vendor's shape, with the status of its answer."""
         return _event(status, orjson.dumps(body)) if body.get("code") else None
+
+    def count(self, event: dict[str, Any], counts: Counts) -> None:
+        """See `usage`."""
+        count_dashscope(event, counts)
 
     def reader(self, request_body: bytes | bytearray) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.gemini import GeminiReader
+from proxy.dialects.usage import count_gemini, gemini_text_bytes
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
 # google.rpc.Code's names by HTTP status (google/rpc/code.proto); other 4xx are INVALID_ARGUMENT.
@@ -72,6 +74,14 @@ class Gemini(Dialect):
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
         return encode_event(_error(broken_stream_status(code), code, message))
+
+    def count(self, event: dict[str, Any], counts: Counts) -> None:
+        """See `usage`."""
+        count_gemini(event, counts)
+
+    def text_bytes(self, event: dict[str, Any]) -> int:
+        """See `usage`."""
+        return gemini_text_bytes(event)
 
     def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -9,11 +9,13 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.openai import OpenAIReader
+from proxy.dialects.usage import count_openai, openai_text_bytes
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
 # `error.type`; the statuses that are not here are the client's (`invalid_request_error`) or ours (`server_error`).
@@ -77,6 +79,14 @@ class OpenAI(Dialect):
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
         return encode_event(orjson.dumps(body)) if body.get("error") else None
+
+    def count(self, event: dict[str, Any], counts: Counts) -> None:
+        """See `usage`."""
+        count_openai(event, counts)
+
+    def text_bytes(self, event: dict[str, Any]) -> int:
+        """See `usage`."""
+        return openai_text_bytes(event)
 
     def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -25,6 +25,7 @@ from proxy.exchange.settle import settle
 from proxy.model import Ending, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
+from proxy.usage import Estimates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from proxy.observability.metrics import Metrics
     from proxy.relay import RelayResponse
     from proxy.routing import Rules
+    from proxy.usage import Meter
 
 _REQUEST_ID: Final = istr("X-Request-Id")
 _ID_BYTES: Final = 12
@@ -67,6 +69,7 @@ class Exchange:
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
         known: Whom an embedder's middleware has authenticated: no credential is looked for then.
+        meter: What the vendor's answer took; from the moment at which the request may have reached it.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
@@ -100,6 +103,7 @@ class Exchange:
     is_preflight: bool = field(init=False, default=False)
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
     known: Principal | None = field(init=False, default=None)
+    meter: Meter | None = field(init=False, default=None, repr=False)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
     response: RelayResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
@@ -240,6 +244,7 @@ class Exchanges:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._log = exchange_logger()
         self._ids = _Ids()
+        self._estimates = Estimates()
 
     def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
         """A running exchange for the request, in the handler's own task; leaving its context ends it."""
@@ -276,7 +281,7 @@ class Exchanges:
             self._idle_waiters.clear()
         if exchange.limits is None and exchange.principal is not None:
             exchange.limits = exchange.rules.store.fallback(exchange.principal)
-        settle(exchange, now_s=self._now(), metrics=self._metrics, log=self._log)
+        settle(exchange, now_s=self._now(), metrics=self._metrics, estimates=self._estimates, log=self._log)
 
     def live(self) -> list[tuple[Exchange, int, int]]:
         """The exchanges that are running, with the bytes and events that have passed so far."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from proxy.dialects import DIALECTS
 from proxy.errors import DrainingError, ProxyError
 from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
@@ -13,6 +14,7 @@ from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
 from proxy.handlers.service import SERVICE
 from proxy.relay import EarlyResponse, early_interval_s, relay
+from proxy.usage import Meter, model_in
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -65,6 +67,9 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     """
     route = exchange.checked_route
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
+    exchange.meter = Meter(
+        DIALECTS[route.dialect], model=model_in(route.target, route.body), body_bytes=len(route.body)
+    )
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None

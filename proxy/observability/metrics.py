@@ -67,6 +67,9 @@ class Metrics:
         self._upstreams: defaultdict[str, _Upstream] = defaultdict(_Upstream)
         self._requests: defaultdict[tuple[str, int | None, str], int] = defaultdict(int)
         self._refusals: defaultdict[str, int] = defaultdict(int)
+        self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._cost: defaultdict[str, int] = defaultdict(int)
+        self._unpriced: defaultdict[str, int] = defaultdict(int)
         self.registry.register(self)
         self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
         self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
@@ -93,6 +96,20 @@ class Metrics:
             counted.duration.observe(duration_s)
             counted.bytes += bytes_
             counted.events += events
+
+    def usage_settled(
+        self, upstream: str, input_: int, output: int, cached: int, reasoning: int, cost_nano: int | None
+    ) -> None:
+        """Count an exchange's tokens by kind, and its cost in nano-dollars; None where the price is unknown."""
+        tokens = self._tokens
+        tokens[upstream, "input"] += input_
+        tokens[upstream, "output"] += output
+        tokens[upstream, "cached"] += cached
+        tokens[upstream, "reasoning"] += reasoning
+        if cost_nano is None:
+            self._unpriced[upstream] += 1
+        else:
+            self._cost[upstream] += cost_nano
 
     def stream_began(self, upstream: str) -> None:
         """One more running answer."""
@@ -129,6 +146,18 @@ class Metrics:
             events.add_metric([name], counted.events)
             first_byte.add_metric([name], counted.first_byte.buckets(), counted.first_byte.total)
             duration.add_metric([name], counted.duration.buckets(), counted.duration.total)
+        tokens = _family(
+            "tokens", "Tokens of exchanges, reported or estimated; `input` has `cached` in it.", "upstream", "kind"
+        )
+        for (upstream, kind), count in self._tokens.items():
+            tokens.add_metric([upstream, kind], count)
+        cost = _family("cost_usd", "Cost of exchanges whose model has a price.", "upstream")
+        for upstream, nano in self._cost.items():
+            cost.add_metric([upstream], nano / 1e9)
+        unpriced = _family("unpriced_exchanges", "Exchanges whose model has no price.", "upstream")
+        for upstream, count in self._unpriced.items():
+            unpriced.add_metric([upstream], count)
+        yield from (tokens, cost, unpriced)
         yield from (requests, refusals, bytes_, events, active, first_byte, duration)
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:

@@ -53,6 +53,8 @@ async def relay(
         exchange.ending = Ending.CLIENT_CLOSED
         return begun or web.Response()
     route = exchange.checked_route
+    if exchange.meter is not None:
+        exchange.meter.begin(upstream.status, is_stream=_is_read(upstream))
     fields, transform, framing = _choose(request, exchange, route, upstream)
     is_whole = upstream.is_complete and bool(upstream.held) and begun is None
     if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
@@ -74,7 +76,7 @@ async def relay(
     exchange.drop_request()
     del route, fields
     upstream.drop_headers()
-    exchange.response = response
+    exchange.response, response.meter = response, exchange.meter
     metrics.stream_began(upstream_name)
     try:
         await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
@@ -86,6 +88,17 @@ async def relay(
         exchange.events = response.events
         exchange.first_byte_s = response.first_byte_s
     return response
+
+
+def _is_read(upstream: UpstreamResponse) -> bool | None:
+    """Whether usage is looked for in a stream's events or in a JSON answer; None where it can be in neither."""
+    index = upstream.index
+    if b"content-encoding" in index or upstream.framing == "none":
+        return None
+    content_type = index.get(b"content-type")
+    if is_event_stream(content_type):
+        return True
+    return False if content_type is not None and b"json" in content_type.lower() else None
 
 
 def _choose(
@@ -150,6 +163,8 @@ def _whole(
 ) -> web.Response:
     """The response to a body that came with its head: aiohttp writes both at once."""
     body = transform.transform(upstream.held)
+    if exchange.meter is not None:
+        exchange.meter.feed(body)
     exchange.status = upstream.status
     exchange.first_byte_s = now_s
     exchange.bytes = len(body)

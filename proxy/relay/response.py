@@ -8,8 +8,6 @@ response has begun, and how each of its endings looks on the wire.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aiohttp import hdrs, web
@@ -17,6 +15,7 @@ from aiohttp import hdrs, web
 from proxy.model import Ending
 from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import NOTHING_PASSES
+from proxy.relay.reset import reset
 from proxy.relay.timeouts import Progress, StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
 from proxy.upstream import NOTHING
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
     from proxy.upstream import UpstreamResponse
+    from proxy.usage import Meter
 
 # How the client learns where the body ends: `none` has no body, `close` is for HTTP/1.0.
 Framing = Literal["none", "length", "chunked", "close"]
@@ -70,6 +70,7 @@ class RelayResponse(web.StreamResponse):
         "failure_reason",
         "first_byte_s",
         "has_content_type",
+        "meter",
     )
 
     def __init__(self, *, status: int, headers: TextFields, framing: Framing, length: int | None = None) -> None:
@@ -87,13 +88,12 @@ class RelayResponse(web.StreamResponse):
         self._wake: asyncio.Future[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._eof_begun = False
-        self._received = 0
-        self._written = 0
-        self._passed_events = 0
+        self._received = self._written = self._passed_events = 0
         self._is_paused = False
         # What is written when the body ends in order; None where it breaks off.
         self._tail: bytes | None = None
         self._sent_error_event = False
+        self.meter: Meter | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
         # Why the upstream broke off, where it did.
@@ -222,6 +222,8 @@ class RelayResponse(web.StreamResponse):
         self._written += payload_bytes
         self._received += payload_bytes
         self._passed_events += 1
+        if self.meter is not None:
+            self.meter.event(data)
         if self._protocol is not None and self._protocol.writing_paused:
             self._pause()
 
@@ -230,6 +232,8 @@ class RelayResponse(web.StreamResponse):
         if self.ending is not None:
             return
         self._received += len(data)
+        if self.meter is not None:
+            self.meter.feed(data)
         out = self._transform.transform(data)
         if is_last or self._transform.has_failed:
             ending, rest, added, self.failure_reason = self._transform.complete()
@@ -280,12 +284,8 @@ class RelayResponse(web.StreamResponse):
             return
         self.force_close()
         if self._framing == "close":
-            # An orderly end would look like the body's. uvloop's `abort` is one when nothing waits to be sent; without
-            # lingering the system resets the connection.
-            sock: socket.socket | None = transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
+            # An orderly end would look like the body's.
+            reset(transport)
         elif last and self._is_chunked:
             transport.write(b"%x\r\n%b\r\n" % (len(last), last))
             self._sent_error_event = True

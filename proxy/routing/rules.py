@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.protocol.cors import CorsPolicy
     from proxy.routing.router import Router
     from proxy.upstream import Address
+    from proxy.usage import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Rules:
     envelope_passcode: bool
     store: Store
     router: Router
+    prices: Prices
     cors: CorsPolicy
     resolve: Callable[[Route], Awaitable[Sequence[Address]]]
     max_body_bytes: int

@@ -21,6 +21,7 @@ from proxy.settings.server import (
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Address, InvalidValue, read_duration
 from proxy.settings.upstreams import ALL_PATHS, UpstreamSettings, UpstreamTimeouts
+from proxy.settings.usage import PriceSettings, UsageSettings
 
 __all__ = [
     "ALL_PATHS",
@@ -40,11 +41,13 @@ __all__ = [
     "Limits",
     "Log",
     "PlanSettings",
+    "PriceSettings",
     "Settings",
     "StoreUrl",
     "TypedNames",
     "UpstreamSettings",
     "UpstreamTimeouts",
+    "UsageSettings",
     "closest",
     "load_settings",
     "read_duration",

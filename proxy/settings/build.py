@@ -22,6 +22,7 @@ from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from proxy.usage.prices import Price, Prices, per_million
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from proxy.limits import Store
     from proxy.model import Route
     from proxy.playground import Page
-    from proxy.settings import JwtIssuer, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.settings import JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -68,6 +69,7 @@ def build_rules(
             envelope=_envelope(settings),
             max_body_bytes=settings.max_body_bytes,
         ),
+        prices=build_prices(settings),
         cors=policy,
         resolve=resolve,
         max_body_bytes=settings.max_body_bytes,
@@ -120,6 +122,11 @@ def build_plans(settings: Settings) -> dict[str, Plan]:
     }
 
 
+def build_prices(settings: Settings) -> Prices:
+    """Build the models' prices: those of the file over the built-in table."""
+    return Prices({name: _price(price) for name, price in settings.prices.items()}, settings.usage.rates)
+
+
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Yield every secret of the configuration, to be redacted from log lines."""
     for upstream in settings.upstreams.values():
@@ -169,6 +176,16 @@ def build_store(
         key=url.key,
     )
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+
+
+def _price(price: PriceSettings) -> Price:
+    return Price(
+        input=per_million(price.input),
+        cached_input=None if price.cached_input is None else per_million(price.cached_input),
+        cache_write=None if price.cache_write is None else per_million(price.cache_write),
+        output=per_million(price.output),
+        currency=price.currency,
+    )
 
 
 def _password(secret: SecretStr | None) -> str | None:

@@ -41,6 +41,7 @@ from proxy.settings.scalars import (
 from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import InvalidValue
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
+from proxy.settings.usage import PriceSettings, UsageSettings, price_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -210,6 +211,10 @@ class Settings(Model):
         default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
     )
     limits: Limits = Field(default_factory=Limits, description="Where usage is counted.")
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict, description="What models cost, by name, over the built-in table of prices."
+    )
+    usage: UsageSettings = Field(default_factory=UsageSettings, description="How usage is reckoned.")
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
     heartbeat_s: Clock = Field(
         default("off"),
@@ -280,6 +285,7 @@ class Settings(Model):
         yield from _reference_faults(data)
         yield from _heartbeat_faults(data)
         yield from name_faults(data)
+        yield from price_faults(data)
 
 
 def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:

@@ -25,7 +25,8 @@ COUNTED = (str(Path(package.__file__).parent), str(Path(aiohttp.__file__).parent
 EVENTS = 50
 # More than this for an event in a chunk of its own means a parser, a task's turn or a queue between the two sockets.
 # The timers' ticks may fall into the count: four a second, each a few calls.
-CALLS_PER_EVENT = 7
+# One call of each looks for usage, and of an event now and then for how much text it has.
+CALLS_PER_EVENT = 8
 # A read of many events: what the parser, the observer and the relay cost once, whatever their number.
 CALLS_PER_READ = 20
 MANY = 200

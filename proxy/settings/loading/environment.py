@@ -5,6 +5,7 @@ A variable's name matches a key of the file without regard to case, `_` also for
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,14 @@ class _Variables(BaseSettings):
 class _Source(EnvSettingsSource):
     """Settings source that decodes JSON only for lists and mappings: a key or name of digits stays text."""
 
-    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
-        """Decode a JSON list or mapping.
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:  # noqa: ARG002 - the library's
+        """Decode a JSON list or mapping; numbers with a fraction stay text, as in YAML: prices are exact.
 
         Raises:
             ValueError: Not a JSON list or mapping; pydantic-settings then keeps the text.
         """
         try:
-            decoded = super().decode_complex_value(field_name, field, value)
+            decoded = json.loads(value, parse_float=str)
         except RecursionError as exc:
             raise ValueError("nested too deep") from exc
         if not isinstance(decoded, dict | list):

@@ -7,7 +7,7 @@ from typing import Any
 from proxy.settings.server import Settings
 
 _VARIABLE = {"$ref": "#/$defs/Variable"}
-_SCALARS = frozenset({"string", "integer", "boolean"})
+_SCALARS = frozenset({"string", "integer", "number", "boolean"})
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""What vendors say of tokens: how each dialect's figures become five, whatever their names and sums.
+
+Rule for all: of each figure the last value that is not null counts; never a sum over events; zero is a value. Vendors
+repeat running totals, some in every event.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proxy.dialects.typed.reader import mapping, sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Counts:
+    """The figures of one exchange so far, None where the vendor has not said; and the model's name, where it has.
+
+    `input` has cache reads and writes in it, `output` has `reasoning`.
+    """
+
+    __slots__ = ("cache_write", "cached", "input", "model", "output", "parts", "reasoning")
+
+    def __init__(self) -> None:
+        self.input: int | None = None
+        self.output: int | None = None
+        self.cached: int | None = None
+        self.cache_write: int | None = None
+        self.reasoning: int | None = None
+        self.model: str | None = None
+        # Of figures that are told in parts, perhaps in several events.
+        self.parts: dict[str, int] = {}
+
+    def keep(self, name: str, *values: object) -> None:
+        """Take the first of the values that is a count, if any is."""
+        for value in values:
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                setattr(self, name, value)
+                return
+
+    def keep_model(self, *values: object) -> None:
+        """Take the first that is a name."""
+        for value in values:
+            if isinstance(value, str) and value:
+                self.model = value
+                return
+
+    def keep_sum(self, name: str, members: dict[str, Any], parts: Sequence[str]) -> None:
+        """Take the sum of parts, each of which may have been told before; nothing where none of them ever was."""
+        for part in parts:
+            value = members.get(part)
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                self.parts[part] = value
+        told = [self.parts[part] for part in parts if part in self.parts]
+        if told:
+            setattr(self, name, sum(told))
+
+
+def count_openai(event: dict[str, Any], counts: Counts) -> None:
+    """Chat completions, completions, embeddings, and the Responses API, whose events have the response in them.
+
+    https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming
+    """
+    response = mapping(event.get("response"))
+    counts.keep_model(event.get("model"), response.get("model"))
+    usage = mapping(event.get("usage")) or mapping(response.get("usage"))
+    if not usage:
+        return
+    counts.keep("input", usage.get("prompt_tokens"), usage.get("input_tokens"))
+    counts.keep("output", usage.get("completion_tokens"), usage.get("output_tokens"))
+    sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
+    counts.keep("cached", sent.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"))
+    counts.keep("cache_write", sent.get("cache_creation_input_tokens"))
+    made = mapping(usage.get("completion_tokens_details")) or mapping(usage.get("output_tokens_details"))
+    counts.keep("reasoning", made.get("reasoning_tokens"))
+    if counts.output is None and counts.input is not None and "total_tokens" in usage:
+        # Embeddings: everything is input.
+        counts.output = 0
+
+
+_ANTHROPIC_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def count_anthropic(event: dict[str, Any], counts: Counts) -> None:
+    """`input_tokens` is without what the cache had or took; the output of `message_start` only holds a place.
+
+    https://docs.anthropic.com/en/api/messages-streaming
+    """
+    message = mapping(event.get("message"))
+    counts.keep_model(event.get("model"), message.get("model"))
+    usage = mapping(event.get("usage")) or mapping(message.get("usage"))
+    counts.keep_sum("input", usage, _ANTHROPIC_INPUT)
+    counts.keep("cached", usage.get("cache_read_input_tokens"))
+    counts.keep("cache_write", usage.get("cache_creation_input_tokens"))
+    if not message:
+        counts.keep("output", usage.get("output_tokens"))
+
+
+def count_gemini(event: dict[str, Any], counts: Counts) -> None:
+    """Running totals in every chunk; thoughts are billed as output, and are not among the candidates.
+
+    https://ai.google.dev/api/generate-content#UsageMetadata
+    """
+    counts.keep_model(event.get("modelVersion"))
+    usage = mapping(event.get("usageMetadata"))
+    counts.keep_sum("input", usage, ("promptTokenCount", "toolUsePromptTokenCount"))
+    counts.keep_sum("output", usage, ("candidatesTokenCount", "thoughtsTokenCount"))
+    counts.keep("cached", usage.get("cachedContentTokenCount"))
+    counts.keep("reasoning", usage.get("thoughtsTokenCount"))
+
+
+def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
+    """Running totals in every event; an application counts by model.
+
+    https://help.aliyun.com/zh/model-studio/qwen-api-via-dashscope
+    """
+    usage = mapping(event.get("usage"))
+    models = [mapping(model) for model in sequence(usage.get("models"))]
+    if models:
+        for name, member in (("input", "input_tokens"), ("output", "output_tokens")):
+            told = [model[member] for model in models if isinstance(model.get(member), int)]
+            if told:
+                setattr(counts, name, sum(told))
+        counts.keep_model(models[0].get("model_id"))
+        return
+    counts.keep("input", usage.get("input_tokens"))
+    counts.keep("output", usage.get("output_tokens"))
+    sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
+    counts.keep("cached", sent.get("cached_tokens"), usage.get("cached_tokens"))
+    counts.keep("reasoning", mapping(usage.get("output_tokens_details")).get("reasoning_tokens"))
+
+
+def size_of(*texts: object) -> int:
+    """The UTF-8 bytes of those that are texts."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
+
+
+def openai_text_bytes(event: dict[str, Any]) -> int:
+    """What an event adds to the answer: text, thoughts, a tool's input."""
+    if isinstance(delta := event.get("delta"), str):
+        return size_of(delta)
+    size = 0
+    for choice in sequence(event.get("choices")):
+        of = mapping(choice)
+        delta = mapping(of.get("delta"))
+        size += size_of(of.get("text"), delta.get("content"), delta.get("reasoning_content"), delta.get("reasoning"))
+        for call in sequence(delta.get("tool_calls")):
+            size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+    return size
+
+
+def anthropic_text_bytes(event: dict[str, Any]) -> int:
+    """The same of a `content_block_delta`."""
+    delta = mapping(event.get("delta"))
+    return size_of(delta.get("text"), delta.get("thinking"), delta.get("partial_json"))
+
+
+def gemini_text_bytes(event: dict[str, Any]) -> int:
+    """The same of a chunk's candidates."""
+    return sum(
+        size_of(mapping(part).get("text"))
+        for candidate in sequence(event.get("candidates"))
+        for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
+    )

@@ -1,0 +1,243 @@
+"""Reads the tokens of one exchange on the side, from the bytes that pass; nothing of them is kept or changed.
+
+An event is parsed only where it holds usage, and every so often to see how much text an event has: from that, where the
+vendor does not say (a stream that did not end, a vendor that never does), the output is estimated.
+"""
+
+from __future__ import annotations
+
+import re
+from json import JSONDecodeError, JSONDecoder
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from proxy.dialects.usage import Counts
+
+if TYPE_CHECKING:
+    from proxy.dialects import Dialect
+
+# How the figures came about: the vendor said them, they are estimated, or no model was run.
+Source = Literal["reported", "estimated", "none"]
+
+# What may wait for the end of its event, and what of a whole JSON answer is looked at: usage stands at its end.
+_MOST_HELD: Final = 65_536
+# The first events that hold usage are parsed as they come: Anthropic's first has what no other has. Of those after them
+# only the last is, because vendors that tell more often repeat everything each time.
+_FIRST_TOLD: Final = 2
+# How much of a stream passes between two events that are parsed for their text: as much as has passed, at most so much.
+_NOT_SAMPLED: Final = 4096
+_KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
+_MODEL_MEMBER: Final = b'"model"'
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
+# Gemini's paths, and Azure's.
+_MODEL_IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
+_DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
+_JSON: Final = JSONDecoder()
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Figures(NamedTuple):
+    """What an exchange took, as far as it is known."""
+
+    source: Source
+    model: str | None = None
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+
+def model_in(target: bytes, body: bytes | bytearray) -> str | None:
+    """The model that a request names in its path, or in the first member `model` of its body that is a string.
+
+    For figures, not for decisions: where the member stands is not looked at.
+    """
+    found = _MODEL_IN_PATH.search(target)
+    if found is not None:
+        return unquote(found[1].decode("ascii", "replace"))
+    at = body.find(_MODEL_MEMBER)
+    while at >= 0:
+        found = _MODEL.match(body, at)
+        if found is not None:
+            try:
+                return str(orjson.loads(b'"%b"' % found[1]))
+            except orjson.JSONDecodeError:
+                return None
+        at = body.find(_MODEL_MEMBER, at + 1)
+    return None
+
+
+class Meter:
+    """The tokens of one exchange, from the moment at which the request may have reached the vendor.
+
+    Paid for each read, not for each event of it. Keeps at most 64 KiB, and one event. Never raises.
+
+    Attributes:
+        counts: What the vendor has said.
+        status: The response's; None until there is one.
+        is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
+    """
+
+    __slots__ = (
+        "_dialect",
+        "_held",
+        "_latest",
+        "_raw_bytes",
+        "_sample_at",
+        "_sampled_bytes",
+        "_sampled_text",
+        "_told",
+        "_told_text",
+        "body_bytes",
+        "counts",
+        "is_stream",
+        "model",
+        "status",
+    )
+
+    def __init__(self, dialect: Dialect, *, model: str | None, body_bytes: int) -> None:
+        self._dialect = dialect
+        self.model = model
+        self.body_bytes = body_bytes
+        self.counts = Counts()
+        self.status: int | None = None
+        self.is_stream: bool | None = None
+        self._raw_bytes = 0
+        self._sample_at = 0
+        self._sampled_bytes = 0
+        self._sampled_text = 0
+        self._told = 0
+        self._told_text = 0
+        self._latest = b""
+        self._held = b""
+
+    def begin(self, status: int, *, is_stream: bool | None) -> None:
+        """A response has come."""
+        self.status = status
+        self.is_stream = is_stream
+
+    def event(self, data: bytes) -> None:
+        """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
+        self._raw_bytes += len(data)
+        if b'"usage' in data and b'"usage":null' not in data:
+            if self._told >= _FIRST_TOLD:
+                # Running totals: the next one makes this one needless.
+                self._latest = data
+            else:
+                self._look(data)
+        elif self._raw_bytes >= self._sample_at:
+            self._sample(data, len(data))
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body, wherever it begins and ends."""
+        if self.is_stream is None:
+            return
+        held = self._held + data if self._held else data
+        if not self.is_stream:
+            self._held = held[-_MOST_HELD:]
+            return
+        # The longest events that are not complete are not looked at.
+        end = max([held.rfind(mark) + len(mark) for mark in _EVENT_ENDS if mark in held], default=0)
+        self._held = held[end:][-_MOST_HELD:]
+        if end:
+            self._events(held[:end])
+
+    def end(self) -> None:
+        """Nothing more comes: look at what is held, which may be a whole answer's end, or a last event's."""
+        if self.is_stream:
+            if b'"usage' in self._held:
+                self._look(self._held)
+            if self._latest:
+                self._count(self._latest)
+        elif self._held:
+            self._count_whole(self._held)
+        self._held = self._latest = b""
+
+    @property
+    def text_bytes(self) -> int:
+        """About how many UTF-8 bytes of text the stream had, if all of it had as much as what was looked at."""
+        if not self._sampled_bytes:
+            return self._told_text
+        return self._told_text + round(self._raw_bytes * self._sampled_text / self._sampled_bytes)
+
+    def _events(self, data: bytes) -> None:
+        """Take several whole events, at the price of one."""
+        self._raw_bytes += len(data)
+        if b'"usage' in data:
+            self._look(data)
+        if self._raw_bytes >= self._sample_at:
+            # The first of them, with its empty line.
+            event, end = _event_at(data, 0)
+            self._sample(event, end + 2)
+
+    def _look(self, data: bytes) -> None:
+        """Take the usage in the first events that hold any; of those after them only the last counts, at the end."""
+        at = 0
+        while self._told < _FIRST_TOLD:
+            found = _KEY.search(data, at)
+            if found is None:
+                return
+            self._told += 1
+            event, at = _event_at(data, found.start())
+            self._count(event)
+        for found in _KEY.finditer(data, at):
+            at = found.start()
+            self._latest = data
+        if self._latest is data:
+            self._latest, _ = _event_at(data, at)
+
+    def _count(self, data: bytes) -> None:
+        event = _object_in(data)
+        if event is not None:
+            self._dialect.count(event, self.counts)
+            # Known, and no example of the others.
+            self._raw_bytes -= len(data)
+            self._told_text += self._dialect.text_bytes(event)
+
+    def _sample(self, data: bytes, size: int) -> None:
+        """See how much text an event has, which takes so many bytes on the wire."""
+        self._sample_at = self._raw_bytes + min(self._raw_bytes, _NOT_SAMPLED)
+        self._sampled_bytes += size
+        event = _object_in(data)
+        if event is not None:
+            self._sampled_text += self._dialect.text_bytes(event)
+            if self.counts.model is None:
+                said = Counts()
+                self._dialect.count(event, said)
+                self.counts.model = said.model
+
+    def _count_whole(self, tail: bytes) -> None:
+        """Find the last member that has usage: the answer may be far longer than what is held of it."""
+        for found in reversed(list(_KEY.finditer(tail))):
+            try:
+                value, _ = _JSON.raw_decode(tail[found.end() :].decode("utf-8", "replace"))
+            except (JSONDecodeError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                self._dialect.count({found[1].decode(): value}, self.counts)
+                return
+
+
+def _event_at(data: bytes, at: int) -> tuple[bytes, int]:
+    """The event in which a position is, and where it ends."""
+    starts = [start + len(mark) for mark in _EVENT_ENDS if (start := data.rfind(mark, 0, at)) >= 0]
+    start = max(starts, default=0)
+    ends = [end for mark in _EVENT_ENDS if (end := data.find(mark, at)) >= 0]
+    end = min(ends, default=len(data))
+    return data[start:end], end
+
+
+def _object_in(event: bytes) -> dict[str, Any] | None:
+    """The JSON object that an event's data is, if it is one."""
+    # Nearly always one line of data, and then its end, and perhaps a chunk's: white space to JSON.
+    found = _DATA.findall(event)
+    if not found:
+        return None
+    try:
+        value = orjson.loads(found[0] if len(found) == 1 else b"\n".join(found))
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,306 @@
+"""Tokens read from the bytes of answers: each dialect's figures, whatever the reads, codings and repetitions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.dialects import DIALECTS
+from proxy.usage import Estimates, Figures, Meter, model_in
+from proxy.usage.estimates import MAX_LEARNED, SEED
+
+
+def sse(*events: dict[str, Any] | str, line_end: str = "\n") -> bytes:
+    lines = [f"data: {event if isinstance(event, str) else orjson.dumps(event).decode()}" for event in events]
+    return "".join(f"{line}{line_end * 2}" for line in lines).encode()
+
+
+def meter(
+    dialect: str = "openai", *, is_stream: bool | None = True, model: str | None = "m", status: int = 200
+) -> Meter:
+    meter = Meter(DIALECTS[dialect], model=model, body_bytes=400)
+    meter.begin(status, is_stream=is_stream)
+    return meter
+
+
+def figures_of(dialect: str, data: bytes, *, is_whole: bool = True, is_stream: bool = True) -> Figures:
+    read = meter(dialect, is_stream=is_stream)
+    read.feed(data)
+    return Estimates().figures(read, "up", is_whole=is_whole)
+
+
+def text(content: str, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": content}}], "usage": None, **more}
+
+
+OPENAI_USAGE = {
+    "prompt_tokens": 10,
+    "completion_tokens": 20,
+    "total_tokens": 30,
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 7},
+}
+STREAMS: dict[str, tuple[str, tuple[dict[str, Any] | str, ...], tuple[int, int, int, int, int]]] = {
+    "openai chat": ("openai", (text("a"), {"choices": [], "usage": OPENAI_USAGE}, "[DONE]"), (10, 20, 4, 0, 7)),
+    # Of some clones, every chunk: the last counts, and is not added.
+    "openai running totals": (
+        "openai",
+        (
+            text("a", usage={"prompt_tokens": 10, "completion_tokens": 1}),
+            text("b", usage={"prompt_tokens": 10, "completion_tokens": 2}),
+            text("", usage={"prompt_tokens": None, "completion_tokens": 3}),
+        ),
+        (10, 3, 0, 0, 0),
+    ),
+    "openai responses": (
+        "openai",
+        (
+            {"type": "response.created", "response": {"model": "m", "usage": None}},
+            {"type": "response.output_text.delta", "delta": "a"},
+            {
+                "type": "response.completed",
+                "response": {
+                    "usage": {
+                        "input_tokens": 5,
+                        "input_tokens_details": {"cached_tokens": 0},
+                        "output_tokens": 6,
+                        "output_tokens_details": {"reasoning_tokens": 2},
+                    }
+                },
+            },
+        ),
+        (5, 6, 0, 0, 2),
+    ),
+    "anthropic": (
+        "anthropic",
+        (
+            {
+                "type": "message_start",
+                "message": {
+                    "model": "m",
+                    "usage": {
+                        "input_tokens": 3,
+                        "cache_creation_input_tokens": 20,
+                        "cache_read_input_tokens": 100,
+                        "output_tokens": 1,
+                    },
+                },
+            },
+            {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}},
+            {"type": "message_delta", "usage": {"output_tokens": 5}},
+            {"type": "message_delta", "usage": {"output_tokens": 15, "cache_read_input_tokens": None}},
+        ),
+        (123, 15, 100, 20, 0),
+    ),
+    "gemini": (
+        "gemini",
+        (
+            {"usageMetadata": {"promptTokenCount": 8, "thoughtsTokenCount": 3}},
+            {"usageMetadata": {"promptTokenCount": 8, "candidatesTokenCount": 5, "cachedContentTokenCount": 2}},
+            {"usageMetadata": {"promptTokenCount": 8, "candidatesTokenCount": 9, "thoughtsTokenCount": 40}},
+        ),
+        (8, 49, 2, 0, 40),
+    ),
+    "dashscope": (
+        "dashscope",
+        (
+            {"output": {"text": "a"}, "usage": {"input_tokens": 2, "output_tokens": 1}},
+            {
+                "output": {"text": "b"},
+                "usage": {"input_tokens": 2, "output_tokens": 9, "prompt_tokens_details": {"cached_tokens": 1}},
+            },
+        ),
+        (2, 9, 1, 0, 0),
+    ),
+    "dashscope application": (
+        "dashscope",
+        ({"usage": {"models": [{"input_tokens": 2, "output_tokens": 1}, {"input_tokens": 3, "output_tokens": 4}]}},),
+        (5, 5, 0, 0, 0),
+    ),
+    "zero is a value": (
+        "openai",
+        (text("", usage={"prompt_tokens": 9, "completion_tokens": 9}), {"usage": {"completion_tokens": 0}}),
+        (9, 0, 0, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", STREAMS)
+@given(cuts=st.lists(st.integers(0, 2000), max_size=6))
+def test_reported_whatever_the_reads(name: str, line_end: str, cuts: list[int]) -> None:
+    """Of each figure the last value that is not null, however the bytes are split."""
+    dialect, events, expected = STREAMS[name]
+    data = sse(*events, line_end=line_end)
+    read = meter(dialect)
+    ends = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    for start, end in pairwise(ends):
+        read.feed(data[start:end])
+    assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", *expected)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_reported_event_by_event(name: str) -> None:
+    """The same where each read was one whole event in a chunk of its own."""
+    dialect, events, expected = STREAMS[name]
+    read = meter(dialect)
+    for event in events:
+        data = sse(event)
+        read.event(b"%x\r\n%b\r\n" % (len(data), data))
+    assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", *expected)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "answer", "expected"),
+    [
+        (
+            "openai",
+            {"choices": [{"message": {"content": 'say \\"usage\\": {"a"'}}], "usage": OPENAI_USAGE},
+            (10, 20, 4, 0, 7),
+        ),
+        (
+            "openai",
+            {"data": [{"embedding": [0.1] * 20_000}], "usage": {"prompt_tokens": 3, "total_tokens": 3}},
+            (3, 0, 0, 0, 0),
+        ),
+        ("anthropic", {"content": [], "usage": {"input_tokens": 3, "output_tokens": 4}, "model": "x"}, (3, 4, 0, 0, 0)),
+        (
+            "gemini",
+            {
+                "candidates": [],
+                "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 2},
+                "modelVersion": "x",
+            },
+            (1, 2, 0, 0, 0),
+        ),
+        (
+            "dashscope",
+            {"output": {}, "usage": {"input_tokens": 1, "output_tokens": 2}, "request_id": "x"},
+            (1, 2, 0, 0, 0),
+        ),
+    ],
+)
+def test_reported_in_a_whole_answer(dialect: str, answer: dict[str, Any], expected: tuple[int, ...]) -> None:
+    """A JSON answer's usage is found, however large what stands before it; also with white space."""
+    for data in (orjson.dumps(answer), orjson.dumps(answer, option=orjson.OPT_INDENT_2)):
+        assert figures_of(dialect, data, is_stream=False) == Figures("reported", "m", *expected)
+
+
+def test_estimated_by_text() -> None:
+    """What a stream that did not end has generated is estimated by the bytes of its text, not by those of its JSON."""
+    data = sse(*[text("word " * 4, id="chatcmpl-" + "x" * 100) for _ in range(100)])
+    figures = figures_of("openai", data, is_whole=False)
+    assert figures == Figures("estimated", "m", round(400 * SEED), round(100 * 20 * SEED))
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_learned_from_streams_that_ended(is_whole: bool) -> None:
+    """What streams with usage took teaches how much those without took: for their upstream and model only."""
+    estimates = Estimates()
+    taught = sse(*[text("\u4f60\u597d" * 5) for _ in range(64)])
+    for _ in range(40):
+        read = meter()
+        read.feed(taught + sse({"choices": [], "usage": {"prompt_tokens": 200, "completion_tokens": 960}}))
+        assert estimates.figures(read, "up", is_whole=True).source == "reported"
+    read = meter()
+    read.feed(sse(*[text("\u4f60\u597d" * 5) for _ in range(16)]))
+    learned = estimates.figures(read, "up", is_whole=is_whole)
+    assert learned.source == "estimated"
+    assert abs(learned.output - 240) <= 5
+    assert abs(learned.input - 200) <= 2
+    other = meter(model="other")
+    other.feed(sse(text("\u4f60\u597d" * 5)))
+    assert estimates.figures(other, "up", is_whole=False).output == round(30 * SEED)
+
+
+def test_running_totals_of_a_stream_that_did_not_end() -> None:
+    """They count as told so far, and are an estimate of what was taken; a placeholder is no total."""
+    dialect, events, _ = STREAMS["gemini"]
+    assert figures_of(dialect, sse(*events[:2]), is_whole=False) == Figures("estimated", "m", 8, 8, 2, 0, 3)
+    dialect, events, _ = STREAMS["anthropic"]
+    assert figures_of(dialect, sse(*events[:2]), is_whole=False) == Figures("estimated", "m", 123, 0, 100, 20, 0)
+
+
+def test_none_where_no_model_was_run() -> None:
+    """A vendor's own error without usage, or what has no model, took nothing; an error with usage did."""
+    estimates = Estimates()
+    assert estimates.figures(None, "up", is_whole=False) == Figures("none")
+    refused = meter(is_stream=False, status=429)
+    refused.feed(b'{"error": {"message": "slow down"}}')
+    assert estimates.figures(refused, "up", is_whole=False) == Figures("none", "m")
+    listed = meter(is_stream=False, model=None)
+    listed.feed(b'{"data": []}')
+    assert estimates.figures(listed, "up", is_whole=True) == Figures("none")
+    charged = meter(is_stream=False, status=500)
+    charged.feed(orjson.dumps({"usage": {"prompt_tokens": 1, "completion_tokens": 0}}))
+    assert estimates.figures(charged, "up", is_whole=False).input == 1
+
+
+@given(
+    data=st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.sampled_from(
+                [
+                    b'data: {"usage":',
+                    b'{"usage":{}}',
+                    b'"usage":[1]',
+                    b"\n\n",
+                    b'data: {"usage":{"prompt_tokens":true}}',
+                    b"\r\n\r\n",
+                    b'data: {"choices":[{"delta":[]}]}',
+                    b'data: {"usage":{"prompt_tokens":-1,"completion_tokens":1e9}}',
+                ]
+            ),
+        ),
+        max_size=12,
+    ),
+    is_stream=st.sampled_from([True, False, None]),
+    dialect=st.sampled_from(sorted(DIALECTS)),
+)
+def test_nonsense_is_nothing(data: list[bytes], is_stream: bool | None, dialect: str) -> None:
+    """Whatever comes, reading it raises nothing, keeps little, and makes no negative figure."""
+    read = meter(dialect, is_stream=is_stream)
+    for piece in data:
+        read.feed(piece)
+        read.event(piece)
+        assert len(read._held) <= 65_536
+    figures = Estimates().figures(read, "up", is_whole=False)
+    assert min(figures.input, figures.output, figures.cached, figures.reasoning) >= 0
+
+
+def test_what_is_learned_is_bounded() -> None:
+    """Callers choose the models' names."""
+    estimates = Estimates()
+    for number in range(MAX_LEARNED + 10):
+        read = meter(model=f"m-{number}")
+        read.feed(sse({"usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
+        estimates.figures(read, "up", is_whole=True)
+    assert len(estimates._learned) == MAX_LEARNED
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "expected"),
+    [
+        (b"/v1/chat/completions", b'{"messages": [], "model" : "gpt-4o"}', "gpt-4o"),
+        (
+            b"/v1/chat/completions",
+            b'{"messages": [{"content": "the \\"model\\": \\"x\\""}], "model": "a\\u002fb"}',
+            "a/b",
+        ),
+        (b"/v1/chat/completions", b'{"tools": [{"model": 1}], "model": "y"}', "y"),
+        (b"/v1beta/models/gemini-2.0-flash:streamGenerateContent?alt=sse", b"{}", "gemini-2.0-flash"),
+        (b"/openai/deployments/my%2Dgpt/chat/completions", b"{}", "my-gpt"),
+        (b"/v1/models", b"", None),
+        (b"/v1/x", b"\x1f\x8b\x08", None),
+        (b"/v1/x", b'{"model": null}', None),
+    ],
+)
+def test_model_in(target: bytes, body: bytes, expected: str | None) -> None:
+    """A request's model, from its path or its body."""
+    assert model_in(target, body) == expected
