@@ -58,7 +58,8 @@ class RedisStore:
         address: The server, or servers.
         on_store_error: What to do without it: refuse, count alone in this worker, or let everything in.
         on_failure: Told of every failed call.
-        on_change: Told why when the server is lost, and None when it is back.
+        on_change: Told why when the server is lost, and None when it is back. What it raises goes to
+            the loop's exception handler.
         timeout_s: How long an answer may take.
         life_s: How long a lease outlives its worker.
         settle_s: See `SETTLE_S`.
@@ -291,7 +292,11 @@ class RedisStore:
         """Tell when the first server is lost, and when all are back."""
         told, self._told = self._told, self._links.problem
         if (told is None) != (self._told is None):
-            self._on_change(self._told)
+            try:
+                self._on_change(self._told)
+            except Exception as error:  # noqa: BLE001 - whatever fails in telling: the link must go on
+                message = "a change of the limits server could not be told"
+                self._loop.call_exception_handler({"message": message, "exception": error})
 
     async def _greet(self, link: Link, channel: Channel) -> None:
         """Make sure that a server can do all that is asked of it, and knows all that this worker knows."""
