@@ -15,7 +15,7 @@ import asyncio
 import secrets
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
@@ -162,7 +162,7 @@ class RedisStore:
                 self.undo(question, question.answered.result())
             raise
         quotas = question.quotas
-        if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
+        if not _is_decision(answer, quotas):
             self._record_failure(question, answer)
             return await self._admit_alone(principal, account, link)
         # Another node of a Cluster may have answered.
@@ -213,7 +213,7 @@ class RedisStore:
 
     def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
-        if not isinstance(answer, list):
+        if not _is_decision(answer, question.quotas):
             self._record_failure(question, answer)
         elif answer[0] == 0:
             self._send_refund(question.account, question.quotas, answer)
@@ -345,3 +345,10 @@ class RedisStore:
                 commands.append((script.command if commands else script.whole_command)(keys, arguments))
         for first in range(0, len(commands), BATCH):
             await run_all(channel, commands[first : first + BATCH])
+
+
+def _is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
+    """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
+    if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
+        return False
+    return all(isinstance(number, int) for number in answer)
