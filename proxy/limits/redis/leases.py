@@ -60,8 +60,9 @@ class Leases:
         self.held = 0
 
     def open(self) -> None:
-        """Begin to renew."""
-        self._task = asyncio.create_task(self._keep_alive(), name="limits.leases")
+        """Begin to renew; once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_alive(), name="limits.leases")
 
     async def close(self) -> None:
         """Renew no more, and wait until what was released is; what a server does not hear of lapses."""

@@ -15,7 +15,7 @@ import asyncio
 import secrets
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
@@ -58,7 +58,8 @@ class RedisStore:
         address: The server, or servers.
         on_store_error: What to do without it: refuse, count alone in this worker, or let everything in.
         on_failure: Told of every failed call.
-        on_change: Told why when the server is lost, and None when it is back.
+        on_change: Told why when the server is lost, and None when it is back. What it raises goes to
+            the loop's exception handler.
         timeout_s: How long an answer may take.
         life_s: How long a lease outlives its worker.
         settle_s: See `SETTLE_S`.
@@ -161,7 +162,7 @@ class RedisStore:
                 self.undo(question, question.answered.result())
             raise
         quotas = question.quotas
-        if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
+        if not _is_decision(answer, quotas):
             self._record_failure(question, answer)
             return await self._admit_alone(principal, account, link)
         # Another node of a Cluster may have answered.
@@ -212,7 +213,7 @@ class RedisStore:
 
     def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
-        if not isinstance(answer, list):
+        if not _is_decision(answer, question.quotas):
             self._record_failure(question, answer)
         elif answer[0] == 0:
             self._send_refund(question.account, question.quotas, answer)
@@ -291,7 +292,11 @@ class RedisStore:
         """Tell when the first server is lost, and when all are back."""
         told, self._told = self._told, self._links.problem
         if (told is None) != (self._told is None):
-            self._on_change(self._told)
+            try:
+                self._on_change(self._told)
+            except Exception as error:  # noqa: BLE001 - whatever fails in telling: the link must go on
+                message = "a change of the limits server could not be told"
+                self._loop.call_exception_handler({"message": message, "exception": error})
 
     async def _greet(self, link: Link, channel: Channel) -> None:
         """Make sure that a server can do all that is asked of it, and knows all that this worker knows."""
@@ -340,3 +345,10 @@ class RedisStore:
                 commands.append((script.command if commands else script.whole_command)(keys, arguments))
         for first in range(0, len(commands), BATCH):
             await run_all(channel, commands[first : first + BATCH])
+
+
+def _is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
+    """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
+    if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
+        return False
+    return all(isinstance(number, int) for number in answer)
