@@ -27,7 +27,9 @@ _MOST_HELD: Final = 65_536
 # only the last is, because vendors that tell more often repeat everything each time.
 _FIRST_TOLD: Final = 2
 # How much of a stream passes between two events that are parsed for their text: as much as has passed, at most so much.
-_NOT_SAMPLED: Final = 4096
+_NOT_SAMPLED: Final = 16_384
+# In all events that hold usage, and hardly in any other.
+_NEEDLE: Final = b'"usage'
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
 _MODEL_MEMBER: Final = b'"model"'
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
@@ -122,7 +124,7 @@ class Meter:
     def event(self, data: bytes) -> None:
         """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
         self._raw_bytes += len(data)
-        if b'"usage' in data and b'"usage":null' not in data:
+        if _NEEDLE in data and b'"usage":null' not in data:
             if self._told >= _FIRST_TOLD:
                 # Running totals: the next one makes this one needless.
                 self._latest = data
@@ -132,23 +134,29 @@ class Meter:
             self._sample(data, len(data))
 
     def feed(self, data: bytes) -> None:
-        """Take a piece of the body, wherever it begins and ends."""
+        """Take a piece of the body, wherever it begins and ends; a large one is not copied."""
         if self.is_stream is None:
             return
-        held = self._held + data if self._held else data
         if not self.is_stream:
-            self._held = held[-_MOST_HELD:]
+            self._held = (self._held + data[-_MOST_HELD:])[-_MOST_HELD:]
             return
-        # The longest events that are not complete are not looked at.
-        end = max([held.rfind(mark) + len(mark) for mark in _EVENT_ENDS if mark in held], default=0)
-        self._held = held[end:][-_MOST_HELD:]
+        if self._held:
+            # The rest of the event that the piece before had begun.
+            first = _first_end(data)
+            if first:
+                self._events(self._held + data[:first])
+                data = data[first:]
+            else:
+                data = self._held + data
+        end = _last_end(data)
+        self._held = data[end:][-_MOST_HELD:]
         if end:
-            self._events(held[:end])
+            self._events(data if end == len(data) else data[:end])
 
     def end(self) -> None:
         """Nothing more comes: look at what is held, which may be a whole answer's end, or a last event's."""
         if self.is_stream:
-            if b'"usage' in self._held:
+            if _NEEDLE in self._held:
                 self._look(self._held)
             if self._latest:
                 self._count(self._latest)
@@ -166,12 +174,11 @@ class Meter:
     def _events(self, data: bytes) -> None:
         """Take several whole events, at the price of one."""
         self._raw_bytes += len(data)
-        if b'"usage' in data:
+        if _NEEDLE in data:
             self._look(data)
         if self._raw_bytes >= self._sample_at:
-            # The first of them, with its empty line.
-            event, end = _event_at(data, 0)
-            self._sample(event, end + 2)
+            first = data[: _first_end(data)]
+            self._sample(first, len(first))
 
     def _look(self, data: bytes) -> None:
         """Take the usage in the first events that hold any; of those after them only the last counts, at the end."""
@@ -221,13 +228,28 @@ class Meter:
                 return
 
 
+def _first_end(data: bytes, at: int = 0) -> int:
+    """Where the event at a position ends, or one that is not far behind it; 0 where none does."""
+    for mark in _EVENT_ENDS:
+        end = data.find(mark, at)
+        if end >= 0:
+            return end + len(mark)
+    return 0
+
+
+def _last_end(data: bytes, before: int | None = None) -> int:
+    """Where the last whole event ends; 0 where none does."""
+    for mark in _EVENT_ENDS:
+        at = data.rfind(mark, 0, before)
+        if at >= 0:
+            return at + len(mark)
+    return 0
+
+
 def _event_at(data: bytes, at: int) -> tuple[bytes, int]:
     """The event in which a position is, and where it ends."""
-    starts = [start + len(mark) for mark in _EVENT_ENDS if (start := data.rfind(mark, 0, at)) >= 0]
-    start = max(starts, default=0)
-    ends = [end for mark in _EVENT_ENDS if (end := data.find(mark, at)) >= 0]
-    end = min(ends, default=len(data))
-    return data[start:end], end
+    end = _first_end(data, at) or len(data)
+    return data[_last_end(data, at) : end], end
 
 
 def _object_in(event: bytes) -> dict[str, Any] | None:
