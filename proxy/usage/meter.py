@@ -30,6 +30,9 @@ _FIRST_TOLD: Final = 2
 _NOT_SAMPLED: Final = 16_384
 # In all events that hold usage, and hardly in any other.
 _NEEDLE: Final = b'"usage'
+# Of a long read so much of its beginning and of its end is looked at: usage stands in a stream's first event, in its last
+# ones, or in all of them.
+_LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
 _MODEL_MEMBER: Final = b'"model"'
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
@@ -174,7 +177,7 @@ class Meter:
     def _events(self, data: bytes) -> None:
         """Take several whole events, at the price of one."""
         self._raw_bytes += len(data)
-        if _NEEDLE in data:
+        if data.find(_NEEDLE, -_LOOKED_AT) >= 0 or data.find(_NEEDLE, 0, _LOOKED_AT) >= 0:
             self._look(data)
         if self._raw_bytes >= self._sample_at:
             first = data[: _first_end(data)]
