@@ -30,8 +30,8 @@ _FIRST_TOLD: Final = 2
 _NOT_SAMPLED: Final = 16_384
 # In all events that hold usage, and hardly in any other.
 _NEEDLE: Final = b'"usage'
-# Of a long read so much of its beginning and of its end is looked at: usage stands in a stream's first event, in its last
-# ones, or in all of them.
+# Of a long read so much of its beginning and of its end is looked at: usage stands in a stream's first event, in its
+# last ones, or in all of them.
 _LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
 _MODEL_MEMBER: Final = b'"model"'
