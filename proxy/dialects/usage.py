@@ -6,12 +6,22 @@ repeat running totals, some in every event.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from proxy.dialects.typed.reader import mapping, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# No model has read or written more, and a line of the log holds no larger number.
+_MAX_COUNT = 2**48
+_MAX_MODEL = 256
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a member of a vendor's is a number of tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
 
 
 class Counts:
@@ -35,14 +45,14 @@ class Counts:
     def keep(self, name: str, *values: object) -> None:
         """Take the first of the values that is a count, if any is."""
         for value in values:
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            if is_count(value):
                 setattr(self, name, value)
                 return
 
     def keep_model(self, *values: object) -> None:
         """Take the first that is a name."""
         for value in values:
-            if isinstance(value, str) and value:
+            if isinstance(value, str) and 0 < len(value) <= _MAX_MODEL:
                 self.model = value
                 return
 
@@ -50,7 +60,7 @@ class Counts:
         """Take the sum of parts, each of which may have been told before; nothing where none of them ever was."""
         for part in parts:
             value = members.get(part)
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            if is_count(value):
                 self.parts[part] = value
         told = [self.parts[part] for part in parts if part in self.parts]
         if told:
@@ -119,7 +129,7 @@ def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
     models = [mapping(model) for model in sequence(usage.get("models"))]
     if models:
         for name, member in (("input", "input_tokens"), ("output", "output_tokens")):
-            told = [model[member] for model in models if isinstance(model.get(member), int)]
+            told = [model[member] for model in models if is_count(model.get(member))]
             if told:
                 setattr(counts, name, sum(told))
         counts.keep_model(models[0].get("model_id"))

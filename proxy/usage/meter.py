@@ -36,10 +36,14 @@ _LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
 _MODEL_MEMBER: Final = b'"model"'
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
+# Of a large body it is looked for at the beginning and in the last `_MOST_HELD`, and so many times in each.
+_MOST_SEARCHED: Final = 256 * 1024
+_MOST_TRIED: Final = 64
 # Gemini's paths, and Azure's.
 _MODEL_IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
+_MOST_VALUES: Final = 8
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -63,15 +67,18 @@ def model_in(target: bytes, body: bytes | bytearray) -> str | None:
     found = _MODEL_IN_PATH.search(target)
     if found is not None:
         return unquote(found[1].decode("ascii", "replace"))
-    at = body.find(_MODEL_MEMBER)
-    while at >= 0:
-        found = _MODEL.match(body, at)
-        if found is not None:
-            try:
-                return str(orjson.loads(b'"%b"' % found[1]))
-            except orjson.JSONDecodeError:
-                return None
-        at = body.find(_MODEL_MEMBER, at + 1)
+    for start, end in ((0, _MOST_SEARCHED), (max(_MOST_SEARCHED, len(body) - _MOST_HELD), len(body))):
+        at = start - 1
+        for _ in range(_MOST_TRIED):
+            at = body.find(_MODEL_MEMBER, at + 1, end)
+            if at < 0:
+                break
+            found = _MODEL.match(body, at)
+            if found is not None:
+                try:
+                    return str(orjson.loads(b'"%b"' % found[1]))
+                except orjson.JSONDecodeError:
+                    return None
     return None
 
 
@@ -172,7 +179,7 @@ class Meter:
         """About how many UTF-8 bytes of text the stream had, if all of it had as much as what was looked at."""
         if not self._sampled_bytes:
             return self._told_text
-        return self._told_text + round(self._raw_bytes * self._sampled_text / self._sampled_bytes)
+        return self._told_text + round(max(self._raw_bytes, 0) * self._sampled_text / self._sampled_bytes)
 
     def _events(self, data: bytes) -> None:
         """Take several whole events, at the price of one."""
@@ -206,6 +213,9 @@ class Meter:
             # Known, and no example of the others.
             self._raw_bytes -= len(data)
             self._told_text += self._dialect.text_bytes(event)
+        else:
+            # An event so long that only its end was held.
+            self._count_whole(data)
 
     def _sample(self, data: bytes, size: int) -> None:
         """See how much text an event has, which takes so many bytes on the wire."""
@@ -221,7 +231,7 @@ class Meter:
 
     def _count_whole(self, tail: bytes) -> None:
         """Find the last member that has usage: the answer may be far longer than what is held of it."""
-        for found in reversed(list(_KEY.finditer(tail))):
+        for found in list(_KEY.finditer(tail))[: -_MOST_VALUES - 1 : -1]:
             try:
                 value, _ = _JSON.raw_decode(tail[found.end() :].decode("utf-8", "replace"))
             except (JSONDecodeError, RecursionError):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class Member(Process):
         return str(answer[0].decode())
 
 
-class Group:
+class Group(ABC):
     """Servers in a room of their own, closed together."""
 
     url: str
@@ -101,9 +102,9 @@ class Group:
         self.room = Path(self._room.name)
         self.members: list[Member] = []
 
+    @abstractmethod
     async def start(self) -> None:
         """Begin, and wait until they know each other."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End them, and leave nothing of them."""
@@ -111,9 +112,9 @@ class Group:
             member.kill()
         self._room.cleanup()
 
+    @abstractmethod
     async def primaries(self) -> Sequence[Member]:
         """Those that take writes now."""
-        raise NotImplementedError
 
     async def keys(self, pattern: str = "*") -> list[bytes]:
         """The keys there are, but for the stores' own."""

@@ -191,6 +191,28 @@ def test_reported_in_a_whole_answer(dialect: str, answer: dict[str, Any], expect
         assert figures_of(dialect, data, is_stream=False) == Figures("reported", "m", *expected)
 
 
+def test_reported_in_an_event_of_any_length() -> None:
+    """The last event of a long response has all of it, and its usage at the end."""
+    completed = {
+        "type": "response.completed",
+        "response": {"output": "y" * 300_000, "usage": {"input_tokens": 5, "output_tokens": 6}, "user": None},
+    }
+    data = sse({"type": "response.created"}, completed)
+    for size in (1000, 16_384, 262_144, len(data)):
+        read = meter()
+        for start in range(0, len(data), size):
+            read.feed(data[start : start + size])
+        assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", 5, 6)
+
+
+def test_numbers_that_are_no_counts() -> None:
+    """A vendor's nonsense in place of a number of tokens is passed over, however large."""
+    for wrong in ("-1", "1.5", "true", '"7"', "1" + "0" * 30, "null", "[]"):
+        body = b'{"usage": {"prompt_tokens": 3, "completion_tokens": %b}}' % wrong.encode()
+        figures = figures_of("openai", body, is_stream=False)
+        assert (figures.input, figures.output, figures.source) == (3, 0, "estimated")
+
+
 def test_estimated_by_text() -> None:
     """What a stream that did not end has generated is estimated by the bytes of its text, not by those of its JSON."""
     data = sse(*[text("word " * 4, id="chatcmpl-" + "x" * 100) for _ in range(100)])
@@ -299,6 +321,8 @@ def test_what_is_learned_is_bounded() -> None:
         (b"/v1/models", b"", None),
         (b"/v1/x", b"\x1f\x8b\x08", None),
         (b"/v1/x", b'{"model": null}', None),
+        (b"/v1/x", b'{"input": "' + b"x" * 5_000_000 + b'", "model": "last"}', "last"),
+        (b"/v1/x", b'{"input": "' + b"x" * 300_000 + b'", "model": "middle", "y": "' + b"x" * 300_000 + b'"}', None),
     ],
 )
 def test_model_in(target: bytes, body: bytes, expected: str | None) -> None:
