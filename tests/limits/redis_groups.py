@@ -7,9 +7,10 @@ import contextlib
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.limits.redis.accounts import UserAccount
 from proxy.limits.redis.address import RedisAddress
@@ -27,7 +28,7 @@ from tests.limits.redis_support import (
 from tests.needs import need
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from tests.limits.redis_support import TLS
 
@@ -131,6 +132,19 @@ class Group(ABC):
                 if is_lease_key(key)
             ]
         )
+
+
+_Group = TypeVar("_Group", bound=Group)
+
+
+@asynccontextmanager
+async def running(group: _Group) -> AsyncIterator[_Group]:
+    """The group, started; ended also where it cannot start."""
+    try:
+        await group.start()
+        yield group
+    finally:
+        group.close()
 
 
 class SentinelGroup(Group):

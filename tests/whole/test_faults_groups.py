@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import token
-from tests.limits.redis_groups import Cluster, SentinelGroup
+from tests.limits.redis_groups import Cluster, SentinelGroup, running
 from tests.limits.redis_support import comes_true, holds
 from tests.whole.nodes import Asked, Node, configuration, node
 from tests.whole.several import PATIENCE, Held, hold, one_in_each
@@ -35,23 +35,15 @@ SERVED = (200, None)
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
     """Three nodes that run."""
-    cluster = Cluster()
-    try:
-        await cluster.start()
+    async with running(Cluster()) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture
 async def group() -> AsyncIterator[SentinelGroup]:
     """A primary, a replica and three sentinels that run."""
-    group = SentinelGroup()
-    try:
-        await group.start()
+    async with running(SentinelGroup()) as group:
         yield group
-    finally:
-        group.close()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from proxy.limits.redis.accounts import UserAccount
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.store import SPENT
 from proxy.model import Plan, Rate
-from tests.limits.redis_groups import Cluster, slot_of
+from tests.limits.redis_groups import Cluster, running, slot_of
 from tests.limits.redis_support import Workers, attempt, comes_true, holds, passes, user
 from tests.stopwatch import Stopwatch
 
@@ -36,12 +36,8 @@ PLENTY = Plan("plenty", (Rate(100_000, 31_622_400.0),))
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
     """Three nodes that run."""
-    cluster = Cluster()
-    try:
-        await cluster.start()
+    async with running(Cluster()) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.model import Plan, Rate
-from tests.limits.redis_groups import SentinelGroup
+from tests.limits.redis_groups import SentinelGroup, running
 from tests.limits.redis_support import Workers, attempt, comes_true, holds, passes, user
 from tests.stopwatch import Stopwatch
 
@@ -28,12 +28,8 @@ STREAMS = Plan("streams", concurrent_streams=4)
 @pytest.fixture
 async def group() -> AsyncIterator[SentinelGroup]:
     """A primary, a replica and three sentinels that run."""
-    group = SentinelGroup()
-    try:
-        await group.start()
+    async with running(SentinelGroup()) as group:
         yield group
-    finally:
-        group.close()
 
 
 @pytest.fixture
