@@ -226,6 +226,12 @@ class TooManyTicketsError(ProxyError):
     message = "Too many of your tickets are open; use one, or wait until one lapses."
 
 
+class InsufficientQuotaError(ProxyError):
+    """One of the plan's budgets has no room (429); `retry_after_s` is when its next period begins."""
+
+    status, code, blame, message = 429, "insufficient_quota", "client", "Your budget is used up."
+
+
 class UpstreamUnreachableError(ProxyError):
     """No connection to the upstream, or it was lost before an answer began (502)."""
 
@@ -282,6 +288,12 @@ class LimitsUnavailableError(ProxyError):
     status, code, message = 503, "limits_unavailable", "Limits cannot be checked right now; try again."
 
 
+class LedgerUnavailableError(ProxyError):
+    """The ledger of usage cannot be read right now (503)."""
+
+    status, code, message = 503, "ledger_unavailable", "Usage cannot be read right now; try again."
+
+
 class StoppedError(ProxyError):
     """The exchange was stopped by its user or an operator; told only where the client's answer had begun."""
 
@@ -315,7 +327,7 @@ def refusal(error: ProxyError, dialect: Dialect) -> Refusal:
     """Make the one answer that an error has, in the dialect of the upstream that was asked for.
 
     401 always has `WWW-Authenticate`, 405 `Allow`, 415 `Accept-Encoding`, 429 and 503 `Retry-After` in whole seconds,
-    rounded up so that who obeys it is admitted, and beyond a minute `X-Should-Retry: false`. Pure.
+    rounded up so that who obeys it is admitted, and beyond a minute, or for a budget, `X-Should-Retry: false`. Pure.
     """
     fields: list[Field] = [
         (b"Content-Type", b"application/json"),
@@ -331,7 +343,7 @@ def refusal(error: ProxyError, dialect: Dialect) -> Refusal:
     seconds = retry_after(error)
     if seconds is not None:
         fields.append((b"Retry-After", b"%d" % seconds))
-        if seconds > LONGEST_RETRY_S:
+        if seconds > LONGEST_RETRY_S or isinstance(error, InsufficientQuotaError):
             fields.append((b"X-Should-Retry", b"false"))
     return Refusal(error.status, tuple(fields), dialect.error_body(error))
 

@@ -47,16 +47,42 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """So many tokens, or nano-dollars, for each calendar period."""
+
+    unit: Literal["tokens", "usd"]
+    limit: int
+    every: Literal["day", "week", "month"]
+
+
+class Amounts(NamedTuple):
+    """Tokens of input and output, and what they cost; 0 where the price is unknown."""
+
+    tokens: int = 0
+    nano_usd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a user may use.
 
     `upstreams` is None where all of them are allowed; `concurrent_streams` is None where there is no bound.
+    `token_rates` are rates of input and output tokens. `cuts_overrun` says that a running stream ends when it has used
+    up a budget; else it goes on, and what exceeds is debt.
     """
 
     name: str
     rates: tuple[Rate, ...] = ()
     concurrent_streams: int | None = None
     upstreams: frozenset[str] | None = None
+    token_rates: tuple[Rate, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    cuts_overrun: bool = False
+
+    @property
+    def has_token_limits(self) -> bool:
+        """Whether tokens or money are limited, so that a request has to reserve some."""
+        return bool(self.token_rates or self.budgets)
 
 
 @dataclass(frozen=True, slots=True)

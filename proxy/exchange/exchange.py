@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from proxy.exchange.settle import settle
+from proxy.exchange.settle import NOTHING_TAKEN, settle, take
 from proxy.model import Ending, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from proxy.ledger import Ledger
     from proxy.limits import Admission, RateStatus
     from proxy.model import RequestHead, Route
     from proxy.observability.metrics import Metrics
@@ -236,10 +237,11 @@ LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields",
 class Exchanges:
     """The exchanges of one worker: begins them, knows those that run, settles them."""
 
-    def __init__(self, *, now: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:
         """`now` gives the loop's time, in seconds."""
         self._now = now
         self._metrics = metrics
+        self._ledger = ledger
         self._running: set[Exchange] = set()
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._log = exchange_logger()
@@ -269,9 +271,13 @@ class Exchanges:
         return exchange
 
     def end(self, exchange: Exchange) -> None:
-        """Release the lease, write the log line, count; exactly once for each exchange, and without waiting."""
-        if exchange.admission is not None:
-            exchange.admission.release()
+        """Settle the limits, write the log line, count; exactly once for each exchange, and without waiting."""
+        taken = NOTHING_TAKEN
+        try:
+            taken = take(exchange, self._metrics, self._estimates)
+        finally:
+            if exchange.admission is not None:
+                exchange.admission.settle(taken.amounts)
         exchange.task = None
         self._running.discard(exchange)
         if self._idle_waiters and not self._running:
@@ -281,7 +287,7 @@ class Exchanges:
             self._idle_waiters.clear()
         if exchange.limits is None and exchange.principal is not None:
             exchange.limits = exchange.rules.store.fallback(exchange.principal)
-        settle(exchange, now_s=self._now(), metrics=self._metrics, estimates=self._estimates, log=self._log)
+        settle(exchange, taken, now_s=self._now(), metrics=self._metrics, ledger=self._ledger, log=self._log)
 
     def live(self) -> list[tuple[Exchange, int, int]]:
         """The exchanges that are running, with the bytes and events that have passed so far."""

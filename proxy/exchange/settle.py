@@ -1,19 +1,27 @@
-"""Settle: an exchange's one log line and its metrics. Does not wait, so it cannot be cancelled half way."""
+"""Settle: what an exchange took, its one log line, its metrics, its row. Does not wait: nobody cancels it half way."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proxy.model import Ending
+from proxy.ledger import Row
+from proxy.model import Amounts, Ending
 from proxy.usage import Figures, Tokens, usd_text
+from proxy.usage.prices import USD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxy.exchange.exchange import Exchange
+    from proxy.ledger import Ledger
+    from proxy.model import Principal
     from proxy.observability.metrics import Metrics
-    from proxy.usage import Estimates, Meter
+    from proxy.usage import Estimates
 
+# Of a row's id.
+_CHANCE_BYTES: Final = 10
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
 MAX_PATH_CHARACTERS = 256
 # Refused before a route was found: the label of the metrics.
@@ -22,15 +30,48 @@ NO_UPSTREAM = "none"
 _NOT_REACHED = frozenset({Ending.REFUSED, Ending.UPSTREAM_ERROR, Ending.TIMEOUT_CONNECT})
 
 
+class Taken(NamedTuple):
+    """What an exchange took: `cost_nano` is None where the price is unknown, or no model was run."""
+
+    figures: Figures
+    cost_nano: int | None = None
+
+    @property
+    def amounts(self) -> Amounts:
+        """What the token limits are charged."""
+        return Amounts(self.figures.input + self.figures.output, self.cost_nano or 0)
+
+
+NOTHING_TAKEN: Final = Taken(Figures("none"))
+
+
+def take(exchange: Exchange, metrics: Metrics, estimates: Estimates) -> Taken:
+    """Find out what an exchange that has ended took, and count it in the metrics; once for each."""
+    meter, ending = exchange.meter, exchange.ending or Ending.CLIENT_CLOSED
+    if meter is None:
+        return NOTHING_TAKEN
+    if meter.status is None and ending in _NOT_REACHED:
+        return Taken(Figures("none", meter.model))
+    upstream = exchange.upstream or NO_UPSTREAM
+    figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
+    if figures.source == "none":
+        return Taken(figures)
+    tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
+    cost = exchange.rules.prices.cost(figures.model, tokens)
+    metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
+    return Taken(figures, cost)
+
+
 def settle(
     exchange: Exchange,
+    taken: Taken,
     *,
     now_s: float,
     metrics: Metrics,
-    estimates: Estimates,
+    ledger: Ledger | None,
     log: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Write the line and count the exchange; called exactly once for each, whatever happened."""
+    """Write the line and the ledger's row, and count the exchange; called exactly once for each, whatever happened."""
     principal = exchange.principal
     ending = exchange.ending or Ending.CLIENT_CLOSED
     duration_s = now_s - exchange.started_s
@@ -56,12 +97,17 @@ def settle(
         "event": "exchange.settled",
     }
     if exchange.meter is not None:
-        line |= _usage(exchange.meter, exchange, ending, metrics, estimates)
+        line |= _usage(taken)
     if exchange.log_fields is not None:
         # The line's own fields win, `limits` included, which most lines do not have.
         line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
     if exchange.limits is not None:
         line["limits"] = exchange.limits
+    if ledger is not None and principal is not None:
+        # Before the line, which names the row.
+        row = _row(exchange, principal, taken, line)
+        line |= {"row_id": row.row_id, "dialect": row.dialect, "price_version": row.price_version}
+        ledger.append(row)
     log(line)
     metrics.exchange_settled(
         upstream=exchange.upstream or NO_UPSTREAM,
@@ -75,24 +121,47 @@ def settle(
     )
 
 
-def _usage(meter: Meter, exchange: Exchange, ending: Ending, metrics: Metrics, estimates: Estimates) -> dict[str, Any]:
-    """The fields of what the vendor's answer took; counted in the metrics, too."""
-    upstream = exchange.upstream or NO_UPSTREAM
-    if meter.status is None and ending in _NOT_REACHED:
-        figures, cost_usd = Figures("none", meter.model), None
-    else:
-        figures, cost_usd = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE), None
-    if figures.source != "none":
-        tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
-        cost = exchange.rules.prices.cost(figures.model, tokens)
-        cost_usd = None if cost is None else usd_text(cost)
-        metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
+def _usage(taken: Taken) -> dict[str, Any]:
+    """The fields of what the vendor's answer took."""
+    figures = taken.figures
     return {
         "model": figures.model,
         "input_tokens": figures.input,
         "output_tokens": figures.output,
         "cached_tokens": figures.cached,
         "reasoning_tokens": figures.reasoning,
-        "cost_usd": cost_usd,
+        "cost_usd": None if taken.cost_nano is None else usd_text(taken.cost_nano),
         "usage": figures.source,
     }
+
+
+def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any]) -> Row:
+    figures, meter = taken.figures, exchange.meter
+    ended_ms = time.time_ns() // 1_000_000
+    return Row(
+        row_id=f"{ended_ms:012x}{os.urandom(_CHANCE_BYTES).hex()}",
+        id=exchange.id,
+        ended_ms=ended_ms,
+        issuer=principal.issuer,
+        user=principal.user,
+        plan=principal.plan.name,
+        upstream=exchange.upstream,
+        model=figures.model,
+        dialect=None if exchange.upstream is None else exchange.dialect,
+        status=exchange.status,
+        ending=line["ending"],
+        code=exchange.code,
+        ttfb_ms=line["ttfb_ms"],
+        duration_ms=line["duration_ms"],
+        bytes=exchange.bytes,
+        events=exchange.events,
+        input_tokens=figures.input,
+        output_tokens=figures.output,
+        cached_tokens=figures.cached,
+        reasoning_tokens=figures.reasoning,
+        cost_nano=taken.cost_nano,
+        currency=USD,
+        usage=figures.source,
+        price_version=None if figures.source == "none" else exchange.rules.prices.version,
+        attempts=0 if meter is None else 1,
+    )

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from proxy.limits import gcra
 from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
 
 if TYPE_CHECKING:
-    from proxy.model import Principal
+    from collections.abc import Awaitable, Callable
+
+    from proxy.model import Amounts, Principal
 
 # A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
 STREAM_RETRY_AFTER_S = 1.0
@@ -38,6 +40,21 @@ SPENT: Final = Spent.SPENT
 
 # Each worker counts alone, or nobody counts.
 Fallback = Literal["local", "allow"]
+
+
+class LimitState(NamedTuple):
+    """How a user stands in one limit, for whoever asks: amounts are requests, tokens or nano-dollars.
+
+    `name` tells it apart within its plan, such as `100000-tokens-per-1m` or `50-usd-per-month`. `reserved` is for
+    exchanges that run, `used` without it. `resets_s` is the Unix time at which all of it is there again.
+    """
+
+    kind: Literal["requests", "tokens", "usd"]
+    name: str
+    limit: int
+    used: int
+    reserved: int
+    resets_s: float
 
 
 class RateState(NamedTuple):
@@ -97,6 +114,21 @@ class Admission(Lease, Protocol):
         """What let it in where the store could not be asked; None where it was."""
         ...
 
+    @property
+    def left(self) -> Amounts | None:
+        """How much this exchange may take before it uses up a budget; None before `reserve`, and without budgets.
+
+        A unit that no budget limits has a number that nobody reaches.
+        """
+        ...
+
+    def settle(self, took: Amounts) -> None:
+        """Charge what the exchange took in place of what it had reserved, and release the lease, in one atomic step.
+
+        Any number of times; only the first counts. Never raises and never waits. What exceeds the limits is debt.
+        """
+        ...
+
     def refund(self) -> None:
         """Give back what is left of the charge to every rate, for a request that our own check refused.
 
@@ -104,6 +136,10 @@ class Admission(Lease, Protocol):
         what time has already freed, so a refund never lets more through than the rates allow. The lease stays held.
         """
         ...
+
+
+# What a user has used since a moment (Unix time in milliseconds), by the ledger: issuer, user, moment.
+Opening: TypeAlias = "Callable[[str, str, int], Awaitable[Amounts]]"
 
 
 class Store(Protocol):
@@ -125,6 +161,28 @@ class Store(Protocol):
         Raises:
             RateLimitExceededError: A rate is used up; `retry_after_s` is when a request will fit all of them.
             TooManyStreamsError: The rates have room, but all of the plan's streams are in use.
+            LimitsUnavailableError: The question cannot be answered.
+        """
+        ...
+
+    async def reserve(self, admission: Admission, estimate: Amounts) -> None:
+        """Reserve tokens and money for an admitted exchange, in every token rate and budget of its plan or in none.
+
+        Of each limit at most the whole of it is reserved, so that a full allowance always admits one. What is reserved
+        is given back by `settle` or `release`, and within 30 s where the worker died. The admission's `standing` tells
+        of it. For plans without such limits it does nothing. Cancelling is safe.
+
+        Raises:
+            RateLimitExceededError: A token rate has no room; `retry_after_s` is when it will.
+            InsufficientQuotaError: A budget has no room; `retry_after_s` is when its next period begins.
+            LimitsUnavailableError: The question cannot be answered.
+        """
+        ...
+
+    async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
+        """Say how the user stands in each limit of the plan, without charging anything.
+
+        Raises:
             LimitsUnavailableError: The question cannot be answered.
         """
         ...

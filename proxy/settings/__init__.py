@@ -5,6 +5,8 @@
 """
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
+from proxy.settings.budgets import BudgetSettings
+from proxy.settings.ledger import LedgerUrl
 from proxy.settings.limits_store import StoreUrl
 from proxy.settings.loading import ConfigurationError, load_settings
 from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
@@ -31,6 +33,7 @@ __all__ = [
     "Address",
     "ApiKey",
     "Auth",
+    "BudgetSettings",
     "ClientTimeouts",
     "ConfigurationError",
     "Cors",
@@ -38,6 +41,7 @@ __all__ = [
     "EnvelopeTarget",
     "InvalidValue",
     "JwtIssuer",
+    "LedgerUrl",
     "Limits",
     "Log",
     "PlanSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -16,7 +16,7 @@ from proxy.auth.key_sets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
-from proxy.model import Origin, Plan, Principal, Timeouts, Upstream
+from proxy.model import Budget, Origin, Plan, Principal, Timeouts, Upstream
 from proxy.playground import Playground
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from proxy.limits import Store
     from proxy.model import Route
     from proxy.playground import Page
-    from proxy.settings import JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -117,6 +117,9 @@ def build_plans(settings: Settings) -> dict[str, Plan]:
             rates=plan.requests,
             concurrent_streams=plan.concurrent_streams,
             upstreams=None if plan.upstreams is None else frozenset(plan.upstreams),
+            token_rates=plan.tokens,
+            budgets=tuple(map(_budget, plan.budgets)),
+            cuts_overrun=plan.budget_overrun == "cut",
         )
         for name, plan in settings.plans.items()
     }
@@ -140,6 +143,9 @@ def secrets_of(settings: Settings) -> Iterator[str]:
         for password in (store.password, store.sentinel_password):
             if password is not None:
                 yield password.get_secret_value()
+    ledger = settings.usage.ledger
+    if ledger is not None and (ledger_password := urlsplit(ledger.url.get_secret_value()).password):
+        yield from {ledger_password, unquote(ledger_password)}
     if settings.auth is not None:
         for issuer in settings.auth.jwt:
             if issuer.secret is not None:
@@ -176,6 +182,13 @@ def build_store(
         key=url.key,
     )
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+
+
+def _budget(budget: BudgetSettings) -> Budget:
+    if budget.usd is not None:
+        return Budget("usd", budget.usd, budget.every)
+    assert budget.tokens is not None  # one of them is given
+    return Budget("tokens", budget.tokens, budget.every)
 
 
 def _price(price: PriceSettings) -> Price:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJs
 
 from proxy.dialects import DIALECTS
 from proxy.settings.auth import Auth, read_auth
+from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import (
@@ -41,7 +42,7 @@ from proxy.settings.scalars import (
 from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import InvalidValue
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
-from proxy.settings.usage import PriceSettings, UsageSettings, price_faults
+from proxy.settings.usage import PriceSettings, UsageSettings, price_faults, retention_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,6 +90,11 @@ class PlanSettings(Model):
     """What the users of a plan may use."""
 
     requests: tuple[RateText, ...] = Field((), description="Rates that all hold; none means no bound.")
+    tokens: tuple[RateText, ...] = Field((), description="Rates of input and output tokens that all hold.")
+    budgets: tuple[BudgetSettings, ...] = Field((), description="What may be used in a day, week or month.")
+    budget_overrun: Literal["finish", "cut"] = Field(
+        "finish", description="Whether a running stream that uses up a budget goes on, or ends."
+    )
     concurrent_streams: Count | None = Field(None, description="Streams at a time; no bound when absent.")
     upstreams: tuple[Text, ...] | None = Field(None, description="The upstreams allowed; all when absent.")
 
@@ -281,6 +287,7 @@ class Settings(Model):
         """Check names, references between parts, listeners, and that an upstream's key stays with its origin."""
         yield from listen_faults(data)
         yield from _worker_faults(data)
+        yield from retention_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
         yield from _heartbeat_faults(data)

@@ -1,15 +1,18 @@
-"""`prices` and `usage`: what models cost, and what other currencies are worth in dollars."""
+"""`prices` and `usage`: what models cost, where usage is kept, what a request reserves."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model, mapping
-from proxy.settings.units import InvalidValue
+from proxy.settings.budgets import TokenCount  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.ledger import Ledger, Timezone  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.model import Contradiction, Model, default, mapping, sequence
+from proxy.settings.scalars import PositiveDuration, Text  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.units import InvalidValue, read_positive_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +27,8 @@ _EXPONENT = re.compile(r"\d{1,9}(\.\d{1,9})?[eE]-\d{1,3}", re.ASCII)
 _PRICE_DECIMALS = 6
 _PER_MILLION = "a price is per million tokens, not per token"
 _CURRENCY = r"[A-Z]{3}"
+_PERIOD_DAYS = {"day": 2, "week": 8, "month": 32}
+_DAY_S = 86_400
 
 
 def _decimal_places(text: str) -> int:
@@ -143,7 +148,25 @@ class PriceSettings(Model):
 
 
 class UsageSettings(Model):
-    """How usage is reckoned."""
+    """How usage is reckoned, kept and held to budgets."""
+
+    ledger: Ledger = Field(
+        default("off"), description="Where each exchange has a row: `off`, sqlite:///path or postgresql://…"
+    )
+    retention_s: PositiveDuration = Field(
+        default("90d"), alias="retention", description="How long the ledger keeps a row."
+    )
+    spool: Text | None = Field(
+        None,
+        description="The directory where rows wait for PostgreSQL; $STATE_DIRECTORY, else `spool`, unless given.",
+    )
+    sync: Literal["50ms", "each"] = Field(
+        "50ms", description="When a row is on the disk: within 50 ms, together with others, or each at once."
+    )
+    reserve_output: TokenCount = Field(
+        16_384, description="The most output tokens that a request reserves of its user's token limits."
+    )
+    budget_timezone: Timezone = Field(default("UTC"), description="Where a budget's days begin, such as Asia/Shanghai.")
 
     rates: dict[str, DollarsPerUnit] = Field(
         default_factory=dict,
@@ -161,6 +184,21 @@ class UsageSettings(Model):
                 yield ("rates", currency), wrong
             if currency == "USD":
                 yield ("rates", currency), InvalidValue("is what rates are in: leave it out")
+
+
+def retention_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Check that the ledger keeps its rows for as long as the longest budget's period, which begins from them."""
+    usage = mapping(data.get("usage"))
+    plans = mapping(data.get("plans")).values()
+    budgets = [mapping(budget) for plan in plans for budget in sequence(mapping(plan).get("budgets"))]
+    try:
+        retention_s = read_positive_duration(usage.get("retention", "90d"))
+    except InvalidValue:
+        return  # reported by the field
+    longest = max((_PERIOD_DAYS.get(str(budget.get("every")), 0) for budget in budgets), default=0)
+    if usage.get("ledger", "off") != "off" and retention_s < longest * _DAY_S:
+        words = f"is shorter than a budget's period: at least {longest}d"
+        yield ("usage", "retention"), InvalidValue(words, suggestion=f"{longest}d")
 
 
 def price_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:

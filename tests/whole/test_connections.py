@@ -22,7 +22,8 @@ from tests.whole.scenes import BODY, OK, begin, check_settled, serves
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxy.model import Principal, Route
+    from proxy.limits.store import Admission, LimitState
+    from proxy.model import Amounts, Principal, Route
     from proxy.upstream.addresses import Address
     from tests.conftest import Running
 
@@ -524,6 +525,7 @@ class _Admission:
         self.store = store
         self.standing = RateStatus()
         self.fallback = None
+        self.left = None
         self.is_held = True
 
     @property
@@ -535,6 +537,9 @@ class _Admission:
     def release(self) -> None:
         self.store.leases_held -= self.is_held
         self.is_held = False
+
+    def settle(self, took: Amounts) -> None:
+        self.release()
 
 
 @dataclass
@@ -550,6 +555,10 @@ class _Slow:
     async def close(self) -> None: ...
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None: ...
     async def take_ticket(self, name: str) -> None: ...
+    async def reserve(self, admission: Admission, estimate: Amounts) -> None: ...
+    async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
+        return ()
+
     def fallback(self, principal: Principal) -> None: ...
     def problem(self) -> str | None:
         return None

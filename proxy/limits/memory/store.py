@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.limits.gcra import Limit
-    from proxy.limits.store import Lease, Spent
-    from proxy.model import Principal
+    from proxy.limits.store import Admission, Lease, LimitState, Spent
+    from proxy.model import Amounts, Principal
 
 # How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
 # may be due at once, and nobody's stream shall wait for that. It is many for one, so what is due does not pile up.
@@ -59,6 +59,13 @@ class _Admission:
             del live[self]
             if not live and not account.is_queued:
                 self._store.enqueue(account)
+
+    left = None
+
+    def settle(self, took: Amounts) -> None:
+        """Charge what was taken, and release; see `store.Admission.settle`."""
+        del took
+        self.release()
 
     def refund(self) -> None:
         """Give back what is left of the charge; see `store.Admission.refund`."""
@@ -155,6 +162,14 @@ class MemoryStore:
         if account.plan is not principal.plan:
             account.adopt(principal.plan, now)
         return RateStatus(account.quotas, account.tats, now)
+
+    async def reserve(self, admission: Admission, estimate: Amounts) -> None:
+        """Reserve tokens and money; see `store.Store.reserve`."""
+
+    async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
+        """Say how the user stands in each limit; see `store.Store.limits`."""
+        del principal
+        return ()
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""

