@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 # Tokens a byte, before anything was learned.
 SEED: Final = 0.25
-# How much the last stream counts.
-_WEIGHT: Final = 0.2
+# What earlier streams count after another one: the last twenty make up most of the ratio.
+_KEPT: Final = 0.95
+# What one stream counts at most: a long one is no better an example than several of these.
+_MOST_COUNTED_BYTES: Final = 4096
 # (upstream, model) pairs that are remembered, 200 bytes each; callers choose the model's name.
 MAX_LEARNED: Final = 1000
 _FIRST_ERROR: Final = 400
@@ -24,14 +26,34 @@ _FIRST_ERROR: Final = 400
 _LEAST_BYTES: Final = 32
 
 
+class _Ratio:
+    """Tokens a byte: all tokens over all bytes of the last streams, so that short ones with odd ratios hardly count."""
+
+    __slots__ = ("_bytes", "_tokens")
+
+    def __init__(self) -> None:
+        self._tokens = self._bytes = 0.0
+
+    @property
+    def value(self) -> float:
+        """What was learned, or the seed."""
+        return self._tokens / self._bytes if self._bytes else SEED
+
+    def learn(self, tokens: int, size: int) -> None:
+        """Take another example, of which so many bytes had so many tokens."""
+        counted = min(size, _MOST_COUNTED_BYTES)
+        self._tokens = self._tokens * _KEPT + tokens * counted / size
+        self._bytes = self._bytes * _KEPT + counted
+
+
 class _Learned:
-    """Tokens a byte: of the request's body, and of the text of the stream."""
+    """The ratios of the request's body, and of the text of the stream."""
 
     __slots__ = ("input", "output")
 
     def __init__(self) -> None:
-        self.input = SEED
-        self.output = SEED
+        self.input = _Ratio()
+        self.output = _Ratio()
 
 
 class Estimates:
@@ -58,8 +80,8 @@ class Estimates:
             self._learn(upstream, model, meter, counts.input, counts.output)
             return _figures("reported", meter, model, counts.input, counts.output)
         rates = learned or _Learned()
-        tokens_in = round(meter.body_bytes * rates.input) if counts.input is None else counts.input
-        tokens_out = round(meter.text_bytes * rates.output) if counts.output is None else counts.output
+        tokens_in = round(meter.body_bytes * rates.input.value) if counts.input is None else counts.input
+        tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
         return _figures("estimated", meter, model, tokens_in, tokens_out)
 
     def _learn(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
@@ -71,10 +93,10 @@ class Estimates:
                 del self._learned[next(iter(self._learned))]
             learned = self._learned[upstream, model] = _Learned()
         if meter.body_bytes >= _LEAST_BYTES:
-            learned.input += _WEIGHT * (tokens_in / meter.body_bytes - learned.input)
+            learned.input.learn(tokens_in, meter.body_bytes)
         if (text_bytes := meter.text_bytes) >= _LEAST_BYTES:
             # What is counted and was not streamed, as hidden thoughts are, belongs to the ratio too.
-            learned.output += _WEIGHT * (tokens_out / text_bytes - learned.output)
+            learned.output.learn(tokens_out, text_bytes)
 
 
 def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:
