@@ -84,7 +84,7 @@ def test_learned_of_mixed_texts() -> None:
 
 
 def test_before_anything_was_learned() -> None:
-    """A quarter of a token a byte is about right for prose of any script; for code and JSON it is up to half too little."""
+    """A quarter of a token a byte is about right for prose of any script, and up to half too little for code."""
     chance = random.Random(3)
     for kind, most in {"english": 0.4, "chinese": 0.3, "japanese": 0.3, "code": 0.45, "json": 0.5}.items():
         texts = [some(kind, chance) for _ in range(50)]
