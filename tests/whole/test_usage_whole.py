@@ -1,19 +1,24 @@
-"""The tokens of every exchange in its one log line and in the metrics: each dialect, and each ending."""
+"""The tokens of every exchange, each dialect and each ending: its one line, the metrics, the limits, its one row."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
+from proxy.model import Principal
 from tests.conftest import token
-from tests.peers import LAST, STREAM_HEAD, chunk, only, request
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, only, request
 from tests.whole.test_admin_whole import samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Running
     from tests.peers import Peer, Upstream
@@ -24,6 +29,9 @@ admin_listen: 127.0.0.1:0
 auth:
   jwt:
     - {{issuer: tests, audience: llm, algorithms: [HS256], secret: "{secret}"}}
+plans:
+  default: {{tokens: [1000000/366d], budgets: [{{tokens: 1000000, every: month}}, {{usd: 1000, every: month}}]}}
+usage: {{ledger: "sqlite:///ledger.db"}}
 timeouts: {{idle: IDLE}}
 upstreams:
   DIALECT: {{url: "{url}", dialect: DIALECT, api_key: "{key}"}}
@@ -104,11 +112,51 @@ async def begin(proxy: Running, upstream: Upstream, dialect: str, *, events: int
     return client, vendor
 
 
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the ledger's relative path leads."""
+    monkeypatch.chdir(tmp_path)
+
+
 async def line_of(proxy: Running, ending: str) -> dict[str, Any]:
+    """The one line, after a look at what goes with it: the lease, what the limits were charged, and the one row."""
     line = only(await proxy.settled(), "exchange.settled")
     assert line["ending"] == ending
     assert proxy.leases_held == 0
+    await check_charged(proxy, line)
+    await check_row(line)
     return line
+
+
+async def check_charged(proxy: Running, line: dict[str, Any]) -> None:
+    """The token rate and the budgets were charged what the line says, and nothing is reserved any more."""
+    tokens, nano = line["input_tokens"] + line["output_tokens"], int(Decimal(line["cost_usd"] or 0) * 10**9)
+    states = await proxy.service.store.limits(Principal("tests", "alice", proxy.service.rules.anonymous.plan))
+    assert not [state for state in states if state.reserved]
+    used = {state.name: state.used for state in states}
+    rate, of_tokens, of_usd = (name for name, state in zip(used, states, strict=True) if state.kind != "requests")
+    assert (used[of_tokens], used[of_usd]) == (tokens, nano)
+    # It has been refilled for as long as the test took: a token in half a minute.
+    assert tokens - 2 <= used[rate] <= tokens
+
+
+async def check_row(line: dict[str, Any]) -> None:
+    """The ledger has one row, which says what the line says."""
+    async with asyncio.timeout(WAIT_S):
+        # The ledger's own thread writes to a file; there is no event to wait for.
+        while not (rows := read_rows()):  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+    (row,) = rows
+    names = ("id", "user", "plan", "upstream", "model", "status", "ending", "code", "bytes", "events", "usage")
+    figures = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+    assert {name: row[name] for name in (*names, *figures)} == {name: line[name] for name in (*names, *figures)}
+    assert row["cost_nano"] == (None if line["cost_usd"] is None else int(Decimal(line["cost_usd"]) * 10**9))
+
+
+def read_rows() -> list[dict[str, Any]]:
+    with closing(sqlite3.connect("ledger.db")) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM exchanges")]
 
 
 def check_estimated(line: dict[str, Any], dialect: str) -> None:
