@@ -23,6 +23,7 @@ _CHOICE: Final = re.compile(rb'"choices"[ \t]*+:[ \t]*+\[[ \t]*+[^\] \t\r\n]')
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 # The end of a line and a blank line behind it. A CR at the very end may be half of a CRLF, so it ends nothing yet.
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+_USUAL_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 _CR: Final = ord("\r")
 # How many bytes before a read may belong to the end of an event in it: all of CRLF CRLF but one.
 _BEFORE: Final = 3
@@ -30,7 +31,7 @@ _BEFORE: Final = 3
 
 def may_be_usage_event(event: bytes) -> bool:
     """Check quickly whether `is_usage_event` is worth its time: false for nearly every event of a stream."""
-    return _NAME in event and _NO_USAGE not in event
+    return _NO_USAGE not in event and _NAME in event
 
 
 def is_usage_event(event: bytes) -> bool:
@@ -104,7 +105,7 @@ class UsageEventRemover:
 
     def _events(self, text: bytes) -> bytes:
         """Take what begins between two events."""
-        end = len(text) if text[-2:] == b"\n\n" else _last_end(text)
+        end = len(text) if text.endswith(_USUAL_ENDS) else _last_end(text)
         whole = text if end == len(text) else text[:end]
         if _NAME in whole and _USAGE.search(whole) is not None:
             whole = _without_usage(text, end)

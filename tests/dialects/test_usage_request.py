@@ -153,7 +153,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
-OPTIONS = st.sampled_from([None, {}, "absent"]) | st.dictionaries(
+OPTIONS: st.SearchStrategy[Any] = st.sampled_from([None, {}, "absent"]) | st.dictionaries(
     st.sampled_from(["include_usage", "include_obfuscation", "x", 'incl"ude']), st.booleans(), max_size=3
 )
 
