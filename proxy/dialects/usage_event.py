@@ -25,6 +25,10 @@ _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _USUAL_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 _CR: Final = ord("\r")
+# Blank lines and comments before an event: no part of it, and some vendors' sign of life.
+_LEAD: Final = re.compile(rb"(?:(?::[^\r\n]*+)?[\r\n])*+")
+_LINE_END: Final = re.compile(rb"[\r\n]")
+_COLON: Final = ord(":")
 # How many bytes before a read may belong to the end of an event in it: all of CRLF CRLF but one.
 _BEFORE: Final = 3
 
@@ -90,6 +94,11 @@ class UsageEventRemover:
             return self._events(data)
         seen = len(self._held)
         self._held += data
+        if self._held[0] == _COLON and _LINE_END.search(data) is not None:
+            # A comment's end: the event has not begun yet.
+            text = bytes(self._held)
+            self._held.clear()
+            return self._events(text)
         found = _END.search(self._held, max(0, seen - _BEFORE))
         if found is None:
             return self._wait()
@@ -111,14 +120,13 @@ class UsageEventRemover:
             whole = _without_usage(text, end)
         if end == len(text):
             return whole
-        # Blank lines between events are no part of either.
-        begun = text[end:].lstrip(b"\r\n")
-        blank = text[end : len(text) - len(begun)]
-        if not begun:
-            return whole + blank
-        self._held += begun
+        begin = _begin(text, end)
+        before = whole + text[end:begin]
+        if begin == len(text):
+            return before
+        self._held += text[begin:]
         self._look_at = 0
-        return whole + blank + self._wait()
+        return before + self._wait()
 
     def _wait(self) -> bytes:
         """Hold on to an unfinished event; return all of it once it is known to be another one, or too long."""
@@ -134,6 +142,13 @@ class UsageEventRemover:
         self._is_passing = True
         self._last = passed[-_BEFORE:]
         return passed
+
+
+def _begin(text: bytes, at: int) -> int:
+    """Where the next event begins, behind what may stand before it."""
+    found = _LEAD.match(text, at)
+    assert found is not None
+    return found.end()
 
 
 def _last_end(text: bytes) -> int:
@@ -154,9 +169,8 @@ def _without_usage(text: bytes, end: int) -> bytes:
         event = text[start : found.end()]
         start = found.end()
         if may_be_usage_event(event):
-            # Blank lines before it are no part of it.
-            lines = event.lstrip(b"\r\n")
-            if is_usage_event(lines):
-                event = event[: len(event) - len(lines)]
+            begin = _begin(event, 0)
+            if is_usage_event(event[begin:]):
+                event = event[:begin]
         kept.append(event)
     return b"".join(kept) + text[start:end]

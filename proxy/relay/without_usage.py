@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.dialects.usage_event import UsageEventRemover, is_usage_event, may_be_usage_event
+from proxy.dialects.usage_event import UsageEventRemover, may_be_usage_event
 from proxy.protocol.header_fields import fold
 from proxy.relay.response import RelayResponse
 from proxy.relay.transform import OF_THE_BODY
@@ -36,7 +36,7 @@ class WithoutUsage:
 
     @property
     def allows_fast_path(self) -> bool:
-        """Only between two events of the upstream; `ResponseWithoutUsage` looks at each that passes so."""
+        """Only between two events of the upstream, and only of `ResponseWithoutUsage`, which looks at each of them."""
         return self._remover.is_between and self._inner.allows_fast_path
 
     @property
@@ -77,16 +77,16 @@ class WithoutUsage:
 
 
 class ResponseWithoutUsage(RelayResponse):
-    """The response for `WithoutUsage`, of which the fast path leaves the usage event out."""
+    """The response for `WithoutUsage`: what may be the usage event leaves the fast path."""
 
     __slots__ = ()
 
     def event(self, data: bytes, payload_bytes: int) -> None:
-        """Write one whole event in one whole chunk as it came, unless it is the usage event."""
-        if may_be_usage_event(data) and is_usage_event(data[data.find(b"\n") + 1 : -len(b"\r\n")]):
-            self._received += payload_bytes
-            if self.meter is not None:
-                self.meter.event(data)
+        """Write one whole event in one whole chunk as it came, unless the transform has to look at it."""
+        if may_be_usage_event(data):
+            # Without the lines of its chunk.
+            end = len(data) - len(b"\r\n")
+            self.body(data[end - payload_bytes : end])
         else:
             super().event(data, payload_bytes)
 

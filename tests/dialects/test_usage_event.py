@@ -52,6 +52,9 @@ IS_NOT = [
     b'data: {"type":"response.completed","response":{"usage":{"input_tokens":1}}}',
     TOLD[:-1] + b',"pad":"' + b"x" * MAX_EVENT_BYTES + b'"}',
 ]
+# Its comment is no part of it.
+COMMENT = b": still here"
+COMMENTED = COMMENT + b"\n" + TOLD
 ENDS = [b"\n", b"\r\n", b"\r"]
 
 
@@ -99,7 +102,10 @@ def test_remover_passes_all_but_one(end: bytes, size: int) -> None:
 
 @given(
     st.lists(
-        st.sampled_from([*IS_IT, *IS_NOT[:-1], TEXT, TEXT, b"", b"data: \xff\xfe", b"\xef\xbb\xbfdata: x"]), max_size=8
+        st.sampled_from(
+            [*IS_IT, *IS_NOT[:-1], TEXT, TEXT, COMMENTED, COMMENTED, b"", b"data: \xff", b"\xef\xbb\xbfdata: x"]
+        ),
+        max_size=8,
     ),
     st.lists(st.sampled_from(ENDS), min_size=4, max_size=4),
     st.lists(st.integers(min_value=0), max_size=30),
@@ -120,7 +126,9 @@ def test_remover_for_every_split(events: list[bytes], ends: list[bytes], places:
         if stream.endswith(b"\r") and lines.startswith(b"\n"):
             lines = b"\r" + lines[1:]
         stream += lines
-        if event not in IS_IT:
+        if event == COMMENTED:
+            expected += COMMENT + first
+        elif event not in IS_IT:
             expected += lines
     assert fed(cut(stream, places)) == expected
     assert fed([stream]) == expected
@@ -154,6 +162,17 @@ def test_remover_holds_all_of_its_beginning(at: int) -> None:
     assert not remover.is_between
     assert remover.feed(TOLD[at:] + b"\n") == b""
     assert remover.feed(b"\n" + DONE + b"\n\n") == DONE + b"\n\n"
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_remover_passes_comments(end: bytes) -> None:
+    """A comment passes with the end of its line: it may be all that keeps a connection alive."""
+    remover = UsageEventRemover()
+    assert remover.feed(TEXT + end + end) + remover.feed(b": still") == TEXT + end + end
+    assert remover.feed(b" here" + end) == b": still here" + end
+    assert remover.feed(b": twice" + end + b": in a read" + end) == b": twice" + end + b": in a read" + end
+    assert remover.feed(TOLD + end) == b""
+    assert remover.feed(end + DONE + end + end) + remover.end() == DONE + end + end
 
 
 def test_remover_without_blank_line() -> None:
