@@ -136,7 +136,8 @@ class Upstream:
     `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
     dialect's own. `has_secret_headers` says that a value among `headers` came from a variable or a file, as keys do.
     `ca_file` replaces the system's trust store for this upstream. `is_typed`
-    means that its streams become typed events unasked, `typed_names` what those are called.
+    means that its streams become typed events unasked, `typed_names` what those are called. `asks_usage` means that
+    streams are asked for their usage where the client has left that open.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Upstream:
     ca_file: str | None = None
     is_typed: bool = False
     typed_names: Mapping[str, str | int] = field(default_factory=lambda: TYPED_NAMES, hash=False)
+    asks_usage: bool = False
 
 
 class FieldIndex(dict[bytes, bytes]):
@@ -224,6 +226,7 @@ class Route(NamedTuple):
     Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
+    `asks_usage` is true where the proxy has asked for usage in `body`: the client gets the stream without its event.
     """
 
     upstream: str
@@ -240,6 +243,7 @@ class Route(NamedTuple):
     typed_names: Mapping[str, str | int] | None = None
     is_pinned: bool = False
     has_operators_key: bool = False
+    asks_usage: bool = False
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

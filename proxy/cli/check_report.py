@@ -160,6 +160,8 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
     if renamed:
         yield "typed as", ", ".join(renamed)
+    if upstream.ask_usage:
+        yield "usage", "asked for"
 
 
 def _warnings(settings: Settings) -> Iterator[str]:

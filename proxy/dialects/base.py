@@ -63,6 +63,8 @@ class Dialect(ABC):
     heartbeat_allowed: ClassVar[bool] = True
     # Whether the body's member `stream` asks for an event stream.
     has_stream_member: ClassVar[bool] = False
+    # Whether a stream tells its usage only where the request asks for it.
+    usage_on_request: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
 
@@ -113,6 +115,19 @@ class Dialect(ABC):
         if self.has_stream_member:
             return (yield from has_true_stream_member(fields, body))
         return self.asks_in_fields(fields)
+
+    def ask_usage(
+        self,
+        target: bytes,  # noqa: ARG002 - see the dialects
+        fields: Sequence[Field],  # noqa: ARG002
+        body: JsonText,  # noqa: ARG002
+    ) -> Steps[JsonText | None]:
+        """Return a request's body with a request for usage in it; None where it is to be sent as it is.
+
+        Yields after each piece of a large body.
+        """
+        yield from ()
+        return None
 
     def asks_in_fields(self, fields: Sequence[Field]) -> bool:  # noqa: ARG002 - see the dialects
         """Check whether a header field asks for an event stream, where no member of the body does."""

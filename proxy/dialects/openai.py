@@ -10,13 +10,15 @@ import orjson
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.typed.openai import OpenAIReader
 from proxy.dialects.usage import count_openai, openai_text_bytes
+from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.dialects.usage import Counts
-    from proxy.errors import ProxyError
+    from proxy.errors import Field, ProxyError
+    from proxy.protocol.json_text import JsonText, Steps
 
 # `error.type`; the statuses that are not here are the client's (`invalid_request_error`) or ours (`server_error`).
 _TYPES: Final[Mapping[int, str]] = MappingProxyType(
@@ -60,6 +62,7 @@ class OpenAI(Dialect):
     )
     # The SDK sends `Accept: application/json` with streams too, so no field counts.
     has_stream_member = True
+    usage_on_request = True
 
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind of error, `code` the proxy's own code for it."""
@@ -79,6 +82,10 @@ class OpenAI(Dialect):
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
         return encode_event(orjson.dumps(body)) if body.get("error") else None
+
+    def ask_usage(self, target: bytes, fields: Sequence[Field], body: JsonText) -> Steps[JsonText | None]:
+        """See `usage_request`."""
+        return ask_usage(target, fields, body)
 
     def count(self, event: dict[str, Any], counts: Counts) -> None:
         """See `usage`."""

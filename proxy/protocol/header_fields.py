@@ -155,6 +155,16 @@ def to_client(fields: Sequence[Field], index: FieldIndex) -> list[Field]:
     return [(name, value) for raw, value in fields if (name := names[raw]) is not _DROPPED]
 
 
+def is_encoded(index: FieldIndex) -> bool:
+    """Check whether a message's body is in a content coding (RFC 9110 §8.4); `identity` is none."""
+    return b"content-encoding" in index and any(
+        coding.strip(b" \t").lower() not in _NO_CODING for coding in index.every(b"content-encoding")
+    )
+
+
+_NO_CODING: Final = frozenset({b"", b"identity"})
+
+
 def _without(fields: Iterable[Field], names: Container[bytes]) -> list[Field]:
     return [field for field in fields if fold(field[0]) not in names]
 

@@ -19,10 +19,11 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.typed.reader import UNKNOWN_CODE, Failure, UnreadableError
 from proxy.errors import UpstreamProtocolError, UpstreamTimeoutError
 from proxy.model import Ending
-from proxy.protocol.header_fields import STREAM_FIELDS
+from proxy.protocol.header_fields import STREAM_FIELDS, is_encoded
 from proxy.protocol.sse_observer import BYTE_ORDER_MARK, is_event_stream
 from proxy.protocol.typed_events import TypedEncoder
 from proxy.relay.response import RelayResponse
+from proxy.relay.without_usage import ResponseWithoutUsage
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -126,10 +127,10 @@ class EarlyResponse:
         exchange = self._exchange
         response = self.response
         if response is None:
-            response = self.response = RelayResponse(
+            route = exchange.checked_route
+            response = self.response = (ResponseWithoutUsage if route.asks_usage else RelayResponse)(
                 status=200, headers=[("Content-Type", "text/event-stream"), *STREAM_FIELDS], framing="chunked"
             )
-            route = exchange.checked_route
             exchange.early_target, exchange.typed_names = route.target, route.typed_names
             exchange.status = 200
             self._request[EARLY] = response
@@ -143,7 +144,7 @@ class EarlyResponse:
             UpstreamProtocolError: they are compressed: heartbeats are not.
             UpstreamTimeoutError: they did not come before `idle` or `total` was over.
         """
-        if _is_encoded(upstream):
+        if is_encoded(upstream.index):
             raise UpstreamProtocolError("The upstream compressed its stream, which has begun uncompressed.")
         loop = asyncio.get_running_loop()
         begin = _Body(upstream, enough=len(BYTE_ORDER_MARK))
@@ -165,7 +166,7 @@ class EarlyResponse:
         if upstream.status < 400:  # noqa: PLR2004 - RFC 9110 §15: the error classes
             raise UpstreamProtocolError("The upstream's answer is no event stream.")
         value: object = None
-        if not _is_encoded(upstream):
+        if not is_encoded(upstream.index):
             body = _Body(upstream, enough=MAX_ERROR_BYTES)
             await asyncio.wait([body.done], timeout=_ERROR_S)
             with contextlib.suppress(orjson.JSONDecodeError):
@@ -201,11 +202,6 @@ def _failure(route: Route, value: dict[str, Any]) -> Failure | None:
     except UnreadableError:
         return None
     return reader.failure
-
-
-def _is_encoded(upstream: UpstreamResponse) -> bool:
-    encoding = upstream.index.get(b"content-encoding")
-    return encoding is not None and encoding.strip().lower() not in {b"", b"identity"}
 
 
 class _Body:

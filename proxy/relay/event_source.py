@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.dialects.base import broken_stream_status
 from proxy.errors import ProxyError, UpstreamProtocolError
-from proxy.protocol.header_fields import fold, to_client
+from proxy.protocol.header_fields import fold, is_encoded, to_client
 from proxy.protocol.in_band import DataLines, end_event, torn
 from proxy.protocol.sse_observer import EventStreamObserver, encode_event, is_event_stream
-from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
+from proxy.relay.transform import ERROR_FOR_ENDING, OF_THE_BODY, Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
     from proxy.dialects import Dialect
@@ -23,21 +23,8 @@ if TYPE_CHECKING:
     from proxy.upstream import UpstreamResponse
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
-# RFC 9110 §7.7, §8: what describes the body that the upstream sent, to which something is added here. Not its coding:
-# a body that is coded is refused, because nothing can be added to it.
-_OF_THE_BODY: Final = frozenset(
-    {
-        b"accept-ranges",
-        b"content-digest",
-        b"content-disposition",
-        b"content-md5",
-        b"content-range",
-        b"digest",
-        b"etag",
-        b"last-modified",
-        b"repr-digest",
-    }
-)
+# Something is added to the body. Its coding is not here: a body that is coded is refused, because nothing can be added.
+_REPLACED: Final = OF_THE_BODY | {b"content-disposition"}
 
 
 def readable_fields(response: UpstreamResponse) -> tuple[list[Field], bool]:
@@ -46,12 +33,11 @@ def readable_fields(response: UpstreamResponse) -> tuple[list[Field], bool]:
     Raises:
         UpstreamProtocolError: the body is compressed, though nobody asked for that; its connection is closed.
     """
-    encoding = response.index.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
+    if is_encoded(response.index):
         response.abort()
         raise UpstreamProtocolError("The upstream compressed its answer, to which nothing can be added then.")
     is_stream = is_event_stream(response.index.get(b"content-type"))
-    replaced = _OF_THE_BODY if is_stream else _OF_THE_BODY | {b"content-type"}
+    replaced = _REPLACED if is_stream else _REPLACED | {b"content-type"}
     fields = [field for field in to_client(response.fields, response.index) if fold(field[0]) not in replaced]
     if not is_stream:
         fields.append(_CONTENT_TYPE)

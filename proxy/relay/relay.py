@@ -8,7 +8,7 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.header_fields import rebase_location, relayed, to_client
+from proxy.protocol.header_fields import is_encoded, rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
@@ -16,6 +16,7 @@ from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
 from proxy.relay.transform import ending_of_whole
 from proxy.relay.typed import TypedEvents, begin_translation, translated_fields
+from proxy.relay.without_usage import ResponseWithoutUsage, WithoutUsage, fields_without_usage
 
 if TYPE_CHECKING:
     from proxy.errors import Field
@@ -59,7 +60,8 @@ async def relay(
     is_whole = upstream.is_complete and bool(upstream.held) and begun is None
     if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
         return _whole(exchange, upstream, transform, fields, framing, timers.now())
-    response = begun or RelayResponse(
+    kind = ResponseWithoutUsage if isinstance(transform, WithoutUsage) else RelayResponse
+    response = begun or kind(
         status=200 if exchange.is_in_band else upstream.status,
         headers=relayed(fields),
         framing=framing,
@@ -93,7 +95,7 @@ async def relay(
 def _is_read(upstream: UpstreamResponse) -> bool | None:
     """Whether usage is looked for in a stream's events or in a JSON answer; None where it can be in neither."""
     index = upstream.index
-    if b"content-encoding" in index or upstream.framing == "none":
+    if is_encoded(index) or upstream.framing == "none":
         return None
     content_type = index.get(b"content-type")
     if is_event_stream(content_type):
@@ -115,19 +117,22 @@ def _choose(
             return fields, TypedForEventSource(typed, id_=exchange.id, status=status), framing
         return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
+    is_watched = is_event_stream(index.get(b"content-type")) and not is_encoded(index)
+    is_cut = route.asks_usage and is_watched and 200 <= status < 300 and upstream.framing != "none"  # noqa: PLR2004 - RFC 9110 §15.3
     if exchange.is_in_band:
         fields, is_stream = readable_fields(upstream)
         for_event_source = ForEventSource(id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream)
-        return fields, for_event_source, framing
-    if upstream.framing in {"none", "length"} and exchange.early_target is None:
+        return fields, WithoutUsage(for_event_source) if is_cut else for_event_source, framing
+    if upstream.framing in {"none", "length"} and exchange.early_target is None and not is_cut:
         framing = upstream.framing
-    is_watched = is_event_stream(index.get(b"content-type")) and b"content-encoding" not in index
-    transform = Passthrough(
+    transform: Transform = Passthrough(
         status=status,
         observer=EventStreamObserver() if is_watched else None,
         error_event=lambda code, message: dialect.error_event(code, message, target),
     )
     fields = to_client(upstream.fields, index)
+    if is_cut:
+        fields, transform = fields_without_usage(fields), WithoutUsage(transform)
     if b"location" in index:
         fields = _with_rebased_location(exchange, route, fields)
     return fields, transform, framing

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 # RFC 9110 §15: the error classes.
 _FIRST_ERROR: Final = 400
 
+# RFC 9110 §7.7, §8: what describes the bytes of the upstream's body, and is wrong of any others.
+OF_THE_BODY: Final = frozenset(
+    {
+        b"accept-ranges",
+        b"content-digest",
+        b"content-md5",
+        b"content-range",
+        b"digest",
+        b"etag",
+        b"last-modified",
+        b"repr-digest",
+    }
+)
+
 # The code and message of the error event, where an ending has one. A client that has left, or does not read, gets no
 # event; what ends before the response begins has a status. All cases: docs/life-of-a-request.md#how-a-stream-ends
 ERROR_FOR_ENDING: Final[Mapping[Ending, tuple[str, str]]] = {
@@ -40,13 +54,12 @@ class Completion(NamedTuple):
 
 
 class Transform(Protocol):
-    """How one body is passed on. Pure: bytes in, bytes out; never raises.
+    """How one body is passed on. Pure: bytes in, bytes out; never raises."""
 
-    Attributes:
-        allows_fast_path: Whether a whole event may be written as it came, without `transform`.
-    """
-
-    allows_fast_path: bool
+    @property
+    def allows_fast_path(self) -> bool:
+        """Whether the next event may be written as it came, without `transform`, if it comes whole."""
+        ...
 
     @property
     def events(self) -> int:

@@ -13,28 +13,14 @@ from proxy.errors import UpstreamProtocolError
 from proxy.model import Ending
 from proxy.protocol.header_fields import fold, single, to_client
 from proxy.protocol.sse_observer import is_event_stream
-from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue
+from proxy.relay.transform import ERROR_FOR_ENDING, OF_THE_BODY, Completion, Epilogue
 
 if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Route
     from proxy.upstream import UpstreamResponse
 
-# RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
-_OF_THE_BODY: Final = frozenset(
-    {
-        b"accept-ranges",
-        b"content-digest",
-        b"content-encoding",
-        b"content-md5",
-        b"content-range",
-        b"content-type",
-        b"digest",
-        b"etag",
-        b"last-modified",
-        b"repr-digest",
-    }
-)
+_REPLACED: Final = OF_THE_BODY | {b"content-encoding", b"content-type"}
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 
 
@@ -64,7 +50,7 @@ def begin_translation(route: Route, response: UpstreamResponse) -> Translator | 
 def translated_fields(response: UpstreamResponse) -> list[Field]:
     """An upstream's fields as the client of a translation gets them."""
     passed = to_client(response.fields, response.index)
-    return [_CONTENT_TYPE, *(field for field in passed if fold(field[0]) not in _OF_THE_BODY)]
+    return [_CONTENT_TYPE, *(field for field in passed if fold(field[0]) not in _REPLACED)]
 
 
 class TypedEvents:

@@ -93,13 +93,14 @@ def route_envelope(
     # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
     added = upstream_route.added(head).under(plain)
     query = strip_query(target.query, query_key=upstream_route.dialect.query_credential)
-    return upstream_route.route(
+    route = upstream_route.route(
         envelope.method,
         with_query(target.path, query),
         to_upstream(envelope.fields, index, added),
         envelope.body,
         upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
     )._replace(origin=target.origin, host=target.origin.host_field, is_pinned=True)
+    return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
 
 def _own_route(

@@ -265,13 +265,14 @@ class Router:
             target = with_query(upstream_route.base_path + path, query)
         added = upstream_route.added(head, is_front=is_front)
         fields = to_upstream(head.fields, head.index, added)
-        return upstream_route.route(
+        route = upstream_route.route(
             head.method,
             target,
             fields,
             body,
             upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
         )
+        return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""

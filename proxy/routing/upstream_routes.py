@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field
     from proxy.model import Principal, RequestHead, Upstream
+    from proxy.protocol.json_text import Steps
 
 # Longer than any vendor's path with a model's name in it.
 _MAX_CACHED_PATH: Final = 256
@@ -33,7 +34,8 @@ class UpstreamRoute:
 
     `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere. `models_path`
     is where `GET /v1/models` goes; None where the vendor lists no models.
-    `unasked_names` is what typed events are called where the operator wants them, else None. `route` makes a route of
+    `unasked_names` is what typed events are called where the operator wants them, else None. `asks_usage` says whether
+    routes are to pass through `asking_usage`. `route` makes a route of
     what differs from request to request: method, target, fields, body, and the names of typed events.
     """
 
@@ -45,6 +47,7 @@ class UpstreamRoute:
         "_patterns",
         "_turns",
         "_upstream",
+        "asks_usage",
         "base_path",
         "dialect",
         "front_path",
@@ -75,6 +78,7 @@ class UpstreamRoute:
         # Which of them is added depends on the request; that there are none does not.
         self._has_extra_fields = bool(dialect.extra_fields(path, ()))
         self.unasked_names = upstream.typed_names if upstream.is_typed else None
+        self.asks_usage = upstream.asks_usage
         # What is added with each key; None where the client brings it.
         self._turns: Iterator[Added] | None = None
         if upstream.key_source == "own":
@@ -100,6 +104,7 @@ class UpstreamRoute:
         upstream_route = copy(self)
         if upstream_route._turns is not None:  # noqa: SLF001 - its own kind
             upstream_route._turns = itertools.repeat(Added())  # noqa: SLF001
+        upstream_route.asks_usage = False
         return upstream_route
 
     def raise_no_front_path(self) -> NoReturn:
@@ -148,6 +153,11 @@ class UpstreamRoute:
         if not self.dialect.is_readable:
             raise InvalidRequestError(NOT_READABLE)
         return self._upstream.typed_names
+
+    def asking_usage(self, route: Route) -> Steps[Route]:
+        """Return the route with a body that asks for usage, or as it is where the body leaves no room for that."""
+        body = yield from self.dialect.ask_usage(route.target, route.fields, route.body)
+        return route if body is None else route._replace(body=body, asks_usage=True)
 
     def added(self, head: RequestHead, *, is_front: bool = False) -> Added:
         """What is ours to add: the vendor's credential, whose turn it is, and the operator's headers.

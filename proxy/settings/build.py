@@ -318,6 +318,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
         is_typed=upstream.events == "typed",
         typed_names=MappingProxyType(dict(upstream.typed_names)),
+        asks_usage=upstream.ask_usage,
     )
 
 

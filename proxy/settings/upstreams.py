@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJson
 from proxy.dialects import DIALECTS
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
-from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, UrlPath, is_field_name
+from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, Text, UrlPath, is_field_name
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
@@ -156,6 +156,11 @@ class UpstreamSettings(Model):
     typed_names: TypedNames = Field(
         default_factory=TypedNames, description="Names that differ from the top-level `typed_names`."
     )
+    ask_usage: Flag = Field(
+        default=False,
+        description="Whether streams are asked for their usage where the client left that open, and the event that "
+        "tells it is taken out again; openai only.",
+    )
 
     @property
     def key_source(self) -> Literal["own", "client", "none"]:
@@ -221,6 +226,9 @@ def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Co
     if not dialect.is_readable and data.get("events") == "typed":
         words = f"must be raw: it is not known what the dialect {dialect.name} streams"
         yield ("events",), InvalidValue(words, suggestion="raw")
+    if not dialect.usage_on_request and data.get("ask_usage") in (True, "true"):
+        words = f"must be false: streams of the dialect {dialect.name} cannot be asked for their usage, only openai's"
+        yield ("ask_usage",), InvalidValue(words, suggestion="false")
 
 
 def _credential_in_query(dialect: Dialect | None, path: object) -> str | None:

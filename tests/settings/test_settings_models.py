@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from proxy.cli import check_report
 from proxy.dialects import DIALECTS
 from proxy.model import Rate
 from proxy.settings import Address, InvalidValue, Settings, UpstreamSettings
@@ -429,6 +430,13 @@ def test_api_key_digest() -> None:
         ({"dialect": "gemini", "heartbeat": "5s"}, ("heartbeat",), "must be off"),
         ({"events": "types"}, ("events",), "must be one of raw, typed"),
         ({"dialect": "raw", "path": "/run", "events": "typed"}, ("events",), "must be raw"),
+        (
+            {"dialect": "anthropic", "ask_usage": True},
+            ("ask_usage",),
+            "anthropic cannot be asked for their usage, only openai's",
+        ),
+        ({"dialect": "raw", "path": "/run", "ask_usage": "true"}, ("ask_usage",), "must be false"),
+        ({"ask_usage": "on"}, ("ask_usage",), "must be true or false"),
         ({"typed_names": {"Txt": "text"}}, ("typed_names", "Txt"), "unknown key"),
         ({"typed_names": {"Text": ""}}, ("typed_names", "Text"), "must not be empty"),
         ({"typed_names": {"Text": "x" * 33}}, ("typed_names", "Text"), "at most 32"),
@@ -469,6 +477,15 @@ def test_listen_on_several(listen: str | list[str]) -> None:
     """One address or a list: what the system can serve side by side is taken, in its order."""
     written = [listen] if isinstance(listen, str) else listen
     assert [str(address) for address in settings(listen=listen).listen] == written
+
+
+def test_ask_usage_is_built() -> None:
+    """Usage is asked for where the file says so, and nowhere else; `check` says it."""
+    asking, silent = settings(upstreams=upstream(ask_usage=True)), settings(upstreams=upstream())
+    assert asking.upstreams["openai"].ask_usage
+    assert not silent.upstreams["openai"].ask_usage
+    assert "asked for" in check_report.report(asking)
+    assert "asked for" not in check_report.report(silent)
 
 
 def test_typed_names_are_inherited() -> None:
