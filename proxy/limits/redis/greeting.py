@@ -15,6 +15,7 @@ from proxy.limits.redis import token_commands
 from proxy.limits.redis.accounts import PREFIX
 from proxy.limits.redis.errors import StoreError
 from proxy.limits.redis.leases import BATCH, run_all
+from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from proxy.limits.redis.accounts import UserAccounts
@@ -80,15 +81,25 @@ class Greeting:
         self._charges.tell(link, channel)
 
     async def probe(self, link: Link, channel: Channel) -> None:
-        """Do what a request would: only that tells whether one would be served. The server knows the script then.
+        """Do what a request would: only that tells whether one would be served. The server knows the scripts then.
 
         Raises:
             StoreError: it would not.
         """
         life = self._leases.life
         prefix = PREFIX + await self._links.tag(link)
-        keys = [prefix + b":probe-leases", prefix + b":probe-rate"]
-        await channel.ask(*self._scripts.admit.whole_command(keys, [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]))
+        leases, rate, *held = [
+            prefix + b":probe-" + name for name in (b"leases", b"rate", b"held", b"sums", b"settled")
+        ]
+        scripts, member = self._scripts, token_commands.member_of(b"probe", Amounts())
+        commands = [
+            scripts.admit.whole_command([leases, rate], [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]),
+            scripts.reserve.whole_command(held[:2], [life, 0, member, 0, 0]),
+            scripts.hold.whole_command(held[:2], [member, life]),
+            scripts.settle.whole_command([leases, *held], [life, life, b"probe", member, 0]),
+            scripts.free.whole_command([leases, *held[:2]], [life, b"probe", member]),
+        ]
+        await run_all(channel, commands)
 
     async def _restore(self, link: Link, channel: Channel) -> None:
         """Tell an empty server how far the limits are used of every user that this worker has seen."""
