@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from proxy.exchange.settle import NOTHING_TAKEN, settle, take
+from proxy.exchange.settle import NO_UPSTREAM, NOTHING_TAKEN, Reckoning, settle, take
 from proxy.model import Ending, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
@@ -157,6 +157,11 @@ class Exchange:
             raise RuntimeError("the exchange has no route")
         return self.route
 
+    @property
+    def reckoning(self) -> Reckoning:
+        """What finds out what the exchange took."""
+        return Reckoning(self.meter, self.upstream or NO_UPSTREAM, self.rules.prices, self.registry.estimates)
+
     def admit(self, admission: Admission) -> None:
         """Note that the limits let the request in: charged, and with a lease that leaving the exchange releases."""
         self.admission = admission
@@ -235,7 +240,11 @@ LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields",
 
 
 class Exchanges:
-    """The exchanges of one worker: begins them, knows those that run, settles them."""
+    """The exchanges of one worker: begins them, knows those that run, settles them.
+
+    Attributes:
+        estimates: What was learned of tokens, for where a vendor says nothing.
+    """
 
     def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:
         """`now` gives the loop's time, in seconds."""
@@ -246,7 +255,7 @@ class Exchanges:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._log = exchange_logger()
         self._ids = _Ids()
-        self._estimates = Estimates()
+        self.estimates = Estimates()
 
     def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
         """A running exchange for the request, in the handler's own task; leaving its context ends it."""
@@ -274,7 +283,7 @@ class Exchanges:
         """Settle the limits, write the log line, count; exactly once for each exchange, and without waiting."""
         taken = NOTHING_TAKEN
         try:
-            taken = take(exchange, self._metrics, self._estimates)
+            taken = take(exchange, self._metrics)
         finally:
             if exchange.admission is not None:
                 exchange.admission.settle(taken.amounts)

@@ -107,17 +107,20 @@ def _choose(
     """The client's fields, how the body passes, and how its end is marked."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
     status, index = upstream.status, upstream.index
-    translator = begin_translation(route, upstream)
+    reckoning = exchange.reckoning
+    translator = begin_translation(route, upstream, reckoning.told_at_end)
     if translator is not None:
         typed = TypedEvents(translator)
         fields = translated_fields(upstream)
         if exchange.is_in_band:
-            return fields, TypedForEventSource(typed, id_=exchange.id, status=status), framing
+            return fields, TypedForEventSource(typed, id_=exchange.id, status=status, told=reckoning.told), framing
         return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
     if exchange.is_in_band:
         fields, is_stream = readable_fields(upstream)
-        for_event_source = ForEventSource(id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream)
+        for_event_source = ForEventSource(
+            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream, told=reckoning.told
+        )
         return fields, for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None:
         framing = upstream.framing

@@ -16,8 +16,11 @@ from proxy.protocol.sse_observer import is_event_stream
 from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.errors import Field
     from proxy.model import Route
+    from proxy.protocol.typed_events import Usage
     from proxy.upstream import UpstreamResponse
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
@@ -38,8 +41,8 @@ _OF_THE_BODY: Final = frozenset(
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 
 
-def begin_translation(route: Route, response: UpstreamResponse) -> Translator | None:
-    """What translates the response's body; None where it passes untouched.
+def begin_translation(route: Route, response: UpstreamResponse, told: Callable[[], Usage | None]) -> Translator | None:
+    """What translates the response's body; None where it passes untouched. `told` is what `End` says of usage.
 
     Only a success that is an event stream is translated. An error keeps its status and its words, and a response that
     is no stream is what the client asked for.
@@ -58,7 +61,7 @@ def begin_translation(route: Route, response: UpstreamResponse) -> Translator | 
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         response.abort()
         raise UpstreamProtocolError("The upstream compressed its stream, which cannot be translated.")
-    return Translator(reader, route.typed_names)
+    return Translator(reader, route.typed_names, told)
 
 
 def translated_fields(response: UpstreamResponse) -> list[Field]:

@@ -43,10 +43,16 @@ class Estimates:
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
 
-        Learns from it where the vendor has said everything.
+        Learns from it where the vendor has said everything. Found out once for each meter: whoever asks again, as the
+        log does after a client was told, gets the same.
         """
         if meter is None:
             return Figures("none")
+        if meter.figures is None:
+            meter.figures = self._figures(meter, upstream, is_whole=is_whole)
+        return meter.figures
+
+    def _figures(self, meter: Meter, upstream: str, *, is_whole: bool) -> Figures:
         meter.end()
         counts = meter.counts
         model = meter.model or counts.model

@@ -91,6 +91,7 @@ class Meter:
         counts: What the vendor has said.
         status: The response's; None until there is one.
         is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
+        figures: What it came to, once somebody has asked: what comes later changes nothing.
     """
 
     __slots__ = (
@@ -105,6 +106,7 @@ class Meter:
         "_told_text",
         "body_bytes",
         "counts",
+        "figures",
         "is_stream",
         "model",
         "status",
@@ -117,6 +119,7 @@ class Meter:
         self.counts = Counts()
         self.status: int | None = None
         self.is_stream: bool | None = None
+        self.figures: Figures | None = None
         self._raw_bytes = 0
         self._sample_at = 0
         self._sampled_bytes = 0
