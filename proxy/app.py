@@ -15,7 +15,19 @@ from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
-from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
+from proxy.handlers import (
+    SERVICE,
+    Service,
+    admin,
+    errors,
+    forward,
+    health,
+    playground,
+    preflight,
+    streams,
+    tickets,
+    usage,
+)
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
@@ -117,6 +129,10 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
                 ("*", "/playground/upstreams", preflight.or_else(playground.otherwise)),
             ),
             *own(("*", "/forward-sse/tickets", preflight.or_else(tickets.create))),
+            *own(
+                ("GET", "/forward-sse/usage", usage.own),
+                ("*", "/forward-sse/usage", preflight.or_else(usage.otherwise)),
+            ),
             web.route("*", "/forward-sse/streams/{id:.*}", preflight.or_else(streams.stop)),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),
             # The last one: every way to an upstream.

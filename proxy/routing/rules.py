@@ -37,3 +37,4 @@ class Rules:
     write_timeout_s: float | None
     early_heartbeat: bool = False
     playground: Playground | None = None
+    usage_retention_s: float = 90 * 86_400.0

@@ -79,6 +79,7 @@ def build_rules(
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
         early_heartbeat=settings.early_heartbeat,
+        usage_retention_s=settings.usage.retention_s,
         playground=Playground(
             page,
             upstreams.values(),

@@ -1,4 +1,4 @@
-"""What a client is told of usage in the stream itself: a typed `End`, a ticket's `end`; and that the log says the same."""
+"""What a client is told of usage in the stream itself: a typed `End`, a ticket's `end`; the log says the same."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def answer_whole(upstream: Upstream, dialect: str, *events: dict[str, Any]
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_typed_end(start: Callable[..., Any], upstream: Upstream, dialect: str) -> None:
-    """`End` has the log line's figures, and what they cost: cache reads are input, thoughts output, nothing is a sum."""
+    """`End` has the log line's figures and their cost: cache reads are input, thoughts output, nothing is a sum."""
     proxy = await run(start, dialect)
     client = await proxy.client()
     client.write(request(typed(PATHS[dialect]), BODY, token=token()))
