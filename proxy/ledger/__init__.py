@@ -6,6 +6,6 @@ commits to it, `sql` the statements of both databases, `sqlite` the ledger of on
 """
 
 from proxy.ledger.reading import Book
-from proxy.ledger.row import COLUMNS, Counts, Ledger, Query, Row, Sums
+from proxy.ledger.row import COLUMNS, Column, Ledger, Query, Row, Sums
 
-__all__ = ["COLUMNS", "Book", "Counts", "Ledger", "Query", "Row", "Sums"]
+__all__ = ["COLUMNS", "Book", "Column", "Ledger", "Query", "Row", "Sums"]
