@@ -303,6 +303,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         turns=Turns(),
         metrics=metrics,
         ticket_makers=Makers(),
+        ledger=app[LEDGER],
         prefix=app.router[_CATCH_ALL].canonical.removesuffix("/{path}").encode(),
     )
     yield

@@ -54,7 +54,11 @@ def summed(rows: Iterable[Row], query: Query) -> list[Sums]:
     """What a query must return, found the long way."""
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 7)
     for one in {one.row_id: one for one in reversed(list(rows))}.values():
-        if one.ended_ms < query.since_ms or query.user not in {None, one.user} or query.issuer not in {None, one.issuer}:
+        if (
+            one.ended_ms < query.since_ms
+            or query.user not in {None, one.user}
+            or query.issuer not in {None, one.issuer}
+        ):
             continue
         values = {**one._asdict(), "day": one.ended_ms // DAY_MS}
         sums = groups[tuple(_shown(column, values[column] or "") for column in query.by)]

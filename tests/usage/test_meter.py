@@ -241,7 +241,7 @@ def test_learned_from_streams_that_ended(is_whole: bool) -> None:
 
 
 def test_asked_twice() -> None:
-    """Whoever asks later gets the figures that were told first, whatever has come since, and nothing is learned twice."""
+    """Whoever asks later gets the figures that were told first, and nothing is learned twice."""
     estimates = Estimates()
     read = meter()
     read.feed(sse(text("word " * 20), {"choices": [], "usage": OPENAI_USAGE}))
