@@ -190,7 +190,7 @@ def test_file_that_cannot_be_used(path: Path, make: object, words: str) -> None:
     before = path.read_bytes() if path.is_file() else b""
     file = LedgerFile(path, has_totals=True)
     for ask in (file.open, file.check):
-        with pytest.raises(OSError, match="ledger.db") as caught:
+        with pytest.raises(OSError, match=r"ledger\.db") as caught:
             ask()
         told = caught.value.strerror or str(caught.value)
         assert told.startswith(f"usage.ledger: {path}: ")

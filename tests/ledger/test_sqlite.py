@@ -94,7 +94,7 @@ async def test_too_many_ask(path: Path) -> None:
 async def test_file_is_gone(path: Path) -> None:
     """A file that is gone makes sums unavailable, and is nobody's use."""
     async with kept(path) as ledger:
-        path.unlink()
+        path.unlink()  # noqa: ASYNC240 - a moment
         with pytest.raises(LedgerUnavailableError):
             await ledger.sums(Query(0))
         assert await ledger.used("tests", "alice", 0) == Amounts()
@@ -118,7 +118,7 @@ async def test_start_while_locked(path: Path) -> None:
 
 async def test_unusable_file_at_the_start(path: Path) -> None:
     """A file that is none of ours is an error at the start."""
-    path.write_text("no database " * 100)
+    path.write_text("no database " * 100)  # noqa: ASYNC240 - a moment
     with pytest.raises(OSError, match="not a database"):
         await SqliteLedger(path).open()
 

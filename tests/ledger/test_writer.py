@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +21,7 @@ from tests.ledger.rows import row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from proxy.ledger import Row
     from proxy.observability.logging import Redactor
@@ -122,7 +122,7 @@ def test_close_writes_what_waits(file: DiskFile) -> None:
 
 
 def test_full_disk(file: DiskFile, log_file: tuple[Path, Redactor]) -> None:
-    """While the disk is full rows wait, which is counted and said once; when there is room they are written, once each."""
+    """While the disk is full rows wait, which is counted and said once; when there is room each is written once."""
     with writing(file) as writer:
         writer.append(row())
         file.wait(1)

@@ -1,4 +1,4 @@
-"""The ledger of a whole service: a row for each line of a user's exchange, whatever happens to the process or the disk."""
+"""The ledger of a whole service: a row for each line of a user's exchange, whatever happens to process or disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from proxy.ledger.sqlite import read
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event, request
 from tests.settings_builder import settings
-from tests.whole.nodes import BODY, SHORT, configuration, node
+from tests.whole.nodes import BODY, SILENT, configuration, node
+from tests.whole.several import ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,8 +56,7 @@ def rows_of(path: Path) -> list[Row]:
     file.open()
     rows = file.read_batch(10**6)
     file.close()
-    (sums,) = read(path, Query(0)) or [None]
-    assert (0 if sums is None else sums.requests) == len(rows)
+    assert sum(sums.requests for sums in read(path, Query(0))) == len(rows)
     return rows
 
 
@@ -86,7 +86,7 @@ async def test_row_for_every_line_of_a_user(start: Callable[..., Any], upstream:
     client.write(request(body=BODY, token=token()))
     vendor, _ = await upstream.take()
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}\n\n'
-    vendor.write(STREAM_HEAD + chunk(event("one")) + chunk(usage) + LAST)
+    vendor.write(ONCE + chunk(event("one")) + chunk(usage) + LAST)
     await client.read_until(LAST)
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
@@ -132,17 +132,16 @@ async def test_embedded(aiohttp_client: Callable[..., Any], upstream: Upstream, 
 async def test_reload(start: Callable[..., Any], tmp_path: Path) -> None:
     """Another ledger needs a restart, which the reload says; another retention does not."""
     proxy = await start(with_ledger(tmp_path / "ledger.db"))
-    main = {"url": "http://127.0.0.1:1"}
-    for retention, name, needed in (("80d", "ledger.db", []), ("80d", "other.db", ["usage.ledger"])):
-        usage = {"ledger": f"sqlite:///{tmp_path / name}", "retention": retention}
-        await proxy.server.reload(settings(**main, usage=usage))
-        async with asyncio.timeout(WAIT_S):
-            # The log's own thread writes to a file; there is no event to wait for.
-            while not (said := [line for line in proxy.lines() if line["event"] == "configuration.reloaded"]):  # noqa: ASYNC110 - as said
-                await asyncio.sleep(0.005)
-        assert [key for key in said[-1]["needs_restart"] if key.startswith("usage")] == needed
-        while not proxy.lines():
-            await asyncio.sleep(0)
+    for name in ("ledger.db", "other.db"):
+        usage = {"ledger": f"sqlite:///{tmp_path / name}", "retention": "80d"}
+        await proxy.server.reload(settings(usage=usage))
+    said: list[dict[str, Any]] = []
+    async with asyncio.timeout(WAIT_S):
+        # The log's own thread writes to a file; there is no event to wait for.
+        while len(said) < 2:
+            await asyncio.sleep(0.005)
+            said = [line for line in proxy.lines() if line["event"] == "configuration.reloaded"]
+    assert [line["needs_restart"] for line in said] == [[], ["usage.ledger"]]
     assert not (tmp_path / "other.db").exists()
 
 
@@ -174,7 +173,7 @@ class Load:
 @linux
 @pytest.mark.parametrize("sync", ["50ms", "each"])
 async def test_killed(tmp_path: Path, vendor: MockVendor, upstream: Upstream, sync: str) -> None:
-    """A process killed under load has lost no row older than what is promised, doubles none, and the log has the rest."""
+    """A process killed under load has lost no row older than what is promised, and doubles none; the log has the rest."""
     path = tmp_path / "ledger.db"
     text = configuration(vendor, upstream, NO_BOUND + with_ledger(path, f", sync: {sync}"), "memory", "deny")
     chance = random.Random(7)
@@ -264,11 +263,10 @@ async def test_drained_streams_have_rows(tmp_path: Path, vendor: MockVendor, ups
     more = NO_BOUND + with_ledger(path) + "drain_timeout: 1s\n"
     text = configuration(vendor, upstream, more, "memory", "deny")
     async with node(tmp_path / "proxy.yaml", text, workers=1) as one:
-        asking = asyncio.create_task(one.post(token(), "/mock" + SHORT.removeprefix("/mock") + "&interval_ms=0"))
-        assert (await asking).status == 200
-        held = asyncio.create_task(one.post(token(), "/mock/v1/chat/completions?events=2&interval_ms=600000"))
+        assert (await one.post(token())).status == 200
+        held = asyncio.create_task(one.post(token(), SILENT))
         async with asyncio.timeout(WAIT_S):
-            while not await one.streams():  # noqa: ASYNC110 - it is the service that must be asked
+            while not (await one.ask("/admin/streams")).json["streams"]:  # noqa: ASYNC110 - it is the service that must be asked
                 await asyncio.sleep(0.01)
         one.process.send_signal(signal.SIGTERM)
         lines = await one.read_to_end()
