@@ -121,10 +121,10 @@ async def test_page_forms(stand: Stand, open_page: OpenPage) -> None:
         return await page.locator("#form option").all_text_contents()
 
     await page.select_option("#upstream", "openai")
-    assert await forms() == ["Vendor’s own", "Typed events", "By ticket"]
+    assert await forms() == ["Vendor\u2019s own", "Typed events", "By ticket"]
     await page.select_option("#form", "typed")
     await page.select_option("#way", "responses")
-    assert await forms() == ["Vendor’s own", "Typed events"]
+    assert await forms() == ["Vendor\u2019s own", "Typed events"]
     assert await page.locator("#form").input_value() == "typed"
 
 
@@ -181,7 +181,7 @@ LIMITS = [
         },
         ["1 of 60 requests per minute", "17 of 5000 tokens"],
     ),
-    ({"x-upstream-ratelimit-remaining-tokens": "3"}, ["3 of undefined vendor’s tokens"]),
+    ({"x-upstream-ratelimit-remaining-tokens": "3"}, ["3 of undefined vendor\u2019s tokens"]),
 ]
 
 

@@ -13,7 +13,8 @@ import pytest
 from proxy.app import SERVICE
 from proxy.errors import LedgerUnavailableError, LimitsUnavailableError
 from proxy.handlers.service import MAX_ASKING
-from proxy.ledger import Counts, Query, Row, Sums
+from proxy.ledger import Query, Row, Sums
+from proxy.ledger.row import Counts
 from proxy.limits import LimitState
 from proxy.limits.memory import MemoryStore
 from tests.handlers.conftest import CHAT, as_user
