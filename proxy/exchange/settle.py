@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.ledger import Row
 from proxy.model import Amounts, Ending
-from proxy.usage import Figures, Tokens, usd_text
+from proxy.usage import Figures, usd_text
 from proxy.usage.prices import USD
 
 if TYPE_CHECKING:
@@ -50,14 +50,13 @@ def take(exchange: Exchange, metrics: Metrics, estimates: Estimates) -> Taken:
     meter, ending = exchange.meter, exchange.ending or Ending.CLIENT_CLOSED
     if meter is None:
         return NOTHING_TAKEN
-    if meter.status is None and ending in _NOT_REACHED:
+    if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
         return Taken(Figures("none", meter.model))
     upstream = exchange.upstream or NO_UPSTREAM
     figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
     if figures.source == "none":
         return Taken(figures)
-    tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
-    cost = exchange.rules.prices.cost(figures.model, tokens)
+    cost = exchange.rules.prices.cost(figures.model, figures.tokens)
     metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
     return Taken(figures, cost)
 
