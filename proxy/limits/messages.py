@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.errors import RateLimitExceededError, TooManyStreamsError, TooManyTicketsError, whole_seconds
+from proxy.errors import (
+    InsufficientQuotaError,
+    RateLimitExceededError,
+    TooManyStreamsError,
+    TooManyTicketsError,
+    whole_seconds,
+)
 from proxy.limits import gcra
+from proxy.limits.gcra import Limit
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, STREAM_RETRY_AFTER_S
+from proxy.limits.token_limits import amount_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.limits.gcra import Limit
-    from proxy.model import Plan
+    from proxy.limits.token_status import Misfit
+    from proxy.model import Budget, Plan
 
 _WINDOW_UNITS = (
     ("d", 86_400_000_000),
@@ -42,6 +50,27 @@ def rate_limit_exceeded(limits: Sequence[Limit], tats: Sequence[int], now: int) 
     limit, wait = gcra.longest_wait(limits, tats, now)
     wait_s = wait / TICKS_PER_S
     return RateLimitExceededError(f"{rate_text(limit)} used up; {try_again(wait_s)}.", retry_after_s=wait_s)
+
+
+def no_room(misfit: Misfit) -> RateLimitExceededError | InsufficientQuotaError:
+    """Make the error of an exchange whose reservation does not fit a token rate or a budget."""
+    rule, wait_s = misfit.rule, misfit.wait_s
+    again = try_again(wait_s)
+    if isinstance(rule, Limit):
+        text = rate_text(rule, "token")
+        message = (
+            f"What is left of your {text} is reserved for your requests that run; {again}."
+            if misfit.cause == "held"
+            else f"{text} used up; {again}."
+        )
+        return RateLimitExceededError(message, retry_after_s=wait_s)
+    text = budget_text(rule)
+    message = {
+        "used": f"Your {text} is used up; {again}.",
+        "large": f"What is left of your {text} is too little for this request; {again}.",
+        "held": f"What is left of your {text} is reserved for your requests that run; {again}.",
+    }[misfit.cause]
+    return InsufficientQuotaError(message, retry_after_s=wait_s)
 
 
 def too_many_streams(plan: Plan) -> TooManyStreamsError:
@@ -75,10 +104,17 @@ def too_many_ticket_bodies(most: int) -> TooManyTicketsError:
     )
 
 
-def rate_text(limit: Limit) -> str:
+def budget_text(budget: Budget) -> str:
+    """Write a budget for people: `budget of 50 USD a month`."""
+    unit = "USD" if budget.unit == "usd" else "token" if budget.limit == 1 else "tokens"
+    return f"budget of {amount_text(budget)} {unit} a {budget.every}"
+
+
+def rate_text(limit: Limit, noun: str = "request") -> str:
     """Write a rate for people: `60 requests per 10 s`, its window in the largest unit that makes it a whole number."""
     unit, ticks = next(unit for unit in _WINDOW_UNITS if limit.window % unit[1] == 0)
-    noun = "request" if limit.quota == 1 else "requests"
+    if limit.quota != 1:
+        noun += "s"
     return f"{limit.quota} {noun} per {limit.window // ticks} {unit}"
 
 

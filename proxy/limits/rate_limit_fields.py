@@ -2,6 +2,7 @@
 
 `RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers (2025-09-23), one list member a rate;
 `x-ratelimit-{limit,remaining,reset}-requests` follow OpenAI and tell of the tightest rate only, for they can hold one.
+Token rates and budgets in tokens have items of their own with `qu="tokens"`, and the tightest `x-ratelimit-…-tokens`.
 What of them no request changes is in `quotas`. A quota has at most nine digits and a window at most a year (`settings`
 says so), which fits an Integer of RFC 8941 §3.3.1.
 
@@ -11,6 +12,8 @@ Readings of the draft where it leaves room:
    promises less than there is, never more. The policy's name has the true window.
 2. `t` is when the quota is whole again; with nothing remaining it is when the next request fits. The second is the
    time that `Retry-After` names, and the draft wants that never to lie before `t`.
+3. A budget's `t` is the end of its period, and its `w` the longest that one of its periods can be.
+4. Tokens that are reserved for exchanges that run do not remain.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from proxy.limits.quotas import TICKS_PER_S
 
 if TYPE_CHECKING:
     from proxy.limits.store import RateStatus
+    from proxy.limits.token_status import TokenStatus
 
 
 def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
@@ -33,7 +37,7 @@ def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
     quotas, now = standing.quotas, standing.at
     limits, tats = quotas.limits, standing.tats
     if not limits:
-        return ()
+        return () if standing.tokens is None else _with_tokens((), standing.tokens)
     told: tuple[int, ...] = ()
     tightest, least, longest = 0, limits[0].quota, 0
     for index, limit in enumerate(limits):
@@ -47,12 +51,35 @@ def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
         told += (left, -(-useful // TICKS_PER_S))
         if left < least or (left == least and reset > longest):
             tightest, least, longest = index, left, reset
-    return (
+    fields = (
         quotas.policy,
         ("RateLimit", quotas.rate_limit % told),
         quotas.counts[tightest],
         ("x-ratelimit-remaining-requests", str(least)),
         ("x-ratelimit-reset-requests", duration(longest)),
+    )
+    return fields if standing.tokens is None else _with_tokens(fields, standing.tokens)
+
+
+def _with_tokens(fields: tuple[tuple[str, str], ...], status: TokenStatus) -> tuple[tuple[str, str], ...]:
+    """Add what is told of token rates and budgets; the first two of the fields, if there are any, are the IETF's."""
+    limits, counts = status.limits, status.counts()
+    if not counts:
+        return fields
+    told: tuple[int, ...] = ()
+    for count in counts:
+        told += (count.remaining, -(-count.useful // TICKS_PER_S))
+    items = (limits.policy, limits.rate_limit % told)
+    if fields:
+        items = (f"{fields[0][1]}, {items[0]}", f"{fields[1][1]}, {items[1]}")
+    tightest = min(range(len(counts)), key=lambda index: (counts[index].remaining, -counts[index].reset))
+    return (
+        ("RateLimit-Policy", items[0]),
+        ("RateLimit", items[1]),
+        *fields[2:],
+        limits.counts[tightest],
+        ("x-ratelimit-remaining-tokens", str(counts[tightest].remaining)),
+        ("x-ratelimit-reset-tokens", duration(counts[tightest].reset)),
     )
 
 

@@ -17,6 +17,7 @@ from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from proxy.limits.token_status import TokenStatus
     from proxy.model import Amounts, Principal
 
 # A stream's end cannot be foretold; RFC 9110 §10.2.3 still wants a number, and a second is the shortest it can say.
@@ -72,11 +73,15 @@ class RateState(NamedTuple):
 
 @dataclass(slots=True, eq=False)  # one is made for every request, and `frozen` costs more than all the rest
 class RateStatus:
-    """How a user stands at a tick: the state of each of the plan's rates, as it is counted (see `gcra`)."""
+    """How a user stands at a tick: the state of each of the plan's rates, as it is counted (see `gcra`).
+
+    `tokens` tells of its token rates and budgets, None where it has none.
+    """
 
     quotas: Quotas = NO_QUOTAS
     tats: tuple[int, ...] = ()
     at: int = 0
+    tokens: TokenStatus | None = None
 
     @property
     def rates(self) -> tuple[RateState, ...]:

@@ -16,6 +16,8 @@ from proxy.auth.key_sets import KeySource, StaticKeySet
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
+from proxy.limits.openings import Openings
+from proxy.limits.periods import Calendar
 from proxy.model import Budget, Origin, Plan, Principal, Timeouts, Upstream
 from proxy.playground import Playground
 from proxy.protocol.cors import CorsPolicy
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
     from proxy.limits import Store
+    from proxy.limits.store import Opening
     from proxy.model import Route
     from proxy.playground import Page
     from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
@@ -154,17 +157,24 @@ def secrets_of(settings: Settings) -> Iterator[str]:
 
 
 def build_store(
-    settings: Settings, *, on_failure: Callable[[], None], on_change: Callable[[str | None], None]
+    settings: Settings,
+    *,
+    on_failure: Callable[[], None],
+    on_change: Callable[[str | None], None],
+    opening: Opening | None = None,
 ) -> Store:
     """Build the limits store. The caller opens and closes it, within one event loop.
+
+    `opening` asks the ledger what a user has used of a period of which the store knows nothing.
 
     Raises:
         OSError: the `ca_file` cannot be read.
     """
     limits = settings.limits
     url = limits.store
+    calendar, openings = Calendar(settings.usage.budget_timezone), Openings(opening)
     if url == "memory":
-        return MemoryStore()
+        return MemoryStore(calendar=calendar, openings=openings)
     # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.
     from proxy.limits.redis import RedisAddress, RedisStore  # noqa: PLC0415
 

@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from proxy.limits import gcra
 from proxy.limits.gcra import Limit
 from proxy.limits.memory.store import MemoryStore
-from proxy.limits.quotas import Quotas, limits_of
+from proxy.limits.periods import Period
+from proxy.limits.quotas import Quotas, limits_of, quotas_of
 from proxy.limits.rate_limit_fields import duration, rate_limit_fields
 from proxy.limits.store import RateStatus
-from proxy.model import Plan, Principal, Rate
+from proxy.limits.token_limits import token_limits_of
+from proxy.limits.token_status import TokenStatus
+from proxy.model import Amounts, Budget, Plan, Principal, Rate
 from proxy.settings.units import MAX_DURATION_S
 
 STEADY = settings(max_examples=200)
 
 # RFC 8941: a List of Strings with Integer parameters, as the draft profiles it.
-MEMBER = re.compile(r'"([ -!#-\[\]-~]*)"((?:;[a-z]=\d{1,15})+)')
+MEMBER = re.compile(r'"([ -!#-\[\]-~]*)"((?:;[a-z]=\d{1,15})+)(;qu="tokens")?')
 
 
 def members(value: str) -> list[tuple[str, dict[str, int]]]:
@@ -187,3 +190,88 @@ def test_duration_reads_back(microseconds: int) -> None:
     assert "".join(number + unit for number, unit in parts) == text
     ms = sum(round(float(number) * units[unit]) for number, unit in parts)
     assert 0 <= ms * 1_000 - microseconds < 1_000
+
+
+HOUR_S = 3600
+ALL_KINDS = Plan(
+    "all",
+    (Rate(60, 10.0),),
+    token_rates=(Rate(100_000, 60.0),),
+    budgets=(Budget("tokens", 2_000_000, "day"), Budget("usd", 50 * 10**9, "month"), Budget("tokens", 10**12, "month")),
+)
+
+
+def token_standing(
+    plan: Plan, used: tuple[int, ...], spent: tuple[int, ...], held: int = 0, quotas: Quotas | None = None
+) -> RateStatus:
+    """How somebody stands who has used so many tokens of each rate and budget; each period ends in an hour."""
+    limits = token_limits_of(plan)
+    assert limits is not None
+    tats = tuple(NOW * rate.quota + tokens * rate.window for rate, tokens in zip(limits.rates, used, strict=True))
+    periods = tuple(Period(0, HOUR_S) for _ in limits.budgets)
+    status = TokenStatus(limits, NOW, 0.0, tats, periods, spent, Amounts(held))
+    quotas = quotas_of(plan.rates) if quotas is None else quotas
+    return RateStatus(quotas, tuple(NOW * limit.quota for limit in quotas.limits), NOW, status)
+
+
+def test_fields_of_tokens() -> None:
+    """Token rates and token budgets have items with their unit beside the requests'; budgets in dollars have none."""
+    assert rate_limit_fields(token_standing(ALL_KINDS, (40_000,), (1_990_000, 10**9, 5), held=3_000)) == (
+        (
+            "RateLimit-Policy",
+            (
+                '"60-per-10s";q=60;w=10, "100000-tokens-per-1m";q=100000;w=60;qu="tokens", '
+                '"2000000-tokens-per-day";q=2000000;w=86400;qu="tokens", '
+                '"1000000000000-tokens-per-month";q=1000000000000;w=2678400;qu="tokens"'
+            ),
+        ),
+        (
+            "RateLimit",
+            (
+                '"60-per-10s";r=60;t=0, "100000-tokens-per-1m";r=57000;t=24;qu="tokens", '
+                '"2000000-tokens-per-day";r=7000;t=3600;qu="tokens", '
+                '"1000000000000-tokens-per-month";r=999999996995;t=3600;qu="tokens"'
+            ),
+        ),
+        ("x-ratelimit-limit-requests", "60"),
+        ("x-ratelimit-remaining-requests", "60"),
+        ("x-ratelimit-reset-requests", "0s"),
+        ("x-ratelimit-limit-tokens", "2000000"),
+        ("x-ratelimit-remaining-tokens", "7000"),
+        ("x-ratelimit-reset-tokens", "1h0m0s"),
+    )
+
+
+def test_fields_of_tokens_alone() -> None:
+    """A plan without rates of requests tells of its tokens; one with dollars alone tells nothing."""
+    plan = Plan("p", token_rates=(Rate(1000, 10.0),))
+    assert rate_limit_fields(token_standing(plan, (1_500,), ())) == (
+        ("RateLimit-Policy", '"1000-tokens-per-10s";q=1000;w=10;qu="tokens"'),
+        ("RateLimit", '"1000-tokens-per-10s";r=0;t=6;qu="tokens"'),
+        ("x-ratelimit-limit-tokens", "1000"),
+        ("x-ratelimit-remaining-tokens", "0"),
+        ("x-ratelimit-reset-tokens", "15s"),
+    )
+    assert rate_limit_fields(token_standing(Plan("p", budgets=(Budget("usd", 5, "day"),)), (), (9,))) == ()
+
+
+def test_fields_of_tokens_held() -> None:
+    """Where nothing remains because it is reserved, a second is when to come again."""
+    plan = Plan("p", token_rates=(Rate(1000, 10.0),))
+    fields = dict(rate_limit_fields(token_standing(plan, (0,), (), held=1_000)))
+    assert fields["RateLimit"] == '"1000-tokens-per-10s";r=0;t=1;qu="tokens"'
+
+
+@given(
+    used=st.integers(0, 10**13), spent=st.integers(0, 10**13), held=st.integers(0, 10**13), quota=st.integers(1, 10**9)
+)
+@STEADY
+def test_fields_of_tokens_parse(used: int, spent: int, held: int, quota: int) -> None:
+    """Whatever the state, debt included, a strict parser reads the fields, and nothing remaining is below zero."""
+    plan = Plan("p", (Rate(3, 1.0),), token_rates=(Rate(quota, 60.0),), budgets=(Budget("tokens", 10**12, "day"),))
+    fields = dict(rate_limit_fields(token_standing(plan, (used,), (spent,), held)))
+    current = members(fields["RateLimit"])
+    assert [name for name, _ in current] == [name for name, _ in members(fields["RateLimit-Policy"])]
+    assert current[1][1]["r"] == max(0, quota - used - held)
+    assert current[2][1]["r"] == max(0, 10**12 - spent - held)
+    assert fields["x-ratelimit-remaining-tokens"] == str(min(told["r"] for _, told in current[1:]))

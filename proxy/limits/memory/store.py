@@ -14,8 +14,11 @@ from proxy.errors import LimitsUnavailableError
 from proxy.limits import gcra
 from proxy.limits.memory.accounts import Account
 from proxy.limits.memory.tickets import TicketStore
-from proxy.limits.messages import rate_limit_exceeded, too_many_streams
+from proxy.limits.messages import no_room, rate_limit_exceeded, too_many_streams
+from proxy.limits.openings import Openings
+from proxy.limits.periods import Calendar
 from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.states import limit_states
 from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from proxy.limits.gcra import Limit
     from proxy.limits.store import Admission, Lease, LimitState, Spent
+    from proxy.limits.token_limits import TokenLimits
+    from proxy.limits.token_status import TokenStatus
     from proxy.model import Amounts, Principal
 
 # How many accounts one new user may make us look at, about half a millisecond's work: after a quiet time all of them
@@ -33,10 +38,11 @@ _MAX_LOOKED_AT = 256
 class _Admission:
     """A charge, and at the same time its lease: one object a request; see `store.Admission` and `store.Lease`.
 
-    `ends` are the TATs of its rates after the charge, None once it was given back.
+    `ends` are the TATs of its rates after the charge, None once it was given back. `limits` are the token limits of its
+    plan, `held` what it has reserved of them.
     """
 
-    __slots__ = ("_store", "account", "ends", "standing")
+    __slots__ = ("_store", "account", "ends", "held", "left", "limits", "standing")
 
     fallback = None  # always counted
 
@@ -45,6 +51,9 @@ class _Admission:
         self.account = account
         self.standing = standing
         self.ends: tuple[int, ...] | None = standing.tats
+        self.limits: TokenLimits | None = account.token_limits
+        self.held: Amounts | None = None
+        self.left: Amounts | None = None
 
     @property
     def lease(self) -> _Admission:
@@ -57,19 +66,26 @@ class _Admission:
         live = account.live
         if self in live:
             del live[self]
+            self.free()
             if not live and not account.is_queued:
                 self._store.enqueue(account)
 
-    left = None
-
     def settle(self, took: Amounts) -> None:
         """Charge what was taken, and release; see `store.Admission.settle`."""
-        del took
+        if self.limits is not None and self in self.account.live:
+            self._store.charge(self.account, self.limits, took)
         self.release()
 
     def refund(self) -> None:
         """Give back what is left of the charge; see `store.Admission.refund`."""
+        self.free()
         self._store.refund(self)
+
+    def free(self) -> None:
+        """Free what is reserved, if anything is."""
+        held, self.held = self.held, None
+        if held is not None and self.account.tokens is not None:
+            self.account.tokens.free(held)
 
 
 class MemoryStore:
@@ -77,19 +93,33 @@ class MemoryStore:
 
     Nothing here waits: `admit` runs without a suspension point, so decisions are atomic and a cancelled caller holds
     nothing. An admission costs some microseconds whatever the number of users. At most `max_users` accounts are kept.
-    One is dropped only once it is equal to no account (everything paid off, no lease), so dropping it changes no
-    decision; while every account is in use a further user is refused rather than an earlier one forgotten, for else
-    inventing users would be the way around a limit.
+    One is dropped only once it is equal to no account (everything paid off, no lease, nothing spent of a running
+    period), so dropping it changes no decision; while every account is in use a further user is refused rather than an
+    earlier one forgotten, for else inventing users would be the way around a limit.
 
     Args:
         now: A monotonic clock in seconds.
-        max_users: Bound on accounts; one takes about 1 KiB.
+        max_users: Bound on accounts; one takes about 1 KiB, with token limits 2 KiB.
+        calendar: Tells the periods of budgets.
+        openings: Asks the ledger what was used of them before this store knew.
+        wall: The clock of the calendar, in Unix time.
     """
 
     is_serving = True
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, max_users: int = 100_000) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        max_users: int = 100_000,
+        *,
+        calendar: Calendar | None = None,
+        openings: Openings | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._now = now
+        self._calendar = calendar or Calendar()
+        self._openings = openings or Openings()
+        self._wall = wall
         self._max_users = max_users
         self._accounts: dict[tuple[str, str], Account[_Admission]] = {}
         # Accounts without a lease by when they looked paid off. That may have moved on: it is looked up again when an
@@ -101,7 +131,8 @@ class MemoryStore:
         """Nothing to get ready."""
 
     async def close(self) -> None:
-        """Nothing to free."""
+        """Ask the ledger no more."""
+        self._openings.close()
 
     def problem(self) -> str | None:
         """Memory always answers."""
@@ -149,27 +180,45 @@ class MemoryStore:
         if plan.concurrent_streams is not None and len(account.live) >= plan.concurrent_streams:
             raise too_many_streams(plan)
         account.tats = ends
-        admission = _Admission(self, account, RateStatus(quotas, ends, now))
+        limits = account.token_limits
+        tokens = None if limits is None else self._token_status(account, limits, now)
+        admission = _Admission(self, account, RateStatus(quotas, ends, now, tokens))
         account.live[admission] = None
         return admission
 
     def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands without charging anything."""
-        now = round(self._now() * TICKS_PER_S)
-        account = self._accounts.get((principal.issuer, principal.user))
-        if account is None:
-            account = Account(("", ""))
-        if account.plan is not principal.plan:
-            account.adopt(principal.plan, now)
-        return RateStatus(account.quotas, account.tats, now)
+        return self._standing(self._known(principal))
 
     async def reserve(self, admission: Admission, estimate: Amounts) -> None:
-        """Reserve tokens and money; see `store.Store.reserve`."""
+        """Reserve tokens and money; see `store.Store.reserve`.
+
+        Waits only for the ledger, the first time in a period that it can tell of.
+        """
+        assert isinstance(admission, _Admission)  # this store's own
+        account, limits = admission.account, admission.limits
+        if limits is None or account.tokens is None or admission.held is not None:
+            return
+        await self._openings.open(account.key, account.tokens, limits, self._wall(), self._calendar)
+        before = admission.standing
+        status = account.tokens.status(limits, round(self._now() * TICKS_PER_S), self._wall(), self._calendar)
+        misfit = status.misfit(estimate)
+        if misfit is not None:
+            admission.standing = RateStatus(before.quotas, before.tats, before.at, status)
+            raise no_room(misfit)
+        admission.left = status.left()
+        if admission in account.live:
+            account.tokens.reserve(estimate)
+            admission.held = estimate
+            status = status._replace(held=account.tokens.held)
+        admission.standing = RateStatus(before.quotas, before.tats, before.at, status)
 
     async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
         """Say how the user stands in each limit; see `store.Store.limits`."""
-        del principal
-        return ()
+        account = self._known(principal)
+        if account.token_limits is not None and account.tokens is not None:
+            await self._openings.open(account.key, account.tokens, account.token_limits, self._wall(), self._calendar)
+        return limit_states(self._standing(account), self._wall())
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -221,10 +270,33 @@ class MemoryStore:
                 charges = zip(later.standing.quotas.limits, later.ends, strict=True)
                 later.ends = tuple([end - given.get(limit, 0) for limit, end in charges])
 
+    def charge(self, account: Account[_Admission], limits: TokenLimits, took: Amounts) -> None:
+        """Charge what an exchange took to token limits; `Admission.settle` is the public way."""
+        if account.tokens is not None:
+            account.tokens.charge(limits, took, round(self._now() * TICKS_PER_S), self._wall(), self._calendar)
+
     def enqueue(self, account: Account[_Admission]) -> None:
         """Have an account without leases looked at when it is paid off; for the admission that held the last one."""
         account.is_queued = True
-        heappush(self._queue, (account.paid_at(), account.key))
+        moment = (0, 0.0) if account.tokens is None else (round(self._now() * TICKS_PER_S), self._wall())
+        heappush(self._queue, (account.paid_at(*moment), account.key))
+
+    def _token_status(self, account: Account[_Admission], limits: TokenLimits | None, now: int) -> TokenStatus | None:
+        if limits is None or account.tokens is None:
+            return None
+        return account.tokens.status(limits, now, self._wall(), self._calendar)
+
+    def _known(self, principal: Principal) -> Account[_Admission]:
+        """The user's account, or of one who is not known one that nobody keeps, by the principal's plan."""
+        key = (principal.issuer, principal.user)
+        account = self._accounts.get(key) or Account(key)
+        if account.plan is not principal.plan:
+            account.adopt(principal.plan, round(self._now() * TICKS_PER_S))
+        return account
+
+    def _standing(self, account: Account[_Admission]) -> RateStatus:
+        now = round(self._now() * TICKS_PER_S)
+        return RateStatus(account.quotas, account.tats, now, self._token_status(account, account.token_limits, now))
 
     def _open_account(self, key: tuple[str, str], now: int) -> Account[_Admission]:
         self._drop_paid(now)
@@ -248,7 +320,7 @@ class MemoryStore:
             account.is_queued = False
             if account.live:
                 continue  # queued again when its last lease is released
-            if account.paid_at() > now:
+            if account.paid_at(now, self._wall()) > now:
                 self.enqueue(account)
             else:
                 del self._accounts[account.key]

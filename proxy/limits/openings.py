@@ -1,0 +1,84 @@
+"""Opening balances: what the ledger knows that a user has used in a period of which the store knows nothing yet.
+
+So neither a restart nor an emptied server begins a month anew. The ledger refuses nobody: it is given a fifth of a
+second, and while it does not answer, users go on by what the store knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from proxy.limits.token_status import amount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.limits.periods import Calendar
+    from proxy.limits.store import Opening
+    from proxy.limits.token_account import TokenAccount
+    from proxy.limits.token_limits import TokenLimits
+    from proxy.model import Amounts
+
+_TIMEOUT_S: Final = 0.2
+# After a failure nobody asks for so long: else each user would wait for a ledger that is away.
+_RETRY_S: Final = 5.0
+
+
+class Openings:
+    """Asks the ledger, once for all requests of a user that wait at the same time.
+
+    Args:
+        ask: Gives what a user has used since a moment; None without a ledger.
+        now: A monotonic clock in seconds.
+    """
+
+    def __init__(self, ask: Opening | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._now = now
+        self._asking: dict[tuple[str, str, int], asyncio.Task[Amounts | None]] = {}
+        self._again_s = 0.0
+
+    async def open(
+        self, user: tuple[str, str], account: TokenAccount, limits: TokenLimits, at_s: float, calendar: Calendar
+    ) -> None:
+        """Open the running periods of an account that are not, with what the ledger tells of them.
+
+        Answered within a fifth of a second a period. Cancelling is safe: others go on waiting for the same answer.
+        """
+        if self._ask is None:
+            return
+        for budget, spending in tuple(account.unopened(limits, at_s, calendar)):
+            used = await self._used(user, spending.period.start_s * 1000)
+            if used is None:
+                return
+            if not spending.is_opened:
+                spending.is_opened = True
+                spending.amount = max(spending.amount, amount(used, budget))
+
+    def close(self) -> None:
+        """Ask no more."""
+        for asking in self._asking.values():
+            asking.cancel()
+
+    async def _used(self, user: tuple[str, str], since_ms: int) -> Amounts | None:
+        """Ask the ledger, or wait with others who have; None where it does not answer."""
+        key = (*user, since_ms)
+        asking = self._asking.get(key)
+        if asking is None:
+            if self._now() < self._again_s:
+                return None
+            asking = self._asking[key] = asyncio.create_task(self._ask_in_time(*key), name="limits.opening")
+            asking.add_done_callback(lambda _: self._asking.pop(key))
+        # Whoever asked first may leave; the others need the answer.
+        return await asyncio.shield(asking)
+
+    async def _ask_in_time(self, issuer: str, user: str, since_ms: int) -> Amounts | None:
+        assert self._ask is not None  # `open` has checked it
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await self._ask(issuer, user, since_ms)
+        except Exception:  # noqa: BLE001 - whatever fails in the ledger, which tells of it itself: it refuses nobody
+            self._again_s = self._now() + _RETRY_S
+            return None
