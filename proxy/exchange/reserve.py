@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
     """Reserve tokens and money for an admitted request that has a route; settling it gives back what is left.
 
+    One that runs no model (a list of models, the state of a task) needs nothing, and passes however its user stands.
     Cancelling is safe. A request that is refused here is refunded: it was not sent.
 
     Raises:
@@ -28,7 +29,7 @@ async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
         LimitsUnavailableError: the store cannot be asked.
     """
     admission = exchange.admission
-    if admission is None:
+    if admission is None or (model is None and not exchange.checked_route.body):
         return
     estimate = await turns.run(_estimate(exchange, model))
     try:
@@ -41,10 +42,8 @@ async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
 
 
 def _estimate(exchange: Exchange, model: str | None) -> Steps[Amounts]:
-    """Foretell what the request will take; nothing where no model is run: a list of models, the state of a task."""
+    """Foretell what the request will take."""
     route, rules = exchange.checked_route, exchange.rules
-    if model is None and not route.body:
-        return Amounts()
     dialect, most_output = DIALECTS[route.dialect], 0
     # Of an answer of which nothing is known nothing is charged but the request.
     if dialect.is_readable:
