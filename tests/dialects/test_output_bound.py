@@ -83,7 +83,19 @@ def test_bound_behind_a_long_conversation() -> None:
         st.binary(max_size=80),
         st.lists(
             st.sampled_from(
-                [b"{", b"}", b'"max_tokens"', b'"parameters"', b":", b",", b"5", b"\\", b'"', b"[", b'"generationConfig"']
+                [
+                    b"{",
+                    b"}",
+                    b'"max_tokens"',
+                    b'"parameters"',
+                    b":",
+                    b",",
+                    b"5",
+                    b"\\",
+                    b'"',
+                    b"[",
+                    b'"generationConfig"',
+                ]
             ),
             max_size=14,
         ).map(b"".join),

@@ -89,7 +89,7 @@ def test_expected_learns_nothing_of_what_was_not_read() -> None:
 
 
 def test_so_far() -> None:
-    """Of a running stream: its text as an estimate, or running totals as they come; the end is none the worse for it."""
+    """A running stream's figures are its text as an estimate, or running totals as they come; its end is unharmed."""
     estimates, read = Estimates(), meter()
     read.feed(sse(*[text("hello world " * 4)] * 10))
     assert estimates.so_far(read, "up")[:4] == ("estimated", "m", 100, 120)

@@ -15,12 +15,10 @@ from proxy.model import Amounts, Budget, Ending, Plan, Principal
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, chunk, only, read_events, request
 from tests.whole.token_scenes import (
-    BODY,
     BODY_BYTES,
     DAY,
     DIALECTS,
     EVENTS,
-    PATHS,
     TOOK,
     ask,
     begin,
@@ -114,7 +112,7 @@ async def test_refused_in_the_stream_of_a_ticket(start: Callable[..., Any], upst
 async def test_reserved(start: Callable[..., Any], upstream: Upstream, dialect: str, bound: int | None) -> None:
     """The answer tells what is left beside the reservation: input by its bytes, output by the smallest bound."""
     proxy = await run(start, dialect, DAY, "usage: {reserve_output: 5000}\n")
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "openai": {"max_completion_tokens": bound},
         "anthropic": {"max_tokens": bound},
         "gemini": {"generationConfig": {"maxOutputTokens": bound}},
@@ -283,7 +281,9 @@ async def refused_by_bounds() -> int:
     return count
 
 
-async def test_agents_with_a_large_bound_are_admitted(start: Callable[..., Any], upstream: Upstream) -> None:
+async def test_agents_with_a_large_bound_are_admitted(
+    start: Callable[..., Any], upstream: Upstream, record_property: Callable[[str, object], None]
+) -> None:
     """200 short requests at once with `max_tokens: 32000` are let in by a budget of 2,000,000 of which 2 % is used."""
     proxy = await run(start, "openai", f"{{budgets: [{{tokens: {BUDGET}, every: day}}]}}")
     for _ in range(80):
@@ -302,7 +302,9 @@ async def test_agents_with_a_large_bound_are_admitted(start: Callable[..., Any],
     assert [answer.status for answer in answers] == [200] * AGENTS
     by_bounds = AGENTS * (32_000 + INPUT)
     turned_away = await refused_by_bounds()
-    print(f"{AGENTS} requests reserved {reserved} tokens; by their bounds {by_bounds}: {turned_away} refused")
+    record_property("reserved", reserved)
+    record_property("reserved_by_bounds", by_bounds)
+    record_property("refused_by_bounds", turned_away)
     assert reserved < AGENTS * 600 < BUDGET < by_bounds
     assert turned_away == AGENTS - 61
     await proxy.idle()

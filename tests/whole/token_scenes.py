@@ -16,16 +16,21 @@ if TYPE_CHECKING:
     from tests.conftest import Running
     from tests.peers import Upstream
 
-PATHS, EVENTS, BODY, MODEL, DIALECTS, sse = usage.PATHS, usage.EVENTS, usage.BODY, usage.MODEL, usage.DIALECTS, usage.sse
+PATHS, EVENTS, BODY, MODEL, DIALECTS, sse = (
+    usage.PATHS,
+    usage.EVENTS,
+    usage.BODY,
+    usage.MODEL,
+    usage.DIALECTS,
+    usage.sse,
+)
 # What the last event of each dialect tells: 100 of input, 50 of output, and what those cost.
 TOOK = 150
 BODY_BYTES = len(request(body=BODY).partition(b"\r\n\r\n")[2])
 DAY = "{requests: [100/1h], budgets: [{tokens: 100000, every: day}]}"
 
 
-async def run(
-    start: Callable[..., Any], dialect: str, plan: str, more: str = "", *, url: str = "{url}"
-) -> Running:
+async def run(start: Callable[..., Any], dialect: str, plan: str, more: str = "", *, url: str = "{url}") -> Running:
     """A proxy whose only plan this is."""
     config = usage.CONFIG.replace("DIALECT", dialect).replace("IDLE", "30s").replace("{url}", url)
     proxy: Running = await start(f"plans: {{default: {plan}}}\n{more}", config=config)
