@@ -70,7 +70,7 @@ class Exchange:
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
         known: Whom an embedder's middleware has authenticated: no credential is looked for then.
-        meter: What the vendor's answer took; from the moment at which the request may have reached it.
+        meter: What the vendor's answer took; once the limits have let the request out.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
@@ -162,6 +162,11 @@ class Exchange:
         """What finds out what the exchange took."""
         return Reckoning(self.meter, self.upstream or NO_UPSTREAM, self.rules.prices, self.registry.estimates)
 
+    @property
+    def has_token_limits(self) -> bool:
+        """Whether the user's tokens or money are limited, so that the request has to reserve some."""
+        return self.principal is not None and self.principal.plan.has_token_limits
+
     def admit(self, admission: Admission) -> None:
         """Note that the limits let the request in: charged, and with a lease that leaving the exchange releases."""
         self.admission = admission
@@ -243,7 +248,7 @@ class Exchanges:
     """The exchanges of one worker: begins them, knows those that run, settles them.
 
     Attributes:
-        estimates: What was learned of tokens, for where a vendor says nothing.
+        estimates: What was learned from those that have ended.
     """
 
     def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proxy.ledger import Row
 from proxy.model import Amounts, Ending
 from proxy.protocol.typed_events import Usage
-from proxy.usage import Figures, Tokens, usd_text
+from proxy.usage import Figures, usd_text
 from proxy.usage.prices import USD
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ class Reckoning(NamedTuple):
         meter = self.meter
         if meter is None:
             return NOTHING_TAKEN
-        if meter.status is None and ending in _NOT_REACHED:
+        if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
             return Taken(Figures("none", meter.model))
         figures = self.estimates.figures(meter, self.upstream, is_whole=ending is Ending.COMPLETE)
         if figures.source == "none":
             return Taken(figures)
-        tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
-        return Taken(figures, self.prices.cost(figures.model, tokens))
+        return Taken(figures, self.prices.cost(figures.model, figures.tokens))
 
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proxy.dialects import Dialect
     from proxy.errors import Field
     from proxy.model import Ending
+    from proxy.relay.transform import StreamError
     from proxy.relay.typed import TypedEvents
     from proxy.upstream import UpstreamResponse
 
@@ -119,14 +120,12 @@ class ForEventSource:
         end = end_event(self._id, ending, self._status, usage=self._told(ending))
         return Completion(ending, rest, self._after_last(end))
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """The error and the event named `end`, unless the client does not read; the body lacks its end."""
         if is_behind:
             return Epilogue(b"", is_clean=False)
-        error = _BrokenOffError(*ERROR_FOR_ENDING[ending])
-        events = encode_event(self._shape.error_body(error)) + end_event(
-            self._id, ending, self._status, code=error.code, usage=self._told(ending)
-        )
+        said = encode_event(self._shape.error_body(_BrokenOffError(*error)))
+        events = said + end_event(self._id, ending, self._status, code=error.code, usage=self._told(ending))
         return Epilogue(self._after_last(events), is_clean=False)
 
     def _after_last(self, events: bytes) -> bytes:
@@ -176,16 +175,15 @@ class TypedForEventSource:
     def complete(self) -> Completion:
         """The last typed event, then the one named `end`."""
         ending, last, _, reason = self._typed.complete()
-        return Completion(ending, last + self._end(ending), reason=reason)
+        return Completion(ending, last + self._end(ending, ERROR_FOR_ENDING.get(ending)), reason=reason)
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """The same."""
-        data, is_clean = self._typed.epilogue(ending, is_behind=is_behind)
-        return Epilogue(data + self._end(ending), is_clean)
+        data, is_clean = self._typed.epilogue(ending, error, is_behind=is_behind)
+        return Epilogue(data + self._end(ending, error), is_clean)
 
-    def _end(self, ending: Ending) -> bytes:
-        error = ERROR_FOR_ENDING.get(ending)
-        code = None if error is None else error[0]
+    def _end(self, ending: Ending, error: StreamError | None) -> bytes:
+        code = None if error is None else error.code
         return end_event(self._id, ending, self._status, code=code, usage=self._told(ending))
 
 

@@ -11,6 +11,7 @@ from proxy.model import Ending
 from proxy.protocol.header_fields import rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
+from proxy.relay.overrun import OverrunWatch, watches_overrun
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
@@ -77,10 +78,15 @@ async def relay(
     del route, fields
     upstream.drop_headers()
     exchange.response, response.meter = response, exchange.meter
+    overrun = OverrunWatch(exchange, response, transform) if watches_overrun(exchange) else None
+    if overrun is not None:
+        timers.add(overrun)
     metrics.stream_began(upstream_name)
     try:
         await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
     finally:
+        if overrun is not None:
+            timers.discard(overrun)
         metrics.stream_ended(upstream_name)
         exchange.ending = response.ending
         exchange.reason = response.failure_reason

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.model import Route
     from proxy.protocol.typed_events import Usage
+    from proxy.relay.transform import StreamError
     from proxy.upstream import UpstreamResponse
 
 # RFC 9110 §7.7, §8: what describes the body that the upstream sent, not the one that the client gets.
@@ -113,8 +114,8 @@ class TypedEvents:
             return Completion(Ending.COMPLETE, last)
         return Completion(Ending.UPSTREAM_CLOSED, last, reason="incomplete")
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
-        """The last event says why; the log has the true ending."""
-        if ending is Ending.STOPPED:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
+        """The last event says why: `Cancelled` where somebody stopped it. The log has the true ending."""
+        if error is ERROR_FOR_ENDING[Ending.STOPPED]:
             return Epilogue(self._translator.cancel(), is_clean=True)
-        return Epilogue(self._translator.finish(*ERROR_FOR_ENDING[ending]), is_clean=True)
+        return Epilogue(self._translator.finish(*error), is_clean=True)

@@ -81,6 +81,7 @@ def build_rules(
         max_head_bytes=max(64 * 1024, 4 * settings.max_header_bytes),
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        reserve_output=settings.usage.reserve_output,
         early_heartbeat=settings.early_heartbeat,
         usage_retention_s=settings.usage.retention_s,
         playground=Playground(

@@ -30,6 +30,7 @@ def metered(dialect: str, body: dict[str, Any] | None = None, **options: Any) ->
     reader = DIALECTS[dialect].reader(orjson.dumps(body or {}))
     assert reader is not None
     meter = Meter(DIALECTS[dialect], model=None, body_bytes=0)
+    meter.is_sent = True
     meter.begin(200, is_stream=True)
     told = Reckoning(meter, "up", Prices({}, {}), Estimates()).told_at_end
     return Translator(reader, TYPED_NAMES, told, **options), meter
