@@ -43,6 +43,7 @@ async def own(request: web.Request) -> web.StreamResponse:
     """Tell a user what they have used, and what is left. Charges nothing.
 
     Raises:
+        MethodNotAllowedError: it is neither GET nor HEAD.
         InvalidRequestError: the query asks for what is not there, or for somebody else's.
         RateLimitExceededError: the user is asking several times at once.
         LedgerUnavailableError, LimitsUnavailableError: one of the two cannot be asked.
@@ -52,6 +53,8 @@ async def own(request: web.Request) -> web.StreamResponse:
         head = check_head(request, exchange, prefix=service.prefix)
         if service.must_refuse(request):
             raise DrainingError
+        if head.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowedError("GET, HEAD")
         principal = await authenticate_head(exchange, head)
         asked = read_query(head.query, default=_OWN_DEFAULT)
         with service.usage_askers.one_more(principal):
@@ -67,18 +70,6 @@ async def own(request: web.Request) -> web.StreamResponse:
         }
         exchange.status, exchange.ending = 200, Ending.COMPLETE
         return web.Response(body=orjson.dumps(told), content_type="application/json")
-
-
-async def otherwise(request: web.Request) -> web.StreamResponse:
-    """Refuse other methods.
-
-    Raises:
-        MethodNotAllowedError: always.
-    """
-    service = request.app[SERVICE]
-    with service.exchanges.begin(request, service.rules) as exchange:
-        check_head(request, exchange, prefix=service.prefix)
-        raise MethodNotAllowedError("GET, HEAD")
 
 
 def read_query(query: bytes | None, *, default: str, whose: Collection[str] = ()) -> Query:
