@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
 from aiohttp import web
@@ -43,8 +43,8 @@ class View(Protocol):
         """What stands against serving a request that arrives now."""
         ...
 
-    async def usage(self, asked: Query) -> tuple[str, list[dict[str, Any]]]:
-        """The moment from which on the node's usage is summed up, and the sums.
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        """The moment from which on the node's usage is summed up, and the sums as a JSON list.
 
         Raises:
             LedgerUnavailableError: the ledger cannot be read right now.
@@ -98,7 +98,8 @@ async def usage(request: web.Request) -> web.Response:
     """
     asked = read_query(check_head(request).query, default="user,model", whose=("user", "issuer"))
     since, rows = await request.app[VIEW].usage(asked)
-    return web.Response(body=orjson.dumps({"since": since, "rows": rows}), content_type="application/json")
+    body = orjson.dumps({"since": since, "rows": orjson.Fragment(rows)})
+    return web.Response(body=body, content_type="application/json")
 
 
 async def ready(request: web.Request) -> web.Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proxy.handlers.usage import find_rows
 from proxy.model import Ending
@@ -35,7 +35,7 @@ class WorkerStatus:
         """What stands against being ready."""
         return self.problems_now()
 
-    async def usage(self, asked: Query) -> tuple[str, list[dict[str, Any]]]:
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
         """What has been used: the ledger is the whole node's."""
         return await find_rows(self._service, asked)
 

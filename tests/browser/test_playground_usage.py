@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,6 +161,22 @@ async def test_page_ticket_refused(stand: Stand, open_page: OpenPage) -> None:
     assert await text_of(page, "notice-title") == "You have used up your requests for now"
     assert "1 request per 1 d used up" in await text_of(page, "notice-quote")
     assert stand.vendor.stats.requests == 1
+
+
+async def test_page_budget_used_up(stand: Stand, open_page: OpenPage) -> None:
+    """A budget that is used up is told as such, with the words that name it; sending again is not offered."""
+    tab = await enter(open_page, stand)
+    page = tab.page
+    said = "Your budget of 50 dollars per month is used up; it begins anew in 345600 s (4 d)."
+    body = json.dumps({"error": {"message": said, "code": "insufficient_quota"}})
+    fields = {"x-forward-sse-code": "insufficient_quota", "retry-after": "345600", "content-type": "application/json"}
+    await page.route("**/forward-sse?*", lambda route: route.fulfill(status=429, headers=fields, body=body))
+    await send(page, "openai")
+    await reach(page, "refused")
+
+    assert await text_of(page, "notice-title") == "Your budget is used up"
+    assert await text_of(page, "notice-quote") == said
+    assert await page.locator("#notice-action").is_hidden()
 
 
 LIMITS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,9 +37,9 @@ class Fake:
         self.stopped.append(id_)
         return id_ == "one"
 
-    async def usage(self, asked: Query) -> tuple[str, list[dict[str, Any]]]:
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
         self.asked.append(asked)
-        return "2026-01-01T00:00:00Z", [{"user": "alice", "requests": 1}]
+        return "2026-01-01T00:00:00Z", b'[{"user": "alice", "requests": 1}]'
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}

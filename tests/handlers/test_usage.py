@@ -227,6 +227,15 @@ async def test_usage_charges_nothing(serve: Serve, ledger: FakeLedger) -> None:
         assert response.status == 200
 
 
+async def test_usage_of_many_groups(asking: Client, ledger: FakeLedger) -> None:
+    """However many groups there are, every row is told, in order, and others are served meanwhile."""
+    ledger.sums_of_all = [SUMS._replace(by={"model": f"m-{number}"}) for number in range(10_000)]
+    async with asking.get(f"{PATH}?by=model", headers=as_user()) as response:
+        rows = (await response.json())["rows"]
+    assert [row["model"] for row in rows] == [f"m-{number}" for number in range(10_000)]
+    assert all(row["cost_usd"] == "0.0015" for row in rows)
+
+
 async def test_usage_without_a_ledger(client: Client) -> None:
     """Where no ledger is kept there are no rows, and the limits are still told."""
     async with client.get(PATH, headers=as_user()) as response:

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, chunk, read_events, request
 from tests.typed_streams import read
+from tests.whole import token_scenes
 from tests.whole.test_admin_whole import samples
 from tests.whole.test_usage_whole import BODY, DIALECTS, EVENTS, MODEL, PATHS, TOLD, run, sse
 
@@ -162,6 +163,22 @@ async def test_ticket_ended_in_mid_stream(start: Callable[..., Any], upstream: U
     (line,) = (line for line in lines if line["ending"] == how)
     assert line["output_tokens"] == TOLD["openai"][1]
     assert json.loads(rest.rpartition(b"data: ")[2])["usage"] == log_says(line)
+
+
+@pytest.mark.parametrize("query", ["", "&events=typed"], ids=["plain", "typed"])
+async def test_ticket_that_used_up_a_budget(start: Callable[..., Any], upstream: Upstream, query: str) -> None:
+    """A stream that is cut because it used up a budget says what it took, as the log does."""
+    proxy = await token_scenes.run(start, "openai", "{budgets: [{tokens: 200, every: day}], budget_overrun: cut}")
+    client = await use_ticket(proxy, "openai", query=query)
+    vendor, _ = await upstream.take()
+    vendor.write(STREAM_HEAD + b"".join(chunk(sse(EVENTS["openai"][0])) for _ in range(20)))
+    rest = await client.read_until(b'"source":"estimated"}}')
+    await vendor.closed()
+    said = json.loads(rest.rpartition(b"data: ")[2])
+    line = await line_of(proxy, "stopped", count=2)
+    assert (said["code"], line["code"]) == ("insufficient_quota", "insufficient_quota")
+    assert said["usage"] == log_says(line)
+    assert said["usage"]["total"] > 200
 
 
 async def test_ticket_whose_vendor_is_late(start: Callable[..., Any], upstream: Upstream) -> None:

@@ -261,11 +261,12 @@
   /** Learn what is left now, and what the answer cost where its stream did not tell: its row is there within a second. */
   async function account(run) {
     const number = connections;
-    for (const wait_ms of [100, 500, 1000]) {
+    const isTold = run.isRefused || view.usageTold.cost !== undefined;
+    for (const wait_ms of isTold ? [100] : [100, 500, 1000]) {
       await new Promise((resolve) => setTimeout(resolve, wait_ms));
       const told = await refreshUsage(number);
       // Without a ledger there never is a row.
-      if (told === null || run !== latest || told.rows.length === 0 || run.usageBefore === null) return;
+      if (isTold || told === null || run !== latest || told.rows.length === 0 || run.usageBefore === null) return;
       const share = usage.share(run.usageBefore, told, run.model);
       if (share === null) continue;
       const shown = view.usageTold;
@@ -356,6 +357,7 @@
   }
 
   async function refused(run) {
+    run.isRefused = true;
     const body = (await run.response.text()).slice(0, MAX_BODY_CHARS);
     const words = explainRefusal(run.response, body);
     const isWait = words.waitSeconds > 0 && words.action === "again";

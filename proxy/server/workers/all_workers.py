@@ -106,7 +106,7 @@ class AllWorkers:
             total["limping"].append(f"workers: {len(answers.silent)} did not answer")
         return total
 
-    async def usage(self, asked: Query) -> tuple[str, list[dict[str, Any]]]:
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
         """What has been used: every worker reads the same ledger."""
         return await self._one.usage(asked)
 
