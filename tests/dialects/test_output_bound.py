@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
-from tests.steps import finish
 
 if TYPE_CHECKING:
     from proxy.errors import Field
 
 
 def bound(dialect: str, body: bytes, fields: tuple[Field, ...] = ()) -> int | None:
-    return finish(DIALECTS[dialect].output_bound(fields, body))
+    return DIALECTS[dialect].output_bound(fields, body)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,6 @@ def bound(dialect: str, body: bytes, fields: tuple[Field, ...] = ()) -> int | No
         ("openai", b'{"input": "x", "max_output_tokens": 9}', 9),
         ("openai", b'{"max_tokens": 100, "n": 3}', 300),
         ("openai", b'{"max_tokens": 100, "n": null}', 100),
-        ("openai", b'\xef\xbb\xbf {"max_tokens": 5, "x": NaN}', 5),
         ("anthropic", b'{"max_tokens": 4096, "n": 3}', 4096),
         ("anthropic", b'{"prompt": "x", "max_tokens_to_sample": 4}', 4),
         ("gemini", b'{"contents": [], "generationConfig": {"maxOutputTokens": 50, "candidateCount": 2}}', 100),
@@ -62,20 +60,20 @@ def test_bound_that_is_no_positive_integer(value: bytes) -> None:
         (b"max_tokens=5", ()),
         (b'["max_tokens"]', ()),
         (b'{"max_tokens": 5', ()),
-        (b'{"max_tokens": 5, "max_tokens": 6}', ()),
+        (b'{"max_tokens": 5, "x": NaN}', ()),
         (b'{"max_tokens": 5}', ((b"content-encoding", b"gzip"),)),
-        (b'{"x": "' + b"x" * 1_100_000 + b'", "max_tokens": 5}', ()),
+        (b'{"x": "' + b"x" * 300_000 + b'", "max_tokens": 5}', ()),
         (b"", ()),
     ],
 )
 def test_bound_of_a_body_that_is_not_read(body: bytes, fields: tuple[Field, ...]) -> None:
-    """What is no JSON object, ambiguous, coded or huge has no bound."""
+    """What is no strict JSON object, coded or huge has no bound."""
     assert bound("openai", body, fields) is None
 
 
 def test_bound_behind_a_long_conversation() -> None:
-    """A body of hundreds of kilobytes is read, in pieces."""
-    assert bound("openai", b'{"messages": [{"content": "' + b"x" * 600_000 + b'"}], "max_tokens": 5}') == 5
+    """A body of two hundred kilobytes is read."""
+    assert bound("openai", b'{"messages": [{"content": "' + b"x" * 200_000 + b'"}], "max_tokens": 5}') == 5
 
 
 @given(

@@ -100,6 +100,16 @@ def test_so_far() -> None:
     assert estimates.figures(read, "up", is_whole=True)[:4] == ("reported", "m", 70, 4)
 
 
+def test_so_far_twice() -> None:
+    """Looking again at a stream of which nothing more has come changes nothing, also where it tells its input alone."""
+    estimates, read = Estimates(), meter()
+    read.feed(sse(*[text("hello world " * 4, usage={"prompt_tokens": 70})] * 3, text("hello world " * 4)))
+    first = estimates.so_far(read, "up")
+    assert first.input == 70
+    assert 44 <= first.output <= 48
+    assert estimates.so_far(read, "up") == first
+
+
 @given(pieces=st.lists(st.integers(0, 3), max_size=30))
 def test_so_far_changes_nothing_of_the_end(pieces: list[int]) -> None:
     """However often a running stream is looked at, its figures in the end are those of one that was not."""

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from proxy.model import Ending
+from proxy.relay.overrun import OverrunWatch
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, chunk, read_events, request
 from tests.whole.scenes import check_settled, fill
@@ -55,7 +56,14 @@ async def rest_of(client: Peer, *, is_clean: bool = False) -> bytes:
     return body
 
 
+def is_watched(proxy: Running) -> bool:
+    """Whether a stream is still looked at."""
+    return any(isinstance(watched, OverrunWatch) for watched in proxy.service.timers._watched)
+
+
 async def check_cut(proxy: Running, **fields: Any) -> dict[str, Any]:
+    await proxy.idle()
+    assert not is_watched(proxy)
     return await check_settled(proxy, "stopped", status=200, code="insufficient_quota", usage="estimated", **fields)
 
 
@@ -187,9 +195,11 @@ async def test_goes_on_within_its_budget(start: Callable[..., Any], upstream: Up
     vendor.write(chunk(sse(EVENTS["gemini"](1700)) * ENOUGH) + chunk(MARK))
     await client.read_until(MARK)
     await asyncio.sleep(0.7)  # several checks
+    assert is_watched(proxy)
     vendor.write(LAST)
     await client.read_until(LAST)
     await check_settled(proxy, "complete", code=None)
+    assert not is_watched(proxy)
 
 
 async def test_cut_of_a_client_that_does_not_read(start: Callable[..., Any], upstream: Upstream) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
-from proxy.errors import InsufficientQuotaError
+from proxy.errors import InsufficientQuotaError, LimitsUnavailableError
 from proxy.limits.memory import MemoryStore
 from proxy.model import Amounts, Budget, Ending, Plan, Principal
 from tests.conftest import token
@@ -36,6 +37,7 @@ from tests.whole.token_scenes import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.limits import Admission
     from tests.conftest import Running
     from tests.peers import Peer, Upstream
 
@@ -258,6 +260,56 @@ async def test_settled_before_the_vendor_was_reached(start: Callable[..., Any], 
     assert (line["ending"], line["usage"], line["input_tokens"]) == ("client_closed", "none", 0)
     assert await left(proxy) == LIMIT
     assert proxy.leases_held == 0
+
+
+class SlowStore(MemoryStore):
+    """A store that is asked for a reservation, and answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def reserve(self, admission: Admission, estimate: Amounts) -> None:
+        self.asked.set()
+        await self.answer
+        await super().reserve(admission, estimate)
+
+
+async def with_slow_store(start: Callable[..., Any]) -> tuple[Running, SlowStore]:
+    proxy, store = await run(start, "openai", DAY), SlowStore()
+    proxy.service.store = store
+    proxy.service.rules = replace(proxy.service.rules, store=store)
+    return proxy, store
+
+
+async def test_client_leaves_while_the_store_is_asked(start: Callable[..., Any], upstream: Upstream) -> None:
+    """A client that leaves before its reservation is there has reserved and taken nothing, and nothing was sent."""
+    proxy, store = await with_slow_store(start)
+    client = await proxy.client()
+    client.write(ask("openai"))
+    await store.asked.wait()
+    await client.gone()
+    (line,) = await proxy.settled()
+    assert (line["ending"], line["code"], line["status"]) == ("client_closed", None, None)
+    assert "usage" not in line
+    assert upstream.is_untouched
+    assert proxy.leases_held == 0
+    assert await left(proxy) == LIMIT
+
+
+async def test_store_that_cannot_be_asked(start: Callable[..., Any], upstream: Upstream) -> None:
+    """A request whose reservation nobody can judge is 503, is not sent, and is refunded."""
+    proxy, store = await with_slow_store(start)
+    store.answer.set_exception(LimitsUnavailableError())
+    answer = await refused(proxy, "openai")
+    assert (answer.status, answer.get("x-forward-sse-code")) == (503, "limits_unavailable")
+    assert answer.get("x-ratelimit-remaining-requests") == "100"
+    assert upstream.is_untouched
+    (line,) = await proxy.settled()
+    assert (line["ending"], line["code"]) == ("refused", "limits_unavailable")
+    assert proxy.leases_held == 0
+    assert await left(proxy) == LIMIT
 
 
 AGENTS = 200
