@@ -16,7 +16,19 @@ from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
-from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
+from proxy.handlers import (
+    SERVICE,
+    Service,
+    admin,
+    errors,
+    forward,
+    health,
+    playground,
+    preflight,
+    streams,
+    tickets,
+    usage,
+)
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
@@ -30,10 +42,11 @@ from proxy.settings.build import (
     build_rules,
     build_store,
     secrets_of,
+    timer_tick_s,
 )
 from proxy.settings.rotation import FileWatch
 from proxy.tickets import Makers
-from proxy.timers import DeadlineTimer, tick_for
+from proxy.timers import DeadlineTimer
 from proxy.upstream import Pool
 from proxy.upstream.addresses import Resolver, check_addresses
 from proxy.upstream.tls import TlsContexts
@@ -130,6 +143,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
                 ("*", "/playground/upstreams", preflight.or_else(playground.otherwise)),
             ),
             *own(("*", "/forward-sse/tickets", preflight.or_else(tickets.create))),
+            *own(("*", "/forward-sse/usage", preflight.or_else(usage.own))),
             web.route("*", "/forward-sse/streams/{id:.*}", preflight.or_else(streams.stop)),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),
             # The last one: every way to an upstream.
@@ -199,7 +213,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     app[REDACTOR].add_secrets(secrets_of(settings))
     service.rules = rules
     service.pool.tls = tls
-    service.timers.set_tick(_tick(settings))
+    service.timers.set_tick(timer_tick_s(settings))
     if (ledger := app[LEDGER]) is not None:
         ledger.keep(settings.usage.retention_s)
     ignored = [key for key in FIXED_KEYS if attrgetter(key)(settings) != attrgetter(key)(builder.settings)]
@@ -220,7 +234,7 @@ async def metrics_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def timers_ctx(app: web.Application) -> AsyncIterator[None]:
     """The one timer of all deadlines."""
-    timers = app[TIMERS] = DeadlineTimer(asyncio.get_running_loop(), tick_s=_tick(app[SETTINGS]))
+    timers = app[TIMERS] = DeadlineTimer(asyncio.get_running_loop(), tick_s=timer_tick_s(app[SETTINGS]))
     yield
     timers.close()
 
@@ -287,6 +301,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         turns=Turns(),
         metrics=metrics,
         ticket_makers=Makers(),
+        ledger=app[LEDGER],
         prefix=app.router[_CATCH_ALL].canonical.removesuffix("/{path}").encode(),
     )
     yield
@@ -381,12 +396,3 @@ def trust(settings: Settings) -> TlsContexts:
             except (OSError, ssl.SSLError) as exc:
                 raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
     return tls
-
-
-def _tick(settings: Settings) -> float:
-    clients = settings.client_timeouts
-    durations: list[float | None] = [clients.header_s, clients.body_s, clients.keep_alive_s, clients.write_s]
-    for upstream in settings.upstreams.values():
-        clocks = upstream.timeouts
-        durations += [clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s, upstream.heartbeat_s]
-    return tick_for(*durations)

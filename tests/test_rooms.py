@@ -15,7 +15,7 @@ PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
     "auth": (),
-    "exchange": ("authenticate", "body", "connect", "head"),
+    "exchange": ("authenticate", "body", "connect", "head", "reserve"),
     "ledger": ("log_lines",),
     "limits": ("memory", "redis"),
     "observability": ("logging", "metrics"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.typed.anthropic import AnthropicReader
 from proxy.dialects.usage import anthropic_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
@@ -55,6 +56,8 @@ class Anthropic(Dialect):
     credential_prefix = b""
     # The SDK sends `Accept: application/json` with streams too, so no field counts.
     has_stream_member = True
+    # The second is that of `/v1/complete`.
+    bound_members = BoundMembers(("max_tokens", "max_tokens_to_sample"))
 
     def error_body(self, error: ProxyError) -> bytes:
         """Write the error with Anthropic's `error.type`, and the proxy's own code as `code` beside it."""

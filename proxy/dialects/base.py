@@ -16,6 +16,7 @@ from proxy.protocol.paths import canonical_path, matches
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
+    from proxy.dialects.output_bound import BoundMembers
     from proxy.dialects.typed.reader import Reader
     from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
@@ -30,6 +31,7 @@ _BROKEN_STREAM_STATUS: Final[Mapping[str, int]] = MappingProxyType(
         "timeout_total": 504,
         "draining": 503,
         "drained": 503,
+        "insufficient_quota": 429,
     }
 )
 
@@ -67,6 +69,8 @@ class Dialect(ABC):
     usage_on_request: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
+    # Where a request's body says how much output it asks for at most; None where it is not known to.
+    bound_members: ClassVar[BoundMembers | None] = None
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
@@ -132,6 +136,10 @@ class Dialect(ABC):
     def asks_in_fields(self, fields: Sequence[Field]) -> bool:  # noqa: ARG002 - see the dialects
         """Check whether a header field asks for an event stream, where no member of the body does."""
         return False
+
+    def output_bound(self, fields: Sequence[Field], body: JsonText) -> int | None:
+        """Return how many tokens of output a request asks for at most; None where it does not say."""
+        return None if self.bound_members is None else self.bound_members.read(fields, body)
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

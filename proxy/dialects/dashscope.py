@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
 from proxy.dialects.usage import count_dashscope
@@ -46,6 +47,7 @@ class DashScope(Dialect):
     model_paths = ("/api/v1/models", "/api/v1/models/*", "/models", "/models/*")
     # The result of one's own image, video or transcript. No list of tasks, and nobody cancels one.
     task_paths = ("/api/v1/tasks/*", "/tasks/*")
+    bound_members = BoundMembers(("max_tokens",), ("n",), within=("parameters",))
 
     def extra_fields(self, path: bytes, names: Container[bytes]) -> tuple[Field, ...]:
         """The vendor's word for "as a stream", where `POST /forward-sse` goes to the default path without it.

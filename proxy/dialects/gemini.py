@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.typed.gemini import GeminiReader
 from proxy.dialects.usage import count_gemini, gemini_text_bytes
 from proxy.protocol.sse_observer import encode_event
@@ -66,6 +67,12 @@ class Gemini(Dialect):
     # google-genai's Python client dies on any comment. So no response may begin early, and nothing here tells which
     # requests ask for a stream.
     heartbeat_allowed = False
+    # JSON of protocol buffers has two spellings of each name, both of which the vendor reads.
+    bound_members = BoundMembers(
+        ("maxOutputTokens", "max_output_tokens"),
+        ("candidateCount", "candidate_count"),
+        within=("generationConfig", "generation_config"),
+    )
 
     def error_body(self, error: ProxyError) -> bytes:
         """`code` is the HTTP status here; the proxy's own code is the reason of an `ErrorInfo`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.typed.openai import OpenAIReader
 from proxy.dialects.usage import count_openai, openai_text_bytes
 from proxy.dialects.usage_request import ask_usage
@@ -63,6 +64,8 @@ class OpenAI(Dialect):
     # The SDK sends `Accept: application/json` with streams too, so no field counts.
     has_stream_member = True
     usage_on_request = True
+    # The second is what the first became, the third the Responses API's.
+    bound_members = BoundMembers(("max_tokens", "max_completion_tokens", "max_output_tokens"), ("n",))
 
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind of error, `code` the proxy's own code for it."""

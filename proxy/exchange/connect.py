@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxy.model import Route
     from proxy.timers import DeadlineTimer
     from proxy.upstream import Address, Connection, Pool, UpstreamResponse
+    from proxy.usage import Meter
 
 # Their requests say how long the body is even where it is empty (RFC 9110 §8.6).
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -47,6 +48,7 @@ class _FirstByte:
 async def connect(
     route: Route,
     *,
+    meter: Meter,
     pool: Pool,
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     clocks: DeadlineTimer,
@@ -55,8 +57,8 @@ async def connect(
     """Send the request to its upstream and wait for the answer's head.
 
     A kept connection is used where one is fit; a pinned target always gets a new one, to an address that was checked.
-    Whatever goes wrong, cancellation included, the connection is closed at once. `deadline_s` is when `total` runs
-    out, in the loop's time.
+    Whatever goes wrong, cancellation included, the connection is closed at once. The meter is told when the request is
+    sent. `deadline_s` is when `total` runs out, in the loop's time.
 
     Raises:
         UpstreamUnreachableError: no connection, or it was lost before the answer's head.
@@ -79,6 +81,7 @@ async def connect(
         route.fields,
         len(body) if body or method in _WITH_BODY else None,
     )
+    meter.is_sent = True
     waiter = connection.send(head, body, is_head_request=method == "HEAD")
     clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, clocks.now())
     watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)

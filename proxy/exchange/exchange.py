@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from proxy.exchange.settle import NOTHING_TAKEN, settle, take
+from proxy.exchange.settle import NO_UPSTREAM, NOTHING_TAKEN, Reckoning, settle, take
 from proxy.model import Ending, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
@@ -70,7 +70,7 @@ class Exchange:
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
         known: Whom an embedder's middleware has authenticated: no credential is looked for then.
-        meter: What the vendor's answer took; from the moment at which the request may have reached it.
+        meter: What the vendor's answer took; once the limits have let the request out.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
@@ -157,6 +157,16 @@ class Exchange:
             raise RuntimeError("the exchange has no route")
         return self.route
 
+    @property
+    def reckoning(self) -> Reckoning:
+        """What finds out what the exchange took."""
+        return Reckoning(self.meter, self.upstream or NO_UPSTREAM, self.rules.prices, self.registry.estimates)
+
+    @property
+    def has_token_limits(self) -> bool:
+        """Whether the user's tokens or money are limited, so that the request has to reserve some."""
+        return self.principal is not None and self.principal.plan.has_token_limits
+
     def admit(self, admission: Admission) -> None:
         """Note that the limits let the request in: charged, and with a lease that leaving the exchange releases."""
         self.admission = admission
@@ -235,7 +245,11 @@ LOG_FIELDS: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("log_fields",
 
 
 class Exchanges:
-    """The exchanges of one worker: begins them, knows those that run, settles them."""
+    """The exchanges of one worker: begins them, knows those that run, settles them.
+
+    Attributes:
+        estimates: What was learned from those that have ended.
+    """
 
     def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:
         """`now` gives the loop's time, in seconds."""
@@ -246,7 +260,7 @@ class Exchanges:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._log = exchange_logger()
         self._ids = _Ids()
-        self._estimates = Estimates()
+        self.estimates = Estimates()
 
     def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
         """A running exchange for the request, in the handler's own task; leaving its context ends it."""
@@ -274,7 +288,7 @@ class Exchanges:
         """Settle the limits, write the log line, count; exactly once for each exchange, and without waiting."""
         taken = NOTHING_TAKEN
         try:
-            taken = take(exchange, self._metrics, self._estimates)
+            taken = take(exchange, self._metrics)
         finally:
             if exchange.admission is not None:
                 exchange.admission.settle(taken.amounts)

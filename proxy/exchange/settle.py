@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.ledger import Row
 from proxy.model import Amounts, Ending
-from proxy.usage import Figures, Tokens, usd_text
+from proxy.protocol.typed_events import Usage
+from proxy.usage import Figures, usd_text
 from proxy.usage.prices import USD
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.ledger import Ledger
     from proxy.model import Principal
     from proxy.observability.metrics import Metrics
-    from proxy.usage import Estimates
+    from proxy.usage import Estimates, Meter, Prices
 
 # Of a row's id.
 _CHANCE_BYTES: Final = 10
@@ -45,21 +46,68 @@ class Taken(NamedTuple):
 NOTHING_TAKEN: Final = Taken(Figures("none"))
 
 
-def take(exchange: Exchange, metrics: Metrics, estimates: Estimates) -> Taken:
+class Reckoning(NamedTuple):
+    """Finds out what an exchange took: for its client in the last event, then for the log, with the same figures.
+
+    Has no reference to the exchange, so that a response may keep it without a cycle.
+    """
+
+    meter: Meter | None
+    upstream: str
+    prices: Prices
+    estimates: Estimates
+
+    def taken(self, ending: Ending) -> Taken:
+        """What it took, if it ended so; asking again, with another ending even, changes no figure."""
+        meter = self.meter
+        if meter is None:
+            return NOTHING_TAKEN
+        if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
+            return Taken(Figures("none", meter.model))
+        figures = self.estimates.figures(meter, self.upstream, is_whole=ending is Ending.COMPLETE)
+        if figures.source == "none":
+            return Taken(figures)
+        return Taken(figures, self.prices.cost(figures.model, figures.tokens))
+
+    def told_at_end(self) -> Usage | None:
+        """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
+        figures, cost_nano = self.taken(Ending.COMPLETE)
+        if self.meter is None or figures.source == "none":
+            return None
+        counts = self.meter.counts
+        told_in = None if counts.input is None else figures.input
+        told_out = None if counts.output is None else figures.output
+        if told_in is None and told_out is None:
+            return None
+        is_priced = figures.source == "reported" and cost_nano is not None
+        return Usage(
+            told_in, told_out, (told_in or 0) + (told_out or 0), usd_text(cost_nano or 0) if is_priced else None
+        )
+
+    def told(self, ending: Ending) -> dict[str, int | str] | None:
+        """What it took, for the event `end` of a ticket's stream; None where no model was run."""
+        figures, cost_nano = self.taken(ending)
+        if figures.source == "none":
+            return None
+        told: dict[str, int | str] = {
+            "input": figures.input,
+            "output": figures.output,
+            "total": figures.input + figures.output,
+        }
+        if cost_nano is not None:
+            told["cost_usd"] = usd_text(cost_nano)
+        return told | {"source": figures.source}
+
+
+def take(exchange: Exchange, metrics: Metrics) -> Taken:
     """Find out what an exchange that has ended took, and count it in the metrics; once for each."""
-    meter, ending = exchange.meter, exchange.ending or Ending.CLIENT_CLOSED
-    if meter is None:
-        return NOTHING_TAKEN
-    if meter.status is None and ending in _NOT_REACHED:
-        return Taken(Figures("none", meter.model))
-    upstream = exchange.upstream or NO_UPSTREAM
-    figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
-    if figures.source == "none":
-        return Taken(figures)
-    tokens = Tokens(figures.input, figures.output, figures.cached, figures.cache_write, figures.reasoning)
-    cost = exchange.rules.prices.cost(figures.model, tokens)
-    metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
-    return Taken(figures, cost)
+    reckoning = exchange.reckoning
+    figures, cost = taken = reckoning.taken(exchange.ending or Ending.CLIENT_CLOSED)
+    if figures.source != "none":
+        metrics.usage_settled(
+            reckoning.upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost
+        )
+    return taken
 
 
 def settle(

@@ -1,4 +1,4 @@
-"""The operator's listener: metrics, the live streams, health of all workers."""
+"""The operator's listener: metrics, the live streams, usage, health of all workers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from aiohttp import web
 
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.exchange.head import check_head
 from proxy.handlers import health
 from proxy.handlers.errors import as_headers
+from proxy.handlers.usage import read_query
 from proxy.observability import metrics as names
 
 if TYPE_CHECKING:
     from proxy.handlers.errors import Handler
     from proxy.handlers.service import Problems
+    from proxy.ledger import Query
 
 # A live stream, without anything of what it says.
 Stream = dict[str, object]
@@ -38,6 +41,14 @@ class View(Protocol):
 
     async def problems(self) -> Problems:
         """What stands against serving a request that arrives now."""
+        ...
+
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        """The moment from which on the node's usage is summed up, and the sums as a JSON list.
+
+        Raises:
+            LedgerUnavailableError: the ledger cannot be read right now.
+        """
         ...
 
 
@@ -78,6 +89,19 @@ async def stop(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def usage(request: web.Request) -> web.Response:
+    """What has been used, of everybody.
+
+    Raises:
+        InvalidRequestError: the query asks for what is not there.
+        LedgerUnavailableError: the ledger cannot be read right now.
+    """
+    asked = read_query(check_head(request).query, default="user,model", whose=("user", "issuer"))
+    since, rows = await request.app[VIEW].usage(asked)
+    body = orjson.dumps({"since": since, "rows": orjson.Fragment(rows)})
+    return web.Response(body=body, content_type="application/json")
+
+
 async def ready(request: web.Request) -> web.Response:
     """200, or 503 with the reasons: of all workers, where the public listener speaks for its own."""
     return health.readiness(await request.app[VIEW].problems())
@@ -100,6 +124,7 @@ async def otherwise(request: web.Request) -> web.Response:
 _PAGES: Final = (
     ("/metrics", metrics),
     ("/admin/streams", streams),
+    ("/admin/usage", usage),
     ("/healthz", health.alive),
     ("/readyz", ready),
 )

@@ -156,4 +156,11 @@ def _in_band(exchange: Exchange, error: ProxyError) -> bytes:
         said = TypedEncoder(exchange.typed_names).error(error.code, error.message)
     if ending is None:
         return said
-    return said + end_event(exchange.id, ending, error.status, code=error.code, retry_after_s=retry_after(error))
+    return said + end_event(
+        exchange.id,
+        ending,
+        error.status,
+        code=error.code,
+        retry_after_s=retry_after(error),
+        usage=exchange.reckoning.told(ending),
+    )

@@ -12,6 +12,7 @@ from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
+from proxy.exchange.reserve import reserve
 from proxy.handlers.service import SERVICE
 from proxy.relay import EarlyResponse, early_interval_s, relay
 from proxy.usage import Meter, model_in
@@ -29,7 +30,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
         if service.must_refuse(request):
             raise DrainingError  # 503
         await resolve(request, exchange, service)  # 400 401 403 404 405 408 413 415 429 503
-        return await send(request, exchange, service)  # 502 503 504, then the stream
+        return await send(request, exchange, service)  # 429 502 503 504, then the stream
 
 
 async def resolve(request: web.Request, exchange: Exchange, service: Service) -> None:
@@ -59,23 +60,32 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service) ->
 
 
 async def send(request: web.Request, exchange: Exchange, service: Service) -> web.StreamResponse:
-    """Send the request to its upstream, and relay the response.
+    """Reserve what the request will take, send it to its upstream, and relay the response.
 
     Raises:
+        RateLimitExceededError, InsufficientQuotaError, LimitsUnavailableError: what `reserve` refuses; it is refunded.
         ProxyError: the upstream cannot be reached, is late, or its response is invalid; the client's response may have
             begun by then, where heartbeats begin early.
     """
     route = exchange.checked_route
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
-    exchange.meter = Meter(
-        DIALECTS[route.dialect], model=model_in(route.target, route.body), body_bytes=len(route.body)
-    )
+    model = model_in(route.target, route.body)
+    if exchange.has_token_limits:
+        await reserve(exchange, model)
+    meter = exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
-    connecting = connect(route, pool=service.pool, resolve=exchange.rules.resolve, clocks=timers, deadline_s=deadline_s)
+    connecting = connect(
+        route,
+        meter=meter,
+        pool=service.pool,
+        resolve=exchange.rules.resolve,
+        clocks=timers,
+        deadline_s=deadline_s,
+    )
     # The exchange drops the request before a long stream; nothing here may keep its body.
     del route
     if interval_s is None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from proxy.errors import RateLimitExceededError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from proxy.exchange import Exchanges
+    from proxy.ledger import Ledger
     from proxy.limits import Store
+    from proxy.model import Principal
     from proxy.observability.metrics import Metrics
     from proxy.routing import Rules, Turns
     from proxy.tickets import Makers
@@ -20,6 +26,33 @@ if TYPE_CHECKING:
 
 # `reasons` against being ready, and under other names what only limps.
 Problems = dict[str, list[str]]
+# Sums of usage are free, and the ledger makes a few at a time: one user must not keep it from the others.
+MAX_ASKING: Final = 4
+
+
+class UsageAskers:
+    """Counts the questions about usage that each user has waiting."""
+
+    def __init__(self) -> None:
+        self._asking: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def one_more(self, principal: Principal) -> Iterator[None]:
+        """Count one while the context lasts.
+
+        Raises:
+            RateLimitExceededError: the user has `MAX_ASKING` waiting already.
+        """
+        user = principal.issuer, principal.user
+        if self._asking[user] >= MAX_ASKING:
+            raise RateLimitExceededError("Your other questions about usage are being answered; try again.")
+        self._asking[user] += 1
+        try:
+            yield
+        finally:
+            self._asking[user] -= 1
+            if not self._asking[user]:
+                del self._asking[user]
 
 
 @dataclass(eq=False)
@@ -30,6 +63,7 @@ class Service:
 
     Attributes:
         stop_elsewhere: Stops a user's stream in the other workers: id, issuer, user; None where there are none.
+        ledger: Where usage is kept; None where it is not.
         prefix: The path below which the application is mounted in another one.
     """
 
@@ -41,6 +75,8 @@ class Service:
     turns: Turns
     metrics: Metrics
     ticket_makers: Makers
+    usage_askers: UsageAskers = field(default_factory=UsageAskers)
+    ledger: Ledger | None = None
     stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
     is_draining: bool = False
     prefix: bytes = b""

@@ -7,6 +7,6 @@ error. The stores are the rooms `memory`, for one worker, and `redis`, for sever
 
 from proxy.limits.messages import too_many_ticket_bodies
 from proxy.limits.rate_limit_fields import rate_limit_fields
-from proxy.limits.store import Admission, RateStatus, Spent, Store
+from proxy.limits.store import Admission, LimitState, RateStatus, Spent, Store
 
-__all__ = ["Admission", "RateStatus", "Spent", "Store", "rate_limit_fields", "too_many_ticket_bodies"]
+__all__ = ["Admission", "LimitState", "RateStatus", "Spent", "Store", "rate_limit_fields", "too_many_ticket_bodies"]

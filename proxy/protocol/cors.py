@@ -71,9 +71,11 @@ _EXPOSED_NAMES = (
     b"x-should-retry",
     b"ratelimit",
     b"ratelimit-policy",
-    b"x-ratelimit-limit-requests",
-    b"x-ratelimit-remaining-requests",
-    b"x-ratelimit-reset-requests",
+    *(
+        b"x-ratelimit-%b-%b" % (value, unit)
+        for unit in (b"requests", b"tokens")
+        for value in (b"limit", b"remaining", b"reset")
+    ),
     # The upstream's rate limits, under the names that `header_fields.to_client` gives them.
     *(
         b"x-upstream-ratelimit-%b-%b" % (value, unit)

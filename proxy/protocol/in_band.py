@@ -8,31 +8,41 @@ fails (WHATWG HTML §9.2.6).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxy.model import Ending
 
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 
 
 def end_event(
-    id_: str, ending: Ending, status: int, *, code: str | None = None, retry_after_s: int | None = None
+    id_: str,
+    ending: Ending,
+    status: int,
+    *,
+    code: str | None = None,
+    retry_after_s: int | None = None,
+    usage: Mapping[str, int | str] | None = None,
 ) -> bytes:
     """Encode the last event, `end`, on which the page closes its `EventSource`.
 
     Its data is never empty, or it would not be dispatched. `status` is what the answer to a POST would have had;
-    `code` is for the proxy's own errors.
+    `code` is for the proxy's own errors; `usage` is what the model took, where one was run.
     """
-    said: dict[str, str | int] = {"id": id_, "ending": ending.value, "status": status}
+    said: dict[str, Any] = {"id": id_, "ending": ending.value, "status": status}
     if code is not None:
         said["code"] = code
     if retry_after_s is not None:
         said["retry_after"] = retry_after_s
+    if usage is not None:
+        said["usage"] = usage
     return encode_event(orjson.dumps(said), b"end")
 
 

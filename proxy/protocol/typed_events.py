@@ -22,11 +22,12 @@ _HIGH: Final = ("\ud800", "\udbff")
 
 
 class Usage(NamedTuple):
-    """Token counts as the vendor reported them; None for what it did not report."""
+    """Token counts as the vendor reported them, and a decimal of dollars; None for what is not known."""
 
     input: int | None
     output: int | None
     total: int | None
+    cost_usd: str | None = None
 
 
 class TypedEncoder:
@@ -62,9 +63,9 @@ class TypedEncoder:
 
     def end(self, usage: Usage | None) -> bytes:
         """Encode `End`: the answer is complete."""
-        told: dict[str, int] = {}
+        told: dict[str, int | str] = {}
         if usage is not None:
-            told = {name: count for name, count in usage._asdict().items() if count is not None}
+            told = {name: value for name, value in usage._asdict().items() if value is not None}
         return self._last("End", "", {"usage": told} if told else {})
 
     def error(self, code: str, message: str) -> bytes:

@@ -6,7 +6,7 @@ error most of all, comes as one message. What the upstream's event streams say i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from proxy.dialects.base import broken_stream_status
 from proxy.errors import ProxyError, UpstreamProtocolError
@@ -16,11 +16,17 @@ from proxy.protocol.sse_observer import EventStreamObserver, encode_event, is_ev
 from proxy.relay.transform import ERROR_FOR_ENDING, OF_THE_BODY, Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from proxy.dialects import Dialect
     from proxy.errors import Field
     from proxy.model import Ending
+    from proxy.relay.transform import StreamError
     from proxy.relay.typed import TypedEvents
     from proxy.upstream import UpstreamResponse
+
+# What the model took, if the stream ends so; None where none was run.
+Told: TypeAlias = "Callable[[Ending], Mapping[str, int | str] | None]"
 
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 # Something is added to the body. Its coding is not here: a body that is coded is refused, because nothing can be added.
@@ -52,15 +58,17 @@ class ForEventSource:
         status: The upstream's, which the client is not shown as such.
         shape: How errors are worded.
         is_event_stream: Whether the body is one.
+        told: What the event `end` says of usage.
     """
 
     allows_fast_path = False
     has_failed = False
 
-    __slots__ = ("_has_begun", "_id", "_lines", "_observer", "_shape", "_status")
+    __slots__ = ("_has_begun", "_id", "_lines", "_observer", "_shape", "_status", "_told")
 
-    def __init__(self, *, id_: str, status: int, shape: Dialect, is_event_stream: bool) -> None:
+    def __init__(self, *, id_: str, status: int, shape: Dialect, is_event_stream: bool, told: Told) -> None:
         self._id = id_
+        self._told = told
         self._status = status
         self._shape = shape
         self._observer = EventStreamObserver()
@@ -95,16 +103,15 @@ class ForEventSource:
         rest = b"" if self._lines is None else self._lines.end()
         self._observer.feed(rest)
         ending = ending_of_whole(self._status)
-        return Completion(ending, rest, self._after_last(end_event(self._id, ending, self._status)))
+        end = end_event(self._id, ending, self._status, usage=self._told(ending))
+        return Completion(ending, rest, self._after_last(end))
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """The error and the event named `end`, unless the client does not read; the body lacks its end."""
         if is_behind:
             return Epilogue(b"", is_clean=False)
-        error = _BrokenOffError(*ERROR_FOR_ENDING[ending])
-        events = encode_event(self._shape.error_body(error)) + end_event(
-            self._id, ending, self._status, code=error.code
-        )
+        said = encode_event(self._shape.error_body(_BrokenOffError(*error)))
+        events = said + end_event(self._id, ending, self._status, code=error.code, usage=self._told(ending))
         return Epilogue(self._after_last(events), is_clean=False)
 
     def _after_last(self, events: bytes) -> bytes:
@@ -119,10 +126,11 @@ class TypedForEventSource:
 
     allows_fast_path = False
 
-    __slots__ = ("_id", "_status", "_typed")
+    __slots__ = ("_id", "_status", "_told", "_typed")
 
-    def __init__(self, typed: TypedEvents, *, id_: str, status: int) -> None:
+    def __init__(self, typed: TypedEvents, *, id_: str, status: int, told: Told) -> None:
         self._typed = typed
+        self._told = told
         self._id = id_
         self._status = status
 
@@ -153,16 +161,16 @@ class TypedForEventSource:
     def complete(self) -> Completion:
         """The last typed event, then the one named `end`."""
         ending, last, _, reason = self._typed.complete()
-        return Completion(ending, last + self._end(ending), reason=reason)
+        return Completion(ending, last + self._end(ending, ERROR_FOR_ENDING.get(ending)), reason=reason)
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """The same."""
-        data, is_clean = self._typed.epilogue(ending, is_behind=is_behind)
-        return Epilogue(data + self._end(ending), is_clean)
+        data, is_clean = self._typed.epilogue(ending, error, is_behind=is_behind)
+        return Epilogue(data + self._end(ending, error), is_clean)
 
-    def _end(self, ending: Ending) -> bytes:
-        error = ERROR_FOR_ENDING.get(ending)
-        return end_event(self._id, ending, self._status, code=None if error is None else error[0])
+    def _end(self, ending: Ending, error: StreamError | None) -> bytes:
+        code = None if error is None else error.code
+        return end_event(self._id, ending, self._status, code=code, usage=self._told(ending))
 
 
 class _BrokenOffError(ProxyError):

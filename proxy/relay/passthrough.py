@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from proxy.relay.transform import ERROR_FOR_ENDING, Completion, Epilogue, ending_of_whole
+from proxy.relay.transform import Completion, Epilogue, ending_of_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.model import Ending
     from proxy.protocol.sse_observer import EventStreamObserver
+    from proxy.relay.transform import StreamError
 
 
 # Writes an error's code and message as an event of the upstream's dialect; None where the dialect has no such event.
@@ -57,10 +58,9 @@ class Passthrough:
         """Nothing is added."""
         return Completion(ending_of_whole(self._status))
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
         """At an event boundary one error event says why; in every case the body lacks its end."""
-        error = ERROR_FOR_ENDING.get(ending)
-        event = self._error_event(*error) if error is not None and self.at_boundary else None
+        event = self._error_event(*error) if self.at_boundary else None
         return Epilogue(event or b"", is_clean=False)
 
 

@@ -11,6 +11,7 @@ from proxy.model import Ending
 from proxy.protocol.header_fields import is_encoded, rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
+from proxy.relay.overrun import OverrunWatch, watches_overrun
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
@@ -79,10 +80,15 @@ async def relay(
     del route, fields
     upstream.drop_headers()
     exchange.response, response.meter = response, exchange.meter
+    overrun = OverrunWatch(exchange, response, transform) if watches_overrun(exchange) else None
+    if overrun is not None:
+        timers.add(overrun)
     metrics.stream_began(upstream_name)
     try:
         await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
     finally:
+        if overrun is not None:
+            timers.discard(overrun)
         metrics.stream_ended(upstream_name)
         exchange.ending = response.ending
         exchange.reason = response.failure_reason
@@ -109,19 +115,22 @@ def _choose(
     """The client's fields, how the body passes, and how its end is marked."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
     status, index = upstream.status, upstream.index
-    translator = begin_translation(route, upstream)
+    reckoning = exchange.reckoning
+    translator = begin_translation(route, upstream, reckoning.told_at_end)
     if translator is not None:
         typed = TypedEvents(translator)
         fields = translated_fields(upstream)
         if exchange.is_in_band:
-            return fields, TypedForEventSource(typed, id_=exchange.id, status=status), framing
+            return fields, TypedForEventSource(typed, id_=exchange.id, status=status, told=reckoning.told), framing
         return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
     is_watched = is_event_stream(index.get(b"content-type")) and not is_encoded(index)
     is_cut = route.asks_usage and is_watched and 200 <= status < 300 and upstream.framing != "none"  # noqa: PLR2004 - RFC 9110 §15.3
     if exchange.is_in_band:
         fields, is_stream = readable_fields(upstream)
-        for_event_source = ForEventSource(id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream)
+        for_event_source = ForEventSource(
+            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream, told=reckoning.told
+        )
         return fields, WithoutUsage(for_event_source) if is_cut else for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None and not is_cut:
         framing = upstream.framing

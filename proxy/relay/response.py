@@ -22,7 +22,7 @@ from proxy.upstream import NOTHING
 
 if TYPE_CHECKING:
     from proxy.errors import ProxyError
-    from proxy.relay.transform import Transform
+    from proxy.relay.transform import StreamError, Transform
     from proxy.timers import DeadlineTimer
     from proxy.upstream import UpstreamResponse
     from proxy.usage import Meter
@@ -259,12 +259,13 @@ class RelayResponse(web.StreamResponse):
 
     # Endings.
 
-    def finish(self, ending: Ending) -> None:
+    def finish(self, ending: Ending, error: StreamError | None = None) -> None:
         """End a running response before its end, visibly; idempotent.
 
-        At an event boundary one error event says why. The body lacks its end: the chunk that ends it, or the rest of
-        its length; where neither marks the end (HTTP/1.0), the connection is reset. Typed events end in order, with an
-        error as the last. A client that left or did not read for too long is not written to.
+        At an event boundary one error event says why: `error`, else that of the ending. The body lacks its end: the
+        chunk that ends it, or the rest of its length; where neither marks the end (HTTP/1.0), the connection is reset.
+        Typed events end in order, with an error as the last. A client that left or did not read for too long is not
+        written to.
         """
         if self.ending is not None:
             return
@@ -274,30 +275,28 @@ class RelayResponse(web.StreamResponse):
         transport = self._transport
         if transport is None:
             return
-        if ending not in ERROR_FOR_ENDING or transport.is_closing() or not self.prepared:
+        words = error or ERROR_FOR_ENDING.get(ending)
+        if words is None or transport.is_closing() or not self.prepared:
             transport.abort()
             return
-        last, is_clean = self._transform.epilogue(ending, is_behind=self._is_paused)
+        last, is_clean = self._transform.epilogue(ending, words, is_behind=self._is_paused)
         if is_clean:
             self._count(last)
-            self._end_in_order(last)
-            return
-        self.force_close()
-        if self._framing == "close":
-            # An orderly end would look like the body's.
-            reset(transport)
-        elif last and self._is_chunked:
-            transport.write(b"%x\r\n%b\r\n" % (len(last), last))
-            self._sent_error_event = True
+        self.conclude(last, is_clean=is_clean)
 
     def conclude(self, last: bytes, *, is_clean: bool) -> None:
-        """End a response that has begun without an upstream's: in order, or with an event that says why not."""
+        """End the body in order, or without its end, behind an event that says why; the upstream is done with."""
         if is_clean:
             self._end_in_order(last)
             return
         self.force_close()
         transport = self._transport
-        if last and transport is not None and not transport.is_closing():
+        if transport is None or transport.is_closing():
+            return
+        if self._framing == "close":
+            # An orderly end would look like the body's.
+            reset(transport)
+        elif last and self._is_chunked:
             transport.write(b"%x\r\n%b\r\n" % (len(last), last))
             self._sent_error_event = True
 

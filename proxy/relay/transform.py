@@ -26,15 +26,25 @@ OF_THE_BODY: Final = frozenset(
     }
 )
 
+
+class StreamError(NamedTuple):
+    """What the last event of a stream that ends before its end says."""
+
+    code: str
+    message: str
+
+
 # The code and message of the error event, where an ending has one. A client that has left, or does not read, gets no
 # event; what ends before the response begins has a status. All cases: docs/life-of-a-request.md#how-a-stream-ends
-ERROR_FOR_ENDING: Final[Mapping[Ending, tuple[str, str]]] = {
-    Ending.UPSTREAM_CLOSED: ("upstream_unreachable", "The upstream closed the stream before its end."),
-    Ending.TIMEOUT_IDLE: ("upstream_timeout", "The upstream fell silent (clock: idle)."),
-    Ending.TIMEOUT_TOTAL: ("upstream_timeout", "The stream took too long (clock: total)."),
-    Ending.DRAINED: ("draining", "The proxy is shutting down."),
-    Ending.STOPPED: ("stopped", "The stream was stopped."),
+ERROR_FOR_ENDING: Final[Mapping[Ending, StreamError]] = {
+    Ending.UPSTREAM_CLOSED: StreamError("upstream_unreachable", "The upstream closed the stream before its end."),
+    Ending.TIMEOUT_IDLE: StreamError("upstream_timeout", "The upstream fell silent (clock: idle)."),
+    Ending.TIMEOUT_TOTAL: StreamError("upstream_timeout", "The stream took too long (clock: total)."),
+    Ending.DRAINED: StreamError("draining", "The proxy is shutting down."),
+    Ending.STOPPED: StreamError("stopped", "The stream was stopped."),
 }
+# Of a stream that the proxy stops because its user has nothing left.
+BUDGET_USED_UP: Final = StreamError("insufficient_quota", "This stream has used up your budget.")
 
 
 class Epilogue(NamedTuple):
@@ -89,7 +99,7 @@ class Transform(Protocol):
         """The body has come whole, or is of no more use."""
         ...
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """The body ends before its end; `is_behind` means that the client has not taken what was written before."""
         ...
 

@@ -16,16 +16,20 @@ from proxy.protocol.sse_observer import is_event_stream
 from proxy.relay.transform import ERROR_FOR_ENDING, OF_THE_BODY, Completion, Epilogue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.errors import Field
     from proxy.model import Route
+    from proxy.protocol.typed_events import Usage
+    from proxy.relay.transform import StreamError
     from proxy.upstream import UpstreamResponse
 
 _REPLACED: Final = OF_THE_BODY | {b"content-encoding", b"content-type"}
 _CONTENT_TYPE: Final[Field] = (b"Content-Type", b"text/event-stream")
 
 
-def begin_translation(route: Route, response: UpstreamResponse) -> Translator | None:
-    """What translates the response's body; None where it passes untouched.
+def begin_translation(route: Route, response: UpstreamResponse, told: Callable[[], Usage | None]) -> Translator | None:
+    """What translates the response's body; None where it passes untouched. `told` is what `End` says of usage.
 
     Only a success that is an event stream is translated. An error keeps its status and its words, and a response that
     is no stream is what the client asked for.
@@ -44,7 +48,7 @@ def begin_translation(route: Route, response: UpstreamResponse) -> Translator | 
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         response.abort()
         raise UpstreamProtocolError("The upstream compressed its stream, which cannot be translated.")
-    return Translator(reader, route.typed_names)
+    return Translator(reader, route.typed_names, told)
 
 
 def translated_fields(response: UpstreamResponse) -> list[Field]:
@@ -96,8 +100,8 @@ class TypedEvents:
             return Completion(Ending.COMPLETE, last)
         return Completion(Ending.UPSTREAM_CLOSED, last, reason="incomplete")
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
-        """The last event says why; the log has the true ending."""
-        if ending is Ending.STOPPED:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:  # noqa: ARG002 - the interface's
+        """The last event says why: `Cancelled` where somebody stopped it. The log has the true ending."""
+        if error is ERROR_FOR_ENDING[Ending.STOPPED]:
             return Epilogue(self._translator.cancel(), is_clean=True)
-        return Epilogue(self._translator.finish(*ERROR_FOR_ENDING[ending]), is_clean=True)
+        return Epilogue(self._translator.finish(*error), is_clean=True)

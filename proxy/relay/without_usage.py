@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.errors import Field
     from proxy.model import Ending
-    from proxy.relay.transform import Completion, Epilogue, Transform
+    from proxy.relay.transform import Completion, Epilogue, StreamError, Transform
 
 
 class WithoutUsage:
@@ -71,9 +71,9 @@ class WithoutUsage:
         completion = self._inner.complete()
         return completion._replace(rest=rest + completion.rest)
 
-    def epilogue(self, ending: Ending, *, is_behind: bool) -> Epilogue:
+    def epilogue(self, ending: Ending, error: StreamError, *, is_behind: bool) -> Epilogue:
         """As of the inner transform."""
-        return self._inner.epilogue(ending, is_behind=is_behind)
+        return self._inner.epilogue(ending, error, is_behind=is_behind)
 
 
 class ResponseWithoutUsage(RelayResponse):

@@ -35,5 +35,8 @@ class Rules:
     max_head_bytes: int
     body_timeout_s: float | None
     write_timeout_s: float | None
+    # The most tokens of output that a request reserves.
+    reserve_output: int = 16_384
     early_heartbeat: bool = False
     playground: Playground | None = None
+    usage_retention_s: float = 90 * 86_400.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.handlers.usage import find_rows
 from proxy.model import Ending
 
 if TYPE_CHECKING:
     from proxy.handlers.admin import Stream
     from proxy.handlers.service import Problems, Service
+    from proxy.ledger import Query
 
 
 class WorkerStatus:
@@ -32,6 +34,10 @@ class WorkerStatus:
     async def problems(self) -> Problems:
         """What stands against being ready."""
         return self.problems_now()
+
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        """What has been used: the ledger is the whole node's."""
+        return await find_rows(self._service, asked)
 
     def streams_now(self) -> list[Stream]:
         """The same, for who must not wait."""

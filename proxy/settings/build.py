@@ -24,6 +24,7 @@ from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from proxy.timers import tick_for
 from proxy.usage.prices import Price, Prices, per_million
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def build_rules(
         max_head_bytes=max(64 * 1024, 4 * settings.max_header_bytes),
         body_timeout_s=settings.client_timeouts.body_s,
         write_timeout_s=settings.client_timeouts.write_s,
+        reserve_output=settings.usage.reserve_output,
         early_heartbeat=settings.early_heartbeat,
+        usage_retention_s=settings.usage.retention_s,
         playground=Playground(
             page,
             upstreams.values(),
@@ -247,6 +250,16 @@ def open_book(settings: Settings) -> Book | None:
     from proxy.ledger.sqlite import SqliteBook  # noqa: PLC0415 - as above
 
     return SqliteBook(url.path)
+
+
+def timer_tick_s(settings: Settings) -> float:
+    """How often the timer of deadlines has to look, for the shortest of them."""
+    clients = settings.client_timeouts
+    durations: list[float | None] = [clients.header_s, clients.body_s, clients.keep_alive_s, clients.write_s]
+    for upstream in settings.upstreams.values():
+        clocks = upstream.timeouts
+        durations += [clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s, upstream.heartbeat_s]
+    return tick_for(*durations)
 
 
 def _budget(budget: BudgetSettings) -> Budget:

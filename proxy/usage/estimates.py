@@ -1,7 +1,8 @@
 """What an exchange took: as the vendor said, or where it did not, by what was learned from streams in which it did.
 
 There is no tokenizer: one that knows every vendor's models does not exist, and a quarter of a token a byte of UTF-8 is
-about right for English and Chinese alike. What is learned for each (upstream, model) is how far that is off.
+about right for English and Chinese alike. What is learned for each (upstream, model) is how far that is off, and how
+much the model usually writes: by both, what a request will take is foretold before it is sent.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proxy.usage.meter import Figures
+from proxy.usage.outputs import RecentOutputs
+from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
     from proxy.usage.meter import Meter, Source
@@ -19,7 +22,7 @@ SEED: Final = 0.25
 _KEPT: Final = 0.95
 # What one stream counts at most: a long one is no better an example than several of these.
 _MOST_COUNTED_BYTES: Final = 4096
-# (upstream, model) pairs that are remembered, 200 bytes each; callers choose the model's name.
+# (upstream, model) pairs that are remembered, 1 KiB each; callers choose the model's name.
 MAX_LEARNED: Final = 1000
 _FIRST_ERROR: Final = 400
 # What would teach nothing: a few bytes, of which the vendor's own words are the larger part.
@@ -47,13 +50,17 @@ class _Ratio:
 
 
 class _Learned:
-    """The ratios of the request's body, and of the text of the stream."""
+    """Of a model: tokens a byte, of the request's body and of the text of the stream; and how much it writes."""
 
-    __slots__ = ("input", "output")
+    __slots__ = ("input", "output", "outputs")
 
     def __init__(self) -> None:
         self.input = _Ratio()
         self.output = _Ratio()
+        self.outputs = RecentOutputs()
+
+
+_NOTHING_LEARNED: Final = _Learned()
 
 
 class Estimates:
@@ -61,42 +68,87 @@ class Estimates:
 
     def __init__(self) -> None:
         self._learned: dict[tuple[str, str], _Learned] = {}
+        # Of all models of an upstream, for those that nothing is known of. Upstreams are the operator's to name.
+        self._upstreams: dict[str, RecentOutputs] = {}
+
+    def expected(self, upstream: str, model: str | None, *, body_bytes: int, most_output: int) -> Tokens:
+        """What a request will probably take: by its size, and by what the model, or else its upstream, usually writes.
+
+        `most_output` is what stands for the output where that is less, or nothing was learned.
+        """
+        learned = self._learned.get((upstream, model or ""))
+        usual = None if learned is None else learned.outputs.percentile()
+        if usual is None and (others := self._upstreams.get(upstream)) is not None:
+            usual = others.percentile()
+        rate = SEED if learned is None else learned.input.value
+        return Tokens(round(body_bytes * rate), most_output if usual is None else min(usual, most_output))
+
+    def so_far(self, meter: Meter, upstream: str) -> Figures:
+        """The figures of an exchange that runs, as they would be if it ended now. Learns nothing."""
+        meter.catch_up()
+        return self._estimated(meter, upstream, meter.model or meter.counts.model)
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
 
-        Learns from it where the vendor has said everything.
+        Learns from it: the ratios where the vendor has said everything, the output also where it is estimated. The
+        forecast is of what will be charged, and streams whose vendor never says anything are charged by the estimate.
+        An answer that broke off says nothing of how long the others are.
+
+        Found out once for each meter: whoever asks again, as the log does after a client was told, gets the same.
         """
         if meter is None:
             return Figures("none")
+        if meter.figures is None:
+            meter.figures = self._figures(meter, upstream, is_whole=is_whole)
+        return meter.figures
+
+    def _figures(self, meter: Meter, upstream: str, *, is_whole: bool) -> Figures:
         meter.end()
         counts = meter.counts
         model = meter.model or counts.model
         is_told = counts.input is not None or counts.output is not None
         if not is_told and (model is None or (meter.status is not None and meter.status >= _FIRST_ERROR)):
             return Figures("none", model)
-        learned = self._learned.get((upstream, model or ""))
         if is_whole and counts.input is not None and counts.output is not None:
-            self._learn(upstream, model, meter, counts.input, counts.output)
+            self._learn_ratios(upstream, model, meter, counts.input, counts.output)
+            self._learn_output(upstream, model, counts.output)
             return _figures("reported", meter, model, counts.input, counts.output)
-        rates = learned or _Learned()
+        figures = self._estimated(meter, upstream, model)
+        if is_whole and figures.output:
+            self._learn_output(upstream, model, figures.output)
+        return figures
+
+    def _estimated(self, meter: Meter, upstream: str, model: str | None) -> Figures:
+        counts, rates = meter.counts, self._learned.get((upstream, model or ""), _NOTHING_LEARNED)
         tokens_in = round(meter.body_bytes * rates.input.value) if counts.input is None else counts.input
         tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
         return _figures("estimated", meter, model, tokens_in, tokens_out)
 
-    def _learn(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
+    def _learn_ratios(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
         if model is None:
             return
-        learned = self._learned.get((upstream, model))
-        if learned is None:
-            if len(self._learned) >= MAX_LEARNED:
-                del self._learned[next(iter(self._learned))]
-            learned = self._learned[upstream, model] = _Learned()
+        learned = self._of(upstream, model)
         if meter.body_bytes >= _LEAST_BYTES:
             learned.input.learn(tokens_in, meter.body_bytes)
         if (text_bytes := meter.text_bytes) >= _LEAST_BYTES:
             # What is counted and was not streamed, as hidden thoughts are, belongs to the ratio too.
             learned.output.learn(tokens_out, text_bytes)
+
+    def _learn_output(self, upstream: str, model: str | None, tokens: int) -> None:
+        if model is not None:
+            self._of(upstream, model).outputs.add(tokens)
+        if tokens:
+            # What writes nothing, as embeddings, is no example of what the upstream's other models write.
+            self._upstreams.setdefault(upstream, RecentOutputs()).add(tokens)
+
+    def _of(self, upstream: str, model: str) -> _Learned:
+        learned = self._learned.get((upstream, model))
+        if learned is None:
+            if len(self._learned) >= MAX_LEARNED:
+                del self._learned[next(iter(self._learned))]
+            learned = self._learned[upstream, model] = _Learned()
+        return learned
 
 
 def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import orjson
 
 from proxy.dialects.usage import Counts
+from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
     from proxy.dialects import Dialect
@@ -58,6 +59,11 @@ class Figures(NamedTuple):
     cache_write: int = 0
     reasoning: int = 0
 
+    @property
+    def tokens(self) -> Tokens:
+        """What has a price of it."""
+        return Tokens(self.input, self.output, self.cached, self.cache_write, self.reasoning)
+
 
 def model_in(target: bytes, body: bytes | bytearray) -> str | None:
     """The model that a request names in its path, or in the first member `model` of its body that is a string.
@@ -83,14 +89,16 @@ def model_in(target: bytes, body: bytes | bytearray) -> str | None:
 
 
 class Meter:
-    """The tokens of one exchange, from the moment at which the request may have reached the vendor.
+    """The tokens of one exchange, whose request goes to a vendor.
 
     Paid for each read, not for each event of it. Keeps at most 64 KiB, and one event. Never raises.
 
     Attributes:
         counts: What the vendor has said.
+        is_sent: Whether the request may have reached the vendor.
         status: The response's; None until there is one.
         is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
+        figures: What it came to, once somebody has asked: what comes later changes nothing.
     """
 
     __slots__ = (
@@ -105,6 +113,8 @@ class Meter:
         "_told_text",
         "body_bytes",
         "counts",
+        "figures",
+        "is_sent",
         "is_stream",
         "model",
         "status",
@@ -115,8 +125,10 @@ class Meter:
         self.model = model
         self.body_bytes = body_bytes
         self.counts = Counts()
+        self.is_sent = False
         self.status: int | None = None
         self.is_stream: bool | None = None
+        self.figures: Figures | None = None
         self._raw_bytes = 0
         self._sample_at = 0
         self._sampled_bytes = 0
@@ -168,11 +180,16 @@ class Meter:
         if self.is_stream:
             if _NEEDLE in self._held:
                 self._look(self._held)
-            if self._latest:
-                self._count(self._latest)
+            self.catch_up()
         elif self._held:
             self._count_whole(self._held)
-        self._held = self._latest = b""
+        self._held = b""
+
+    def catch_up(self) -> None:
+        """Take what a running stream's last event with usage says, which otherwise waits for the end."""
+        if self._latest:
+            self._count(self._latest)
+            self._latest = b""
 
     @property
     def text_bytes(self) -> int:

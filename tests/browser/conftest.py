@@ -129,6 +129,17 @@ async def stand(start: Start, upstream: Upstream, site: Site) -> AsyncIterator[S
 
 
 @pytest_asyncio.fixture(loop_scope="session")
+async def counting(start: Start, upstream: Upstream, tmp_path: Path) -> AsyncIterator[Stand]:
+    """The same with a ledger, a token rate and budgets; and a user whose plan has none of them."""
+    limits = "requests: [1000/10s], tokens: [1000000/1m], budgets: [{{usd: 50, every: month}}]"
+    config = _CONFIG.replace("default: {{requests: [1000/10s]}}", f"default: {{{{{limits}}}}}")
+    config += f'usage: {{{{ledger: "sqlite:///{tmp_path}/ledger.db"}}}}\n'
+    async with MockVendor(VENDOR_KEY, interval_ms=PACE_MS) as vendor:
+        proxy = await start(config=config.replace("VENDOR", vendor.url))
+        yield Stand(proxy, vendor, upstream, token(), token("bob", plan="tiny"))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def stage(start: Start, upstream: Upstream, site: Site) -> AsyncIterator[Stage]:
     """Set scenes up for clients: each a proxy of its own, whose vendor does what the scene is about."""
     async with stage_of(start, upstream, site) as set_up:

@@ -418,7 +418,7 @@ async def test_page_by_keyboard(stand: Stand, open_page: OpenPage) -> None:
 
     reached = []
     await page.focus(".skip")
-    for _ in range(9):
+    for _ in range(10):
         reached.append(
             await page.evaluate(
                 "[document.activeElement.id || document.activeElement.className || document.activeElement.tagName,"
@@ -428,9 +428,9 @@ async def test_page_by_keyboard(stand: Stand, open_page: OpenPage) -> None:
         await page.keyboard.press("Tab")
 
     order = [name for name, _ in reached]
-    assert order == ["skip", "change-token", "upstream", "model", "prompt", "think", "send", "SUMMARY", "raw"]
+    assert order == ["skip", "change-token", "upstream", "form", "model", "prompt", "think", "send", "SUMMARY", "raw"]
     assert [name for name, outline in reached[1:] if outline != "solid"] == []
-    for label in ("Upstream", "Model", "Prompt", "Ask for its thinking"):
+    for label in ("Upstream", "Stream", "Model", "Prompt", "Ask for its thinking"):
         assert await page.get_by_label(label, exact=True).count() == 1
 
 

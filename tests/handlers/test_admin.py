@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from proxy.handlers.admin import Stream
     from proxy.handlers.service import Problems
+    from proxy.ledger import Query
     from tests.handlers.conftest import Client
 
 
@@ -23,6 +25,7 @@ class Fake:
 
     reasons: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    asked: list[Query] = field(default_factory=list)
 
     async def metrics(self) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
@@ -33,6 +36,10 @@ class Fake:
     async def stop(self, id_: str) -> bool:
         self.stopped.append(id_)
         return id_ == "one"
+
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        self.asked.append(asked)
+        return "2026-01-01T00:00:00Z", b'[{"user": "alice", "requests": 1}]'
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}
@@ -68,6 +75,28 @@ async def test_admin_stop(admin: Client, view: Fake) -> None:
     assert view.stopped == ["one", "two"]
 
 
+async def test_admin_usage(admin: Client, view: Fake) -> None:
+    """Usage is asked for by columns and since when, of one user or of all."""
+    async with admin.get("/admin/usage/?since=24h&by=day,ending&user=a%20b&issuer=tests") as response:
+        rows = [{"user": "alice", "requests": 1}]
+        assert await response.json() == {"since": "2026-01-01T00:00:00Z", "rows": rows}
+    async with admin.get("/admin/usage") as response:
+        assert response.status == 200
+    one, all_ = view.asked
+    assert (one.by, one.user, one.issuer) == (("day", "ending"), "a b", "tests")
+    assert (all_.by, all_.user, all_.issuer) == (("user", "model"), None, None)
+    assert abs(one.since_ms / 1000 - time.time() + 86_400) < 60
+    assert abs(all_.since_ms / 1000 - time.time() + 7 * 86_400) < 60
+
+
+@pytest.mark.parametrize("query", ["by=prompt", "by=day&by=model", "since=7", "since=0d", "who=me", "user=a&user=b"])
+async def test_admin_usage_refused(admin: Client, view: Fake, query: str) -> None:
+    """What is not understood is not answered as something else."""
+    async with admin.get(f"/admin/usage?{query}") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_request")
+    assert not view.asked
+
+
 async def test_admin_ready(admin: Client, view: Fake) -> None:
     """The service is ready as long as nothing stands against it."""
     seen = []
@@ -83,6 +112,7 @@ async def test_admin_ready(admin: Client, view: Fake) -> None:
     [
         ("POST", "/metrics", 405, "GET, HEAD"),
         ("DELETE", "/admin/streams", 405, "GET, HEAD"),
+        ("POST", "/admin/usage", 405, "GET, HEAD"),
         ("GET", "/admin/streams/one", 405, "DELETE"),
         ("GET", "/", 404, None),
         ("GET", "/forward-sse", 404, None),

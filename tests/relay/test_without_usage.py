@@ -9,6 +9,7 @@ from proxy.model import Ending
 from proxy.protocol.sse_observer import EventStreamObserver
 from proxy.relay.event_source import ForEventSource
 from proxy.relay.passthrough import Passthrough
+from proxy.relay.transform import StreamError
 from proxy.relay.without_usage import WithoutUsage, fields_without_usage
 from tests.relay.one_client import error_event
 
@@ -21,8 +22,14 @@ def passthrough(*, is_watched: bool = True) -> WithoutUsage:
     return WithoutUsage(Passthrough(status=200, observer=observer, error_event=error_event))
 
 
+BROKEN = StreamError("upstream_closed", "It broke.")
+
+
 def for_event_source() -> WithoutUsage:
-    return WithoutUsage(ForEventSource(id_="e1", status=200, shape=DIALECTS["openai"], is_event_stream=True))
+    shape = DIALECTS["openai"]
+    return WithoutUsage(
+        ForEventSource(id_="e1", status=200, shape=shape, is_event_stream=True, told=lambda _ending: None)
+    )
 
 
 def test_without_usage_counts_what_is_left() -> None:
@@ -78,9 +85,9 @@ def test_without_usage_breaks_off() -> None:
     """A beginning that is held when the stream breaks off is dropped, and the error event stands in its place."""
     stream = passthrough()
     stream.transform(TEXT + TOLD[:9])
-    epilogue = stream.epilogue(Ending.UPSTREAM_CLOSED, is_behind=False)
+    epilogue = stream.epilogue(Ending.UPSTREAM_CLOSED, BROKEN, is_behind=False)
     assert epilogue == (error_event("upstream_unreachable", ""), False)
-    assert passthrough(is_watched=False).epilogue(Ending.UPSTREAM_CLOSED, is_behind=False) == (b"", False)
+    assert passthrough(is_watched=False).epilogue(Ending.UPSTREAM_CLOSED, BROKEN, is_behind=False) == (b"", False)
 
 
 def test_fields_without_usage() -> None:

@@ -240,6 +240,18 @@ def test_learned_from_streams_that_ended(is_whole: bool) -> None:
     assert estimates.figures(other, "up", is_whole=False).output == round(30 * SEED)
 
 
+def test_asked_twice() -> None:
+    """Whoever asks later gets the figures that were told first, and nothing is learned twice."""
+    estimates = Estimates()
+    read = meter()
+    read.feed(sse(text("word " * 20), {"choices": [], "usage": OPENAI_USAGE}))
+    told = estimates.figures(read, "up", is_whole=True)
+    taught = estimates.figures(meter(), "up", is_whole=False).input
+    read.feed(sse({"choices": [], "usage": {"prompt_tokens": 99, "completion_tokens": 99}}))
+    assert estimates.figures(read, "up", is_whole=False) == told == Figures("reported", "m", 10, 20, 4, 0, 7)
+    assert estimates.figures(meter(), "up", is_whole=False).input == taught
+
+
 def test_running_totals_of_a_stream_that_did_not_end() -> None:
     """They count as told so far, and are an estimate of what was taken; a placeholder is no total."""
     dialect, events, _ = STREAMS["gemini"]

@@ -118,6 +118,15 @@ async def test_slash_behind_pages(served: Running, path: str) -> None:
     assert (await client.read_message()).status == 200
 
 
+async def test_slash_behind_usage(served: Running) -> None:
+    """And what a user has used: an exchange with its line, in which the path has one spelling."""
+    client = await served.client()
+    client.write(request("/forward-sse/usage/?since=1d", method="GET", token=token()))
+
+    assert (await client.read_message()).json["user"] == "alice"
+    await check_settled(served, "complete", path="/forward-sse/usage", upstream=None, status=200)
+
+
 async def test_slash_behind_the_playgrounds_list(served: Running) -> None:
     """So is what a user's upstreams are."""
     client = await served.client()
@@ -126,7 +135,7 @@ async def test_slash_behind_the_playgrounds_list(served: Running) -> None:
     assert (await client.read_message()).json["user"] == "alice"
 
 
-@pytest.mark.parametrize("path", ["/metrics/", "/admin/streams/", "/healthz/", "/readyz/"])
+@pytest.mark.parametrize("path", ["/metrics/", "/admin/streams/", "/admin/usage/", "/healthz/", "/readyz/"])
 async def test_slash_behind_the_operators_paths(served: Running, path: str) -> None:
     """The operator's listener takes the slash, too."""
     admin = await served.admin()
@@ -154,6 +163,7 @@ async def test_slash_behind_an_operators_stop(served: Running, upstream: Upstrea
     [
         ("POST", "/forward-sse//", 404),
         ("POST", "/forward-sse/tickets//", 404),
+        ("GET", "/forward-sse/usage//", 404),
         ("POST", "/v1/chat/completions//", 404),
         ("GET", "/v1/models//", 404),
         ("GET", "/healthz//", 404),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from proxy.dialects.typed.reader import (
     Piece,
@@ -10,25 +10,14 @@ from proxy.dialects.typed.reader import (
     UnreadableError,
     content_mapping,
     content_of,
-    count_of,
     failure_of,
     mapping,
     pass_over,
-    total_of,
 )
-from proxy.protocol.typed_events import Usage
-
-# What was read from or written to the prompt cache is not among `input_tokens`.
-_INPUT: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-_COUNTED: Final = (*_INPUT, "output_tokens")
 
 
 class AnthropicReader(Reader):
-    """`message_stop` is the end; the counts of `message_delta` are cumulative and lie over those of the start."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._counts: dict[str, int] = {}
+    """`message_stop` is the end."""
 
     def read(self, name: bytes, value: dict[str, Any]) -> list[Piece]:
         """Go by `type`, or by the event's name where a server leaves it out."""
@@ -37,10 +26,7 @@ class AnthropicReader(Reader):
             return _pieces(content_mapping(value.get("delta")))
         if kind == "content_block_start":
             return _pieces(content_mapping(value.get("content_block")))
-        if kind == "message_start":
-            self._count(mapping(mapping(value.get("message")).get("usage")))
-        elif kind == "message_delta":
-            self._count(mapping(value.get("usage")))
+        if kind == "message_delta":
             if mapping(value.get("delta")).get("stop_reason"):
                 self.is_whole = True
         elif kind == "message_stop":
@@ -51,16 +37,6 @@ class AnthropicReader(Reader):
         elif not isinstance(kind, str) or not kind:
             pass_over(value)
         return []
-
-    def _count(self, usage: dict[str, Any]) -> None:
-        for name in _COUNTED:
-            count = count_of(usage.get(name))
-            if count is not None:
-                self._counts[name] = count
-        if self._counts:
-            tokens_in = total_of(*(self._counts.get(name) for name in _INPUT))
-            tokens_out = self._counts.get("output_tokens")
-            self.usage = Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out))
 
 
 def _pieces(part: dict[str, Any]) -> list[Piece]:

@@ -19,16 +19,12 @@ from proxy.dialects.typed.reader import (
     content_mapping,
     content_of,
     content_sequence,
-    count_of,
     failure_of,
     first_of,
     mapping,
     pass_over,
-    sequence,
     text_of,
-    total_of,
 )
-from proxy.protocol.typed_events import Usage
 
 # So often in a row no incremental stream begins each text with the one before, not even "a", "an", "and".
 _SURE_AFTER: Final = 3
@@ -95,8 +91,6 @@ class DashScopeReader(Reader):
         if output is None:
             pass_over(value)
         output = content_mapping(output)
-        if usage := mapping(value.get("usage")):
-            self.usage = _usage(usage)
         choice = first_of(output.get("choices")) or output
         message = content_mapping(choice.get("message")) or choice
         is_last = text_of(choice.get("finish_reason")) not in {"", "null"}
@@ -159,12 +153,3 @@ def asks_for_increments(body: bytes | bytearray) -> bool | None:
         return None
     asked = mapping(mapping(request).get("parameters")).get("incremental_output")
     return asked if isinstance(asked, bool) else None
-
-
-def _usage(members: dict[str, Any]) -> Usage:
-    # An application counts by model.
-    counted = [mapping(model) for model in sequence(members.get("models"))] or [members]
-    tokens_in = total_of(*(count_of(of.get("input_tokens")) for of in counted))
-    tokens_out = total_of(*(count_of(of.get("output_tokens")) for of in counted))
-    total = count_of(members.get("total_tokens"))
-    return Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out) if total is None else total)

@@ -11,15 +11,12 @@ from proxy.dialects.typed.reader import (
     content_mapping,
     content_of,
     content_sequence,
-    count_of,
     failure_of,
     first_of,
     mapping,
     pass_over,
     text_of,
-    total_of,
 )
-from proxy.protocol.typed_events import Usage
 
 
 class GeminiReader(Reader):
@@ -31,8 +28,6 @@ class GeminiReader(Reader):
             error = mapping(value["error"])
             self.failure = failure_of(value["error"], code=error.get("status"))
             return []
-        if usage := mapping(value.get("usageMetadata")):
-            self.usage = _usage(usage)
         # A prompt that is blocked has no candidate, and no other word for it.
         if reason := text_of(mapping(value.get("promptFeedback")).get("blockReason")):
             self.failure = Failure(reason, "The prompt was blocked.")
@@ -52,11 +47,3 @@ def _piece(part: dict[str, Any]) -> Piece:
     if data := content_of(inline.get("data")):
         return Piece("Image", f"data:{text_of(inline.get('mimeType')) or 'image/png'};base64,{data}")
     return Piece("Think" if part.get("thought") is True else "Text", content_of(part.get("text")))
-
-
-def _usage(members: dict[str, Any]) -> Usage:
-    tokens_in = total_of(count_of(members.get("promptTokenCount")), count_of(members.get("toolUsePromptTokenCount")))
-    # Thoughts are paid for as output, and are counted as output by the other vendors.
-    tokens_out = total_of(count_of(members.get("candidatesTokenCount")), count_of(members.get("thoughtsTokenCount")))
-    total = count_of(members.get("totalTokenCount"))
-    return Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out) if total is None else total)

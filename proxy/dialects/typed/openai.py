@@ -14,15 +14,12 @@ from proxy.dialects.typed.reader import (
     content_mapping,
     content_of,
     content_sequence,
-    count_of,
     failure_of,
     first_of,
     mapping,
     pass_over,
     sequence,
-    total_of,
 )
-from proxy.protocol.typed_events import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,8 +58,6 @@ class OpenAIReader(Reader):
         return self._chunk(value)
 
     def _chunk(self, value: dict[str, Any]) -> list[Piece]:
-        if usage := mapping(value.get("usage")):
-            self.usage = _usage(usage, "prompt_tokens", "completion_tokens")
         choices = value.get("choices")
         if choices is None:
             pass_over(value)
@@ -105,8 +100,6 @@ class OpenAIReader(Reader):
             item = mapping(value.get("item"))
             return self._image(item.get("result"), item) if item.get("type") == "image_generation_call" else []
         if kind in {"response.completed", "response.incomplete"}:
-            if usage := mapping(response.get("usage")):
-                self.usage = _usage(usage, "input_tokens", "output_tokens")
             self.is_whole = self.is_over = True
             # Servers that send an answer in one piece may send no deltas of it.
             return [] if self._has_said else _said(response)
@@ -160,9 +153,3 @@ def _said(response: dict[str, Any]) -> list[Piece]:
     """The text of a whole response."""
     messages = (item for item in sequence(response.get("output")) if mapping(item).get("type") == "message")
     return [piece for message in messages for piece in _parts(message.get("content"), "Text")]
-
-
-def _usage(members: dict[str, Any], sent: str, received: str) -> Usage:
-    tokens_in, tokens_out = count_of(members.get(sent)), count_of(members.get(received))
-    total = count_of(members.get("total_tokens"))
-    return Usage(tokens_in, tokens_out, total_of(tokens_in, tokens_out) if total is None else total)

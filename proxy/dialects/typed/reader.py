@@ -8,10 +8,7 @@ place or by its name, and cannot be read, is an `UnreadableError`: an answer tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from proxy.protocol.typed_events import Usage
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 # What `code` says where the vendor gives none.
 UNKNOWN_CODE = "upstream_error"
@@ -48,7 +45,6 @@ class Reader(ABC):
     """Reads one stream. Constant memory: nothing of the answer is kept.
 
     Attributes:
-        usage: What the vendor has said about the cost so far.
         failure: The error that the vendor told; nothing is read after it.
         is_whole: Whether the vendor has said that the answer is complete. A stream that ends without that was cut off,
             however clean its end.
@@ -59,7 +55,6 @@ class Reader(ABC):
     ends_with_done: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.is_whole = False
         self.is_over = False
@@ -135,17 +130,6 @@ def pass_over(value: dict[str, Any]) -> None:
     """
     if any(value.get(name) for name in _ANSWERS):
         raise UnreadableError
-
-
-def count_of(value: object) -> int | None:
-    """The value where it is a number of tokens."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def total_of(*counts: int | None) -> int | None:
-    """The sum of those that are known."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 def first_of(value: object) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from proxy.protocol.event_stream import EventStreamDecoder
 from proxy.protocol.typed_events import TypedEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from proxy.dialects.typed.reader import Reader
     from proxy.protocol.event_stream import Event
-    from proxy.protocol.typed_events import Last
+    from proxy.protocol.typed_events import Last, Usage
 
 # A picture of 12 MB, in base64; the largest that image models draw are of about that size.
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
@@ -39,14 +39,21 @@ class Translator:
         is_unreadable: Whether it was `Error` because the stream cannot be read, not because the vendor said so.
     """
 
-    __slots__ = ("_decoder", "_encoder", "_reader", "is_unreadable", "last")
+    __slots__ = ("_decoder", "_encoder", "_reader", "_told", "is_unreadable", "last")
 
     def __init__(
-        self, reader: Reader, names: Mapping[str, str | int], *, max_event_bytes: int = MAX_EVENT_BYTES
+        self,
+        reader: Reader,
+        names: Mapping[str, str | int],
+        told: Callable[[], Usage | None],
+        *,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
+        """`told` is asked once, at `End`, for what the vendor has said of usage."""
         self.last: Last | None = None
         self.is_unreadable = False
         self._reader = reader
+        self._told = told
         self._encoder = TypedEncoder(names)
         self._decoder = EventStreamDecoder(max_event_bytes=max_event_bytes)
 
@@ -116,7 +123,7 @@ class Translator:
 
     def _end(self) -> bytes:
         self.last = "End"
-        return self._encoder.end(self._reader.usage)
+        return self._encoder.end(self._told())
 
     def _unreadable(self, message: str) -> bytes:
         self.is_unreadable = True

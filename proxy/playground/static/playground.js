@@ -11,8 +11,12 @@
   let token = "";
   let upstreams = [];
   let running = null;
+  let latest = null;
   let countdown = 0;
   let connections = 0;
+  // What is left, as the last answer's fields say it, and as the proxy tells it when it is asked.
+  let limitsTold = [];
+  let usageTold = null;
 
   // ---- the token -------------------------------------------------------------------------------------------------
 
@@ -52,8 +56,34 @@
     element("token").value = "";
     element("change-token").hidden = !needsToken;
     element("who").textContent = needsToken ? `${told.user} · plan ${told.plan}` : "No token needed";
-    view.limits(limitsIn(response.headers));
+    showLimits(limitsIn(response.headers));
     offer(told);
+    void refreshUsage(number);
+  }
+
+  /** Requests as the newest answer's fields say; tokens and money as the proxy has counted them, where it tells. */
+  function showLimits(fields) {
+    limitsTold = fields;
+    const counted = usageTold === null ? [] : usage.limits(usageTold);
+    const kinds = (limits, ...names) => limits.filter(({ kind }) => names.includes(kind));
+    const requests = kinds(fields, "requests");
+    const tokens = kinds(counted, "tokens");
+    view.limits([
+      ...(requests.length > 0 ? requests : kinds(counted, "requests")),
+      ...(tokens.length > 0 ? tokens : kinds(fields, "tokens")),
+      ...kinds(counted, "usd"),
+      ...kinds(fields, "vendor"),
+    ]);
+  }
+
+  /** Ask what was used and what is left; null where that is not told, or the token is another one by now. */
+  async function refreshUsage(number = connections) {
+    const told = await usage.ask(root, authorization());
+    if (told === null || number !== connections) return null;
+    usageTold = told;
+    showLimits(limitsTold);
+    view.spent(usage.week(told));
+    return told;
   }
 
   function disconnected(problem) {
@@ -116,10 +146,20 @@
     const models = modelsOf(upstream);
     element("way").replaceChildren(...ways.map(({ id, label }) => option(id, label)));
     element("way-field").hidden = ways.length < 2;
+    offerForms();
     element("vendor-key-field").hidden = !upstream.needs_key;
     element("models").replaceChildren(...models.map((model) => option(model, "")));
     element("model").value = models[0] ?? "";
     offerThinking();
+  }
+
+  function offerForms() {
+    const { upstream, way } = chosen();
+    const before = element("form").value;
+    const forms = formsOf(upstream, way);
+    element("form").replaceChildren(...forms.map(({ id, label }) => option(id, label)));
+    if (forms.some(({ id }) => id === before)) element("form").value = before;
+    element("form-field").hidden = forms.length < 2;
   }
 
   function offerThinking() {
@@ -141,11 +181,22 @@
     const { upstream, way } = chosen();
     const thinks = !element("think-field").hidden && element("think").checked;
     const request = APIS[way.id].request({ model, prompt, thinks });
-    const run = { api: way.id, typedNames: upstream.typed_names, controller: new AbortController(), started: performance.now(), failure: null, reason: null, isDone: false };
+    const run = {
+      api: way.id,
+      model,
+      form: element("form").value,
+      typedNames: upstream.typed_names,
+      controller: new AbortController(),
+      started: performance.now(),
+      usageBefore: usageTold,
+      failure: null,
+      reason: null,
+      isDone: false,
+    };
     begin(run, `${model} · ${upstream.name}`);
     try {
       const vendorKey = element("vendor-key").value.trim();
-      const response = await fetch(root + way.path(model), {
+      const response = await ask(run, way.path(model), {
         method: "POST",
         headers: {
           ...authorization(),
@@ -160,8 +211,9 @@
       });
       run.response = response;
       const limits = limitsIn(response.headers);
-      if (limits.length > 0) view.limits(limits);
-      if (!response.ok) await refused(run);
+      if (limits.length > 0) showLimits(limits);
+      // A refusal of a ticket's use is 200, with events; the field is ours alone.
+      if (!response.ok || response.headers.has("x-forward-sse-code")) await refused(run);
       else if (/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) await stream(run);
       else await whole(run);
     } catch (error) {
@@ -171,8 +223,18 @@
     }
   }
 
+  /** Send the request in the form that was chosen; of a ticket the answer is that of its use. */
+  async function ask(run, path, options) {
+    if (run.form === "typed") path += `${path.includes("?") ? "&" : "?"}events=typed`;
+    if (run.form !== "ticket") return fetch(root + path, options);
+    const made = await fetch(root + path.replace(/^forward-sse\?/, "forward-sse/tickets?"), options);
+    if (!made.ok) return made;
+    const { url } = await made.json();
+    return fetch(root + url.replace(/^\//, ""), { cache: "no-store", signal: run.controller.signal });
+  }
+
   function begin(run, words) {
-    running = run;
+    running = latest = run;
     stopCountdown();
     view.reset();
     view.state("waiting", "Waiting");
@@ -193,6 +255,25 @@
     view.flush();
     running = null;
     swap("stop", "send");
+    if (run.response !== undefined) void account(run);
+  }
+
+  /** Learn what is left now, and what the answer cost where its stream did not tell: its row is there within a second. */
+  async function account(run) {
+    const number = connections;
+    const isTold = run.isRefused || view.usageTold.cost !== undefined;
+    for (const wait_ms of isTold ? [100] : [100, 500, 1000]) {
+      await new Promise((resolve) => setTimeout(resolve, wait_ms));
+      const told = await refreshUsage(number);
+      // Without a ledger there never is a row.
+      if (isTold || told === null || run !== latest || told.rows.length === 0 || run.usageBefore === null) return;
+      const share = usage.share(run.usageBefore, told, run.model);
+      if (share === null) continue;
+      const shown = view.usageTold;
+      if (shown.output === undefined) view.usage(share, true);
+      else if (shown.cost === undefined) view.usage({ cost: share.cost });
+      return;
+    }
   }
 
   /** One button takes the other's place, and its focus. */
@@ -235,7 +316,9 @@
       }
       for (const block of events.feed(value)) {
         view.block(block, now_ms);
-        if (block.hasData) {
+        if (run.form === "ticket" && block.name === "end") {
+          readTicketEnd(block, sink);
+        } else if (block.hasData) {
           readEvent(run.api, block, sink, run.typedNames);
           if (run.failure === null) run.count = (run.count ?? 0) + 1;
         }
@@ -247,7 +330,7 @@
   function ended(run, isInsideBlock) {
     const summary = `${countWords(run.count ?? 0)} in ${view.duration(performance.now() - run.started)}`;
     if (run.failure) {
-      failed(run, "The vendor reported an error in the middle");
+      failed(run, OWN_ENDS[run.failure.code] ?? "The vendor reported an error in the middle");
     } else if (isInsideBlock || !run.isDone) {
       view.state("cut", "Ended early");
       view.cut("ended here, without the vendor’s end mark");
@@ -274,6 +357,7 @@
   }
 
   async function refused(run) {
+    run.isRefused = true;
     const body = (await run.response.text()).slice(0, MAX_BODY_CHARS);
     const words = explainRefusal(run.response, body);
     const isWait = words.waitSeconds > 0 && words.action === "again";
@@ -365,7 +449,10 @@
   });
   element("change-token").addEventListener("click", () => showTokenForm());
   element("upstream").addEventListener("change", choose);
-  element("way").addEventListener("change", offerThinking);
+  element("way").addEventListener("change", () => {
+    offerForms();
+    offerThinking();
+  });
   element("model").addEventListener("input", offerThinking);
   element("stop").addEventListener("click", stop);
   element("ask").addEventListener("submit", (event) => {

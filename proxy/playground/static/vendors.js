@@ -231,9 +231,29 @@ function readTyped(kind, json, sink) {
     case "cancelled":
       return sink.fail("The stream was stopped at the proxy.", "stopped");
     case "end":
-      sink.usage(json.usage ?? {});
+      readTold(json.usage, sink);
       return sink.done();
   }
+}
+
+/** Usage in the proxy's own words, as a typed `End` and a ticket's `end` have it. */
+function readTold(usage, sink) {
+  if (!usage) return;
+  const cost = usage.cost_usd === undefined ? undefined : Number(usage.cost_usd);
+  sink.usage({ input: usage.input, output: usage.output, total: usage.total, cost }, usage.source === "estimated");
+}
+
+/** The last event of a ticket's stream, `end`: how it ended, and what it took. */
+function readTicketEnd(block, sink) {
+  let json;
+  try {
+    json = JSON.parse(block.data);
+  } catch {
+    return;
+  }
+  readTold(json.usage, sink);
+  if (json.ending === "complete") sink.done();
+  else sink.fail("", json.code ?? json.ending);
 }
 
 /** Content as one text, or as a list of parts. */
@@ -300,6 +320,14 @@ function waysOf(upstream) {
     default:
       return [usual("chat")];
   }
+}
+
+/** The forms in which an answer can be had, the vendor's own first: `{id, label}`. A ticket stands for `POST /forward-sse`. */
+function formsOf(upstream, way) {
+  const forms = [{ id: "plain", label: "Vendor’s own" }];
+  if (upstream.dialect !== "raw") forms.push({ id: "typed", label: "Typed events" });
+  if (way.path("").startsWith("forward-sse?")) forms.push({ id: "ticket", label: "By ticket" });
+  return forms;
 }
 
 // Names that people know, to begin with; which of them an upstream serves, its globs say. Any other can be typed.

@@ -71,7 +71,8 @@ const view = (() => {
     element("cut").hidden = true;
     element("facts").hidden = true;
     element("notice").hidden = true;
-    for (const id of ["first-byte", "pace", "count", "time", "tokens"]) element(id).textContent = "–";
+    for (const id of ["first-byte", "pace", "count", "time", "tokens", "cost"]) element(id).textContent = "–";
+    element("tokens").title = "";
     paint();
   }
 
@@ -145,7 +146,9 @@ const view = (() => {
     if (usage) {
       const place = element("tokens");
       const shown = (value) => (value === undefined ? "–" : format(value));
-      place.textContent = `${shown(usage.input)} in · ${shown(usage.output)} out`;
+      const about = numbers.isEstimated ? "≈ " : "";
+      place.textContent = `${about}${shown(usage.input)} in · ${shown(usage.output)} out`;
+      if (usage.cost !== undefined) element("cost").textContent = about + money(usage.cost);
       const more = [usage.thinking ? `${format(usage.thinking)} of thinking` : "", usage.total !== undefined ? `${format(usage.total)} in all` : ""];
       place.title = more.filter(Boolean).join(", ");
     }
@@ -286,11 +289,18 @@ const view = (() => {
       askPaint();
     },
 
-    usage(usage) {
+    /** Tokens, and dollars as `cost`, as far as they are known; `isEstimated` where the vendor has not said them. */
+    usage(usage, isEstimated = false) {
       const told = Object.entries(usage).filter(([, value]) => Number.isFinite(value));
       if (told.length === 0) return;
       numbers.usage = { ...numbers.usage, ...Object.fromEntries(told) };
+      numbers.isEstimated = isEstimated;
       askPaint();
+    },
+
+    /** What is known of the answer's usage so far. */
+    get usageTold() {
+      return numbers.usage ?? {};
     },
 
     /** Mark what is there as not the whole. */
@@ -319,12 +329,12 @@ const view = (() => {
 
     limits(limits) {
       const place = element("limits");
-      place.replaceChildren(...limits.map(({ name, remaining, quota, note }) => {
+      place.replaceChildren(...limits.map(({ name, remaining, quota, note, write = format }) => {
         const item = document.createElement("li");
         const words = document.createElement("p");
         const number = document.createElement("b");
-        number.textContent = format(remaining);
-        words.append(number, quota === undefined ? ` ${name}` : ` of ${format(quota)} ${name}`);
+        number.textContent = write(remaining);
+        words.append(number, quota === undefined ? ` ${name}` : ` of ${write(quota)} ${name}`);
         item.append(words);
         if (quota) {
           const meter = document.createElement("div");
@@ -344,7 +354,13 @@ const view = (() => {
         return item;
       }));
       element("limits-none").hidden = limits.length > 0;
-      element("limits-none").textContent = "Your plan has no request limit.";
+      element("limits-none").textContent = "Your plan has no limit of requests, tokens or money.";
+    },
+
+    /** What the person has used; nothing where that is not counted. */
+    spent(words) {
+      element("spent").textContent = words;
+      element("spent").hidden = words === "";
     },
 
     /** What a screen reader says: a few words when something begins or ends, never the stream itself. */

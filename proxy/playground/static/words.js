@@ -17,6 +17,7 @@ const OWN_REFUSALS = {
   unknown_upstream: ["This upstream is gone", "The proxy’s configuration has changed. Reload the page."],
   path_not_allowed: ["This API is not open here", "The proxy does not let this path of the vendor’s through. Choose another API."],
   rate_limit_exceeded: ["You have used up your requests for now", "Nothing was sent to the vendor.", "again"],
+  insufficient_quota: ["Your budget is used up", "Nothing was sent to the vendor."],
   too_many_streams: ["Too many streams at once", "One of your other streams has to end first. Nothing was sent to the vendor.", "again"],
   body_too_large: ["The prompt is too long", "It is larger than this proxy lets through."],
   header_too_large: ["The token is too long", "A line of the request’s head is longer than this proxy lets through.", "token"],
@@ -40,8 +41,16 @@ const VENDOR_REFUSALS = {
   429: ["The vendor is limiting this key", "It is the proxy’s key that is limited, not you.", "again"],
 };
 
-/** Words for an answer that is not 2xx. */
+// What the proxy ends a running stream for, by the code of its error event; any other is the vendor's.
+const OWN_ENDS = {
+  insufficient_quota: "Your budget was used up",
+  draining: "The proxy is being restarted",
+  stopped: "The stream was stopped at the proxy",
+};
+
+/** Words for an answer that is not 2xx, or whose events say that it would not have been. */
 function explainRefusal(response, body) {
+  const told = toldInStream(body);
   const code = response.headers.get("x-forward-sse-code");
   const known = code ? OWN_REFUSALS[code] : VENDOR_REFUSALS[response.status];
   const usual = code
@@ -49,17 +58,27 @@ function explainRefusal(response, body) {
     : response.status >= 500
       ? ["The vendor has a problem", "It answered with an error of its own.", "again"]
       : ["The vendor refused the request", ""];
-  const [title, text, action] = known ?? usual;
   const message = messageIn(body);
+  const [words, text, action] = known ?? usual;
+  const title = code === "rate_limit_exceeded" && / tokens? /.test(message) ? "You have used up your tokens for now" : words;
   return {
     title,
     text,
     action,
     // The proxy's own words say the same, but where they say which clock, which bound or which limit.
-    quote: code && known && !/^(upstream_|body_|rate_limit_|too_many_)/.test(code) ? "" : message,
-    facts: [`HTTP ${response.status}`, code].filter(Boolean),
-    waitSeconds: waitOf(response.headers.get("retry-after")),
+    quote: code && known && !/^(upstream_|body_|rate_limit_|too_many_|insufficient_quota)/.test(code) ? "" : message,
+    facts: [`HTTP ${told.status ?? response.status}`, code].filter(Boolean),
+    waitSeconds: told.retry_after ?? waitOf(response.headers.get("retry-after")),
   };
+}
+
+/** What the event `end` says, which is all that a refusal within a stream has. */
+function toldInStream(body) {
+  try {
+    return JSON.parse(/^event: end\ndata: (.*)$/m.exec(body)?.[1] ?? "{}");
+  } catch {
+    return {};
+  }
 }
 
 /** The sentence inside an error's body, in whichever dialect; what is no JSON is given as it is, if it is short. */
@@ -82,28 +101,45 @@ function waitOf(value) {
   return Number.isFinite(seconds) ? Math.max(0, Math.ceil(seconds)) : 0;
 }
 
-/** What the fields of an answer tell of the limits: `[{name, remaining, quota, note}]`, ours first. */
+/**
+ * What the fields of an answer tell of the limits: `[{kind, name, remaining, quota, note}]`, ours first; the kind is
+ * `requests`, `tokens` or `vendor`.
+ */
 function limitsIn(headers) {
   const members = (value) =>
-    [...(value ?? "").matchAll(/"([^"]*)"((?:;\s*[a-z]+=\d+)*)/g)].map(([, name, text]) => ({
+    [...(value ?? "").matchAll(/"([^"]*)"((?:;\s*[a-z]+=(?:\d+|"[^"]*"))*)/g)].map(([, name, text]) => ({
       name,
+      qu: /;\s*qu="([^"]*)"/.exec(text)?.[1],
       ...Object.fromEntries([...text.matchAll(/([a-z]+)=(\d+)/g)].map(([, key, number]) => [key, Number(number)])),
     }));
   const policies = new Map(members(headers.get("ratelimit-policy")).map((policy) => [policy.name, policy]));
-  const limits = members(headers.get("ratelimit")).map(({ name, r, t }) => {
-    const { q, w } = policies.get(name) ?? {};
-    const window = w ? `requests per ${(w === 1 ? "second" : spanOf(w).replace(/^1 /, ""))}` : "requests";
+  const limits = members(headers.get("ratelimit")).map(({ name, qu, r, t }) => {
+    const { q, w, qu: unit } = policies.get(name) ?? {};
+    const kind = (unit ?? qu) === "tokens" ? "tokens" : "requests";
     const whole = t ? (r === 0 ? `next in ${roughly(t)}` : `full again in ${roughly(t)}`) : "";
-    return { name: window, remaining: r ?? 0, quota: q, note: whole };
+    return { kind, name: w ? `${kind} per ${windowOf(w)}` : kind, remaining: r ?? 0, quota: q, note: whole };
   });
-  for (const unit of ["requests", "tokens"]) {
-    const remaining = Number.parseInt(headers.get(`x-upstream-ratelimit-remaining-${unit}`) ?? "", 10);
-    const quota = Number.parseInt(headers.get(`x-upstream-ratelimit-limit-${unit}`) ?? "", 10);
+  const counts = (prefix, unit, kind, name) => {
+    const remaining = Number.parseInt(headers.get(`${prefix}-remaining-${unit}`) ?? "", 10);
+    const quota = Number.parseInt(headers.get(`${prefix}-limit-${unit}`) ?? "", 10);
     if (Number.isFinite(remaining)) {
-      limits.push({ name: `vendor’s ${unit}`, remaining, quota: Number.isFinite(quota) ? quota : undefined, note: "" });
+      limits.push({ kind, name, remaining, quota: Number.isFinite(quota) ? quota : undefined, note: "" });
     }
-  }
+  };
+  if (!limits.some(({ kind }) => kind === "tokens")) counts("x-ratelimit", "tokens", "tokens", "tokens");
+  for (const unit of ["requests", "tokens"]) counts("x-upstream-ratelimit", unit, "vendor", `vendor’s ${unit}`);
   return limits;
+}
+
+/** A window of a rate, as it stands behind "per". */
+function windowOf(seconds) {
+  return seconds === 1 ? "second" : spanOf(seconds).replace(/^1 (?=[mhd])/, "");
+}
+
+/** Dollars, with as many digits as say something. */
+function money(dollars) {
+  const digits = dollars >= 1 || dollars === 0 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 };
+  return `$${dollars.toLocaleString("en", digits)}`;
 }
 
 function countWords(count) {
@@ -119,7 +155,8 @@ function reasonWords(reason) {
 /** A time to wait, rounded up to what a person plans with. */
 function roughly(seconds) {
   if (seconds <= 120) return `${Math.ceil(seconds)} s`;
-  return seconds <= 7200 ? `${Math.ceil(seconds / 60)} min` : `${Math.ceil(seconds / 3600)} h`;
+  if (seconds <= 7200) return `${Math.ceil(seconds / 60)} min`;
+  return seconds <= 172_800 ? `${Math.ceil(seconds / 3600)} h` : `${Math.ceil(seconds / 86_400)} days`;
 }
 
 function spanOf(seconds) {

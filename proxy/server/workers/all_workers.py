@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.handlers.admin import Stream
     from proxy.handlers.service import Problems, Service
+    from proxy.ledger import Query
     from proxy.server.worker_status import WorkerStatus
     from proxy.server.workers.peers import Question
 
@@ -104,6 +105,10 @@ class AllWorkers:
         if answers.silent:
             total["limping"].append(f"workers: {len(answers.silent)} did not answer")
         return total
+
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        """What has been used: every worker reads the same ledger."""
+        return await self._one.usage(asked)
 
     def _answer(self, question: Question) -> Any:
         match question["ask"]:

@@ -13,22 +13,37 @@ from hypothesis import strategies as st
 from proxy.dialects import DIALECTS
 from proxy.dialects.typed.dashscope import asks_for_increments
 from proxy.dialects.typed.translator import Translator
+from proxy.exchange.settle import Reckoning
 from proxy.model import TYPED_NAMES
+from proxy.usage import Estimates, Meter, Prices
 from tests.typed_streams import INCREMENTAL, STREAMS, data, end, failed, mocked, read
 
 CUT = ("upstream_unreachable", "cut")
 
 
 def translator(dialect: str, body: dict[str, Any] | None = None, **options: Any) -> Translator:
+    return metered(dialect, body, **options)[0]
+
+
+def metered(dialect: str, body: dict[str, Any] | None = None, **options: Any) -> tuple[Translator, Meter]:
+    """A translator whose `End` says what a meter has read of the same bytes."""
     reader = DIALECTS[dialect].reader(orjson.dumps(body or {}))
     assert reader is not None
-    return Translator(reader, TYPED_NAMES, **options)
+    meter = Meter(DIALECTS[dialect], model=None, body_bytes=0)
+    meter.is_sent = True
+    meter.begin(200, is_stream=True)
+    told = Reckoning(meter, "up", Prices({}, {}), Estimates()).told_at_end
+    return Translator(reader, TYPED_NAMES, told, **options), meter
 
 
 def typed(dialect: str, *reads: bytes, body: dict[str, Any] | None = None, **options: Any) -> list[dict[str, Any]]:
     """All typed events of a stream that then ends."""
-    translated = translator(dialect, body, **options)
-    events = read(b"".join(map(translated.feed, reads)) + translated.finish(*CUT))
+    translated, meter = metered(dialect, body, **options)
+    given = []
+    for piece in reads:
+        meter.feed(piece)
+        given.append(translated.feed(piece))
+    events = read(b"".join(given) + translated.finish(*CUT))
     assert translated.events == len(events)
     assert translated.last == events[-1]["t"]
     return events

@@ -1,0 +1,52 @@
+"""Reserve: what a request will probably take of its user's token rates and budgets, before it is sent.
+
+A request reserves what is likely, not the most that is possible: with `max_tokens: 32000` in each of 200 short requests
+the most would be millions. What it then takes beyond that is charged when it is settled, as debt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.dialects import DIALECTS
+from proxy.errors import ProxyError
+from proxy.model import Amounts
+
+if TYPE_CHECKING:
+    from proxy.exchange.exchange import Exchange
+
+
+async def reserve(exchange: Exchange, model: str | None) -> None:
+    """Reserve tokens and money for an admitted request that has a route; settling it gives back what is left.
+
+    One that runs no model (a list of models, the state of a task) needs nothing, and passes however its user stands.
+    Cancelling is safe. A request that is refused here is refunded: it was not sent.
+
+    Raises:
+        RateLimitExceededError, InsufficientQuotaError: a token rate or a budget has no room.
+        LimitsUnavailableError: the store cannot be asked.
+    """
+    admission = exchange.admission
+    if admission is None or (model is None and not exchange.checked_route.body):
+        return
+    try:
+        await exchange.rules.store.reserve(admission, _estimate(exchange, model))
+    except ProxyError:
+        exchange.refund()
+        raise
+    # The user's standing has changed, and perhaps who counts.
+    exchange.admit(admission)
+
+
+def _estimate(exchange: Exchange, model: str | None) -> Amounts:
+    """Foretell what the request will take."""
+    route, rules = exchange.checked_route, exchange.rules
+    dialect, most_output = DIALECTS[route.dialect], 0
+    # Of an answer of which nothing is known nothing is charged but the request.
+    if dialect.is_readable:
+        bound = dialect.output_bound(route.fields, route.body)
+        most_output = rules.reserve_output if bound is None else min(bound, rules.reserve_output)
+    tokens = exchange.registry.estimates.expected(
+        route.upstream, model, body_bytes=len(route.body), most_output=most_output
+    )
+    return Amounts(tokens.input + tokens.output, rules.prices.cost(model, tokens) or 0)
