@@ -22,7 +22,7 @@ def passthrough(*, is_watched: bool = True) -> WithoutUsage:
     return WithoutUsage(Passthrough(status=200, observer=observer, error_event=error_event))
 
 
-BROKEN = StreamError("upstream_closed", "It broke.")
+BROKEN = StreamError("upstream_unreachable", "It broke.")
 
 
 def for_event_source() -> WithoutUsage:
