@@ -20,6 +20,7 @@ from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
+from proxy.relay import Overruns
 from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import build_authenticator, build_plans, build_rules, build_store, secrets_of
@@ -254,6 +255,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         pool=app[POOL],
         store=app[STORE],
         timers=timers,
+        overruns=Overruns(timers),
         turns=Turns(),
         metrics=metrics,
         ticket_makers=Makers(),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchanges
     from proxy.limits import Store
     from proxy.observability.metrics import Metrics
+    from proxy.relay import Overruns
     from proxy.routing import Rules, Turns
     from proxy.tickets import Makers
     from proxy.timers import DeadlineTimer
@@ -38,6 +39,7 @@ class Service:
     pool: Pool
     store: Store
     timers: DeadlineTimer
+    overruns: Overruns
     turns: Turns
     metrics: Metrics
     ticket_makers: Makers
