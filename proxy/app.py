@@ -33,6 +33,7 @@ from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
+from proxy.relay import Overruns
 from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import (
@@ -298,6 +299,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         pool=app[POOL],
         store=app[STORE],
         timers=timers,
+        overruns=Overruns(timers),
         turns=Turns(),
         metrics=metrics,
         ticket_makers=Makers(),

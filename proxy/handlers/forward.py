@@ -97,5 +97,12 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
             return early.response or web.Response()
         upstream, begun = reached, early.response
     return await relay(
-        request, exchange, upstream, begun=begun, deadline_s=deadline_s, timers=timers, metrics=service.metrics
+        request,
+        exchange,
+        upstream,
+        begun=begun,
+        deadline_s=deadline_s,
+        timers=timers,
+        overruns=service.overruns,
+        metrics=service.metrics,
     )

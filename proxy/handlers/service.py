@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.limits import Store
     from proxy.model import Principal
     from proxy.observability.metrics import Metrics
+    from proxy.relay import Overruns
     from proxy.routing import Rules, Turns
     from proxy.tickets import Makers
     from proxy.timers import DeadlineTimer
@@ -72,6 +73,7 @@ class Service:
     pool: Pool
     store: Store
     timers: DeadlineTimer
+    overruns: Overruns
     turns: Turns
     metrics: Metrics
     ticket_makers: Makers

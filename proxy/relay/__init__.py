@@ -3,10 +3,12 @@
 `relay` takes the upstream's response and returns aiohttp's, whose body has ended. What is written in place of or beside
 the upstream's own bytes is a `Transform`: nothing (`passthrough`), typed events (`typed`), or what an `EventSource` has
 to be told in the stream (`event_source`). `EarlyResponse` begins before the upstream's response is there.
+`Overruns` end streams whose user's budget is used up.
 """
 
 from proxy.relay.early import EARLY, EarlyResponse, early_interval_s
+from proxy.relay.overrun import Overruns
 from proxy.relay.relay import relay
 from proxy.relay.response import RelayResponse
 
-__all__ = ["EARLY", "EarlyResponse", "RelayResponse", "early_interval_s", "relay"]
+__all__ = ["EARLY", "EarlyResponse", "Overruns", "RelayResponse", "early_interval_s", "relay"]

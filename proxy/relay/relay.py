@@ -11,7 +11,6 @@ from proxy.model import Ending
 from proxy.protocol.header_fields import is_encoded, rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
-from proxy.relay.overrun import OverrunWatch, watches_overrun
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse
 from proxy.relay.timeouts import StreamTimeouts
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.observability.metrics import Metrics
+    from proxy.relay.overrun import Overruns
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
     from proxy.upstream import UpstreamResponse
@@ -37,6 +37,7 @@ async def relay(
     begun: RelayResponse | None,
     deadline_s: float | None,
     timers: DeadlineTimer,
+    overruns: Overruns,
     metrics: Metrics,
 ) -> web.StreamResponse:
     """Pass the upstream's response to the client until either side ends, and record in the exchange how it ended.
@@ -80,15 +81,12 @@ async def relay(
     del route, fields
     upstream.drop_headers()
     exchange.response, response.meter = response, exchange.meter
-    overrun = OverrunWatch(exchange, response, transform) if watches_overrun(exchange) else None
-    if overrun is not None:
-        timers.add(overrun)
+    overrun = overruns.watch(exchange, response, transform)
     metrics.stream_began(upstream_name)
     try:
         await response.run(request, upstream, transform, timeouts=timeouts, timers=timers)
     finally:
-        if overrun is not None:
-            timers.discard(overrun)
+        overruns.discard(overrun)
         metrics.stream_ended(upstream_name)
         exchange.ending = response.ending
         exchange.reason = response.failure_reason

@@ -100,7 +100,7 @@ async def test_not_cut_within_an_event(start: Callable[..., Any], upstream: Upst
     events = pieces(dialect)
     vendor.write(chunk(b"".join(events[:-1]) + events[-1][:SPLIT]))
     await client.read_until(events[-1][:SPLIT] + b"\r\n")
-    await asyncio.sleep(0.7)  # several checks
+    await asyncio.sleep(1.1)  # two looks at least
     vendor.write(chunk(events[-1][SPLIT:]))
     body = await rest_of(client)
 
@@ -182,7 +182,7 @@ async def test_goes_on(start: Callable[..., Any], upstream: Upstream, plan: str,
     client, vendor, _ = await begin(proxy, upstream, "openai", model=model)
     vendor.write(b"".join(map(chunk, [*pieces("openai"), MARK])))
     await client.read_until(MARK)
-    await asyncio.sleep(0.7)  # several checks
+    await asyncio.sleep(1.1)  # two looks at least
     vendor.write(chunk(last_event(100, 50_000)) + LAST)
     await client.read_until(LAST)
     await check_settled(proxy, "complete", code=None)
@@ -194,12 +194,66 @@ async def test_goes_on_within_its_budget(start: Callable[..., Any], upstream: Up
     client, vendor, _ = await begin(proxy, upstream, "gemini")
     vendor.write(chunk(sse(EVENTS["gemini"](1700)) * ENOUGH) + chunk(MARK))
     await client.read_until(MARK)
-    await asyncio.sleep(0.7)  # several checks
+    await asyncio.sleep(1.1)  # two looks at least
     assert is_watched(proxy)
     vendor.write(LAST)
     await client.read_until(LAST)
     await check_settled(proxy, "complete", code=None)
     assert not is_watched(proxy)
+
+
+async def test_cut_of_streams_that_use_up_a_budget_together(start: Callable[..., Any], upstream: Upstream) -> None:
+    """Streams of one user of which none has used up the budget alone are cut when all of them have; not another's."""
+    proxy = await run(start, "openai", CUT)
+    streams = [await begin(proxy, upstream, "openai", max_tokens=5) for _ in range(3)]
+    other = await proxy.client()
+    other.write(request(PATHS["openai"], BODY, token=token("bob")))
+    others_vendor, _ = await upstream.take()
+    others_vendor.write(STREAM_HEAD + b"".join(map(chunk, [*pieces("openai", 25), MARK])))
+    for client, vendor, _ in streams:
+        vendor.write(b"".join(map(chunk, [*pieces("openai", 25), MARK])))
+        await client.read_until(MARK + b"\r\n")
+    # Each has taken some 870 tokens: two are within the budget.
+    for client, vendor, _ in streams:
+        assert b"insufficient_quota" in await rest_of(client)
+        await vendor.closed()
+    assert is_watched(proxy)
+    others_vendor.write(LAST)
+    assert MARK in await other.read_until(LAST)
+    lines = await proxy.settled(4)
+    assert sorted(line["ending"] for line in lines) == ["complete", *["stopped"] * 3]
+    assert proxy.leases_held == 0
+    assert not proxy.service.overruns._users
+
+
+async def test_cut_when_others_are_charged(start: Callable[..., Any], upstream: Upstream) -> None:
+    """A running stream is cut when the user's other exchanges have used up the budget meanwhile."""
+    proxy = await run(start, "openai", CUT)
+    client, vendor, _ = await begin(proxy, upstream, "openai", max_tokens=5)
+    vendor.write(chunk(MARK))
+    await client.read_until(MARK + b"\r\n")
+    short, its_vendor, _ = await begin(proxy, upstream, "openai", max_tokens=5)
+    its_vendor.write(chunk(last_event(100, 5000)) + LAST)
+    await short.read_until(LAST)
+    assert b"insufficient_quota" in await rest_of(client)
+    await vendor.closed()
+    assert sorted(line["ending"] for line in await proxy.settled(2)) == ["complete", "stopped"]
+
+
+async def test_not_cut_for_what_is_only_reserved(start: Callable[..., Any], upstream: Upstream) -> None:
+    """What others have reserved and not taken ends no stream."""
+    proxy = await run(start, "openai", CUT)
+    other, its_vendor, _ = await begin(proxy, upstream, "openai", max_tokens=1500)
+    client, vendor, head = await begin(proxy, upstream, "openai", max_tokens=5)
+    assert int(head.get("x-ratelimit-remaining-tokens") or "") < 300
+    vendor.write(b"".join(map(chunk, [*pieces("openai", 50), MARK])))
+    await client.read_until(MARK)
+    await asyncio.sleep(1.1)  # two looks at least
+    vendor.write(LAST)
+    await client.read_until(LAST)
+    its_vendor.write(LAST)
+    await other.read_until(LAST)
+    assert [line["ending"] for line in await proxy.settled(2)] == ["complete"] * 2
 
 
 async def test_cut_of_a_client_that_does_not_read(start: Callable[..., Any], upstream: Upstream) -> None:

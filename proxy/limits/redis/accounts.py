@@ -168,7 +168,7 @@ class UserAccounts:
         oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))
         for key, account in oldest:
             del self._accounts[key]
-            if not account.live:
+            if not account.live and not account.charges:
                 return
             self._accounts[key] = account
 

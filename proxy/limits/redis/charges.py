@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 # Some 50 MiB. Beyond it the oldest are given up: what they took is then known to the ledger alone.
 MOST_WAITING: Final = 100_000
-# Well before the server forgets that it has charged one.
-_UNSURE_S: Final = REMEMBERED_S - 60.0
+# For how long one is tried: the server must not have forgotten meanwhile that it has charged it.
+_TRY_S: Final = REMEMBERED_S - 60.0
 
 
 @dataclass(slots=True, eq=False)
 class Charge:
-    """What one exchange took: `unsure_s` is since when nobody knows whether it was charged, None where it was not."""
+    """What one exchange took: `failed_s` is since when it was tried in vain, and perhaps charged all the same."""
 
     question: Question
     id: bytes
     member: bytes | None
     took: Amounts
-    unsure_s: float | None = None
+    failed_s: float | None = None
 
 
 class Charges:
@@ -102,7 +102,7 @@ class Charges:
         self._waiting.append(charge)
 
     def _send(self, channel: Channel, charge: Charge) -> None:
-        if charge.unsure_s is not None and self._loop.time() > charge.unsure_s + _UNSURE_S:
+        if charge.failed_s is not None and self._loop.time() > charge.failed_s + _TRY_S:
             _drop(charge)
             return
         command = token_commands.settle(
@@ -112,16 +112,14 @@ class Charges:
 
     def _answered(self, charge: Charge, answer: Answer) -> None:
         link, account = self._link(charge), charge.question.account
-        if isinstance(answer, ConnectionLostError):
-            if charge.unsure_s is None:
-                charge.unsure_s = self._loop.time()
-            self._wait(charge)
-            return
         if isinstance(answer, StoreError):
-            # Nothing was done, as on a server without memory, which can free all the same.
-            self._leases.remove(account, charge.id, charge.member)
+            if charge.failed_s is None:
+                charge.failed_s = self._loop.time()
             self._wait(charge)
-            link.failed(answer)
+            if not isinstance(answer, ConnectionLostError):
+                # Nothing was done, as on a server without memory, which can free all the same.
+                self._leases.remove(account, charge.id, charge.member)
+                link.failed(answer)
             return
         _drop(charge)
         status = charge.question.read_answer(answer, 0)

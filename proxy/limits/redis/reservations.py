@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.limits.messages import no_room
 from proxy.limits.redis import token_commands
 from proxy.limits.redis.channel import ignore
-from proxy.limits.redis.errors import StoreError
+from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.redis.token_commands import Question
 from proxy.limits.states import limit_states
 from proxy.limits.store import LimitState, RateStatus
@@ -64,7 +64,7 @@ class Reservations:
                     openings[index] = amount(token_commands.bounded(used), budget)
             channel_now = self._links.at(account.slot).channel
             if channel_now is None:
-                raise StoreError("the server was lost")
+                raise ConnectionLostError("the connection was lost")
             outcome, status = await self._ask(admission, question, estimate, channel_now, openings, may_ask=False)
         before, is_made = admission.standing, outcome == _RESERVED
         link = self._links.at(account.slot)

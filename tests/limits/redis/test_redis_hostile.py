@@ -20,7 +20,7 @@ from proxy.limits.redis.channel import Channel
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.redis.errors import StoreError
 from proxy.limits.redis.store import RedisStore
-from proxy.model import Plan, Rate
+from proxy.model import Amounts, Budget, Plan, Rate
 from tests.limits.redis_support import RedisServer, Workers, attempt, channel_of, holds, passes, user
 from tests.stopwatch import Stopwatch
 
@@ -604,3 +604,28 @@ async def test_ticket_connections_are_counted(workers: Workers[RedisServer]) -> 
             await store.take_ticket("a")
     assert workers.failures == 2
     workers.server.go_on()
+
+
+LIMITED = Plan("limited", budgets=(Budget("tokens", 1000, "month"),))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"$-1\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n:0\r\n", b"*2\r\n:0\r\n:1\r\n", b"*6\r\n" + b"$1\r\na\r\n" * 6],
+    ids=["nil", "word", "empty", "short", "of no limit", "words"],
+)
+async def test_reservation_of_no_known_form(stores: Workers[Scripted], answer: bytes) -> None:
+    """A reservation or a settlement that is answered in no known form is a failure, and the worker goes on."""
+    store = await stores.one()
+    stores.server.answers["held"] = answer
+    admission = await store.admit(user(LIMITED))
+    with pytest.raises(LimitsUnavailableError):
+        await store.reserve(admission, Amounts(10))
+    with pytest.raises(LimitsUnavailableError):
+        await store.limits(user(LIMITED))
+    stores.server.answers["leases"] = answer
+    admission.settle(Amounts(10))
+    assert store.leases_held == 0
+    stores.server.answers["leases"] = ADMITTED
+    await is_back(store)
+    assert store._accounts.get(user(LIMITED)).charges == {}
