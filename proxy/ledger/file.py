@@ -10,7 +10,6 @@ import os
 import re
 import sqlite3
 import time
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,9 +27,11 @@ _SPOOL_ID: Final = 0x66737370
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-# So many rows in a statement: sqlite3 lets go of the interpreter's lock once in each, and while the loop is busy each
-# time that the thread wants it back costs both of them a switch. 32 times 25 values are less than SQLite's old limit.
-_AT_ONCE: Final = (32, 8, 1)
+# As many rows as possible in a statement: sqlite3 releases the interpreter's lock several times in each, and while the
+# loop is busy each time that the thread wants it back costs both a switch. So many take a millisecond to bind.
+_AT_ONCE: Final = 200
+# Such a statement takes 100 KiB, and seldom comes again.
+_STATEMENTS: Final = 16
 _PARAMETERS: Final = re.compile(r"\(:[^)]*\)")
 # What is nobody's fault and may pass; all else, at start, is the configuration's.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -40,14 +41,12 @@ _PRIMARY_CODE: Final = 0xFF
 class LedgerFile:
     """An SQLite file of rows; with `has_totals` the whole ledger, whose days are summed up, else a spool.
 
-    `is_synced` has each commit on the disk when it returns (`synchronous=FULL`); without it a commit survives the
-    process, and not a loss of power.
+    A commit survives the process at once, and a loss of power after the next checkpoint or `sync`.
     """
 
-    def __init__(self, path: str | Path, *, has_totals: bool, is_synced: bool = False) -> None:
+    def __init__(self, path: str | Path, *, has_totals: bool) -> None:
         self.path = Path(path)
         self._has_totals = has_totals
-        self._is_synced = is_synced
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -70,7 +69,13 @@ class LedgerFile:
         except OSError as exc:
             raise OSError(exc.errno, f"{self.key}: {self.path}: {exc.strerror}") from exc
         # The thread that writes is not always the one that opened.
-        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path,
+            timeout=BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
+        )
         try:
             self._prepare(connection)
         except sqlite3.DatabaseError as exc:
@@ -133,6 +138,23 @@ class LedgerFile:
             self._add_to_days(connection, new)
             return len(new)
 
+    def sync(self) -> None:
+        """Have on the disk what is committed, as `synchronous=FULL` would in each commit; callable from any thread.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        try:
+            descriptor = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # The last connection was closed, and took the log's content over into the file.
+            return
+        # No lock is lost by closing it: SQLite has none on this file.
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def read_batch(self, limit: int) -> list[Row]:
         """The oldest rows, in order of `row_id`."""
         columns = ", ".join(f'"{column}"' for column in Row._fields)
@@ -175,7 +197,7 @@ class LedgerFile:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         is_new = self._judge(connection)
         _set_wal(connection)
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._is_synced else 'NORMAL'}")
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         if not is_new:
             return
@@ -235,17 +257,17 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[Sequence[object]]) -> int:
     """Execute an INSERT for records in the order of its columns, and return how many rows it inserted or changed."""
+    if not records:
+        return 0
     changed = start = 0
+    at_once = min(_AT_ONCE, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(records[0]))
     while start < len(records):
-        # Few forms of each statement, which sqlite3 keeps prepared.
-        count = next(count for count in _AT_ONCE if count <= len(records) - start)
-        part = records[start : start + count]
-        changed += connection.execute(_many(statement, len(part[0]), count), [*chain.from_iterable(part)]).rowcount
-        start += count
+        part = records[start : start + at_once]
+        changed += connection.execute(_many(statement, len(part[0]), len(part)), [*chain.from_iterable(part)]).rowcount
+        start += at_once
     return changed
 
 
-@cache
 def _many(statement: str, columns: int, count: int) -> str:
     """The statement with so many rows of positional parameters."""
     one = f"({', '.join('?' * columns)})"
