@@ -23,7 +23,6 @@ from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.openings import Openings
 from proxy.limits.periods import Calendar
-from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis import token_commands
 from proxy.limits.redis.accounts import UserAccounts, read_tats
 from proxy.limits.redis.address import TIMEOUT_S, Dialler
@@ -347,11 +346,8 @@ class RedisStore:
             clock = link.clock.now_s
             link.local = MemoryStore(clock, calendar=self._calendar, openings=self._openings, wall=clock)
         if not account.is_counted_in(link.local):
-            tokens = None if account.tokens is None else account.tokens.copy()
-            if tokens is not None:
-                for charge in account.charges.values():
-                    now = link.clock.now()
-                    tokens.charge(charge.question.limits, charge.took, now, now / TICKS_PER_S, self._calendar)
+            known = account.known_tokens(link.clock.now(), self._calendar)
+            tokens = None if known is None else known.copy(is_held=False)
             holds = [admission.held for admission in account.live]
             shadows = link.local.assume(principal, account.known(), holds, tokens)
             account.local = weakref.ref(link.local)

@@ -431,3 +431,16 @@ async def test_renewed_while_it_is_asked(workers: Workers[RedisServer]) -> None:
         await asking
     await store._leases._renew(channel_of(store), (store._accounts.get(alice),))
     assert await states(store, alice) == [(0, 600)]
+
+
+async def test_fields_right_after_a_settlement(workers: Workers[RedisServer]) -> None:
+    """What was just settled is told as used at once, before the server has confirmed it."""
+    store, alice = await workers.one(), user(DAY)
+    (await reserve(store, alice, 400)).settle(Amounts(150))
+    tokens = store.standing(alice).tokens
+    assert tokens is not None
+    assert (tokens.spent, tokens.held) == ((150,), Amounts())
+    await become(store, alice, [(150, 0)])
+    tokens = store.standing(alice).tokens
+    assert tokens is not None
+    assert (tokens.spent, tokens.held) == ((150,), Amounts())
