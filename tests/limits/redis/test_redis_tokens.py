@@ -172,8 +172,9 @@ async def test_race_for_the_last_dollar(server: RedisServer) -> None:
     try:
         stores = await workers.several(8)
         users = [user(MONTH, f"user-{number}") for number in range(1000)]
-        for number, one in enumerate(users):
-            (await reserve(stores[number % 8], one, 1)).settle(Amounts(1, 49 * USD))
+        begun = await asyncio.gather(*[reserve(stores[number % 8], one, 1) for number, one in enumerate(users)])
+        for admission in begun:
+            admission.settle(Amounts(1, 49 * USD))
         await asyncio.gather(*[channel_of(store).ask("PING") for store in stores])
         asks = [attempt(store, one, 1, USD) for one in users for store in stores]
         outcomes = await asyncio.gather(*asks)
