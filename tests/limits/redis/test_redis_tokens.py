@@ -445,3 +445,20 @@ async def test_fields_right_after_a_settlement(workers: Workers[RedisServer]) ->
     tokens = store.standing(alice).tokens
     assert tokens is not None
     assert (tokens.spent, tokens.held) == ((150,), Amounts())
+
+
+async def test_fields_of_a_local_reservation(workers: Workers[RedisServer]) -> None:
+    """A reservation that the worker makes alone is told with the rates of requests, as one of the server's is."""
+    store = await workers.one(on_store_error="local", timeout_s=1.0)
+    admission = await store.admit(user(ALL))
+    workers.server.stop()
+    channel_of(store).abort("test")
+    await passes(lambda: store.problem() is not None)
+    await store.reserve(admission, Amounts(10, 20))
+    assert [(rate.name, rate.remaining) for rate in admission.standing.rates] == [("100-per-1h", 99)]
+    assert admission.standing.tokens is not None
+    assert admission.standing.tokens.held == Amounts(10, 20)
+    admission.refund()
+    assert store.standing(user(ALL)).tokens is not None
+    assert [state.held for state in [store.standing(user(ALL)).tokens] if state is not None] == [Amounts()]
+    workers.server.go_on()
