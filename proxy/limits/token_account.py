@@ -116,9 +116,10 @@ class TokenAccount:
             if spending.amount and spending.period.end_s > at_s:
                 yield unit, every, spending.period, spending.amount
 
-    def copy(self) -> TokenAccount:
-        """Copy it, without what is held."""
+    def copy(self, *, is_held: bool = True) -> TokenAccount:
+        """Copy it, with what is held or without."""
         other = TokenAccount()
+        other.held = self.held if is_held else Amounts()
         other.tats = dict(self.tats)
         other._spendings = {key: replace(spending) for key, spending in self._spendings.items()}
         return other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -45,6 +46,7 @@ _STEP = st.one_of(
     st.tuples(st.just("release"), st.integers(0, 9), st.just(0)),
     st.tuples(st.just("refund"), st.integers(0, 9), st.just(0)),
     st.tuples(st.just("wait"), st.just(0), st.sampled_from([1, 30, 3600, 86_400])),
+    st.tuples(st.just("set back"), st.just(0), st.sampled_from([1, 30, 7200])),
     st.tuples(st.just("die"), st.integers(0, 1), st.just(0)),
 )
 
@@ -53,10 +55,18 @@ class Clock:
     """The one clock of a history."""
 
     def __init__(self) -> None:
-        self.now_s = START_S
+        self.now_s = START_S + 43_200
+        self._back_s = 0
 
     def __call__(self) -> float:
         return float(self.now_s)
+
+    def monotonic(self) -> float:
+        return float(self.now_s + self._back_s)
+
+    def set_back(self, by_s: int) -> None:
+        self.now_s -= by_s
+        self._back_s += by_s
 
 
 class World(Protocol):
@@ -83,7 +93,7 @@ class MemoryWorld:
     """One process; it dies with its numbers, so it does not die here."""
 
     def __init__(self, clock: Clock) -> None:
-        self._store = MemoryStore(clock, wall=clock)
+        self._store = MemoryStore(clock.monotonic, wall=clock)
 
     async def store(self, which: int) -> Store:
         return self._store
@@ -151,14 +161,15 @@ class Running:
 
 
 class History:
-    """One history: what runs, and what was taken in the running day and week."""
+    """One history: what runs, and what was taken."""
 
     def __init__(self, world: World, clock: Clock) -> None:
         self.world = world
         self.clock = clock
         self.running: list[Running] = []
-        self.spent = [0, 0]
-        self.overrun = [0, 0]
+        # What was taken in each day and week, and how much of it beyond what was reserved.
+        self.spent: Counter[tuple[int, int]] = Counter()
+        self.overrun: Counter[tuple[int, int]] = Counter()
 
     async def play(self, steps: Sequence[tuple[str, int, int]]) -> None:
         """Go through a history, and check what is promised after each step."""
@@ -167,7 +178,12 @@ class History:
             if what == "reserve":
                 await self.reserve(which % 2, Amounts(much, much // 3))
             elif what == "wait":
-                await self.wait(much)
+                self.clock.now_s += much
+                await self.world.tell(self.clock)
+            elif what == "set back":
+                # Within the day: what was reserved in a day that has not begun yet is beside what the former one spent.
+                self.clock.set_back(min(much, (self.clock.now_s - START_S) % 86_400))
+                await self.world.tell(self.clock)
             elif what == "die":
                 await self.die(which % 2)
             elif self.running:
@@ -186,9 +202,9 @@ class History:
         tokens = sum(one.held.tokens for one in self.running)
         nano_usd = sum(one.held.nano_usd for one in self.running)
         assert [state.reserved for state in states] == [min(tokens, 1000), min(tokens, 5000), min(nano_usd, 300)]
-        assert [state.used for state in states[1:]] == self.spent
-        for state, overrun in zip(states[1:], self.overrun, strict=True):
-            assert state.used + state.reserved <= state.limit + overrun
+        assert [state.used for state in states[1:]] == [self.spent[period] for period in self._periods()]
+        for state, period in zip(states[1:], self._periods(), strict=True):
+            assert state.used + state.reserved <= state.limit + self.overrun[period]
 
     async def reserve(self, worker: int, estimate: Amounts) -> None:
         """Begin an exchange, if it fits what the user's limits say just before."""
@@ -213,21 +229,13 @@ class History:
         admission.refund()
         admission.release()
 
-    async def wait(self, wait_s: int) -> None:
-        """Let time pass, and days and weeks end."""
-        day = self._day()
-        self.clock.now_s += wait_s
-        await self.world.tell(self.clock)
-        for index, days in enumerate((1, 7)):
-            if self._day() // days != day // days:
-                self.spent[index] = self.overrun[index] = 0
-
     async def die(self, worker: int) -> None:
         """Let a worker die, and what it held lapse while the other goes on."""
         if await self.world.die(worker):
             self.running = [one for one in self.running if one.worker != worker]
             for _ in range(3):
-                await self.wait(LIFE_S // 2)
+                self.clock.now_s += LIFE_S // 2
+                await self.world.tell(self.clock)
 
     def end(self, how: str, one: Running, took: Amounts) -> None:
         """End an exchange, or refund it, and say so twice."""
@@ -241,14 +249,16 @@ class History:
         for _ in range(2):
             ends[how]()
         if how == "settle":
-            for index, limit in enumerate((5000, 300)):
-                self.spent[index] += took[index]
+            for period, limit, taken, held in zip(self._periods(), (5000, 300), took, one.held, strict=True):
+                self.spent[period] += taken
                 # What reserves nothing overruns by all that it takes.
-                self.overrun[index] += max(0, took[index] - min(one.held[index], limit))
+                self.overrun[period] += max(0, taken - min(held, limit))
         one.held = Amounts()
 
-    def _day(self) -> int:
-        return (self.clock.now_s - START_S) // 86_400
+    def _periods(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The running day and week."""
+        days = (self.clock.now_s - START_S) // 86_400
+        return (1, days), (7, days // 7)
 
 
 async def play_on_redis(server: RedisServer, steps: Sequence[tuple[str, int, int]]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Command
     from proxy.limits.redis.charges import Charge
     from proxy.limits.redis.scripts import Scripts
+    from proxy.limits.token_account import TokenAccount
     from proxy.limits.token_status import TokenStatus
     from proxy.model import Plan, Principal
 
@@ -93,9 +94,19 @@ class UserAccount(Account[RedisAdmission]):
 
     def token_status(self, now: int, calendar: Calendar) -> TokenStatus | None:
         """How the user stands in token limits as far as this worker has heard; None where the plan has none."""
-        if self.token_limits is None or self.tokens is None:
+        tokens = self.known_tokens(now, calendar)
+        if self.token_limits is None or tokens is None:
             return None
-        return self.tokens.status(self.token_limits, now, now / TICKS_PER_S, calendar)
+        return tokens.status(self.token_limits, now, now / TICKS_PER_S, calendar)
+
+    def known_tokens(self, now: int, calendar: Calendar) -> TokenAccount | None:
+        """What this worker has heard of the user's token limits, with what it has charged since; None of none."""
+        if self.tokens is None or not self.charges:
+            return self.tokens
+        tokens = self.tokens.copy()
+        for charge in self.charges.values():
+            tokens.charge(charge.question.limits, charge.took, now, now / TICKS_PER_S, calendar)
+        return tokens
 
     def is_counted_in(self, local: MemoryStore) -> bool:
         """Whether that count has been told of this user."""

@@ -23,7 +23,6 @@ from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.openings import Openings
 from proxy.limits.periods import Calendar
-from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis import token_commands
 from proxy.limits.redis.accounts import UserAccounts, read_tats
 from proxy.limits.redis.address import TIMEOUT_S, Dialler
@@ -100,12 +99,7 @@ class RedisStore:
         dialler = Dialler(address, timeout_s=timeout_s)
         links = ClusterLinks if address.kind == "cluster" else Links
         self._links = links(
-            dialler,
-            self._greet,
-            self._probe,
-            self._scripts,
-            on_failure=on_failure,
-            on_change=self._change,
+            dialler, self._greet, self._probe, self._scripts, on_failure=on_failure, on_change=self._change
         )
         self._calendar = calendar or Calendar()
         self._openings = openings or Openings()
@@ -313,11 +307,7 @@ class RedisStore:
             inner = await self._local_store(principal, account, link).admit(principal)
             standing = inner.standing
         else:
-            now = link.clock.now()
-            inner, standing = (
-                None,
-                RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar)),
-            )
+            inner, standing = None, self._standing(account, link)
         admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
         self._leases.hold(admission)
         return admission
@@ -333,11 +323,14 @@ class RedisStore:
         # Counted there by itself. What the server may hold for a question that it did not answer lapses.
         admission.held = None
         local = self._local_store(Principal(*account.key, account.plan), account, self._link(account))
-        assert admission.shadow is not None  # of each that is live there is one
+        shadow = admission.shadow
+        if shadow is None:  # of each that is live there is one
+            raise LimitsUnavailableError
         try:
-            await local.reserve(admission.shadow, estimate)
+            await local.reserve(shadow, estimate)
         finally:
-            admission.standing, admission.left = admission.shadow.standing, admission.shadow.left
+            before, admission.left = admission.standing, shadow.left
+            admission.standing = RateStatus(before.quotas, before.tats, before.at, shadow.standing.tokens)
         # So the server is told of it when it is back, by the renewals.
         admission.held, admission.is_confirmed = estimate, True
 
@@ -347,11 +340,8 @@ class RedisStore:
             clock = link.clock.now_s
             link.local = MemoryStore(clock, calendar=self._calendar, openings=self._openings, wall=clock)
         if not account.is_counted_in(link.local):
-            tokens = None if account.tokens is None else account.tokens.copy()
-            if tokens is not None:
-                for charge in account.charges.values():
-                    now = link.clock.now()
-                    tokens.charge(charge.question.limits, charge.took, now, now / TICKS_PER_S, self._calendar)
+            known = account.known_tokens(link.clock.now(), self._calendar)
+            tokens = None if known is None else known.copy(is_held=False)
             holds = [admission.held for admission in account.live]
             shadows = link.local.assume(principal, account.known(), holds, tokens)
             account.local = weakref.ref(link.local)
@@ -373,7 +363,7 @@ class RedisStore:
         self._charges.tell_all()
 
     def _free_locally(self, admission: RedisAdmission) -> None:
-        if admission.held is not None and admission.account.tokens is not None:
+        if admission.is_confirmed and admission.held is not None and admission.account.tokens is not None:
             admission.account.tokens.free(admission.held)
 
     def _link(self, account: UserAccount) -> Link:

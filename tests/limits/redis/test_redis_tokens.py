@@ -172,8 +172,9 @@ async def test_race_for_the_last_dollar(server: RedisServer) -> None:
     try:
         stores = await workers.several(8)
         users = [user(MONTH, f"user-{number}") for number in range(1000)]
-        for number, one in enumerate(users):
-            (await reserve(stores[number % 8], one, 1)).settle(Amounts(1, 49 * USD))
+        begun = await asyncio.gather(*[reserve(stores[number % 8], one, 1) for number, one in enumerate(users)])
+        for admission in begun:
+            admission.settle(Amounts(1, 49 * USD))
         await asyncio.gather(*[channel_of(store).ask("PING") for store in stores])
         asks = [attempt(store, one, 1, USD) for one in users for store in stores]
         outcomes = await asyncio.gather(*asks)
@@ -431,3 +432,33 @@ async def test_renewed_while_it_is_asked(workers: Workers[RedisServer]) -> None:
         await asking
     await store._leases._renew(channel_of(store), (store._accounts.get(alice),))
     assert await states(store, alice) == [(0, 600)]
+
+
+async def test_fields_right_after_a_settlement(workers: Workers[RedisServer]) -> None:
+    """What was just settled is told as used at once, before the server has confirmed it."""
+    store, alice = await workers.one(), user(DAY)
+    (await reserve(store, alice, 400)).settle(Amounts(150))
+    tokens = store.standing(alice).tokens
+    assert tokens is not None
+    assert (tokens.spent, tokens.held) == ((150,), Amounts())
+    await become(store, alice, [(150, 0)])
+    tokens = store.standing(alice).tokens
+    assert tokens is not None
+    assert (tokens.spent, tokens.held) == ((150,), Amounts())
+
+
+async def test_fields_of_a_local_reservation(workers: Workers[RedisServer]) -> None:
+    """A reservation that the worker makes alone is told with the rates of requests, as one of the server's is."""
+    store = await workers.one(on_store_error="local", timeout_s=1.0)
+    admission = await store.admit(user(ALL))
+    workers.server.stop()
+    channel_of(store).abort("test")
+    await passes(lambda: store.problem() is not None)
+    await store.reserve(admission, Amounts(10, 20))
+    assert [(rate.name, rate.remaining) for rate in admission.standing.rates] == [("100-per-1h", 99)]
+    assert admission.standing.tokens is not None
+    assert admission.standing.tokens.held == Amounts(10, 20)
+    admission.refund()
+    assert store.standing(user(ALL)).tokens is not None
+    assert [state.held for state in [store.standing(user(ALL)).tokens] if state is not None] == [Amounts()]
+    workers.server.go_on()
