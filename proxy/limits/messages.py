@@ -52,8 +52,13 @@ def rate_limit_exceeded(limits: Sequence[Limit], tats: Sequence[int], now: int) 
     return RateLimitExceededError(f"{rate_text(limit)} used up; {try_again(wait_s)}.", retry_after_s=wait_s)
 
 
-def no_room(misfit: Misfit) -> RateLimitExceededError | InsufficientQuotaError:
-    """Make the error of an exchange whose reservation does not fit a token rate or a budget."""
+def no_room(misfit: Misfit | None) -> RateLimitExceededError | InsufficientQuotaError:
+    """Make the error of an exchange whose reservation does not fit a token rate or a budget.
+
+    None where that was so a moment ago, or is by less than a microsecond.
+    """
+    if misfit is None:
+        return RateLimitExceededError(f"Tokens used up; {try_again(1.0)}.", retry_after_s=1.0)
     rule, wait_s = misfit.rule, misfit.wait_s
     again = try_again(wait_s)
     if isinstance(rule, Limit):

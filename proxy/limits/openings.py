@@ -15,7 +15,7 @@ from proxy.limits.token_status import amount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.limits.periods import Calendar
+    from proxy.limits.periods import Calendar, Period
     from proxy.limits.store import Opening
     from proxy.limits.token_account import TokenAccount
     from proxy.limits.token_limits import TokenLimits
@@ -50,7 +50,7 @@ class Openings:
         if self._ask is None:
             return
         for budget, spending in tuple(account.unopened(limits, at_s, calendar)):
-            used = await self._used(user, spending.period.start_s * 1000)
+            used = await self.used(user, spending.period)
             if used is None:
                 return
             if not spending.is_opened:
@@ -62,12 +62,17 @@ class Openings:
         for asking in self._asking.values():
             asking.cancel()
 
-    async def _used(self, user: tuple[str, str], since_ms: int) -> Amounts | None:
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a ledger, and it did not just fail."""
+        return self._ask is not None and self._now() >= self._again_s
+
+    async def used(self, user: tuple[str, str], period: Period) -> Amounts | None:
         """Ask the ledger, or wait with others who have; None where it does not answer."""
-        key = (*user, since_ms)
+        key = (*user, period.start_s * 1000)
         asking = self._asking.get(key)
         if asking is None:
-            if self._now() < self._again_s:
+            if not self.can_ask:
                 return None
             asking = self._asking[key] = asyncio.create_task(self._ask_in_time(*key), name="limits.opening")
             asking.add_done_callback(lambda _: self._asking.pop(key))

@@ -143,7 +143,8 @@ class Admission(Lease, Protocol):
         ...
 
 
-# What a user has used since a moment (Unix time in milliseconds), by the ledger: issuer, user, moment.
+# What a user has used since a moment (Unix time in milliseconds), by the ledger: issuer, user, moment. Where it does
+# not know it raises, whatever it is: an answer is believed, one of nothing too, and the user's period counts as opened.
 Opening: TypeAlias = "Callable[[str, str, int], Awaitable[Amounts]]"
 
 

@@ -5,7 +5,7 @@ Used by the store that keeps everything here, and by the one that only remembers
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from proxy.limits import gcra
@@ -67,7 +67,9 @@ class TokenAccount:
 
     def spending(self, budget: Budget, at_s: float, calendar: Calendar) -> Spending:
         """Give the figure of a budget's running period, which begins with 0; not to be kept."""
-        period = calendar.period(budget.every, at_s)
+        return self._spending(budget, calendar.period(budget.every, at_s), at_s)
+
+    def _spending(self, budget: Budget, period: Period, at_s: float) -> Spending:
         key = (budget.unit, budget.every, period.start_s)
         spending = self._spendings.get(key)
         if spending is None:
@@ -90,16 +92,37 @@ class TokenAccount:
 
     def free(self, estimate: Amounts) -> None:
         """Free what an exchange has held."""
-        self.held = Amounts(self.held.tokens - estimate.tokens, self.held.nano_usd - estimate.nano_usd)
+        # Another store may have told sums without it.
+        tokens, nano_usd = self.held.tokens - estimate.tokens, self.held.nano_usd - estimate.nano_usd
+        self.held = Amounts(max(0, tokens), max(0, nano_usd))
 
     def charge(self, limits: TokenLimits, took: Amounts, at: int, at_s: float, calendar: Calendar) -> None:
         """Charge what an exchange took to every limit of a plan, be it beyond them."""
         for limit in limits.rates:
             self.tats[limit] = max(self.tats.get(limit, 0), at * limit.quota) + took.tokens * limit.window
-        # A unit's spent is one figure for all budgets of the same period.
-        charged = {(budget.unit, budget.every): budget for budget in limits.budgets}
-        for budget in charged.values():
+        for budget in limits.budgets:
             self.spending(budget, at_s, calendar).amount += amount(took, budget)
+
+    def update(self, status: TokenStatus) -> None:
+        """Replace the state of some limits by what another store told."""
+        self.held = status.held
+        self.tats.update(zip(status.limits.rates, status.tats, strict=True))
+        for budget, period, spent in zip(status.limits.budgets, status.periods, status.spent, strict=True):
+            self._spending(budget, period, status.at_s).amount = spent
+
+    def spent(self, at_s: float) -> Iterator[tuple[str, str, Period, int]]:
+        """Yield unit, kind of period, period and amount of what was spent in periods that have not ended."""
+        for (unit, every, _), spending in self._spendings.items():
+            if spending.amount and spending.period.end_s > at_s:
+                yield unit, every, spending.period, spending.amount
+
+    def copy(self, *, is_held: bool = True) -> TokenAccount:
+        """Copy it, with what is held or without."""
+        other = TokenAccount()
+        other.held = self.held if is_held else Amounts()
+        other.tats = dict(self.tats)
+        other._spendings = {key: replace(spending) for key, spending in self._spendings.items()}
+        return other
 
     def forget_paid(self, at: int) -> None:
         """Drop the states of rates that are paid off."""

@@ -20,7 +20,7 @@ _WINDOWS_S: Final = {"day": 86_400, "week": 7 * 86_400, "month": 31 * 86_400}
 
 
 class TokenLimits:
-    """The token rates and budgets of a plan, each once.
+    """The token rates and budgets of a plan, each once; of budgets that differ by their limit alone the smallest.
 
     `rate_names` and `budget_names` tell them apart. The fields tell of the rates and of the budgets in tokens, whose
     places among the budgets are `told`: `policy` is their part of `RateLimit-Policy`, `rate_limit` waits for the
@@ -54,7 +54,10 @@ def token_limits_of(plan: Plan) -> TokenLimits | None:
 
 @lru_cache(maxsize=256)  # as `quotas_of`
 def _token_limits(rates: tuple[Rate, ...], budgets: tuple[Budget, ...]) -> TokenLimits:
-    return TokenLimits(limits_of(rates), tuple(dict.fromkeys(budgets)))
+    least: dict[tuple[str, str], Budget] = {}
+    for budget in sorted(budgets, key=lambda budget: budget.limit):
+        least.setdefault((budget.unit, budget.every), budget)
+    return TokenLimits(limits_of(rates), tuple(budget for budget in dict.fromkeys(budgets) if budget in least.values()))
 
 
 def budget_name(budget: Budget) -> str:
@@ -68,3 +71,6 @@ def amount_text(budget: Budget) -> str:
         return str(budget.limit)
     dollars, nano = divmod(budget.limit, NANO_PER_USD)
     return f"{dollars}.{nano:09d}".rstrip("0") if nano else str(dollars)
+
+
+NO_TOKEN_LIMITS: Final = TokenLimits((), ())

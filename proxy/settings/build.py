@@ -192,7 +192,14 @@ def build_store(
         certificate=url.certificate,
         key=url.key,
     )
-    return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+    return RedisStore(
+        address,
+        on_store_error=limits.on_store_error,
+        on_failure=on_failure,
+        on_change=on_change,
+        calendar=calendar,
+        openings=openings,
+    )
 
 
 def _budget(budget: BudgetSettings) -> Budget:

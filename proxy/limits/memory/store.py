@@ -22,10 +22,11 @@ from proxy.limits.states import limit_states
 from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.limits.gcra import Limit
-    from proxy.limits.store import Admission, Lease, LimitState, Spent
+    from proxy.limits.store import Admission, LimitState, Spent
+    from proxy.limits.token_account import TokenAccount
     from proxy.limits.token_limits import TokenLimits
     from proxy.limits.token_status import TokenStatus
     from proxy.model import Amounts, Principal
@@ -228,10 +229,17 @@ class MemoryStore:
         """Give it to the first who asks; see `store.Store.take_ticket`."""
         return self._tickets.take(name)
 
-    def assume(self, principal: Principal, tats: Mapping[Limit, int], leases: int) -> list[Lease]:
-        """Go on from what another store knew of a user: how far its rates are used, and so many leases, given back.
+    def assume(
+        self,
+        principal: Principal,
+        tats: Mapping[Limit, int],
+        holds: Sequence[Amounts | None],
+        tokens: TokenAccount | None = None,
+    ) -> list[Admission]:
+        """Go on from what another store knew of a user: how far its rates and token limits are used, and its leases.
 
-        Of a user who is known here already the rates stay as they are.
+        There is an admission for each of `holds`, which is what the lease has reserved of token limits. Of a user who
+        is known here already the rates stay as they are.
 
         Raises:
             LimitsUnavailableError: `max_users` others are in use.
@@ -244,10 +252,14 @@ class MemoryStore:
             limits = account.quotas.limits
             # The other's clock may have been another.
             account.tats = tuple([min(tats.get(limit, 0), now * limit.quota + limit.capacity) for limit in limits])
-        held = [_Admission(self, account, RateStatus()) for _ in range(leases)]
-        for admission in held:
+            account.tokens = tokens or account.tokens
+        held = [_Admission(self, account, RateStatus()) for _ in holds]
+        for admission, hold in zip(held, holds, strict=True):
             admission.ends = None
             account.live[admission] = None
+            if hold is not None and account.tokens is not None:
+                account.tokens.reserve(hold)
+                admission.held = hold
         return list(held)
 
     def refund(self, admission: _Admission) -> None:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
     from proxy.limits.gcra import Limit
     from proxy.limits.memory.store import MemoryStore
+    from proxy.limits.periods import Calendar
     from proxy.limits.redis.channel import Command
+    from proxy.limits.redis.charges import Charge
     from proxy.limits.redis.scripts import Scripts
+    from proxy.limits.token_account import TokenAccount
+    from proxy.limits.token_status import TokenStatus
     from proxy.model import Plan, Principal
 
 # One takes about 2 KiB. A user who is forgotten loses nothing: the server knows.
@@ -70,23 +74,58 @@ class ServerClock:
 
 
 class UserAccount(Account[RedisAdmission]):
-    """A user: `tag` is what the keys have in common, and keeps them in one hash `slot`; `local` the store seen last."""
+    """A user: `tag` is what the keys have in common, and keeps them in one hash `slot`; `local` the store seen last.
 
-    __slots__ = ("admit_command", "leases_key", "local", "slot", "tag")
+    `charges` are those that the server has not confirmed, by the exchange's id.
+    """
+
+    __slots__ = ("admit_command", "charges", "leases_key", "local", "slot", "tag")
 
     def __init__(self, key: tuple[str, str]) -> None:
         super().__init__(key)
         self.tag = PREFIX + b"{" + digest(*key) + b"}:"
         self.slot = key_slot(self.tag)
         self.leases_key = self.tag + b"leases"
+        self.charges: dict[bytes, Charge] = {}
         # To be finished with a lease's id.
         self.admit_command: Command = ()
         # Weakly: each outage has another, and users may not come back.
         self.local: weakref.ref[MemoryStore] | None = None
 
+    def token_status(self, now: int, calendar: Calendar) -> TokenStatus | None:
+        """How the user stands in token limits as far as this worker has heard; None where the plan has none."""
+        tokens = self.known_tokens(now, calendar)
+        if self.token_limits is None or tokens is None:
+            return None
+        return tokens.status(self.token_limits, now, now / TICKS_PER_S, calendar)
+
+    def known_tokens(self, now: int, calendar: Calendar) -> TokenAccount | None:
+        """What this worker has heard of the user's token limits, with what it has charged since; None of none."""
+        if self.tokens is None or not self.charges:
+            return self.tokens
+        tokens = self.tokens.copy()
+        for charge in self.charges.values():
+            tokens.charge(charge.question.limits, charge.took, now, now / TICKS_PER_S, calendar)
+        return tokens
+
     def is_counted_in(self, local: MemoryStore) -> bool:
         """Whether that count has been told of this user."""
         return self.local is not None and self.local() is local
+
+    @property
+    def held_key(self) -> bytes:
+        """Where the server keeps what is reserved of token limits."""
+        return self.tag + b"held"
+
+    @property
+    def sums_key(self) -> bytes:
+        """Where it keeps the sums of that."""
+        return self.tag + b"sums"
+
+    @property
+    def settled_key(self) -> bytes:
+        """Where it keeps which exchanges it has charged lately."""
+        return self.tag + b"settled"
 
     def rate_key(self, limit: Limit) -> bytes:
         """Where the server keeps the state of a rate."""
@@ -140,7 +179,7 @@ class UserAccounts:
         oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))
         for key, account in oldest:
             del self._accounts[key]
-            if not account.live:
+            if not account.live and not account.charges:
                 return
             self._accounts[key] = account
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
+
+from proxy.limits.redis.token_commands import member_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.channel import Answer
     from proxy.limits.redis.store import RedisStore
-    from proxy.limits.store import Admission, Fallback, Lease, RateStatus
+    from proxy.limits.store import Admission, Fallback, RateStatus
+    from proxy.limits.token_limits import TokenLimits
     from proxy.model import Amounts
 
 
@@ -19,8 +23,9 @@ class RedisAdmission:
     """See `store.Admission` and `store.Lease`; one object is both.
 
     `answer` is the server's, None where it was not asked: then `fallback` says why it was let in all the same, and
-    `inner` is the admission of this worker's own count, if there is one. `shadow` is the lease in that count.
-    `is_registered` says whether the server may know the lease.
+    `inner` is the admission of this worker's own count, if there is one. `shadow` is its place in that count.
+    `is_registered` says whether the server may know the lease. `limits` are the token limits of its plan, `held` is
+    what it has reserved of them, or may have; `is_confirmed` says that it has.
     """
 
     __slots__ = (
@@ -28,10 +33,14 @@ class RedisAdmission:
         "account",
         "answer",
         "fallback",
+        "held",
         "id",
         "inner",
+        "is_confirmed",
         "is_refunded",
         "is_registered",
+        "left",
+        "limits",
         "shadow",
         "standing",
     )
@@ -56,7 +65,16 @@ class RedisAdmission:
         self.inner = inner
         self.is_refunded = False
         self.is_registered = answer is not None
-        self.shadow: Lease | None = None if inner is None else inner.lease
+        self.shadow: Admission | None = inner
+        self.limits: TokenLimits | None = account.token_limits
+        self.held: Amounts | None = None
+        self.is_confirmed = False
+        self.left: Amounts | None = None
+
+    @property
+    def member(self) -> bytes | None:
+        """What the server keeps of what is held; None where nothing is."""
+        return None if self.held is None else member_of(self.id, self.held)
 
     @property
     def lease(self) -> RedisAdmission:
@@ -67,12 +85,9 @@ class RedisAdmission:
         """Give the slot back; see `store.Lease.release`."""
         self._store.release(self)
 
-    left = None
-
     def settle(self, took: Amounts) -> None:
         """Charge what was taken, and release; see `store.Admission.settle`."""
-        del took
-        self.release()
+        self._store.settle(self, took)
 
     def refund(self) -> None:
         """Give back what is left of the charge; see `store.Admission.refund`."""
@@ -101,3 +116,10 @@ class PendingAdmission:
             self._store.undo(self, answer)
         else:
             self.answered.set_result(answer)
+
+
+def is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
+    """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
+    if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
+        return False
+    return all(isinstance(number, int) for number in answer)

@@ -59,7 +59,7 @@ class ClusterLinks(Links):
         self._is_wanted = asyncio.Event()
         # Whether each node with a channel is to be asked whether it serves.
         self._is_doubtful = False
-        self._of_renewals = {self._scripts.renew.digest, self._scripts.renew.source}
+        self._of_renewals = {word for script in self._scripts.renewals for word in (script.digest, script.source)}
         # Done at the next reading.
         self._read: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.channel import Answer, settle
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
+from proxy.limits.redis.scripts import Script
+from proxy.limits.redis.token_commands import free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.admission import RedisAdmission
@@ -33,8 +35,8 @@ _MOST_IDS = 500
 # What waits for a server that is away. Beyond it the oldest are left to lapse.
 _MOST_LEAVING = 100_000
 
-# A lease to be removed, and when that became due.
-_Leaving = tuple["UserAccount", bytes, float]
+# A lease to be removed, what is held of token limits with it, and when that became due.
+_Leaving = tuple["UserAccount", bytes, "bytes | None", float]
 
 
 class Leases:
@@ -43,13 +45,22 @@ class Leases:
     Args:
         at: Gives the link to the server that has a slot.
         life_s: How long a lease lives without being renewed.
+        on_period: Called whenever everything was renewed.
     """
 
-    def __init__(self, scripts: Scripts, at: Callable[[int], Link], *, life_s: float = LIFE_S) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        at: Callable[[int], Link],
+        *,
+        life_s: float = LIFE_S,
+        on_period: Callable[[], None] = lambda: None,
+    ) -> None:
         self._scripts = scripts
         self._at = at
         self._loop = asyncio.get_running_loop()
         self._life_s = life_s
+        self._on_period = on_period
         self.life = round(life_s * TICKS_PER_S)
         self._holding: dict[UserAccount, None] = {}
         # What a server that is away has not been told.
@@ -81,6 +92,14 @@ class Leases:
 
     def release(self, admission: RedisAdmission) -> bool:
         """Give it back, and say whether it was held; never waits."""
+        if not self.drop(admission):
+            return False
+        if admission.is_registered or admission.held is not None:
+            self.remove(admission.account, admission.id, admission.member)
+        return True
+
+    def drop(self, admission: RedisAdmission) -> bool:
+        """Hold it no more, and say whether it was held; the server is told by somebody else."""
         account = admission.account
         if admission not in account.live:
             return False
@@ -88,13 +107,14 @@ class Leases:
         if not account.live:
             del self._holding[account]
         self.held -= 1
-        if admission.is_registered:
-            self.remove(account, admission.id)
         return True
 
-    def remove(self, account: UserAccount, id_: bytes) -> None:
-        """Take a lease, which nobody holds here, from the server; one that is away is told when it is back."""
-        self._remove((account, id_, self._loop.time()))
+    def remove(self, account: UserAccount, id_: bytes, member: bytes | None = None) -> None:
+        """Take a lease, and what it holds of token limits, from the server; one that is away is told when it is back.
+
+        Nobody holds it here any more.
+        """
+        self._remove((account, id_, member, self._loop.time()))
 
     def release_unconfirmed(self, account: UserAccount, id_: bytes) -> None:
         """Take a lease from the server that it may have given, or may yet give.
@@ -102,7 +122,7 @@ class Leases:
         A server that was held up may find the question on the old connection after the removal on the new one; so the
         removal is sent twice, the second time with the next renewals.
         """
-        self._unconfirmed.append((account, id_, self._loop.time()))
+        self._unconfirmed.append((account, id_, None, self._loop.time()))
         self.remove(account, id_)
 
     async def register(self, link: Link, channel: Channel) -> None:
@@ -133,10 +153,13 @@ class Leases:
             self._send(channel, leaving)
 
     def _send(self, channel: Channel, leaving: _Leaving) -> None:
-        account, id_, due_s = leaving
+        account, id_, member, due_s = leaving
         # What has waited longer than it would have lived is gone.
         if due_s > self._loop.time() - self._life_s:
-            channel.send((b"ZREM", account.leases_key, id_), partial(self._keep_if_lost, leaving))
+            command: Command = (b"ZREM", account.leases_key, id_)
+            if member is not None:
+                command = free(self._scripts, account, id_, member, life=self.life)
+            channel.send(command, partial(self._keep_if_lost, leaving))
 
     def _keep_if_lost(self, leaving: _Leaving, answer: Answer) -> None:
         if isinstance(answer, ConnectionLostError):
@@ -156,6 +179,7 @@ class Leases:
             for leaving in (self._leaving, self._unconfirmed):
                 for _ in range(len(leaving)):
                     self._remove(leaving.popleft())
+            self._on_period()
 
     async def _renew_where_held(self, accounts: Sequence[UserAccount]) -> None:
         by_link: dict[Link, list[UserAccount]] = {}
@@ -169,9 +193,8 @@ class Leases:
                     link.failed(error)
 
     async def _renew(self, channel: Channel, accounts: Sequence[UserAccount]) -> None:
-        renew = self._scripts.renew
         try:
-            await run_all(channel, self._renewals(renew.command, accounts))
+            await run_all(channel, self._renewals(Script.command, accounts))
         except ServerError as error:
             if error.redirect is not None:
                 # Not followed: it could come behind a release. The next period finds the node.
@@ -179,18 +202,20 @@ class Leases:
             if error.code != "NOSCRIPT":
                 raise
             # Not the same commands again: what was released meanwhile would come back.
-            await run_all(channel, self._renewals(renew.whole_command, accounts))
+            await run_all(channel, self._renewals(Script.whole_command, accounts))
 
-    def _renewals(self, command: Callable[..., Command], accounts: Sequence[UserAccount]) -> list[Command]:
-        commands = []
+    def _renewals(self, command: Callable[..., Command], accounts: Sequence[UserAccount]) -> Iterator[Command]:
         for account in accounts:
             for admission in account.live:
                 admission.is_registered = True
             ids = [admission.id for admission in account.live]
             for first in range(0, len(ids), _MOST_IDS):
                 arguments: list[bytes | int] = [self.life, *ids[first : first + _MOST_IDS]]
-                commands.append(command([account.leases_key], arguments))
-        return commands
+                yield command(self._scripts.renew, [account.leases_key], arguments)
+            members = [admission.member or b"" for admission in account.live if admission.is_confirmed]
+            for first in range(0, len(members), _MOST_IDS):
+                arguments = [*members[first : first + _MOST_IDS], self.life]
+                yield command(self._scripts.hold, [account.held_key, account.sums_key], arguments)
 
 
 async def run_all(channel: Channel, commands: Iterable[Command]) -> None:

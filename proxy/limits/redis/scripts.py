@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Channel, Command, Sent
     from proxy.limits.redis.errors import ServerError
 
+_OF_TOKENS = ("reserve", "settle", "free", "hold", "restore_tokens", "stand")
 _ROOM = files("proxy.limits.redis") / "lua"
 
 
@@ -38,9 +39,10 @@ class Script:
 class Scripts:
     """All of them.
 
-    Only `admit` and `renew`, which run all the time, are run by their digests. One that the server must first be told
-    runs behind what was sent meanwhile: harmless for an admission, which nobody else's command waits for; but a refund
-    would come behind its user's next charge, and a renewal behind the release, which it would undo.
+    Those that run all the time are run by their digests. One that the server must first be told runs behind what was
+    sent meanwhile: harmless for an admission, a reservation or a settlement, which nobody else's command waits for; but
+    a refund would come behind its user's next charge, so its source is always sent, and a renewal (`renew`, `hold`)
+    behind the release, which it would undo, so it is made anew.
 
     Args:
         clock: Lua that sets `now` to the microseconds of a clock that all workers share. Only tests pass another one;
@@ -53,11 +55,22 @@ class Scripts:
         scripts = [Script(prelude + _read(name)) for name in names]
         self.admit, self.refund, self.renew, self.restore, self.greet = scripts[:5]
         self.open_ticket, self.keep_ticket, self.take_ticket = scripts[5:]
+        prelude += _read("tokens")
+        scripts = [Script(prelude + _read(name)) for name in _OF_TOKENS]
+        self.reserve, self.settle, self.free, self.hold, self.restore_tokens, self.stand = scripts
+        resent = (self.admit, self.reserve, self.settle, self.free)
+        self._resent: dict[object, Script] = {script.digest: script for script in resent}
+
+    @property
+    def renewals(self) -> tuple[Script, Script]:
+        """Those that must not run behind a release."""
+        return self.renew, self.hold
 
     def resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
-        """Send an admission again with its whole source, where the server does not know the script (any more)."""
+        """Send a script again with its whole source, where the server does not know it (any more)."""
         command = sent.command
-        if error.code != "NOSCRIPT" or command[1] != self.admit.digest:
+        script = self._resent.get(command[1]) if error.code == "NOSCRIPT" and len(command) > 1 else None
+        if script is None:
             return False
-        channel.send((b"EVAL", self.admit.source, *command[2:]), sent.on_answer, asked_s=sent.asked_s)
+        channel.send((b"EVAL", script.source, *command[2:]), sent.on_answer, asked_s=sent.asked_s)
         return True

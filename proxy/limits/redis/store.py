@@ -1,9 +1,10 @@
 """The limits store that workers and machines share: a Redis server decides, by its own clock.
 
-Every admission is one script, so every rate of the plan and the lease are taken together or not at all. Nobody waits
-long: one connection with many questions on their way (`channel`), a tenth of a second for each, no second try, and no
-try at all while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`.
-In a Cluster each user has one server (`links`), and all of this is so for each of them.
+Every admission is one script, so every rate of the plan and the lease are taken together or not at all; where tokens
+or money are limited, a reservation and a settlement are one more each (`reservations`, `charges`). Nobody waits long:
+one connection with many questions on their way (`channel`), a tenth of a second for each, no second try, and no try at
+all while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`. In a
+Cluster each user has one server (`links`), and all of this is so for each of them.
 
 What the server alone cannot promise: a server that comes back empty is told by each worker what it holds and remembers
 before anything is admitted; a step of the server's clock moves what the rates and leases are measured by.
@@ -15,34 +16,39 @@ import asyncio
 import secrets
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import LimitsUnavailableError
-from proxy.limits import gcra
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
-from proxy.limits.redis.accounts import PREFIX, UserAccounts, read_tats
+from proxy.limits.openings import Openings
+from proxy.limits.periods import Calendar
+from proxy.limits.redis import token_commands
+from proxy.limits.redis.accounts import UserAccounts, read_tats
 from proxy.limits.redis.address import TIMEOUT_S, Dialler
-from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
+from proxy.limits.redis.admission import PendingAdmission, RedisAdmission, is_decision
+from proxy.limits.redis.charges import Charge, Charges
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.redis.errors import ConnectionLostError, StoreError
-from proxy.limits.redis.leases import BATCH, LIFE_S, Leases, run_all
+from proxy.limits.redis.greeting import Greeting
+from proxy.limits.redis.leases import LIFE_S, Leases
 from proxy.limits.redis.links import Links
+from proxy.limits.redis.refunds import send_refund
+from proxy.limits.redis.reservations import Reservations
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.tickets import RedisTickets
 from proxy.limits.store import RateStatus
+from proxy.model import Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from proxy.limits.gcra import Limit
-    from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.address import RedisAddress
-    from proxy.limits.redis.channel import Answer, Channel, Command
+    from proxy.limits.redis.channel import Answer, Channel
     from proxy.limits.redis.link import Link
     from proxy.limits.store import Admission, Fallback, LimitState, Spent
-    from proxy.model import Amounts, Principal
+    from proxy.model import Amounts
 
 OnStoreError = Literal["deny", "local", "allow"]
 
@@ -62,6 +68,8 @@ class RedisStore:
             the loop's exception handler.
         timeout_s: How long an answer may take.
         life_s: How long a lease outlives its worker.
+        calendar: Tells the periods of budgets.
+        openings: Asks the ledger what was used of them before the server knew.
         settle_s: See `SETTLE_S`.
         scripts: Other than the product's own only in tests.
 
@@ -80,28 +88,39 @@ class RedisStore:
         life_s: float = LIFE_S,
         settle_s: float = SETTLE_S,
         scripts: Scripts | None = None,
+        calendar: Calendar | None = None,
+        openings: Openings | None = None,
     ) -> None:
         self._on_store_error = on_store_error
         self._on_change = on_change
         self._timeout_s = timeout_s
-        self._settle_s = settle_s
         self._loop = asyncio.get_running_loop()
         self._scripts = scripts or Scripts()
         dialler = Dialler(address, timeout_s=timeout_s)
         links = ClusterLinks if address.kind == "cluster" else Links
         self._links = links(
-            dialler, self._greet, self._probe, self._scripts, on_failure=on_failure, on_change=self._change
+            dialler,
+            self._greet,
+            self._probe,
+            self._scripts,
+            on_failure=on_failure,
+            on_change=self._change,
         )
-        self._leases = Leases(self._scripts, self._links.at, life_s=life_s)
+        self._calendar = calendar or Calendar()
+        self._openings = openings or Openings()
+        self._leases = Leases(self._scripts, self._links.at, life_s=life_s, on_period=self._renewed)
+        self._charges = Charges(self._scripts, self._links, self._leases)
+        self._reservations = Reservations(self._scripts, self._links, self._leases, self._calendar, self._openings)
         self._accounts = UserAccounts(self._scripts, self._now, life=self._leases.life)
+        self._greeting = Greeting(
+            self._links, self._scripts, self._accounts, self._leases, self._charges, settle_s=settle_s
+        )
         self._tickets = RedisTickets(self._links, self._scripts, timeout_s=timeout_s, on_failure=on_failure)
         # Why a server is away, as it was told last.
         self._told: str | None = None
         # Ids must differ over all workers that ever were.
         self._name = secrets.token_hex(5).encode()
         self._count = 0
-        # The names of the servers' memories by their tags; another one means that the server lost everything.
-        self._memories: dict[bytes, bytes] = {}
 
     async def open(self) -> None:
         """Try to reach the server; where it cannot be, go on trying in the background."""
@@ -109,7 +128,8 @@ class RedisStore:
         self._leases.open()
 
     async def close(self) -> None:
-        """Wait until the server was told what was released, and leave it."""
+        """Wait until the server was told what was released and taken, and leave it."""
+        self._openings.close()
         await self._leases.close()
         for link in self._links:
             if link.channel is not None:
@@ -162,7 +182,7 @@ class RedisStore:
                 self.undo(question, question.answered.result())
             raise
         quotas = question.quotas
-        if not _is_decision(answer, quotas):
+        if not is_decision(answer, quotas):
             self._record_failure(question, answer)
             return await self._admit_alone(principal, account, link)
         # Another node of a Cluster may have answered.
@@ -176,7 +196,8 @@ class RedisStore:
             raise rate_limit_exceeded(quotas.limits, tats, answer[1])
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
             raise too_many_streams(principal.plan)
-        admission = RedisAdmission(self, account, question.id, RateStatus(quotas, tats, answer[1]), answer=answer)
+        standing = RateStatus(quotas, tats, answer[1], account.token_status(answer[1], self._calendar))
+        admission = RedisAdmission(self, account, question.id, standing, answer=answer)
         self._leases.hold(admission)
         return admission
 
@@ -186,15 +207,55 @@ class RedisStore:
         link = self._links.at(account.slot)
         if link.local is not None and account.is_counted_in(link.local):
             return link.local.standing(principal)
-        return RateStatus(account.quotas, account.tats, link.clock.now())
+        return self._standing(account, link)
 
     async def reserve(self, admission: Admission, estimate: Amounts) -> None:
-        """Reserve tokens and money; see `store.Store.reserve`."""
+        """Reserve tokens and money; see `store.Store.reserve`.
+
+        Answered within about twice `timeout_s`, and where the ledger must be asked that and a fifth of a second again.
+        """
+        assert isinstance(admission, RedisAdmission)  # this store's own
+        account, limits = admission.account, admission.limits
+        if limits is None or account.tokens is None or admission.is_confirmed or admission not in account.live:
+            return
+        estimate = token_commands.bounded(estimate)
+        link = self._link(account)
+        channel = link.channel or await link.connected(self._timeout_s)
+        if channel is None:
+            await self._reserve_alone(admission, estimate)
+            return
+        try:
+            await self._reservations.reserve(admission, limits, estimate, channel)
+        except StoreError as error:
+            self._link(account).failed(error)
+            await self._reserve_alone(admission, estimate)
 
     async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
-        """Say how the user stands in each limit; see `store.Store.limits`."""
-        del principal
-        return ()
+        """Say how the user stands in each limit, as the server knows it; see `store.Store.limits`."""
+        account = self._accounts.get(principal)
+        link = self._link(account)
+        channel = link.channel or await link.connected(self._timeout_s)
+        if channel is None:
+            raise LimitsUnavailableError
+        try:
+            return await self._reservations.stand(account, channel)
+        except StoreError as error:
+            self._link(account).failed(error)
+            raise LimitsUnavailableError from error
+
+    def settle(self, admission: RedisAdmission, took: Amounts) -> None:
+        """Charge what an exchange took, and free its slot and hold; `Admission.settle` is the public way."""
+        account, limits = admission.account, admission.limits
+        if limits is None or not any(took) or admission not in account.live:
+            self.release(admission)
+            return
+        if admission.shadow is not None:
+            admission.shadow.settle(took)
+        self._leases.drop(admission)
+        self._free_locally(admission)
+        at_s = self._link(account).clock.now_s()
+        question = token_commands.Question.at(account, limits, at_s, self._calendar)
+        self._charges.settle(Charge(question, admission.id, admission.member, token_commands.bounded(took)))
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -206,25 +267,33 @@ class RedisStore:
 
     def release(self, admission: RedisAdmission) -> None:
         """Free an admission's slot if it holds one; `Lease.release` is the public way."""
-        if self._leases.release(admission) and admission.shadow is not None:
-            admission.shadow.release()
+        if self._leases.release(admission):
+            self._free_locally(admission)
+            if admission.shadow is not None:
+                admission.shadow.release()
 
     def refund(self, admission: RedisAdmission) -> None:
         """Give back what is left of a live admission's charge; `Admission.refund` is the public way."""
         if admission.is_refunded or admission not in admission.account.live:
             return
         admission.is_refunded = True
+        if admission.member is not None:
+            self._free_locally(admission)
+            self._reservations.free(admission)
+            if admission.shadow is not None:
+                admission.shadow.refund()
         if admission.inner is not None:
             admission.inner.refund()
         elif admission.answer is not None:
-            self._send_refund(admission.account, admission.standing.quotas, admission.answer)
+            quotas = admission.standing.quotas
+            send_refund(self._scripts, self._link(admission.account), admission.account, quotas, admission.answer)
 
     def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
-        if not _is_decision(answer, question.quotas):
+        if not is_decision(answer, question.quotas):
             self._record_failure(question, answer)
         elif answer[0] == 0:
-            self._send_refund(question.account, question.quotas, answer)
+            send_refund(self._scripts, self._link(question.account), question.account, question.quotas, answer)
             self._leases.remove(question.account, question.id)
 
     def _record_failure(self, question: PendingAdmission, answer: Answer) -> None:
@@ -233,33 +302,6 @@ class RedisStore:
         if isinstance(answer, ConnectionLostError):
             self._leases.release_unconfirmed(question.account, question.id)
         self._link(question.account).failed(answer)
-
-    def _send_refund(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
-        limits = quotas.limits
-        if not limits:
-            return
-        link = self._link(account)
-        now = link.clock.now()
-        keys: list[bytes] = []
-        arguments: list[int] = []
-        given: dict[Limit, int] = {}
-        for index, (limit, tat) in enumerate(zip(limits, read_tats(limits, answer, 2), strict=True)):
-            key = account.rate_key(limit)
-            keys += [key, key + b":given"]
-            arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
-            arguments += answer[2 + 3 * index : 5 + 3 * index]
-            given[limit] = gcra.unpaid(limit, tat, now)
-        # About right at once, for the answer that this one's client gets; the server says exactly how it is.
-        account.subtract(given)
-
-        def on_answer(told: Answer) -> None:
-            if isinstance(told, list):
-                # With its clock: by an older one, what is unused would look used.
-                link.clock.update(told[0])
-                account.update(quotas, read_tats(limits, told, 1))
-
-        if link.channel is not None:
-            link.channel.send(self._scripts.refund.whole_command(keys, arguments), on_answer)
 
     async def _admit_alone(self, principal: Principal, account: UserAccount, link: Link) -> RedisAdmission:
         """Decide without the server; does not wait."""
@@ -270,21 +312,65 @@ class RedisStore:
             inner = await self._local_store(principal, account, link).admit(principal)
             standing = inner.standing
         else:
-            inner, standing = None, RateStatus(account.quotas, account.tats, link.clock.now())
+            now = link.clock.now()
+            inner, standing = (
+                None,
+                RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar)),
+            )
         admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
         self._leases.hold(admission)
         return admission
 
+    async def _reserve_alone(self, admission: RedisAdmission, estimate: Amounts) -> None:
+        """Reserve without the server; waits for the ledger at most."""
+        policy, account = self._on_store_error, admission.account
+        if policy == "deny" or account.plan is None:
+            raise LimitsUnavailableError
+        admission.fallback = policy
+        if policy == "allow":
+            return
+        # Counted there by itself. What the server may hold for a question that it did not answer lapses.
+        admission.held = None
+        local = self._local_store(Principal(*account.key, account.plan), account, self._link(account))
+        assert admission.shadow is not None  # of each that is live there is one
+        try:
+            await local.reserve(admission.shadow, estimate)
+        finally:
+            admission.standing, admission.left = admission.shadow.standing, admission.shadow.left
+        # So the server is told of it when it is back, by the renewals.
+        admission.held, admission.is_confirmed = estimate, True
+
     def _local_store(self, principal: Principal, account: UserAccount, link: Link) -> MemoryStore:
         """This worker's own count, which goes on from what it knows of the user: usage so far, and its own streams."""
         if link.local is None:
-            link.local = MemoryStore(link.clock.now_s)
+            clock = link.clock.now_s
+            link.local = MemoryStore(clock, calendar=self._calendar, openings=self._openings, wall=clock)
         if not account.is_counted_in(link.local):
-            shadows = link.local.assume(principal, account.known(), len(account.live))
+            known = account.known_tokens(link.clock.now(), self._calendar)
+            tokens = None if known is None else known.copy(is_held=False)
+            holds = [admission.held for admission in account.live]
+            shadows = link.local.assume(principal, account.known(), holds, tokens)
             account.local = weakref.ref(link.local)
             for admission, shadow in zip(account.live, shadows, strict=True):
                 admission.shadow = shadow
         return link.local
+
+    def _standing(self, account: UserAccount, link: Link) -> RateStatus:
+        now = link.clock.now()
+        return RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar))
+
+    async def _greet(self, link: Link, channel: Channel) -> None:
+        await self._greeting.greet(link, channel)
+
+    async def _probe(self, link: Link, channel: Channel) -> None:
+        await self._greeting.probe(link, channel)
+
+    def _renewed(self) -> None:
+        self._charges.tell_all()
+
+    def _free_locally(self, admission: RedisAdmission) -> None:
+        if admission.held is not None and admission.account.tokens is not None:
+            admission.account.tokens.free(admission.held)
 
     def _link(self, account: UserAccount) -> Link:
         return self._links.at(account.slot)
@@ -305,58 +391,3 @@ class RedisStore:
             except Exception as error:  # noqa: BLE001 - whatever fails in telling: the link must go on
                 message = "a change of the limits server could not be told"
                 self._loop.call_exception_handler({"message": message, "exception": error})
-
-    async def _greet(self, link: Link, channel: Channel) -> None:
-        """Make sure that a server can do all that is asked of it, and knows all that this worker knows."""
-        tag = await self._links.tag(link)
-        greet = self._scripts.greet.whole_command([PREFIX + tag + b":memory"], [secrets.token_hex(8)])
-        answer = await channel.ask(*greet)
-        if not isinstance(answer, list):
-            raise StoreError("the server's answer is not understood")
-        now, memory = answer
-        link.clock.update(now)
-        is_empty = self._memories.get(tag, memory) != memory
-        if is_empty:
-            link.suspend("the server came back empty, and is being told what was counted")
-            await self._restore(link, channel)
-        await self._leases.register(link, channel)
-        await self._probe(link, channel)
-        if is_empty:
-            await asyncio.sleep(self._settle_s)
-        self._memories[tag] = memory
-        # What was released meanwhile.
-        self._leases.tell(link, channel)
-
-    async def _probe(self, link: Link, channel: Channel) -> None:
-        """Do what a request would: only that tells whether one would be served. The server knows the script then."""
-        life = self._leases.life
-        prefix = PREFIX + await self._links.tag(link)
-        keys = [prefix + b":probe-leases", prefix + b":probe-rate"]
-        await channel.ask(*self._scripts.admit.whole_command(keys, [life, -1, 1_000_000, 1_000_000, 1, 0, b"probe"]))
-
-    async def _restore(self, link: Link, channel: Channel) -> None:
-        """Tell an empty server how far the rates are used of every user that this worker has seen."""
-        now = link.clock.now()
-        commands: list[Command] = []
-        for account in self._accounts:
-            if self._link(account) is not link:
-                continue
-            keys: list[bytes] = []
-            arguments: list[int] = []
-            for limit, tat in zip(account.quotas.limits, account.tats, strict=True):
-                if gcra.paid_at(limit, tat) > now:
-                    keys.append(account.rate_key(limit))
-                    arguments += [limit.window, *divmod(tat, limit.quota)]
-            if keys:
-                # From the second on by its digest.
-                script = self._scripts.restore
-                commands.append((script.command if commands else script.whole_command)(keys, arguments))
-        for first in range(0, len(commands), BATCH):
-            await run_all(channel, commands[first : first + BATCH])
-
-
-def _is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
-    """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
-    if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
-        return False
-    return all(isinstance(number, int) for number in answer)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.limits.store import SPENT
-from proxy.model import Plan, Rate
+from proxy.model import Amounts, Budget, Plan, Rate
 from tests.limits.redis_groups import SERVICE, Cluster, Group, Member, SentinelGroup
 from tests.limits.redis_support import RedisServer, Workers, attempt, comes_true, holds, passes, user
 
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 QUOTA = 10
-PLAN = Plan("two", (Rate(QUOTA, 86_400.0),), concurrent_streams=2)
+PLAN = Plan(
+    "two",
+    (Rate(QUOTA, 86_400.0),),
+    concurrent_streams=2,
+    token_rates=(Rate(1000, 86_400.0),),
+    budgets=(Budget("tokens", 1000, "month"),),
+)
 LIFE_S = 3.0
 EMPTY = "the server came back empty, and is being told what was counted"
 
@@ -62,10 +68,19 @@ async def latest_lapse(server: RedisServer | Group) -> int:
 
 
 async def exercise(workers: Workers[AnyServer], store: RedisStore, name: str = "alice") -> list[Admission]:
-    """Do all that the proxy does while nothing is wrong; two leases are left."""
+    """Do all that the proxy does while nothing is wrong; two leases are left, which have reserved 20 tokens."""
     held: list[Admission] = [await store.admit(user(PLAN, name)) for _ in range(2)]
     assert await attempt(store, user(PLAN, name)) == "too_many_streams"
     held[0].refund()
+    for admission in held:
+        await store.reserve(admission, Amounts(10, 10))
+    others = [await store.admit(user(PLAN, f"{name}-{number}")) for number in range(2)]
+    for admission in others:
+        await store.reserve(admission, Amounts(500))
+    others[0].settle(Amounts(700))
+    others[1].release()
+    states = await store.limits(user(PLAN, f"{name}-0"))
+    assert [(state.used, state.reserved) for state in states] == [(1, 0), (700, 0), (700, 0)]
     for number in range(20):
         await store.put_ticket(f"{name}-{number}", b"sealed", 60, user(PLAN, name))
         assert await store.take_ticket(f"{name}-{number}") == b"sealed"
@@ -78,6 +93,11 @@ async def exercise(workers: Workers[AnyServer], store: RedisStore, name: str = "
     await comes_true(is_renewed)
     assert (workers.changes, workers.failures) == ([], 0)
     return held
+
+
+async def reserved(store: RedisStore) -> int:
+    """What is reserved of the user's tokens, as the server knows it."""
+    return (await store.limits(user(PLAN)))[-1].reserved
 
 
 async def come_back_empty(workers: Workers[AnyServer], member: RedisServer | Member) -> None:
@@ -97,6 +117,7 @@ async def test_single_server(workers: Workers[RedisServer], server: RedisServer)
     store = await workers.one(address=address, life_s=LIFE_S)
     held = await exercise(workers, store)
     await come_back_empty(workers, server)
+    assert await reserved(store) == 20
     assert workers.changes[0] == EMPTY
     held[0].lease.release()
     assert (await store.admit(user(PLAN))).standing.rates[0].remaining == QUOTA - 2
@@ -148,9 +169,11 @@ async def test_sentinel_group() -> None:
         await comes_true(is_another)
         await passes(lambda: store.problem() is None)
         assert await attempt(store, user(PLAN)) == "too_many_streams"
+        assert await reserved(store) == 20
         for admission in held:
-            admission.lease.release()
+            admission.settle(Amounts(1))
         await holds(group, 0)
+        assert [state.used for state in await store.limits(user(PLAN))] == [1, 2, 2]
         running = [member for member in group.members if member is not old]
         assert await was_denied(running) == []
     finally:
@@ -177,8 +200,11 @@ async def test_cluster() -> None:
         await cluster.move_keys(account.slot, source, target)
         held[0] = await store.admit(user(PLAN))
         await cluster.end_move(account.slot, target)
+        await store.reserve(held[0], Amounts(30))
+        assert await reserved(store) == 40
         assert await attempt(store, user(PLAN)) == "too_many_streams"
         await come_back_empty(workers, target)
+        assert await reserved(store) == 40
         assert workers.changes[0] == f"127.0.0.1:{target.port}: {EMPTY}"
         for admission in held:
             admission.lease.release()

@@ -20,7 +20,7 @@ from proxy.limits.redis.channel import Channel
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.redis.errors import StoreError
 from proxy.limits.redis.store import RedisStore
-from proxy.model import Plan, Rate
+from proxy.model import Amounts, Budget, Plan, Rate
 from tests.limits.redis_support import RedisServer, Workers, attempt, channel_of, holds, passes, user
 from tests.stopwatch import Stopwatch
 
@@ -62,6 +62,7 @@ class Scripted:
         self.answers: dict[str, Answer] = {
             "memory": GREETED,
             "probe-leases": ADMITTED,
+            "probe-held": ADMITTED,
             "leases": ADMITTED,
             "open": b":0\r\n",
             "sealed": b"+OK\r\n",
@@ -368,14 +369,14 @@ async def test_one_node_says_that_the_cluster_is_down(begin: Begin, stores: Work
 
     down.answers["leases"] = b"-CLUSTERDOWN The cluster is down\r\n"
     well.answers["leases"] = after_that
-    assert well.heard["probe-leases"] == 1
+    probed = well.heard["probe-leases"]
     connections = well.connections
     asking = asyncio.create_task(admits(store, name_in(8192, 16383)))
     await well.hears("leases")
     assert not await admits(store, name_in(0, 8191))
     refused.set()
     assert await asking
-    await well.hears("probe-leases", 2)
+    await well.hears("probe-leases", probed + 1)
     assert await admits(store, name_in(8192, 16383))
     assert well.connections == connections
 
@@ -603,3 +604,28 @@ async def test_ticket_connections_are_counted(workers: Workers[RedisServer]) -> 
             await store.take_ticket("a")
     assert workers.failures == 2
     workers.server.go_on()
+
+
+LIMITED = Plan("limited", budgets=(Budget("tokens", 1000, "month"),))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"$-1\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n:0\r\n", b"*2\r\n:0\r\n:1\r\n", b"*6\r\n" + b"$1\r\na\r\n" * 6],
+    ids=["nil", "word", "empty", "short", "of no limit", "words"],
+)
+async def test_reservation_of_no_known_form(stores: Workers[Scripted], answer: bytes) -> None:
+    """A reservation or a settlement that is answered in no known form is a failure, and the worker goes on."""
+    store = await stores.one()
+    stores.server.answers["held"] = answer
+    admission = await store.admit(user(LIMITED))
+    with pytest.raises(LimitsUnavailableError):
+        await store.reserve(admission, Amounts(10))
+    with pytest.raises(LimitsUnavailableError):
+        await store.limits(user(LIMITED))
+    stores.server.answers["leases"] = answer
+    admission.settle(Amounts(10))
+    assert store.leases_held == 0
+    stores.server.answers["leases"] = ADMITTED
+    await is_back(store)
+    assert store._accounts.get(user(LIMITED)).charges == {}
