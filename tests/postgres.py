@@ -22,7 +22,7 @@ PASSWORD = "a-password-of-the-tests"
 USER = "shipper"
 DATABASE = "ledger"
 # What a test's server need not do: it loses everything with its directory.
-_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
+_FAST = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
 
 
 def programs() -> Path:

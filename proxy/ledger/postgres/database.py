@@ -1,0 +1,181 @@
+"""The database: connections that answer in time or are cut, batches of rows, sums, old rows.
+
+Every call blocks. Those of several threads run side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from proxy.ledger import sql
+from proxy.ledger.postgres import schema
+from proxy.ledger.postgres.failures import TooSlowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from proxy.ledger.row import Query, Row, Sums
+
+_T = TypeVar("_T")
+
+CONNECT_S: Final = 5.0
+WRITE_S: Final = 15.0
+SUMS_S: Final = 30.0
+# A new release's schema may need all of a large table.
+UPGRADE_S: Final = 3600.0
+# The server gives up first: its word says more than a cut connection.
+_SERVER_SHARE: Final = 0.8
+_MAX_CONNECTIONS: Final = 5
+
+
+class Database:
+    """A PostgreSQL database that has the ledger's rows.
+
+    Nothing is connected before it is asked for something. What is asked twice, because nobody knows whether a commit
+    arrived, is done once.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_size=_MAX_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=CONNECT_S,
+            # No row in the text of an error.
+            hide_parameters=True,
+            connect_args={
+                "connect_timeout": int(CONNECT_S),
+                "application_name": "forward-sse",
+                # A pooler between us may give each transaction another connection.
+                "prepare_threshold": None,
+            },
+        )
+
+    def prepare(self) -> None:
+        """Bring the schema to this release's, unless it is.
+
+        Raises:
+            SchemaError: it is a later release's, or the database cannot hold all characters.
+            DBAPIError: see `failures`.
+        """
+        if not self._do(schema.is_current):
+            self._do(schema.upgrade, timeout_s=UPGRADE_S)
+
+    def has_schema(self) -> bool:
+        """Whether there is something to read.
+
+        Raises:
+            SchemaError: it is another release's.
+        """
+        return self._do(schema.is_readable)
+
+    def insert(self, rows: Sequence[Row]) -> int:
+        """Insert the rows that are not there yet and add them to the days' totals, in one transaction.
+
+        Returns how many were new.
+
+        Raises:
+            SchemaError: the schema is not this release's; `prepare` may help.
+        """
+        return self._do(lambda connection: _insert(connection, rows))
+
+    def sums(self, query: Query, *, timeout_s: float = SUMS_S) -> list[Sums]:
+        """Sum the rows."""
+        statement, parameters = sql.sums_statement(query)
+
+        def read(connection: Connection) -> list[Sums]:
+            return sql.read_sums(query, [tuple(record) for record in connection.execute(text(statement), parameters)])
+
+        return self._do(read, timeout_s=timeout_s)
+
+    def delete_old(self, since_ms: int, most: int) -> bool:
+        """Delete what ended before the day of that moment, at most so many rows; say whether there may be more."""
+        kept = sql.Kept.since(since_ms)
+
+        def delete(connection: Connection) -> bool:
+            gone = connection.execute(text(sql.DELETE_OLD_ROWS), {"before_id": kept.before_id, "most": most}).rowcount
+            if gone < most:
+                connection.execute(text(sql.DELETE_OLD_DAYS), {"before_day": kept.before_day})
+            return gone >= most
+
+        return self._do(delete)
+
+    def forget_connections(self) -> None:
+        """Make new connections from now on: the name may be another server's now."""
+        self._engine.dispose()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._engine.dispose()
+
+    def _do(self, work: Callable[[Connection], _T], timeout_s: float = WRITE_S) -> _T:
+        """Do something in one transaction; once more where a kept connection turned out to be dead."""
+        try:
+            return self._do_once(work, timeout_s)
+        except DBAPIError as exc:
+            if not exc.connection_invalidated:
+                raise
+        return self._do_once(work, timeout_s)
+
+    def _do_once(self, work: Callable[[Connection], _T], timeout_s: float) -> _T:
+        with self._engine.connect() as connection, _cut_after(connection, timeout_s), connection.begin():
+            # Of this transaction only: a pooler gives the connection to others.
+            limit = text("SELECT set_config('statement_timeout', :limit, true)")
+            connection.execute(limit, {"limit": str(int(timeout_s * _SERVER_SHARE * 1000))})
+            return work(connection)
+
+
+def _insert(connection: Connection, rows: Sequence[Row]) -> int:
+    schema.check_current(connection)
+    # By key: two nodes that insert the same rows wait for each other in one direction only.
+    ordered = sorted(rows)
+    statement = insert(schema.EXCHANGES).on_conflict_do_nothing().returning(schema.EXCHANGES.c.row_id)
+    inserted = set(connection.execute(statement, [row._asdict() for row in ordered]).scalars())
+    totals = sql.totals(row for row in ordered if row.row_id in inserted)
+    if totals:
+        connection.execute(text(sql.ADD_DAY), totals)
+    return len(inserted)
+
+
+@contextlib.contextmanager
+def _cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
+    """Shut the connection's socket down when the time is over, which fails whoever waits for it.
+
+    The server's own timeout is no help where the server hangs or the network is gone, and the driver has none.
+
+    Raises:
+        TooSlowError: it was cut.
+    """
+    driver: Any = connection.connection.driver_connection
+    # A copy, which is this socket's whatever becomes of the number.
+    handle = socket.socket(fileno=os.dup(driver.fileno()))
+    was_cut = threading.Event()
+
+    def cut() -> None:
+        was_cut.set()
+        with contextlib.suppress(OSError):
+            handle.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout_s, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except DBAPIError as exc:
+        if was_cut.is_set():
+            raise TooSlowError from exc
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        handle.close()
