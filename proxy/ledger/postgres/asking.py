@@ -31,12 +31,13 @@ async def ask(place: SpoolPlace, kind: Kind, query: Query, within_s: float) -> S
     Raises:
         LedgerUnavailableError: there is none, its database does not answer, or the time is over.
     """
+    question = orjson.dumps({"ask": kind, "query": list(query)}) + b"\n"
     try:
         async with asyncio.timeout(within_s):
             with place.socket_path() as path:
                 reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
             try:
-                writer.write(orjson.dumps({"ask": kind, "query": query}) + b"\n")
+                writer.write(question)
                 line = await reader.readline()
             finally:
                 writer.transport.abort()

@@ -36,6 +36,11 @@ UPGRADE_S: Final = 3600.0
 # The server gives up first: its word says more than a cut connection.
 _SERVER_SHARE: Final = 0.8
 _MAX_CONNECTIONS: Final = 5
+# What a day's key has beside numbers.
+_NAMES: Final = ("issuer", "user", "plan", "upstream", "model", "ending", "code")
+_MAX_NAMES_BYTES: Final = 2500
+_MAX_CHARACTER_BYTES: Final = 4
+_CLIPPED_BYTES: Final = 300
 
 
 class Database:
@@ -137,14 +142,25 @@ class Database:
 
 def _insert(connection: Connection, rows: Sequence[Row]) -> int:
     schema.check_current(connection)
-    # By key: two nodes that insert the same rows wait for each other in one direction only.
-    ordered = sorted(rows)
+    # In one order: two that insert the same rows wait for each other in one direction only.
+    ordered = sorted((_fitting(sql.storable(row)) for row in rows), key=lambda row: row.row_id)
     statement = insert(schema.EXCHANGES).on_conflict_do_nothing().returning(schema.EXCHANGES.c.row_id)
     inserted = set(connection.execute(statement, [row._asdict() for row in ordered]).scalars())
     totals = sql.totals(row for row in ordered if row.row_id in inserted)
     if totals:
         connection.execute(text(sql.ADD_DAY), totals)
     return len(inserted)
+
+
+def _fitting(row: Row) -> Row:
+    """The row with names that fit into an index: PostgreSQL refuses an entry of more than 2704 bytes."""
+    names = {name: value for name in _NAMES if (value := getattr(row, name))}
+    if sum(map(len, names.values())) * _MAX_CHARACTER_BYTES <= _MAX_NAMES_BYTES:
+        return row
+    if sum(len(name.encode()) for name in names.values()) <= _MAX_NAMES_BYTES:
+        return row
+    clipped = {name: value.encode()[:_CLIPPED_BYTES].decode(errors="ignore") for name, value in names.items()}
+    return row._replace(**clipped)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ class Keeper:
         self._unread = b""
         # Of shippers that ended, and of the one that runs.
         self._errors = self._errors_now = 0
-        self._pause_s = TRY_S
+        self._pause_s = TRY_S / 2
         self._started_s = 0.0
         self._problem: str | None = None
 
