@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -118,27 +119,29 @@ class PostgresServer:
         """End it as a crash would: every process of it."""
         if self._process is None:
             return
-        pids = self._pids()
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL, self._pids())
         self._process.wait()
         self._process = None
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Let it hang: connections are accepted by the kernel, nothing is answered."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP, self._pids())
 
     def go_on(self) -> None:
         """Let it go on."""
-        for pid in reversed(self._pids()):
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT, self._pids())
 
     def close(self) -> None:
         """End it, and remove what it had."""
         self.kill()
         self._room.cleanup()
+
+    def _signal(self, number: signal.Signals, pids: list[int]) -> None:
+        for pid in pids:
+            # A connection's process may have ended meanwhile.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _pids(self) -> list[int]:
         """Its processes: the server's and those of its connections."""

@@ -69,7 +69,7 @@ async def run() -> None:
 
 async def _listen(reader: asyncio.StreamReader, shipper: Shipper, gone: asyncio.Event) -> None:
     while line := await reader.readline():
-        shipper.retention_s = orjson.loads(line)["retention_s"]
+        shipper.keep(orjson.loads(line)["retention_s"])
     gone.set()
 
 

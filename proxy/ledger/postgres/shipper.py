@@ -47,13 +47,12 @@ class Shipper:
     Attributes:
         errors: How often it failed.
         failure: Why the last attempt failed; None where it did not.
-        retention_s: How long the database keeps rows.
     """
 
     def __init__(self, spool: LedgerFile, database: Database, tell: Tell, *, retention_s: float) -> None:
         self.errors = 0
         self.failure: Failure | None = None
-        self.retention_s = retention_s
+        self._retention_s = retention_s
         self._spool = spool
         self._database = database
         self._tell = tell
@@ -64,6 +63,11 @@ class Shipper:
         self._next_count_s = 0.0
         # Nodes that start together do not sweep together.
         self._next_sweep_s = time.monotonic() + random.uniform(5.0, 60.0)  # noqa: S311 - no secret
+
+    def keep(self, retention_s: float) -> None:
+        """Keep rows for so long from now on; callable from any thread."""
+        self._retention_s = retention_s
+        self._next_sweep_s = 0.0
 
     def step(self) -> float:
         """Ship a batch, and return how long to wait before the next one: 0 where more waits.
@@ -134,7 +138,7 @@ class Shipper:
         """Delete a piece of what is too old, about hourly; say whether there is more."""
         if time.monotonic() < self._next_sweep_s:
             return False
-        if self._database.delete_old(int((time.time() - self.retention_s) * 1000), _SWEPT):
+        if self._database.delete_old(int((time.time() - self._retention_s) * 1000), _SWEPT):
             return True
         self._next_sweep_s = time.monotonic() + _SWEEP_S * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
         return False
