@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger import sql
 from proxy.ledger.file import LedgerFile, open_to_read
@@ -19,7 +17,7 @@ from proxy.ledger.writer import Writer
 from proxy.model import Amounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from proxy.ledger.row import Row, Sums
@@ -44,6 +42,7 @@ class SqliteLedger:
         # Of its own, so that what a user has used never waits for sums.
         self._used = ThreadPoolExecutor(1, "ledger-used")
         self._asked = 0
+        self._is_closed = False
 
     async def open(self) -> None:
         """Open the file and start to write. A disk that is full, or a lock, is no error here.
@@ -51,16 +50,18 @@ class SqliteLedger:
         Raises:
             OSError: the file cannot be used, or was written by a later release.
         """
+        problem = None
         try:
             await asyncio.to_thread(self._file.open)
         except sqlite3.Error as exc:
             # The writer opens it as soon as that is possible.
-            structlog.get_logger().warning("ledger.lost", reason=str(exc), rows_waiting=0)
-        self._writer.open()
+            problem = str(exc)
+        self._writer.open(problem)
 
     async def close(self) -> None:
         """Write what waits, for at most some seconds."""
         await asyncio.to_thread(self._writer.close)
+        self._is_closed = True
         for executor in (self._sums, self._used):
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -102,7 +103,11 @@ class SqliteLedger:
 
     async def _ask(self, executor: ThreadPoolExecutor, query: Query, within_s: float) -> Sequence[Sums]:
         until_s = time.monotonic() + within_s
-        asked = asyncio.get_running_loop().run_in_executor(executor, read, self._file.path, query, until_s)
+
+        def is_over() -> bool:
+            return self._is_closed or time.monotonic() > until_s
+
+        asked = asyncio.get_running_loop().run_in_executor(executor, read, self._file.path, query, is_over)
         # For a disk that does not answer at all; SQLite itself looks at the clock.
         async with asyncio.timeout(within_s + 0.1):
             return await asked
@@ -113,17 +118,18 @@ def amounts(sums: Sequence[Sums]) -> Amounts:
     return Amounts(sum(one.input_tokens + one.output_tokens for one in sums), sum(one.cost_nano for one in sums))
 
 
-def read(path: Path, query: Query, until_s: float = float("inf")) -> list[Sums]:
-    """Make the sums of a query, until that time of the monotonic clock. Blocks.
+def read(path: Path, query: Query, is_over: Callable[[], bool] | None = None) -> list[Sums]:
+    """Make the sums of a query, unless `is_over` says meanwhile that nobody waits for them. Blocks.
 
     Raises:
-        sqlite3.Error: the file cannot be read, or the time is over.
+        sqlite3.Error: the file cannot be read, or nobody waits.
     """
     statement, parameters = sql.sums_statement(query)
     with closing(open_to_read(path)) as connection:
-        connection.set_progress_handler(lambda: time.monotonic() > until_s, _STEPS)
-        if time.monotonic() > until_s:
-            raise sqlite3.OperationalError("interrupted")
+        if is_over is not None:
+            connection.set_progress_handler(is_over, _STEPS)
+            if is_over():
+                raise sqlite3.OperationalError("interrupted")
         return sql.read_sums(query, connection.execute(statement, parameters))
 
 

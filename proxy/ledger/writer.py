@@ -66,8 +66,11 @@ class Writer:
         """How many rows are not committed yet."""
         return len(self._rows) + len(self._batch)
 
-    def open(self) -> None:
-        """Start the thread."""
+    def open(self, problem: str | None = None) -> None:
+        """Start the thread; `problem` is why the file cannot be written yet."""
+        if problem is not None:
+            self.errors += 1
+            self._lost(problem)
         self._thread.start()
 
     def append(self, row: Row) -> None:
@@ -136,8 +139,7 @@ class Writer:
     def _failed(self, exc: Exception) -> bool:
         self.errors += 1
         if self._problem is None:
-            self._problem = str(exc)
-            structlog.get_logger().warning("ledger.lost", reason=self._problem, rows_waiting=self.waiting)
+            self._lost(str(exc))
         if not self._is_dropping:
             self._tell_dropped()
             self._is_dropping = self.dropped > 0
@@ -150,6 +152,10 @@ class Writer:
         else:
             self._closing.wait(RETRY_S)
         return True
+
+    def _lost(self, problem: str) -> None:
+        self._problem = problem
+        structlog.get_logger().warning("ledger.lost", reason=problem, rows_waiting=self.waiting)
 
     def _worked(self) -> None:
         self._is_dropping = False

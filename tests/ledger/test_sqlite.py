@@ -116,6 +116,13 @@ async def test_start_while_locked(path: Path) -> None:
         assert len(await ledger.sums(Query(0))) == 1
 
 
+async def test_retention_may_change(path: Path) -> None:
+    """A reload's retention counts from the next sweep on, which is an hour away."""
+    async with kept(path, retention_s=1e9) as ledger:
+        ledger.keep(86_400.0)
+        assert ledger._writer.retention_s == 86_400.0
+
+
 async def test_unusable_file_at_the_start(path: Path) -> None:
     """A file that is none of ours is an error at the start."""
     path.write_text("no database " * 100)  # noqa: ASYNC240 - a moment

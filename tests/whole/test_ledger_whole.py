@@ -173,7 +173,7 @@ class Load:
 @linux
 @pytest.mark.parametrize("sync", ["50ms", "each"])
 async def test_killed(tmp_path: Path, vendor: MockVendor, upstream: Upstream, sync: str) -> None:
-    """A process killed under load has lost no row older than what is promised, and doubles none; the log has the rest."""
+    """A process killed under load has lost no row older than promised, and doubles none; the log has the rest."""
     path = tmp_path / "ledger.db"
     text = configuration(vendor, upstream, NO_BOUND + with_ledger(path, f", sync: {sync}"), "memory", "deny")
     chance = random.Random(7)
