@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import orjson
 
 from proxy.errors import LedgerUnavailableError
-from proxy.ledger.row import Query, Sums
+from proxy.ledger.row import COLUMNS, Query, Sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +55,8 @@ def read_question(line: bytes) -> tuple[Kind, Query]:
     """
     question = orjson.loads(line)
     since_ms, by, issuer, user = question["query"]
+    if not set(by) <= set(COLUMNS):
+        raise ValueError
     return question["ask"], Query(since_ms, tuple(by), issuer, user)
 
 

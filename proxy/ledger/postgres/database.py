@@ -42,6 +42,11 @@ _MAX_NAMES_BYTES: Final = 2500
 _MAX_CHARACTER_BYTES: Final = 4
 _CLIPPED_BYTES: Final = 300
 
+# In pieces: after a change of the retention they are many.
+_DELETE_OLD_DAYS: Final = (
+    "DELETE FROM days WHERE ctid = ANY(ARRAY(SELECT ctid FROM days WHERE day < :before_day LIMIT :most))"
+)
+
 
 class Database:
     """A PostgreSQL database that has the ledger's rows.
@@ -104,14 +109,16 @@ class Database:
         return self._do(read, timeout_s=timeout_s)
 
     def delete_old(self, since_ms: int, most: int) -> bool:
-        """Delete what ended before the day of that moment, at most so many rows; say whether there may be more."""
+        """Delete what ended before the day of that moment, at most so many rows of each table.
+
+        Returns whether there may be more.
+        """
         kept = sql.Kept.since(since_ms)
 
         def delete(connection: Connection) -> bool:
-            gone = connection.execute(text(sql.DELETE_OLD_ROWS), {"before_id": kept.before_id, "most": most}).rowcount
-            if gone < most:
-                connection.execute(text(sql.DELETE_OLD_DAYS), {"before_day": kept.before_day})
-            return gone >= most
+            rows = connection.execute(text(sql.DELETE_OLD_ROWS), {"before_id": kept.before_id, "most": most})
+            days = connection.execute(text(_DELETE_OLD_DAYS), {"before_day": kept.before_day, "most": most})
+            return max(rows.rowcount, days.rowcount) >= most
 
         return self._do(delete)
 

@@ -80,22 +80,23 @@ class Keeper:
             self._send(self._shipper, {"retention_s": retention_s})
 
     async def close(self) -> None:
-        """Let the shipper ship what is there, for at most some seconds, and see it end."""
+        """Let the shipper ship what is there, for at most some seconds, and see it end; at once when cancelled."""
         self._closing.set()
-        if self._task is not None:
-            await self._task
-        shipper = self._shipper
-        if shipper is None:
-            return
-        assert shipper.stdin is not None
-        with contextlib.suppress(OSError):
-            shipper.stdin.close()
         until_s = time.monotonic() + END_S + 1.0
-        while shipper.poll() is None:
-            if time.monotonic() > until_s:
-                shipper.kill()
-            await asyncio.sleep(_POLL_S)
-        self._ended(shipper)
+        try:
+            if self._task is not None:
+                await self._task
+            if self._shipper is not None:
+                assert self._shipper.stdin is not None
+                self._shipper.stdin.close()
+                while self._shipper.poll() is None and time.monotonic() < until_s:  # noqa: ASYNC110 - as above: no SIGCHLD
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            if self._shipper is not None:
+                # What is not shipped waits in the spool.
+                self._shipper.kill()
+                self._shipper.wait()
+                self._ended(self._shipper)
 
     async def _run(self) -> None:
         while not self._closing.is_set():
@@ -164,8 +165,7 @@ class Keeper:
         assert shipper.stdout is not None
         self._read(shipper)
         asyncio.get_running_loop().remove_reader(shipper.stdout.fileno())
-        with contextlib.suppress(OSError):
-            shipper.stdin.close()
+        shipper.stdin.close()
         shipper.stdout.close()
         self._errors, self._errors_now = self._errors + self._errors_now, 0
         self._shipper, self._unread = None, b""

@@ -44,11 +44,11 @@ class SpoolPlace:
         Raises:
             OSError: it cannot be used; the text names the setting.
         """
+        self.check()
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             raise OSError(exc.errno, f"usage.spool: {self.directory}: {exc.strerror}") from exc
-        self.check()
 
     def check(self) -> None:
         """Find out, without changing anything, whether the directory can be used, or created.

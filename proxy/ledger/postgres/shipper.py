@@ -138,22 +138,24 @@ class Shipper:
         """Delete a piece of what is too old, about hourly; say whether there is more."""
         if time.monotonic() < self._next_sweep_s:
             return False
-        if self._database.delete_old(int((time.time() - self._retention_s) * 1000), _SWEPT):
-            return True
-        self._next_sweep_s = time.monotonic() + _SWEEP_S * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-        return False
+        swept_s, self._next_sweep_s = self._next_sweep_s, time.monotonic() + _SWEEP_S * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+        # Where it fails it is tried again an hour later: rows to come are more important.
+        may_be_more = self._database.delete_old(int((time.time() - self._retention_s) * 1000), _SWEPT)
+        if may_be_more:
+            self._next_sweep_s = swept_s
+        return may_be_more
 
     def _worked(self) -> None:
         self._pause_s = _MIN_PAUSE_S
         if self.failure is not None:
             self.failure = None
-            self._tell("ledger.database_regained", "info", rows_waiting=self.waiting())
+            self._tell("ledger.shipping_resumed", "info", rows_waiting=self.waiting())
 
     def _failed(self, failure: Failure) -> float:
         self.errors += 1
         if self.failure is None or self.failure.reason != failure.reason:
             fields = {name: value for name, value in failure._asdict().items() if value is not None}
-            self._tell("ledger.database_lost", "warning", **fields, rows_waiting=self.waiting())
+            self._tell("ledger.shipping_stopped", "warning", **fields, rows_waiting=self.waiting())
         self.failure = failure
         # All anew: the schema, the server behind the name, the file behind the path.
         self._is_prepared = False

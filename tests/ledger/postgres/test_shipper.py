@@ -56,7 +56,7 @@ def test_database_that_is_away(server: PostgresServer, tmp_path: Path) -> None:
         server.start()
         assert spooled.shipper.step() == module.LOOK_S
         assert spooled.shipped() == (30, 30)
-        assert spooled.names() == ["ledger.database_lost", "ledger.database_regained"]
+        assert spooled.names() == ["ledger.shipping_stopped", "ledger.shipping_resumed"]
         lost = spooled.events[0]
         assert (lost["level"], lost["rows_waiting"]) == ("warning", 30)
         assert lost["detail"].endswith("Connection refused")
@@ -79,7 +79,7 @@ def test_database_that_refuses_all(spooled: Spooled, sqlstate: str, reason: str)
     allow(spooled.url)
     spooled.shipper.step()
     assert (spooled.shipped(), spooled.waiting) == ((10, 10), 0)
-    assert spooled.names() == ["ledger.database_lost", "ledger.database_regained"]
+    assert spooled.names() == ["ledger.shipping_stopped", "ledger.shipping_resumed"]
 
 
 def test_row_that_is_refused(spooled: Spooled) -> None:

@@ -1,1 +1,4 @@
-"""A step each; the number in a file's name is its place in the order."""
+"""The steps, a file each; the number in a file's name is its place in the order.
+
+Alembic loads them by their paths; nothing imports them.
+"""
