@@ -7,8 +7,11 @@ the process is killed. Every call blocks: it belongs into a thread. An instance 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -25,9 +28,10 @@ _SPOOL_ID: Final = 0x66737370
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-_INSERT: Final = sql.INSERT_ROW.replace(
-    ", ".join(f":{column}" for column in Row._fields), ", ".join("?" for _ in Row._fields)
-)
+# So many rows in a statement: sqlite3 lets go of the interpreter's lock once in each, and while the loop is busy each
+# time that the thread wants it back costs both of them a switch. 32 times 25 values are less than SQLite's old limit.
+_AT_ONCE: Final = (32, 8, 1)
+_PARAMETERS: Final = re.compile(r"\(:[^)]*\)")
 # What is nobody's fault and may pass; all else, at start, is the configuration's.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _PRIMARY_CODE: Final = 0xFF
@@ -119,14 +123,13 @@ class LedgerFile:
         connection = self._opened
         rows = [sql.storable(row) for row in rows]
         with _Transaction(connection):
-            inserted = connection.executemany(_INSERT, rows).rowcount
-            if inserted == len(rows):
+            if _execute(connection, sql.INSERT_ROW, rows) == len(rows):
                 self._add_to_days(connection, rows)
-                return inserted
+                return len(rows)
             # Some were known, which the count alone does not tell.
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            new = [row for row in rows if connection.execute(_INSERT, row).rowcount]
+            new = [row for row in rows if _execute(connection, sql.INSERT_ROW, [row])]
             self._add_to_days(connection, new)
             return len(new)
 
@@ -167,7 +170,7 @@ class LedgerFile:
 
     def _add_to_days(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
         if self._has_totals and rows:
-            connection.executemany(sql.ADD_DAY, sql.totals(rows))
+            _execute(connection, sql.ADD_DAY, [tuple(day.values()) for day in sql.totals(rows)])
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         is_new = self._judge(connection)
@@ -228,6 +231,25 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[Sequence[object]]) -> int:
+    """Execute an INSERT for records in the order of its columns, and return how many rows it inserted or changed."""
+    changed = start = 0
+    while start < len(records):
+        # Few forms of each statement, which sqlite3 keeps prepared.
+        count = next(count for count in _AT_ONCE if count <= len(records) - start)
+        part = records[start : start + count]
+        changed += connection.execute(_many(statement, len(part[0]), count), [*chain.from_iterable(part)]).rowcount
+        start += count
+    return changed
+
+
+@cache
+def _many(statement: str, columns: int, count: int) -> str:
+    """The statement with so many rows of positional parameters."""
+    one = f"({', '.join('?' * columns)})"
+    return _PARAMETERS.sub(", ".join([one] * count), statement)
 
 
 class _Transaction:

@@ -81,6 +81,18 @@ def test_rows_in_sums_out(batches: list[list[Row]], query: Query, data: st.DataO
     assert [one.requests for one in found] == sorted((one.requests for one in found), reverse=True)
 
 
+def test_batch_takes_few_statements(path: Path) -> None:
+    """A batch takes few statements: each one releases the interpreter's lock, and a busy loop has it then."""
+    file = opened(path)
+    assert file._connection is not None
+    statements: list[str] = []
+    file._connection.set_trace_callback(statements.append)
+    file.add([row(user=f"user-{number % 10}") for number in range(165)])
+    # BEGIN and COMMIT, five of 32 rows and five of one, one of eight days and two of one.
+    assert len(statements) == 2 + 10 + 3
+    file.close()
+
+
 def test_days_are_of_the_rows(path: Path) -> None:
     """A transaction that fails leaves neither rows nor totals."""
     file = opened(path)
