@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -200,10 +202,17 @@ def build_ledger(settings: Settings) -> Ledger | None:
 
     return PostgresLedger(
         url.url.get_secret_value(),
-        SpoolPlace.of(usage.spool),
+        SpoolPlace(spool_directory(settings)),
         is_synced=usage.sync == "each",
         retention_s=usage.retention_s,
     )
+
+
+def spool_directory(settings: Settings) -> Path:
+    """Where rows wait for PostgreSQL: `usage.spool`, else systemd's directory for state, else `spool`."""
+    # systemd names several with colons between them.
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(settings.usage.spool or state or "spool")
 
 
 def check_ledger(settings: Settings) -> None:
@@ -222,7 +231,7 @@ def check_ledger(settings: Settings) -> None:
     else:
         from proxy.ledger.postgres import SpoolPlace  # noqa: PLC0415 - as above
 
-        SpoolPlace.of(settings.usage.spool).check()
+        SpoolPlace(spool_directory(settings)).check()
 
 
 def open_book(settings: Settings) -> Book | None:

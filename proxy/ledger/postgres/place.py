@@ -12,7 +12,6 @@ from proxy.ledger.file import LedgerFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DEFAULT: Final = "spool"
 # What every system takes as a socket's path, its last byte included (macOS 104, Linux 108).
 _MAX_SOCKET_BYTES: Final = 103
 _DESCRIPTORS: Final = Path("/proc/self/fd")
@@ -26,13 +25,6 @@ class SpoolPlace:
         self.directory = directory.absolute()
         self.lock = self.directory / "ship.lock"
         self._socket = self.directory / "ship.sock"
-
-    @classmethod
-    def of(cls, spool: str | None) -> SpoolPlace:
-        """The place that `usage.spool` names; without it systemd's state directory, else `spool`."""
-        # systemd names several with colons between them.
-        state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        return cls(Path(spool or state or _DEFAULT))
 
     def file(self, *, is_synced: bool = False) -> LedgerFile:
         """The spool itself."""

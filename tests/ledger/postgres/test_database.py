@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.script import ScriptDirectory
+from hatchling.builders.wheel import WheelBuilder
 
 from proxy.ledger import COLUMNS, Query, sql
 from proxy.ledger.postgres import database as module
@@ -18,12 +21,13 @@ from proxy.ledger.postgres.book import PostgresBook
 from proxy.ledger.postgres.database import Database
 from proxy.ledger.postgres.failures import FAILURES, SchemaError, TooSlowError, describe
 from tests.ledger.rows import NOON_MS, row, summed
-from tests.postgres import ask
+from tests.postgres import PASSWORD, ask
 
 if TYPE_CHECKING:
     from proxy.ledger import Row
     from tests.postgres import PostgresServer
 
+ROOT = Path(__file__).parents[3]
 _SHAPE = """
     SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns
     WHERE table_name IN ('exchanges', 'days') ORDER BY table_name, ordinal_position
@@ -65,6 +69,35 @@ def test_schema_is_that_of_the_portable_sql(url: str, shared_server: PostgresSer
 def test_head_is_the_last_step() -> None:
     """The version that this release looks for is that of its last migration."""
     assert ScriptDirectory(str(schema._MIGRATIONS)).get_heads() == [schema.HEAD]
+
+
+def test_steps_are_in_the_wheel(tmp_path: Path) -> None:
+    """Whoever installs the package has every step, and what Alembic needs to take them."""
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as files:
+        names = {Path(name) for name in files.namelist()}
+    steps = {path.relative_to(ROOT) for path in (ROOT / "proxy/ledger/postgres/migrations").rglob("*.py")}
+    assert len(steps) >= 3
+    assert steps <= names
+
+
+def test_rights_of_others(url: str, shared_server: PostgresServer) -> None:
+    """Once the schema is there, a node needs four rights on two tables, and who reads needs one."""
+    with closing(Database(url)) as database:
+        database.prepare()
+    name = url.rpartition("/")[2]
+    for user, rights in (("writer", "SELECT, INSERT, UPDATE, DELETE"), ("reader", "SELECT")):
+        shared_server.admin(f"CREATE USER {user} PASSWORD '{PASSWORD}'")
+        ask(url, f"GRANT {rights} ON exchanges, days TO {user}")
+        ask(url, f"GRANT SELECT ON forward_sse_schema TO {user}")
+    with closing(Database(shared_server.url_of(name, user="writer"))) as writer:
+        writer.prepare()
+        assert [writer.insert([row()]), writer.insert([row()])] == [1, 1]
+        assert writer.delete_old(0, 10) is False
+    with closing(PostgresBook(shared_server.url_of(name, user="reader"), "it")) as reader:
+        assert [one.requests for one in reader.sums(Query(0))] == [2]
+        with pytest.raises(OSError, match=r"usage.ledger: it: the database's user lacks rights: 42501"):
+            reader.add([row()])
 
 
 def test_schema_is_made_once_by_several_nodes(url: str) -> None:
