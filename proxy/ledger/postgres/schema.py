@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, Table, Text, inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from proxy.ledger.postgres.failures import SchemaError
-from proxy.ledger.row import Row
 
 # The last of `migrations/versions`.
 HEAD: Final = "0001"
@@ -20,20 +19,6 @@ VERSION_TABLE: Final = "forward_sse_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 # Of PostgreSQL's advisory locks, which are numbers that all of a database's users share.
 _LOCK: Final = 0x6677645F737365
-
-_INTEGERS: Final = ("status", "attempts")
-_NUMBERS: Final = ("ended_ms", "bytes", "events", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-
-
-def _kind(column: str) -> Integer | BigInteger | Double[float] | Text:
-    if column in _INTEGERS:
-        return Integer()
-    if column in _NUMBERS or column == "cost_nano":
-        return BigInteger()
-    return Double() if column.endswith("_ms") else Text()
-
-
-EXCHANGES: Final = Table("exchanges", MetaData(), *(Column(name, _kind(name)) for name in Row._fields))
 
 
 def is_current(connection: Connection) -> bool:
