@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 
@@ -29,6 +30,7 @@ _REASONS: Final = {
     "XX": "the database is damaged",
 }
 _OF_A_ROW: Final = frozenset({"22", "23", "54"})
+_DATA_EXCEPTION: Final = "22000"
 _MAX_DETAIL_CHARS: Final = 300
 
 
@@ -59,7 +61,7 @@ class TooSlowError(Exception):
     """The database did not answer in time, and the connection was cut."""
 
 
-FAILURES: Final = (DBAPIError, NoFreeConnectionError, SchemaError, TooSlowError, sqlite3.Error, OSError)
+FAILURES: Final = (DBAPIError, NoFreeConnectionError, SchemaError, TooSlowError, UnicodeError, sqlite3.Error, OSError)
 
 
 def describe(error: Exception) -> Failure:
@@ -72,6 +74,9 @@ def describe(error: Exception) -> Failure:
         return Failure("the spool cannot be used", detail=str(error)[:_MAX_DETAIL_CHARS])
     cause = error.orig if isinstance(error, DBAPIError) else error
     state = getattr(cause, "sqlstate", None)
+    if state is None and isinstance(cause, psycopg.DataError | UnicodeError):
+        # The driver's own, before anything was sent.
+        state = _DATA_EXCEPTION
     if isinstance(state, str):
         return Failure(_REASONS.get(state) or _REASONS.get(state[:2]) or "the database refuses", state)
     if isinstance(error, DBAPIError) and error.statement is None and cause is not None:

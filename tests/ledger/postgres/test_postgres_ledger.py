@@ -265,6 +265,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in Linux's /proc")
 async def test_worker_is_killed(url: str, tmp_path: Path) -> None:
     """The shipper of a worker that was killed ships what is there and ends; no list of processes had its password."""
     place = SpoolPlace(tmp_path / "spool")

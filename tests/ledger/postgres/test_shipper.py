@@ -12,6 +12,7 @@ from proxy.ledger import Query
 from proxy.ledger.file import LedgerFile
 from proxy.ledger.postgres import shipper as module
 from proxy.ledger.postgres.database import Database
+from proxy.ledger.postgres.failures import FAILURES, describe
 from tests.ledger.postgres.spools import Spooled
 from tests.ledger.postgres.test_database import allow, refuse, some_rows
 from tests.ledger.rows import NOON_MS, row, summed
@@ -100,6 +101,16 @@ def test_row_that_is_refused(spooled: Spooled) -> None:
     with closing(spooled.new_shipper()) as later:
         later.step()
     assert (spooled.shipped(), spooled.waiting) == ((22 + module.BATCH,) * 2, 0)
+
+
+@pytest.mark.parametrize("code", ["\0", "\ud800"])
+def test_row_that_the_driver_refuses(url: str, code: str) -> None:
+    """What cannot even be sent is a fault of its row, and not of the database."""
+    with closing(Database(url)) as database:
+        database.prepare()
+        with pytest.raises(FAILURES) as raised:
+            database.insert([row(code=code)])
+        assert describe(raised.value) == ("the database refuses a value", "22000", None)
 
 
 def test_schema_of_a_later_release(spooled: Spooled) -> None:
