@@ -40,14 +40,12 @@ _PRIMARY_CODE: Final = 0xFF
 class LedgerFile:
     """An SQLite file of rows; with `has_totals` the whole ledger, whose days are summed up, else a spool.
 
-    `is_synced` has each commit on the disk when it returns (`synchronous=FULL`); without it a commit survives the
-    process, and not a loss of power.
+    A commit survives the process at once, and a loss of power after the next checkpoint or `sync`.
     """
 
-    def __init__(self, path: str | Path, *, has_totals: bool, is_synced: bool = False) -> None:
+    def __init__(self, path: str | Path, *, has_totals: bool) -> None:
         self.path = Path(path)
         self._has_totals = has_totals
-        self._is_synced = is_synced
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -133,6 +131,23 @@ class LedgerFile:
             self._add_to_days(connection, new)
             return len(new)
 
+    def sync(self) -> None:
+        """Have on the disk what is committed, as `synchronous=FULL` would in each commit; callable from any thread.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        try:
+            descriptor = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # The last connection was closed, and took the log's content over into the file.
+            return
+        # No lock is lost by closing it: SQLite has none on this file.
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def read_batch(self, limit: int) -> list[Row]:
         """The oldest rows, in order of `row_id`."""
         columns = ", ".join(f'"{column}"' for column in Row._fields)
@@ -175,7 +190,7 @@ class LedgerFile:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         is_new = self._judge(connection)
         _set_wal(connection)
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._is_synced else 'NORMAL'}")
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         if not is_new:
             return

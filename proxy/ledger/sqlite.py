@@ -35,8 +35,8 @@ class SqliteLedger:
     """The ledger of one node. All of its workers write to the file; each reads by connections of its own."""
 
     def __init__(self, path: str | Path, *, is_synced: bool = False, retention_s: float | None = None) -> None:
-        """`is_synced` commits each row to the disk without waiting for others."""
-        self._file = LedgerFile(path, has_totals=True, is_synced=is_synced)
+        """`is_synced` commits each row without waiting for others, and has it on the disk right then."""
+        self._file = LedgerFile(path, has_totals=True)
         self._writer = Writer(self._file, at_once=is_synced, retention_s=retention_s)
         self._sums = ThreadPoolExecutor(_READERS, "ledger-sums")
         # Of its own, so that what a user has used never waits for sums.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 20_000
 # Rows that come within this time share one commit.
 GATHER_S: Final = 0.04
+# And where each is wanted at once: a commit costs as much as ten rows do.
+_AT_ONCE_S: Final = 0.002
 # At most so many in a transaction: others wait for its end.
 _BATCH: Final = 1000
 RETRY_S: Final = 0.5
@@ -33,8 +36,9 @@ class Writer:
     """Writes rows to a file, in order. Rows that the file does not take are kept and tried again.
 
     `append` never waits and never raises. A row is committed within 50 ms, together with those of that time; with
-    `at_once` without waiting for others. While the file cannot be written (full, locked, gone) the rows wait, up to
-    `MAX_WAITING`; what exceeds is dropped and counted. `close` writes what waits, for at most `CLOSE_S`.
+    `at_once` within a few, and another thread has it on the disk then. While the file cannot be written (full, locked,
+    gone) the rows wait, up to `MAX_WAITING`; what exceeds is dropped and counted. `close` writes what waits, for at
+    most `CLOSE_S`.
 
     Attributes:
         errors: How often a transaction failed.
@@ -47,7 +51,7 @@ class Writer:
         self.dropped = 0
         self.retention_s = retention_s
         self._file = file
-        self._gather_s = 0.0 if at_once else GATHER_S
+        self._gather_s = _AT_ONCE_S if at_once else GATHER_S
         self._rows: deque[Row] = deque()
         # Taken from the queue, and not committed yet.
         self._batch: list[Row] = []
@@ -59,6 +63,7 @@ class Writer:
         # Of several workers one is the first, and leaves the others nothing to delete.
         self._next_sweep_s = time.monotonic() + random.uniform(0, 2.0)  # noqa: S311 - no secret
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._syncer = _Syncer(file) if at_once else None
         self._until_s = float("inf")
 
     @property
@@ -71,6 +76,8 @@ class Writer:
         if problem is not None:
             self.errors += 1
             self._lost(problem)
+        if self._syncer is not None:
+            self._syncer.start()
         self._thread.start()
 
     def append(self, row: Row) -> None:
@@ -102,11 +109,13 @@ class Writer:
                 self._sweep()
         finally:
             self._give_up()
+            if self._syncer is not None:
+                self._syncer.close()
             self._file.close()
 
     def _wait(self) -> None:
         pause_s = None if self.retention_s is None else max(0.0, self._next_sweep_s - time.monotonic())
-        if self._wake.wait(pause_s) and self._gather_s:
+        if self._wake.wait(pause_s):
             self._closing.wait(self._gather_s)
 
     def _write(self) -> bool:
@@ -158,6 +167,8 @@ class Writer:
         structlog.get_logger().warning("ledger.lost", reason=problem, rows_waiting=self.waiting)
 
     def _worked(self) -> None:
+        if self._syncer is not None:
+            self._syncer.sync()
         self._is_dropping = False
         self._tell_dropped()
         if self._problem is not None:
@@ -193,6 +204,38 @@ class Writer:
             self._closing.wait(_SWEEP_PAUSE_S)
             if not self._write():
                 return
+
+
+class _Syncer(threading.Thread):
+    """Has commits on the disk, as many as came meanwhile at a time.
+
+    Beside the thread that commits: a disk takes some milliseconds, or some tens, for which a commit that survives the
+    process need not wait.
+    """
+
+    def __init__(self, file: LedgerFile) -> None:
+        super().__init__(name="ledger-sync", daemon=True)
+        self._file = file
+        self._wake = threading.Event()
+        self._is_closing = False
+
+    def sync(self) -> None:
+        """Have what is committed on the disk soon."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Sync a last time, and end."""
+        self._is_closing = True
+        self._wake.set()
+        self.join(CLOSE_S)
+
+    def run(self) -> None:
+        while not self._is_closing:
+            self._wake.wait()
+            self._wake.clear()
+            # A disk that refuses this refuses the next commit, too, which tells of it.
+            with contextlib.suppress(OSError):
+                self._file.sync()
 
 
 def is_outage(exc: Exception) -> bool:

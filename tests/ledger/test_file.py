@@ -141,6 +141,17 @@ def test_spool(path: Path) -> None:
         file.close()
 
 
+def test_sync(path: Path) -> None:
+    """The log of an open file, and of one that is closed, can be synced from any thread without harm to its locks."""
+    file = opened(path)
+    file.add([row()])
+    with ThreadPoolExecutor(1) as other:
+        other.submit(file.sync).result()
+    assert file.add([row()]) == 1
+    file.close()
+    file.sync()
+
+
 def test_retention_deletes_whole_days(path: Path) -> None:
     """What ended before the first day that is kept goes, in small pieces, from rows and totals alike."""
     file = opened(path)
