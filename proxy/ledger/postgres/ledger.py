@@ -31,9 +31,9 @@ class PostgresLedger:
     """The ledger of all nodes that name the same database. Rows reach it about half a second after they are written."""
 
     def __init__(self, url: str, place: SpoolPlace, *, is_synced: bool = False, retention_s: float) -> None:
-        """`is_synced` commits each row to the node's disk without waiting for others."""
+        """`is_synced` commits each row without waiting for others, and has it on the disk right then."""
         self._place = place
-        self._spool = place.file(is_synced=is_synced)
+        self._spool = place.file()
         self._writer = Writer(self._spool, at_once=is_synced)
         self._keeper = Keeper(place, url, retention_s)
         self._asked = 0

@@ -26,9 +26,9 @@ class SpoolPlace:
         self.lock = self.directory / "ship.lock"
         self._socket = self.directory / "ship.sock"
 
-    def file(self, *, is_synced: bool = False) -> LedgerFile:
+    def file(self) -> LedgerFile:
         """The spool itself."""
-        return LedgerFile(self.directory / "spool.db", has_totals=False, is_synced=is_synced)
+        return LedgerFile(self.directory / "spool.db", has_totals=False)
 
     def create(self) -> None:
         """Create the directory, for its owner only, unless it is there.
