@@ -5,12 +5,15 @@ COPY .ci/install.sh .ci/requirements.txt ./
 RUN PIP_NO_CACHE_DIR=1 sh install.sh requirements.txt /venv/.runtime
 
 FROM python:3.12-slim
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin forward
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin forward \
+    && install --directory --owner=forward --mode=0700 /var/lib/forward-sse
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY proxy proxy
 COPY config config
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Where rows wait for a ledger in PostgreSQL: mount a volume there.
+ENV STATE_DIRECTORY=/var/lib/forward-sse
 USER forward
 EXPOSE 8080 9090
 # SIGTERM drains: give the container a stop timeout above `drain_timeout`.

@@ -1,24 +1,30 @@
 """The ledger with a million rows: how long sums take. `python -m benchmarks.ledger [--rows N] [--keep FILE]`.
 
-The rows are of 90 days, 1,000 users and 5 models; each time is the best of three, from the command's view: a new
-connection, caches of the system warm.
+With `--postgres URL` in that PostgreSQL database, which is filled where it is empty, else in an SQLite file. The rows
+are of 90 days, 1,000 users and 5 models; each time is the best of three, from the command's view: a new connection,
+caches of the system warm.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.ledger import Query, Row
 from proxy.ledger.file import LedgerFile
+from proxy.ledger.postgres.book import PostgresBook
 from proxy.ledger.sqlite import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from proxy.ledger import Sums
 
 DAYS: Final = 90
 DAY_MS: Final = 86_400_000
@@ -63,18 +69,20 @@ def rows(count: int, now_ms: int) -> Iterator[Row]:
         )
 
 
-def fill(path: Path, count: int, now_ms: int) -> None:
-    """Write the rows as the writer does, in batches."""
-    file = LedgerFile(path, has_totals=True)
-    file.open()
-    batch: list[Row] = []
-    for row in rows(count, now_ms):
-        batch.append(row)
-        if len(batch) == BATCH:
-            file.add(batch)
-            batch = []
-    file.add(batch)
-    file.close()
+def batches(count: int, now_ms: int) -> Iterator[list[Row]]:
+    """The rows as they are written, many at a time."""
+    made = rows(count, now_ms)
+    while batch := list(itertools.islice(made, BATCH)):
+        yield batch
+
+
+def fill(add: Callable[[list[Row]], object], count: int, now_ms: int) -> None:
+    """Write the rows, and say how long it took."""
+    began_s = time.perf_counter()
+    for batch in batches(count, now_ms):
+        add(batch)
+    took_s = time.perf_counter() - began_s
+    print(f"filled {count} rows in {took_s:.1f} s: {took_s / count * 1e6:.0f} us a row")
 
 
 def queries(now_ms: int) -> dict[str, Query]:
@@ -93,26 +101,46 @@ def queries(now_ms: int) -> dict[str, Query]:
     }
 
 
+def in_sqlite(path: Path, count: int, now_ms: int) -> Callable[[Query], Sequence[Sums]]:
+    """How a filled file is read."""
+    if not path.exists():
+        with closing(LedgerFile(path, has_totals=True)) as file:
+            fill(file.add, count, now_ms)
+    print(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return lambda query: read(path, query)
+
+
+def in_postgres(url: str, count: int, now_ms: int) -> Callable[[Query], Sequence[Sums]]:
+    """How a filled database is read."""
+    with closing(PostgresBook(url, "the database")) as book:
+        if not book.sums(Query(0)):
+            fill(book.add, count, now_ms)
+
+    def read_anew(query: Query) -> Sequence[Sums]:
+        with closing(PostgresBook(url, "the database")) as book:
+            return book.sums(query)
+
+    return read_anew
+
+
 def main() -> None:
     """Fill a ledger and time each query."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--keep", type=Path, help="keep the file, or use it where it exists")
+    parser.add_argument("--postgres", metavar="URL", help="the database to use instead of a file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
-        path = options.keep or Path(room, "ledger.db")
         now_ms = int(time.time() * 1000)
-        if not path.exists():
-            began_s = time.perf_counter()
-            fill(path, options.rows, now_ms)
-            took_s = time.perf_counter() - began_s
-            print(f"filled {options.rows} rows in {took_s:.1f} s: {took_s / options.rows * 1e6:.0f} us a row")
-        print(f"{path.stat().st_size / 2**20:.0f} MiB")
+        if options.postgres:
+            ask = in_postgres(options.postgres, options.rows, now_ms)
+        else:
+            ask = in_sqlite(options.keep or Path(room, "ledger.db"), options.rows, now_ms)
         for name, query in queries(now_ms).items():
             took = []
             for _ in range(3):
                 began_s = time.perf_counter()
-                groups = len(read(path, query))
+                groups = len(ask(query))
                 took.append(time.perf_counter() - began_s)
             print(f"{name:<36} {min(took) * 1000:8.1f} ms  {groups:6} groups")
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
+from proxy.settings.build import spool_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,8 @@ def _ledger(settings: Settings) -> str:
     if usage.ledger is None:
         return "off"
     when = "each row at once" if usage.sync == "each" else "rows within 50ms"
-    return f"{usage.ledger}, kept for {_seconds(usage.retention_s)}, {when}"
+    spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings)}"
+    return f"{usage.ledger}{spool}, kept for {_seconds(usage.retention_s)}, {when}"
 
 
 def _issuer(issuer: JwtIssuer) -> str:

@@ -1,0 +1,94 @@
+"""The shipper's answers to the node's workers, which cannot read the database themselves (`asking`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from proxy.ledger.postgres.asking import MAX_QUESTION_BYTES, read_question, write_answer
+from proxy.ledger.postgres.failures import FAILURES
+from proxy.ledger.postgres.ledger import SUMS_S, USED_S
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from proxy.ledger.postgres.database import Database
+    from proxy.ledger.postgres.place import SpoolPlace
+    from proxy.ledger.postgres.shipper import Shipper
+    from proxy.ledger.row import Query, Sums
+
+_READ_S: Final = 1.0
+# Those of all workers.
+_MAX_ASKED: Final = 256
+# Each thread has a connection to the database.
+_THREADS: Final = {"sums": (2, SUMS_S), "used": (2, USED_S)}
+
+
+class Answerer:
+    """Listens on the place's socket, for its owner only; the lock's holder is the only one on the node."""
+
+    def __init__(self, place: SpoolPlace, database: Database, shipper: Shipper) -> None:
+        self._place = place
+        self._database = database
+        self._shipper = shipper
+        self._server: asyncio.Server | None = None
+        self._asked = 0
+        # What a user has used never waits for sums.
+        self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, (count, _) in _THREADS.items()}
+
+    async def __aenter__(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the directory cannot be used.
+        """
+        with self._place.socket_path() as path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108 - a path through a descriptor, for `os` as for the socket
+            mask = os.umask(0o177)
+            try:
+                self._server = await asyncio.start_unix_server(self._serve, path, limit=MAX_QUESTION_BYTES)
+            finally:
+                os.umask(mask)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Listen no longer."""
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._asked += 1
+        try:
+            async with asyncio.timeout(_READ_S):
+                line = await reader.readline()
+            writer.write(write_answer(await self._answer(line) if self._asked <= _MAX_ASKED else None))
+            async with asyncio.timeout(_READ_S):
+                await writer.drain()
+            writer.close()
+        except (OSError, ValueError, LookupError, TypeError):
+            # Whoever asked is gone, or is no worker of ours.
+            writer.transport.abort()
+        finally:
+            self._asked -= 1
+
+    async def _answer(self, line: bytes) -> list[Sums] | None:
+        kind, query = read_question(line)
+        _, within_s = _THREADS[kind]
+        if self._shipper.failure is not None:
+            return None
+        until_s = time.monotonic() + within_s
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads[kind], self._read, query, until_s)
+        except FAILURES:
+            return None
+
+    def _read(self, query: Query, until_s: float) -> list[Sums] | None:
+        left_s = until_s - time.monotonic()
+        # It has waited for a thread until now, and whoever asked no longer waits.
+        return self._database.sums(query, timeout_s=left_s) if left_s > 0 else None
