@@ -86,7 +86,8 @@ class Estimates:
     def so_far(self, meter: Meter, upstream: str) -> Figures:
         """The figures of an exchange that runs, as they would be if it ended now. Learns nothing."""
         meter.catch_up()
-        return self._estimated(meter, upstream, meter.model or meter.counts.model)
+        model = meter.model or meter.counts.model
+        return Figures("none", model) if _ran_nothing(meter, model) else self._estimated(meter, upstream, model)
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
@@ -107,8 +108,7 @@ class Estimates:
         meter.end()
         counts = meter.counts
         model = meter.model or counts.model
-        is_told = counts.input is not None or counts.output is not None
-        if not is_told and (model is None or (meter.status is not None and meter.status >= _FIRST_ERROR)):
+        if _ran_nothing(meter, model):
             return Figures("none", model)
         if is_whole and counts.input is not None and counts.output is not None:
             self._learn_ratios(upstream, model, meter, counts.input, counts.output)
@@ -149,6 +149,13 @@ class Estimates:
                 del self._learned[next(iter(self._learned))]
             learned = self._learned[upstream, model] = _Learned()
         return learned
+
+
+def _ran_nothing(meter: Meter, model: str | None) -> bool:
+    """Whether no model was run, as far as can be known: no figure was told, of no model, or of an error."""
+    if meter.counts.input is not None or meter.counts.output is not None:
+        return False
+    return model is None or (meter.status is not None and meter.status >= _FIRST_ERROR)
 
 
 def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:

@@ -100,6 +100,13 @@ def test_so_far() -> None:
     assert estimates.figures(read, "up", is_whole=True)[:4] == ("reported", "m", 70, 4)
 
 
+def test_so_far_where_no_model_is_run() -> None:
+    """What would be charged nothing in the end has taken nothing so far."""
+    read = meter(None)
+    read.feed(sse({"data": "x" * 1000}))
+    assert Estimates().so_far(read, "up") == ("none", None, 0, 0, 0, 0, 0)
+
+
 def test_so_far_twice() -> None:
     """Looking again at a stream of which nothing more has come changes nothing, also where it tells its input alone."""
     estimates, read = Estimates(), meter()

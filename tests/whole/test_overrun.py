@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from proxy.limits.redis.store import RedisStore
 from proxy.model import Ending
 from proxy.relay.overrun import OverrunWatch
 from tests.conftest import token
-from tests.peers import LAST, STREAM_HEAD, chunk, read_events, request
+from tests.limits.redis_support import RedisServer
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, read_events, request
 from tests.whole.scenes import check_settled, fill
 from tests.whole.token_scenes import BODY, DIALECTS, MODEL, PATHS, ask, begin, code_of, last_event, refused, run, sse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tests.conftest import Running
     from tests.peers import Peer, Upstream
@@ -226,9 +228,25 @@ async def test_cut_of_streams_that_use_up_a_budget_together(start: Callable[...,
     assert not proxy.service.overruns._users
 
 
-async def test_cut_when_others_are_charged(start: Callable[..., Any], upstream: Upstream) -> None:
-    """A running stream is cut when the user's other exchanges have used up the budget meanwhile."""
-    proxy = await run(start, "openai", CUT)
+@pytest.fixture(params=["memory", "redis"])
+async def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """Each store, as the file names it."""
+    if request.param == "memory":
+        yield "limits: {store: memory}\n"
+        return
+    # A busy machine is no outage here.
+    defaults = RedisStore.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout_s", WAIT_S)
+    server = RedisServer()
+    await server.start()
+    yield f"limits: {{store: 'unix://{server.path}'}}\n"
+    server.close()
+
+
+async def test_cut_when_others_are_charged(start: Callable[..., Any], upstream: Upstream, limits: str) -> None:
+    """A running stream is cut when the user's other exchanges have used up the budget; the next one is refused."""
+    proxy = await run(start, "openai", CUT, limits)
     client, vendor, _ = await begin(proxy, upstream, "openai", max_tokens=5)
     vendor.write(chunk(MARK))
     await client.read_until(MARK + b"\r\n")
@@ -238,6 +256,9 @@ async def test_cut_when_others_are_charged(start: Callable[..., Any], upstream: 
     assert b"insufficient_quota" in await rest_of(client)
     await vendor.closed()
     assert sorted(line["ending"] for line in await proxy.settled(2)) == ["complete", "stopped"]
+    answer = await refused(proxy, "openai")
+    assert (answer.status, answer.get("x-forward-sse-code")) == (429, "insufficient_quota")
+    assert proxy.leases_held == 0
 
 
 async def test_not_cut_for_what_is_only_reserved(start: Callable[..., Any], upstream: Upstream) -> None:
