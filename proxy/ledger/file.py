@@ -10,7 +10,6 @@ import os
 import re
 import sqlite3
 import time
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,9 +27,11 @@ _SPOOL_ID: Final = 0x66737370
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-# So many rows in a statement: sqlite3 lets go of the interpreter's lock once in each, and while the loop is busy each
-# time that the thread wants it back costs both of them a switch. 32 times 25 values are less than SQLite's old limit.
-_AT_ONCE: Final = (32, 8, 1)
+# As many rows as possible in a statement: sqlite3 releases the interpreter's lock several times in each, and while the
+# loop is busy each time that the thread wants it back costs both a switch. So many take a millisecond to bind.
+_AT_ONCE: Final = 200
+# Such a statement takes 100 KiB, and seldom comes again.
+_STATEMENTS: Final = 16
 _PARAMETERS: Final = re.compile(r"\(:[^)]*\)")
 # What is nobody's fault and may pass; all else, at start, is the configuration's.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -68,7 +69,13 @@ class LedgerFile:
         except OSError as exc:
             raise OSError(exc.errno, f"{self.key}: {self.path}: {exc.strerror}") from exc
         # The thread that writes is not always the one that opened.
-        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path,
+            timeout=BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
+        )
         try:
             self._prepare(connection)
         except sqlite3.DatabaseError as exc:
@@ -250,17 +257,17 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[Sequence[object]]) -> int:
     """Execute an INSERT for records in the order of its columns, and return how many rows it inserted or changed."""
+    if not records:
+        return 0
     changed = start = 0
+    at_once = min(_AT_ONCE, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(records[0]))
     while start < len(records):
-        # Few forms of each statement, which sqlite3 keeps prepared.
-        count = next(count for count in _AT_ONCE if count <= len(records) - start)
-        part = records[start : start + count]
-        changed += connection.execute(_many(statement, len(part[0]), count), [*chain.from_iterable(part)]).rowcount
-        start += count
+        part = records[start : start + at_once]
+        changed += connection.execute(_many(statement, len(part[0]), len(part)), [*chain.from_iterable(part)]).rowcount
+        start += at_once
     return changed
 
 
-@cache
 def _many(statement: str, columns: int, count: int) -> str:
     """The statement with so many rows of positional parameters."""
     one = f"({', '.join('?' * columns)})"
