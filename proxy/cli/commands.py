@@ -169,10 +169,11 @@ def check(config: Path | None) -> None:
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     settings = _load(config)
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
-    from proxy.settings.build import check_ledger  # noqa: PLC0415 - the same
+    from proxy.settings.build import check_ledger, check_ledger_url  # noqa: PLC0415 - the same
 
     try:
         check_ledger(settings)
+        check_ledger_url(settings)
     except OSError as exc:
         _fail(exc.strerror or str(exc))
     click.echo(check_report.report(settings))

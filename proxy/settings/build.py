@@ -234,6 +234,21 @@ def check_ledger(settings: Settings) -> None:
         SpoolPlace(spool_directory(settings)).check()
 
 
+def check_ledger_url(settings: Settings) -> None:
+    """Find out, without connecting, whether the database's address has only what its driver knows.
+
+    Loads the driver, which is nothing for workers and their arbiter.
+
+    Raises:
+        OSError: it has something else; the text says what.
+    """
+    url = settings.usage.ledger
+    if url is not None and url.path is None:
+        from proxy.ledger.postgres.book import check_url  # noqa: PLC0415 - as said above
+
+        check_url(url.url.get_secret_value(), str(url))
+
+
 def open_book(settings: Settings) -> Book | None:
     """Open the ledger for a command; None where none is kept. The caller closes it."""
     url = settings.usage.ledger
