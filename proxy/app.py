@@ -38,13 +38,13 @@ from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import (
     build_authenticator,
-    build_ledger,
     build_plans,
     build_rules,
     build_store,
     secrets_of,
     timer_tick_s,
 )
+from proxy.settings.ledgers import build_ledger
 from proxy.settings.rotation import FileWatch
 from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
-from proxy.settings.build import spool_directory
+from proxy.settings.ledgers import spool_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -169,10 +169,11 @@ def check(config: Path | None) -> None:
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     settings = _load(config)
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
-    from proxy.settings.build import check_ledger  # noqa: PLC0415 - the same
+    from proxy.settings.ledgers import check_ledger, check_ledger_url  # noqa: PLC0415 - the same
 
     try:
         check_ledger(settings)
+        check_ledger_url(settings)
     except OSError as exc:
         _fail(exc.strerror or str(exc))
     click.echo(check_report.report(settings))
@@ -321,7 +322,7 @@ def usage_import(context: click.Context, files: tuple[str, ...], config: Path | 
 @contextmanager
 def _ledger_of(settings: Settings) -> Iterator[Book]:
     """The ledger, open while this is entered; what is wrong with it ends the command."""
-    from proxy.settings.build import open_book  # noqa: PLC0415 - only these commands need it
+    from proxy.settings.ledgers import open_book  # noqa: PLC0415 - only these commands need it
 
     try:
         book = open_book(settings)
