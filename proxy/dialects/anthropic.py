@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.preamble import judge_anthropic
 from proxy.dialects.typed.anthropic import AnthropicReader
 from proxy.dialects.usage import anthropic_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
@@ -15,6 +16,7 @@ from proxy.protocol.sse_observer import encode_event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
@@ -75,6 +77,10 @@ class Anthropic(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return anthropic_text_bytes(event)
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
+        """See `preamble`."""
+        return judge_anthropic(name, value)
 
     def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

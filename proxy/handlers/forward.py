@@ -8,9 +8,9 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.errors import DrainingError, ProxyError
+from proxy.exchange.attempts import Attempts
 from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
-from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
 from proxy.handlers.service import SERVICE
 from proxy.relay import EarlyResponse, early_interval_s, relay
@@ -59,7 +59,7 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service) ->
 
 
 async def send(request: web.Request, exchange: Exchange, service: Service) -> web.StreamResponse:
-    """Send the request to its upstream, and relay the response.
+    """Send the request to its upstream, or to those of its route, and relay the response.
 
     Raises:
         ProxyError: the upstream cannot be reached, is late, or its response is invalid; the client's response may have
@@ -75,9 +75,17 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
-    connecting = connect(route, pool=service.pool, resolve=exchange.rules.resolve, clocks=timers, deadline_s=deadline_s)
+    attempts = Attempts(
+        exchange,
+        pool=service.pool,
+        clocks=timers,
+        turns=service.turns,
+        metrics=service.metrics,
+        deadline_s=deadline_s,
+    )
+    connecting = attempts.reach()
     # The exchange drops the request before a long stream; nothing here may keep its body.
-    del route
+    del route, attempts
     if interval_s is None:
         upstream, begun = await connecting, None
     else:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.exchange import Exchanges
+    from proxy.failover import UpstreamStates
     from proxy.limits import Store
     from proxy.observability.metrics import Metrics
     from proxy.routing import Rules, Turns
@@ -36,6 +37,7 @@ class Service:
     rules: Rules
     exchanges: Exchanges
     pool: Pool
+    upstreams: UpstreamStates
     store: Store
     timers: DeadlineTimer
     turns: Turns
@@ -66,6 +68,7 @@ class Service:
         problem = self.store.problem()
         if problem is not None:
             (limping if self.store.is_serving else reasons).append(f"limits: {problem}")
+        limping += self.upstreams.problems()
         return {"reasons": reasons, "limping": limping}
 
 

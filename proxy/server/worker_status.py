@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from proxy.model import Ending
 
 if TYPE_CHECKING:
-    from proxy.handlers.admin import Stream
+    from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
 
 
@@ -32,6 +32,22 @@ class WorkerStatus:
     async def problems(self) -> Problems:
         """What stands against being ready."""
         return self.problems_now()
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        """The upstreams and what is known of them."""
+        return self.upstreams_now()
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        """Turn an upstream off or on."""
+        return self.switch_now(name, is_off=is_off)
+
+    def upstreams_now(self) -> list[UpstreamReport]:
+        """The same, for who must not wait."""
+        return self._service.upstreams.reports()
+
+    def switch_now(self, name: str, *, is_off: bool) -> bool:
+        """The same, for who must not wait."""
+        return self._service.upstreams.switch(name, is_off=is_off)
 
     def streams_now(self) -> list[Stream]:
         """The same, for who must not wait."""
