@@ -54,7 +54,7 @@ class ModelRoute:
         return sorted(well, key=lambda target: states[target.upstream].keys.all_rest), False
 
     def _drawn(self, targets: Iterable[RouteTarget]) -> list[RouteTarget]:
-        """Draw without putting back: each gets a number by its weight, the largest first (Efraimidis, Spirakis 2006)."""
+        """Draw without putting back: each gets a number by its weight, the largest first (Efraimidis 2006)."""
         chance = self._chance.random
         return sorted(targets, key=lambda target: chance() ** (1 / target.weight), reverse=True)
 
