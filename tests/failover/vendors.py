@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.conftest import SECRET
-from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event, only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from tests.conftest import Running
 
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
 ERROR = b'data: {"error":{"message":"overloaded","type":"server_error","code":"server_error"}}\n\n'
@@ -187,3 +189,11 @@ def config(vendors: dict[str, str], routes: str, *, upstream: str = "", plan: st
         lines.append(f"  {name}: {{url: {url}, dialect: openai, api_key: key-of-{name}{upstream}}}")
     lines += [f"default_upstream: {next(iter(vendors))}", "routes:", f"  - {routes}", more]
     return "\n".join(lines).replace("{", "{{").replace("}", "}}") + "\n"
+
+
+async def line_of(proxy: Running, name: str) -> dict[str, Any]:
+    """The one log line of that event, once the log's own thread has written it."""
+    async with asyncio.timeout(WAIT_S):
+        while not any(line["event"] == name for line in proxy.lines()):  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+    return only(proxy.lines(), name)
