@@ -15,7 +15,8 @@ PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
     "auth": (),
-    "exchange": ("authenticate", "body", "connect", "head"),
+    "exchange": ("attempts", "authenticate", "body", "head"),
+    "failover": ("keys", "policy"),
     "limits": ("memory", "redis"),
     "observability": ("logging", "metrics"),
     "playground": (),

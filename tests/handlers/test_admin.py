@@ -12,7 +12,7 @@ from proxy.app import make_admin_app
 if TYPE_CHECKING:
     from pytest_aiohttp.plugin import AiohttpClient
 
-    from proxy.handlers.admin import Stream
+    from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems
     from tests.handlers.conftest import Client
 
@@ -23,6 +23,7 @@ class Fake:
 
     reasons: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    off: bool = False
 
     async def metrics(self) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
@@ -33,6 +34,13 @@ class Fake:
     async def stop(self, id_: str) -> bool:
         self.stopped.append(id_)
         return id_ == "one"
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        return [{"name": "main", "state": "off" if self.off else "on", "keys": []}]
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        self.off = is_off
+        return name == "main"
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}
@@ -56,6 +64,17 @@ async def test_admin_pages(admin: Client, slash: str) -> None:
         assert await response.read() == b"forward_sse_active_streams 1.0\n"
     async with admin.get("/admin/streams" + slash) as response:
         assert await response.json() == {"streams": [{"id": "one", "user": "alice"}]}
+
+
+async def test_admin_upstreams(admin: Client) -> None:
+    """The upstreams are a list; one is turned off and on by its name, and the answer is what it is then."""
+    async with admin.get("/admin/upstreams") as response:
+        assert [one["state"] for one in await response.json()] == ["on"]
+    seen = []
+    for name, state in (("main", "off"), ("main", "on"), ("other", "off"), ("main", "out")):
+        async with admin.put(f"/admin/upstreams/{name}", json={"state": state}) as response:
+            seen.append((response.status, (await response.json()).get("state")))
+    assert seen == [(200, "off"), (200, "on"), (404, None), (400, None)]
 
 
 async def test_admin_stop(admin: Client, view: Fake) -> None:
