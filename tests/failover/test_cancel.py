@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,7 +78,7 @@ async def test_cancel_backoff(start: Start, vendors: list[Vendor], monkeypatch: 
     """The wait between two attempts ends at once, and so does the answer that was held for the end."""
     monkeypatch.setattr(attempts, "FIRST_BACKOFF_S", 30.0)
     monkeypatch.setattr(attempts, "LONGEST_BACKOFF_S", 30.0)
-    monkeypatch.setattr(attempts.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
 
     async def begins_an_error(vendor: Vendor, peer: Peer) -> None:
         await peer.send(b"HTTP/1.1 503 No\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf")

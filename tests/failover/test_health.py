@@ -13,7 +13,7 @@ from tests.conftest import token
 from tests.failover import vendors as acts
 from tests.failover.test_matrix import ask
 from tests.failover.vendors import BODY, config, line_of, words
-from tests.peers import LAST, STREAM_HEAD, Message, Peer, chunk, event, only, request
+from tests.peers import LAST, STREAM_HEAD, Message, Peer, chunk, event, request
 from tests.whole.test_admin_whole import samples
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def test_broken_streams_count(start: Start, vendors: list[Vendor]) -> None
 
 
 async def test_off(start: Start, vendors: list[Vendor]) -> None:
-    """An upstream that an operator turns off gets no new request: routes do without it, its name is 503; streams go on."""
+    """What an operator turns off gets no new request: routes do without it, its name is 503; streams go on."""
     go_on = asyncio.Event()
 
     async def holds(vendor: Vendor, peer: Peer) -> None:

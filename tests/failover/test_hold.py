@@ -1,4 +1,4 @@
-"""The held beginning: byte for byte, bounded, with its own clock; early heartbeats, tickets and typed events with it."""
+"""The held beginning: byte for byte, bounded, with a clock of its own; with early heartbeats, tickets, typed events."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_keys_refused_rest(clock: Clock, status: int) -> None:
 
 
 def test_keys_rest_grows(clock: Clock) -> None:
-    """Where the vendor does not say how long, the rest doubles from a second to the cooldown, and a success ends that."""
+    """Where the vendor does not say how long, the rest doubles from a second to the cooldown, until a success."""
     (key,) = pool(clock, 1).keys
     rests = []
     for _ in range(7):
@@ -153,7 +153,13 @@ def test_keys_next_after_resting(clock: Clock) -> None:
 
 def test_keys_of_an_upstream() -> None:
     """Each key once, in the field that the dialect has; where an operator's header stands there, none is used."""
-    base = {"origin": Origin("https", "x", 443), "base_path": "", "dialect": "openai", "path": None, "key_source": "own"}
+    base = {
+        "origin": Origin("https", "x", 443),
+        "base_path": "",
+        "dialect": "openai",
+        "path": None,
+        "key_source": "own",
+    }
     keys = keys_of(Upstream(name="x", keys=("one", "two", "one"), key_weights=(1, 2, 3), **base))  # type: ignore[arg-type]
     replaced = Upstream(name="x", keys=("one",), headers=((b"authorization", b"Basic x"),), **base)  # type: ignore[arg-type]
     azure = Upstream(name="x", keys=("one",), credential_header=b"api-key", **base)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from tests.conftest import token
 from tests.failover import vendors as acts
 from tests.failover.test_matrix import ask
 from tests.failover.vendors import BODY, config, line_of, words
-from tests.peers import only, request
+from tests.peers import LAST, STREAM_HEAD, chunk, event, only, request
 from tests.whole.test_admin_whole import samples
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def test_key_refused_moves_to_the_next(start: Start, vendors: list[Vendor]
         (digest(KEYS[0]), status, "upstream_error"),
         (digest(KEYS[1]), 200, "complete"),
     ]
-    warning = (await line_of(proxy, "upstream.key_resting"))
+    warning = await line_of(proxy, "upstream.key_resting")
     assert (warning["level"], warning["key"], warning["status"]) == ("warning", digest(KEYS[0]), status)
     assert not [line for line in proxy.lines() if line["event"] == "upstream.credentials_refused"]
     metrics = await scrape(proxy)
@@ -86,7 +86,11 @@ async def test_keys_all_refused(start: Start, vendors: list[Vendor], status: int
 
 async def test_keys_all_limited(start: Start, vendors: list[Vendor]) -> None:
     """With every key at its limit the client gets the vendor's own 429; the next request asks with one key only."""
-    vendors[0].script = [acts.status(429, "Retry-After: 9"), acts.status(429, "Retry-After: 3"), acts.status(429, "Retry-After: 7")]
+    vendors[0].script = [
+        acts.status(429, "Retry-After: 9"),
+        acts.status(429, "Retry-After: 3"),
+        acts.status(429, "Retry-After: 7"),
+    ]
     proxy = await start_keys(start, vendors)
 
     first, second = await ask(proxy), await ask(proxy)
@@ -144,9 +148,9 @@ async def test_keys_least_busy(start: Start, vendors: list[Vendor]) -> None:
     go_on = asyncio.Event()
 
     async def holds(vendor: Vendor, peer: Any) -> None:
-        await peer.send(acts.STREAM_HEAD + acts.chunk(acts.event("one")))
+        await peer.send(STREAM_HEAD + chunk(event("one")))
         await go_on.wait()
-        await peer.send(acts.LAST)
+        await peer.send(LAST)
 
     vendors[0].script = [holds]
     proxy = await start_keys(start, vendors, KEYS[:2])
@@ -154,7 +158,7 @@ async def test_keys_least_busy(start: Start, vendors: list[Vendor]) -> None:
     for _ in range(3):
         client = await proxy.client()
         client.write(request(body=BODY, token=token()))
-        await client.read_until(acts.event("one") + b"\r\n")
+        await client.read_until(event("one") + b"\r\n")
         clients.append(client)
     busy = vendors[0].keys[:]
     # The one that had two streams has none.
@@ -166,7 +170,7 @@ async def test_keys_least_busy(start: Start, vendors: list[Vendor]) -> None:
             await asyncio.sleep(0.005)
     client = await proxy.client()
     client.write(request(body=BODY, token=token()))
-    await client.read_until(acts.event("one") + b"\r\n")
+    await client.read_until(event("one") + b"\r\n")
     go_on.set()
 
     assert busy[:2] == list(KEYS[:2])

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import token
 from tests.failover import vendors as acts
-from tests.failover.vendors import BODY, ERROR, PING, ROLE, Vendor, config, event, words
-from tests.peers import Message, only, request
+from tests.failover.vendors import BODY, ERROR, PING, ROLE, Vendor, config, words
+from tests.peers import Message, event, only, request
 
 if TYPE_CHECKING:
     from tests.conftest import Running, Start
@@ -40,7 +40,9 @@ KINDS = {
     "error event": Kind(acts.says_error, True, 200, upstream_status=200),
     "empty stream": Kind(acts.is_empty, True, 200, upstream_status=200),
     "lost": Kind(acts.loses, False, 502, "upstream_unreachable", paid=True),
-    "lost in the preamble": Kind(acts.loses_preamble, False, 502, "upstream_unreachable", paid=True, upstream_status=200),
+    "lost in the preamble": Kind(
+        acts.loses_preamble, False, 502, "upstream_unreachable", paid=True, upstream_status=200
+    ),
     "first_output, no head": Kind(acts.is_silent, False, 504, "upstream_timeout", paid=True),
     "first_output, pings": Kind(acts.pings, False, 504, "upstream_timeout", paid=True, upstream_status=200),
     "400": Kind(acts.status(400), False, 400, upstream_status=400),
@@ -141,9 +143,7 @@ def check_failed(answer: Message, kind: Kind, vendor: Vendor, line: dict[str, An
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-async def test_output_is_never_followed_by_another_vendor(
-    start: Start, vendors: list[Vendor], position: int
-) -> None:
+async def test_output_is_never_followed_by_another_vendor(start: Start, vendors: list[Vendor], position: int) -> None:
     """After the first output there is no failover: the client sees what came, and that it broke off."""
     for before in vendors[:position]:
         before.script = [acts.says_error]

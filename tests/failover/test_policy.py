@@ -11,7 +11,12 @@ from proxy.protocol.retry_after import rest_of
 NEVER = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.CANCELLED})
 KEYS = frozenset({Outcome.CREDENTIALS, Outcome.UNPAID})
 PAID = frozenset({Outcome.LOST, Outcome.TIMEOUT})
-WORDS = {"connect": Outcome.CONNECT, "429": Outcome.LIMITED, "5xx": Outcome.SERVER_ERROR, "error_event": Outcome.ERROR_EVENT}
+WORDS = {
+    "connect": Outcome.CONNECT,
+    "429": Outcome.LIMITED,
+    "5xx": Outcome.SERVER_ERROR,
+    "error_event": Outcome.ERROR_EVENT,
+}
 
 
 @pytest.mark.parametrize("outcome", Outcome)

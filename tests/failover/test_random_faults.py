@@ -15,8 +15,8 @@ from proxy.server.listen import Server
 from proxy.server.run import new_event_loop
 from proxy.settings import Settings
 from tests.conftest import token
-from tests.failover.vendors import BODY, DONE, ERROR, PING, ROLE, Vendor, config, error_answer, event
-from tests.peers import LAST, STREAM_HEAD, Message, Peer, chunk, connect, request
+from tests.failover.vendors import BODY, DONE, ERROR, PING, ROLE, Vendor, config, error_answer
+from tests.peers import LAST, STREAM_HEAD, Message, Peer, chunk, connect, event, request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,11 @@ def check(answer: Message, faults: Sequence[Fault], asked: list[int]) -> None:
     name = answer.get("x-forward-sse-upstream")
     assert all(count <= 1 for count in asked)
     if name is None:
-        assert answer.get("x-forward-sse-code") in {"upstream_unreachable", "upstream_timeout", "upstream_credentials_exhausted"}
+        assert answer.get("x-forward-sse-code") in {
+            "upstream_unreachable",
+            "upstream_timeout",
+            "upstream_credentials_exhausted",
+        }
         return
     at = "abc".index(name)
     fault = faults[at]
@@ -100,7 +104,7 @@ def check(answer: Message, faults: Sequence[Fault], asked: list[int]) -> None:
 
 @settings(max_examples=20, phases=[Phase.explicit, Phase.generate])
 @given(REQUESTS, st.booleans())
-def test_random_faults(requests: list[tuple[Fault, Fault, Fault]], retry_paid: bool) -> None:  # noqa: FBT001 - hypothesis'
+def test_random_faults(requests: list[tuple[Fault, Fault, Fault]], retry_paid: bool) -> None:
     """However vendors fail: the client gets one vendor's bytes, unchanged, or our error; each vendor is asked once."""
 
     async def scenario() -> None:
@@ -126,7 +130,9 @@ def test_random_faults(requests: list[tuple[Fault, Fault, Fault]], retry_paid: b
                 async with await connect(server.listen) as client:
                     client.write(request("/v1/chat/completions", body=BODY, token=token()))
                     answer = await client.read_message()
-                check(answer, faults, [len(vendor.asked) - count for vendor, count in zip(vendors, before, strict=True)])
+                check(
+                    answer, faults, [len(vendor.asked) - count for vendor, count in zip(vendors, before, strict=True)]
+                )
             await server.service.exchanges.idle()
             assert server.service.store.leases_held == 0
             for vendor in vendors:

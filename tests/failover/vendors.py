@@ -12,7 +12,6 @@ from tests.conftest import SECRET
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event, only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from tests.conftest import Running
@@ -33,10 +32,6 @@ def error_answer(status: int, name: str, *fields: str) -> bytes:
     body = json.dumps({"error": {"message": f"no, says {name}", "code": "theirs"}}).encode()
     lines = [f"HTTP/1.1 {status} No", "Content-Type: application/json", f"Content-Length: {len(body)}", *fields]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-# What a vendor does with one request: `(vendor, peer) -> None`. It returns when its part is over.
-Behaviour = "Callable[[Vendor, Peer], Any]"
 
 
 async def answers(vendor: Vendor, peer: Peer) -> None:

@@ -51,7 +51,7 @@ def test_replace_model_of_a_large_body() -> None:
     st.text(min_size=1),
     st.booleans(),
 )
-def test_replace_model_any(others: dict[str, object], model: str, is_ascii: bool) -> None:  # noqa: FBT001 - hypothesis'
+def test_replace_model_any(others: dict[str, object], model: str, is_ascii: bool) -> None:
     """Any object has the new model, and is otherwise the same."""
     text = json.dumps({**others, "model": "old"}, ensure_ascii=is_ascii).encode("utf-8", "replace")
 

@@ -40,7 +40,9 @@ def faults(yaml: str, upstreams: str = UPSTREAMS) -> dict[tuple[Any, ...], str]:
 
 def test_routes_defaults() -> None:
     """A route whose `retry` is empty has the defaults; one without has none."""
-    made = settings('routes: [{models: ["gpt-*"], upstreams: [a, {name: b, model: x}], retry: {}}, {models: [m], upstreams: [b]}]')
+    made = settings(
+        'routes: [{models: ["gpt-*"], upstreams: [a, {name: b, model: x}], retry: {}}, {models: [m], upstreams: [b]}]'
+    )
     first, second = made.routes
     retry = first.retry
 
@@ -69,8 +71,16 @@ def test_routes_on_takes_a_number() -> None:
         ("{models: [m], upstreams: []}", ("upstreams",), "must not be empty"),
         ("{models: [m]}", ("upstreams",), "is required"),
         ("{models: [m], upstreams: [{name: a, weight: 2}]}", ("upstreams", 0, "weight"), "has no effect"),
-        ("{models: [m], strategy: weighted, upstreams: [{name: a, weight: 0}]}", ("upstreams", 0, "weight"), "at least 1"),
-        ("{models: [m], strategy: weighted, upstreams: [{name: a, weight: 2000}]}", ("upstreams", 0, "weight"), "at most"),
+        (
+            "{models: [m], strategy: weighted, upstreams: [{name: a, weight: 0}]}",
+            ("upstreams", 0, "weight"),
+            "at least 1",
+        ),
+        (
+            "{models: [m], strategy: weighted, upstreams: [{name: a, weight: 2000}]}",
+            ("upstreams", 0, "weight"),
+            "at most",
+        ),
         ("{models: [m], upstreams: [a], strategy: fastest}", ("strategy",), "must be one of"),
         ("{models: [m], upstreams: [a], retry: {attempts: 17}}", ("retry", "attempts"), "at most 16"),
         ("{models: [m], upstreams: [a], retry: {on: [timeout]}}", ("retry", "on", 0), "must be one of"),
@@ -126,22 +136,24 @@ def test_keys_refused(keys: str, where: tuple[Any, ...], message: str) -> None:
 
 
 def test_keys_are_built(tmp_path: Path) -> None:
-    """Keys, their weights and rules reach the upstream, from files too; a key that changes there is one key less known."""
-    from proxy.settings.build import _upstream  # noqa: PLC0415, PLC2701 - what a settings' upstream becomes
+    """Keys, their weights and rules reach the upstream, from files too, and from files that change."""
+    from proxy.settings.build import _upstream  # noqa: PLC0415 - what a settings' upstream becomes
 
     secret = tmp_path / "key"
     secret.write_text("sk-file\n")
     path = tmp_path / "p.yaml"
     keys = f"[sk-one, {{key: 'file:{secret}', weight: 4}}]"
     more = "keys: {strategy: round_robin, cooldown: 5s}, health: {failures: 2, share: 80%, window: 1m}"
-    path.write_text(f'auth: none\nupstreams: {{a: {{url: "https://a.example", dialect: openai, api_keys: {keys}, {more}}}}}\n')
+    path.write_text(
+        f'auth: none\nupstreams: {{a: {{url: "https://a.example", dialect: openai, api_keys: {keys}, {more}}}}}\n'
+    )
     made = load_settings(path)
     upstream = _upstream("a", made.upstreams["a"])
 
     assert (upstream.keys, upstream.key_weights) == (("sk-one", "sk-file"), (1, 4))
     assert upstream.key_rules == KeyRules("round_robin", 5.0)
     assert upstream.health == HealthRules(failures=2, share=0.8, window_s=60.0)
-    (location, _), = made.secret_files
+    ((location, _),) = made.secret_files
     changed = made.with_secret(location, "sk-new")
     assert changed is not None
     assert _upstream("a", changed.upstreams["a"]).keys == ("sk-one", "sk-new")
@@ -150,15 +162,16 @@ def test_keys_are_built(tmp_path: Path) -> None:
 
 def test_routes_in_the_report() -> None:
     """`check` prints each route in one line."""
+    retry = "{first_output: 30s, retry_paid: true}"
     made = settings(
         "routes:\n"
-        '  - {models: ["gpt-*", o3], upstreams: [a, {name: b, model: x}], retry: {first_output: 30s, retry_paid: true}}\n'
+        f'  - {{models: ["gpt-*", o3], upstreams: [a, {{name: b, model: x}}], retry: {retry}}}\n'
         "  - {models: [m], strategy: weighted, upstreams: [a, {name: b, weight: 3}]}\n"
     )
     lines = [line for line in check_report.report(made).splitlines() if line.startswith("route ")]
 
+    causes = "connect, 429, 5xx, error_event, and what may be paid twice"
     assert lines == [
-        "route          gpt-*, o3 to a, then b (as x); 3 attempts within 20s on connect, 429, 5xx, error_event, and what "
-        "may be paid twice, first output within 30s",
+        f"route          gpt-*, o3 to a, then b (as x); 3 attempts within 20s on {causes}, first output within 30s",
         "route          m to a × 1, b × 3; no retry",
     ]
