@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.model import FieldIndex
 
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
@@ -54,20 +56,21 @@ def _reset_of(text: str | None, unix_s: float) -> float | None:
         return float(text)
     if text and not _DURATION.sub("", text):
         return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - unix_s)
+    return _seconds_to(datetime.fromisoformat, text, unix_s)
 
 
 def _until(text: str, unix_s: float) -> float | None:
     """The seconds until an HTTP-date."""
+    return _seconds_to(parsedate_to_datetime, text, unix_s)
+
+
+def _seconds_to(parse: Callable[[str], datetime], text: str, unix_s: float) -> float | None:
+    """The seconds until a moment, 0 where it has passed; None where the text is none."""
     try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
+        moment = parse(text)
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - unix_s)
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - unix_s)
 
 
 def _seconds(value: bytes | None) -> float | None:

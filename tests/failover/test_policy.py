@@ -82,6 +82,8 @@ UNIX_S = 1_800_000_000.0
         ([(b"Retry-After", b"Fri, 15 Jan 2027 08:00:30 GMT")], 30),
         ([(b"Retry-After", b"Fri, 15 Jan 2027 07:00:00 GMT")], 0),
         ([(b"Retry-After", b"soon")], None),
+        ([(b"Retry-After", b"Mon, 01 Jan 0001 00:00:00 +2359")], 0),
+        ([(b"Retry-After", b"Fri, 32 Jan 2027 08:00:30 GMT")], None),
         ([(b"Retry-After", b"-1")], None),
         ([(b"Retry-After", b"9" * 100)], None),
         ([(b"retry-after-ms", b"250"), (b"Retry-After", b"1")], 0.25),
