@@ -1,6 +1,7 @@
 """Connect: from a route to the head of the upstream's answer.
 
-A request of which any byte may have been written is never sent again (RFC 9110 §9.2.2): these are paid POSTs.
+Nothing is sent twice here. Whether a request may go to another vendor is the attempts' to decide: these are paid POSTs
+(RFC 9110 §9.2.2), so they have to know whether any byte of it may have been written.
 """
 
 from __future__ import annotations

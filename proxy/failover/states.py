@@ -213,16 +213,3 @@ class UpstreamStates:
         if state is not None:
             state.switch(is_off=is_off)
         return state is not None
-
-
-class NobodyListens:
-    """For states whose changes nobody logs."""
-
-    def upstream_out(self, upstream: str, out_for_s: float | None) -> None:
-        """Do nothing."""
-
-    def key_rests(self, upstream: str, key: str, status: int, rest_s: float, *, is_only: bool) -> None:
-        """Do nothing."""
-
-    def upstream_switched(self, upstream: str, *, is_off: bool) -> None:
-        """Do nothing."""

@@ -10,7 +10,6 @@ import pytest
 
 from proxy.errors import UpstreamOffError
 from proxy.failover import Outcome, UpstreamStates
-from proxy.failover.states import NobodyListens
 from proxy.model import Origin, RetryRules, Route, RouteRules, RouteTarget, Timeouts, Upstream
 from proxy.routing.model_routes import ModelRoute, RouteChoices
 from tests.steps import finish
@@ -20,6 +19,16 @@ if TYPE_CHECKING:
 
     from proxy.failover import UpstreamState
     from proxy.protocol.json_text import Steps
+
+
+class NobodyListens:
+    """For states whose changes nobody logs."""
+
+    def upstream_out(self, upstream: str, out_for_s: float | None) -> None: ...
+
+    def key_rests(self, upstream: str, key: str, status: int, rest_s: float, *, is_only: bool) -> None: ...
+
+    def upstream_switched(self, upstream: str, *, is_off: bool) -> None: ...
 
 
 class Clock:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _DRAINING = "draining"
 # The states of an upstream, the worst last.
 _WORSE = ("on", "out", "off")
+# A worker that is busy for longer than that shows itself in the report that follows.
+_SWITCH_ATTEMPTS = 5
 
 
 class AllWorkers:
@@ -102,8 +104,13 @@ class AllWorkers:
 
     async def switch(self, name: str, *, is_off: bool) -> bool:
         """Turn an upstream off or on in every worker."""
-        here = self._one.switch_now(name, is_off=is_off)
-        return await self._anywhere({"ask": "switch", "name": name, "state": "off" if is_off else "on"}) or here
+        is_known = self._one.switch_now(name, is_off=is_off)
+        for _ in range(_SWITCH_ATTEMPTS):
+            answers = await self._peers.ask({"ask": "switch", "name": name, "state": "off" if is_off else "on"})
+            is_known |= any(answer is True for answer in answers.given.values())
+            if not answers.silent:
+                break
+        return is_known
 
     async def problems(self) -> Problems:
         """List why a request that arrives now would not be served, by whichever worker.
