@@ -124,7 +124,7 @@ class Attempts:
                 not has_next
                 or not moves_on(result.outcome, retry)
                 or self._clocks.now() + backoff_s >= begin_before_s
-                or not choices.may_retry()
+                or not (self._is_as_left_out(result) or choices.may_retry())
             ):
                 return result
             if result.answer is not None:
@@ -136,6 +136,14 @@ class Attempts:
             route = following
             self._turn_to(route)
             attempt += 1
+
+    def _is_as_left_out(self, result: _Result) -> bool:
+        """Whether the upstream would not have been asked, had the request come now: nothing was sent, and it is out.
+
+        So that a burst which finds an upstream dead is no storm of retries: each of them costs one vendor one request.
+        """
+        state = self._exchange.rules.states.get(result.route.upstream)
+        return result.outcome is Outcome.CONNECT and state is not None and state.breaker.is_out
 
     async def _ask_upstream(self, route: Route, *, is_held: bool) -> _Result:
         """Ask one upstream, with the next of its keys where one is refused."""

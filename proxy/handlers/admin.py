@@ -115,7 +115,9 @@ async def switch(request: web.Request) -> web.Response:
 
 async def _asked_state(request: web.Request) -> str:
     """The member `state` of a body that is a small JSON object; empty where there is none."""
-    body = await request.content.read(_MAX_BODY)
+    body = b""
+    while len(body) <= _MAX_BODY and (piece := await request.content.readany()):
+        body += piece
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:

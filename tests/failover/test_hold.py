@@ -268,3 +268,16 @@ async def test_coded_body_is_not_renamed(start: Start, vendors: list[Vendor]) ->
     assert [len(vendor.asked) for vendor in vendors] == [1, 0, 1]
     assert vendors[2].asked[0].body == body
     assert vendors[2].asked[0].get("content-encoding") == "gzip"
+
+
+async def test_dead_upstream_refuses_no_burst(start: Start, vendors: list[Vendor]) -> None:
+    """Requests that come at once and find the first upstream dead all go on: it is out then, which is no retry."""
+    await vendors[0].stop()
+    urls = {vendor.name: vendor.url for vendor in vendors}
+    text = config(urls, '{models: ["gpt-*"], upstreams: [a, b], retry: {}}')
+    proxy = await start(config=text.replace("concurrent_streams: 8", "concurrent_streams: 100"))
+
+    answers = await asyncio.gather(*(ask(proxy) for _ in range(80)))
+
+    assert [answer.body for answer in answers] == [words("b")] * 80
+    assert (await ask(proxy)).get("x-forward-sse-attempts") == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import pytest
 from proxy.app import make_admin_app
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from pytest_aiohttp.plugin import AiohttpClient
 
     from proxy.handlers.admin import Stream, UpstreamReport
@@ -75,6 +78,21 @@ async def test_admin_upstreams(admin: Client) -> None:
         async with admin.put(f"/admin/upstreams/{name}", json={"state": state}) as response:
             seen.append((response.status, (await response.json()).get("state")))
     assert seen == [(200, "off"), (200, "on"), (404, None), (400, None)]
+
+
+async def test_admin_upstream_body(admin: Client) -> None:
+    """A body in pieces is read whole; one that is too long is refused, not read."""
+
+    async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+            await asyncio.sleep(0.01)
+
+    seen = []
+    for parts in ((b'{"sta', b'te":"off"}'), (b" " * 2000, b'{"state":"off"}'), ()):
+        async with admin.put("/admin/upstreams/main", data=pieces(*parts)) as response:
+            seen.append(response.status)
+    assert seen == [200, 400, 400]
 
 
 async def test_admin_stop(admin: Client, view: Fake) -> None:
