@@ -11,10 +11,11 @@ import pytest
 from proxy.exchange import attempts
 from tests.conftest import token
 from tests.failover import vendors as acts
-from tests.failover.test_matrix import start_with
-from tests.failover.vendors import BODY, ROLE
+from tests.failover.test_matrix import ask, start_with
+from tests.failover.vendors import BODY, ROLE, config
 from tests.peers import STREAM_HEAD, Peer, chunk, event, only, request
 from tests.stopwatch import Stopwatch
+from tests.whole.leavers import blackhole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,3 +121,40 @@ async def test_stopped_between_attempts(start: Start, vendors: list[Vendor]) -> 
     line = only(await proxy.settled(), "exchange.settled")
     assert line["ending"] == "stopped"
     assert [attempt["ending"] for attempt in line["attempts"]] == ["upstream_error", "stopped"]
+
+
+async def test_cancel_while_connecting(start: Start, vendors: list[Vendor]) -> None:
+    """A second attempt that is still connecting ends at once; nothing of it is left."""
+    vendors[0].script = [acts.status(503)]
+    with blackhole() as hole:
+        urls = {"a": vendors[0].url, "b": hole, "c": vendors[2].url}
+        proxy = await start(config=config(urls, '{models: ["gpt-*"], upstreams: [a, b, c], retry: {}}'))
+        client = await proxy.client()
+        client.write(request("/v1/chat/completions", body=BODY, token=token()))
+        await vendors[0].is_asked()
+        async with asyncio.timeout(30):
+            while not proxy.service.rules.states["b"].running:  # noqa: ASYNC110 - nothing tells that it connects
+                await asyncio.sleep(0.005)
+
+        with Stopwatch() as watch:
+            client.reset()
+            await proxy.idle()
+            assert watch.elapsed_s < MOST_S or not watch.is_true
+        line = only(await proxy.settled(), "exchange.settled")
+    assert [attempt["ending"] for attempt in line["attempts"]] == ["upstream_error", "client_closed"]
+    assert proxy.service.pool.counts() == {}
+    assert proxy.service.rules.states["b"].running == 0
+    assert vendors[2].asked == []
+
+
+async def test_connect_timeout_moves_on(start: Start, vendors: list[Vendor]) -> None:
+    """An upstream that does not accept within `connect` was sent nothing: another is asked."""
+    with blackhole() as hole:
+        urls = {"a": hole, "b": vendors[1].url}
+        text = config(urls, '{models: ["gpt-*"], upstreams: [a, b], retry: {}}')
+        proxy = await start(config=text.replace("keep_alive: off", "keep_alive: off, connect: 200ms"))
+        answer = await ask(proxy)
+
+    assert (answer.status, answer.get("x-forward-sse-upstream")) == (200, "b")
+    line = only(await proxy.settled(), "exchange.settled")
+    assert [attempt["ending"] for attempt in line["attempts"]] == ["timeout_connect", "complete"]
