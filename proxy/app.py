@@ -16,6 +16,7 @@ from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
+from proxy.failover import UpstreamStates
 from proxy.handlers import (
     SERVICE,
     Service,
@@ -30,7 +31,7 @@ from proxy.handlers import (
     usage,
 )
 from proxy.model import Plan, Principal
-from proxy.observability.logging import Redactor
+from proxy.observability.logging import Redactor, UpstreamLog
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
 from proxy.relay import Overruns
@@ -297,6 +298,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         rules=rules,
         exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER]),
         pool=app[POOL],
+        upstreams=builder.states,
         store=app[STORE],
         timers=timers,
         overruns=Overruns(timers),
@@ -322,7 +324,7 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
         for ca_file, context in contexts.items():
             service.pool.tls.replace(ca_file, context)
         builder.settings = settings
-        service.rules = builder.build(settings, service.rules.authenticator)
+        service.rules = builder.build(settings, service.rules.authenticator, is_reload=False)
 
     files = app[FILES] = FileWatch(app[SETTINGS], apply)
     watching = asyncio.create_task(files.run())
@@ -337,6 +339,7 @@ class RulesBuilder:
     Attributes:
         settings: Those of the rules in force.
         own_listeners: The addresses on which this process listens, which are never an envelope's target.
+        states: What is known of the upstreams and their keys.
     """
 
     def __init__(self, app: web.Application) -> None:
@@ -345,6 +348,8 @@ class RulesBuilder:
         self.own_listeners: list[tuple[str, int]] = []
         self._store = app[STORE]
         self._metrics = app[METRICS]
+        self.states = UpstreamStates(now=app[TIMERS].now, listener=UpstreamLog())
+        self._metrics.watch_upstreams(self.states.reports)
         # Both at start: a reload may turn the playground on, or authentication off.
         self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
 
@@ -353,8 +358,8 @@ class RulesBuilder:
         known = {} if old is None else old.key_sources
         return build_authenticator(settings, known=known, on_refresh=self._keys_refreshed)
 
-    def build(self, settings: Settings, authenticator: Authenticator | None) -> Rules:
-        """The rules of these settings."""
+    def build(self, settings: Settings, authenticator: Authenticator | None, *, is_reload: bool = True) -> Rules:
+        """The rules of these settings; `is_reload` where an operator has asked for them."""
         allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
         async def resolve(route: Route) -> Sequence[Address]:
@@ -364,7 +369,15 @@ class RulesBuilder:
             return addresses
 
         page = self._open_page if settings.auth is None else self._guarded_page
-        return build_rules(settings, authenticator=authenticator, store=self._store, resolve=resolve, page=page)
+        return build_rules(
+            settings,
+            authenticator=authenticator,
+            store=self._store,
+            resolve=resolve,
+            page=page,
+            states=self.states,
+            is_reload=is_reload,
+        )
 
     def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
         self._metrics.jwks_refreshed(issuer, outcome)

@@ -264,7 +264,7 @@ class UpstreamTimeoutError(ProxyError):
 
     status, code, blame, message = 504, "upstream_timeout", "upstream", "The upstream did not answer in time."
 
-    def __init__(self, clock: Literal["connect", "first_byte", "idle", "total"]) -> None:
+    def __init__(self, clock: Literal["connect", "first_byte", "first_output", "idle", "total"]) -> None:
         super().__init__(f"The upstream did not answer in time (clock: {clock}).")
         self.clock = clock
 
@@ -304,6 +304,12 @@ class OverloadedError(ProxyError):
     """This machine has no descriptor or port left for a connection to the upstream (503)."""
 
     status, code, message = 503, "overloaded", "The proxy has no room for another connection; try again."
+
+
+class UpstreamOffError(ProxyError):
+    """An operator has turned the upstream off, or all upstreams of the route (503)."""
+
+    status, code, message = 503, "upstream_off", "This upstream is turned off for now; try again later."
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
 # What typed events are called in `t` (docs/behaviour.md#typed-events) where the operator does not say.
 TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
@@ -127,12 +127,68 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthRules:
+    """When an upstream is left out: after so many failures in a row, or a share of the attempts of a window.
+
+    It is left out for `out_for_s`, and twice as long each time it fails again, up to `out_at_most_s`.
+    """
+
+    failures: int = 5
+    share: float = 0.5
+    of_at_least: int = 20
+    window_s: float = 30.0
+    out_for_s: float = 10.0
+    out_at_most_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """How an upstream's keys are chosen, and how long one that is limited rests where the vendor does not say."""
+
+    strategy: Literal["least_busy", "round_robin"] = "least_busy"
+    cooldown_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRules:
+    """What moves a request on to a route's next target; see docs/failover.md.
+
+    `attempts` are targets that are asked, `within_s` bounds when the last of them begins. `retry_paid` allows what the
+    vendor may have run already.
+    """
+
+    attempts: int = 3
+    within_s: float = 20.0
+    first_output_s: float | None = None
+    on: frozenset[str] = frozenset({"connect", "429", "5xx", "error_event"})
+    retry_paid: bool = False
+
+
+class RouteTarget(NamedTuple):
+    """One upstream of a route, and the model that is asked for there; None for the one in the body."""
+
+    upstream: str
+    model: str | None = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRules:
+    """A route as the operator described it; `retry` is None where nothing is tried again."""
+
+    models: tuple[str, ...]
+    targets: tuple[RouteTarget, ...]
+    strategy: Literal["ordered", "weighted"] = "ordered"
+    retry: RetryRules | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A vendor as the operator described it.
 
     `base_path` is the path of its `url` without a trailing slash; `path` is where `POST /forward-sse` goes, below it,
     perhaps with a query. `allow_paths` is None where the dialect's own are meant.
-    `key_source` says where the vendor's credential comes from: `keys` (in turn), the client's
+    `key_source` says where the vendor's credential comes from: `keys`, of which each has a weight, the client's
     `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
     dialect's own. `has_secret_headers` says that a value among `headers` came from a variable or a file, as keys do.
     `ca_file` replaces the system's trust store for this upstream. `is_typed`
@@ -147,6 +203,9 @@ class Upstream:
     path: str | None
     key_source: Literal["own", "client", "none"]
     keys: tuple[str, ...] = field(default=(), repr=False)
+    key_weights: tuple[int, ...] = ()
+    key_rules: KeyRules = KeyRules()
+    health: HealthRules = HealthRules()
     credential_header: bytes | None = None
     models: tuple[str, ...] = ()
     allow_paths: tuple[str, ...] | None = None
@@ -219,6 +278,28 @@ class RequestHead:
         self.index = FieldIndex(fields) if index is None else index
 
 
+class Choices(Protocol):
+    """The targets of a route that a request has not been sent to yet, in the order in which they are asked."""
+
+    @property
+    def retry(self) -> RetryRules | None:
+        """What moves the request on; None where nothing but a refused key does."""
+        ...
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another target is left."""
+        ...
+
+    def may_retry(self) -> bool:
+        """Take one of the route's retries, if there is one left."""
+        ...
+
+    def take(self) -> Generator[None, None, Route | None]:
+        """Make the request to the next target, in pieces; None where there is none."""
+        ...
+
+
 class Route(NamedTuple):
     """Where an authenticated request goes, and the exact bytes that go there.
 
@@ -227,6 +308,7 @@ class Route(NamedTuple):
     `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
     `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
     `asks_usage` is true where the proxy has asked for usage in `body`: the client gets the stream without its event.
+    `choices` are the other targets of the operator's route that the body's model has led to; None without one.
     """
 
     upstream: str
@@ -244,6 +326,7 @@ class Route(NamedTuple):
     is_pinned: bool = False
     has_operators_key: bool = False
     asks_usage: bool = False
+    choices: Choices | None = None
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

@@ -15,7 +15,8 @@ PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
     "auth": (),
-    "exchange": ("authenticate", "body", "connect", "head", "reserve"),
+    "exchange": ("attempts", "authenticate", "body", "head", "reserve"),
+    "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
     "limits": ("memory", "redis"),
     "observability": ("logging", "metrics"),

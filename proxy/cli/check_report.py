@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from proxy.model import Rate
     from proxy.settings import Auth, JwtIssuer, PlanSettings, PriceSettings, Settings, UpstreamSettings
+    from proxy.settings.routes import RouteSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -62,6 +63,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         is_default = " (default)" if name == settings.default_upstream else ""
         yield f"  {name}{is_default}"
         yield from (f"    {key:<10} {value}" for key, value in _upstream(upstream))
+    yield from (f"route          {_route(route)}" for route in settings.routes)
     if settings.envelope is None:
         yield "envelope       off"
     else:
@@ -164,6 +166,25 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
         yield "typed as", ", ".join(renamed)
     if upstream.ask_usage:
         yield "usage", "asked for"
+
+
+def _route(route: RouteSettings) -> str:
+    """A route in one line: its models, its upstreams in their order, and what moves a request on."""
+    is_weighted = route.strategy == "weighted"
+    targets = [
+        target.name
+        + (f" (as {target.model})" if target.model is not None else "")
+        + (f" × {target.weight}" if is_weighted else "")
+        for target in route.upstreams
+    ]
+    said = f"{', '.join(route.models)} to {(', ' if is_weighted else ', then ').join(targets)}"
+    retry = route.retry
+    if retry is None:
+        return f"{said}; no retry"
+    paid = ", and what may be paid twice" if retry.retry_paid else ""
+    output = "" if retry.first_output_s is None else f", first output within {_seconds(retry.first_output_s)}"
+    causes = ", ".join(retry.on) or "nothing else than a refused key"
+    return f"{said}; {retry.attempts} attempts within {_seconds(retry.within_s)} on {causes}{paid}{output}"
 
 
 def _warnings(settings: Settings) -> Iterator[str]:

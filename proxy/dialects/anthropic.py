@@ -9,6 +9,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
+from proxy.dialects.preamble import judge_anthropic
 from proxy.dialects.typed.anthropic import AnthropicReader
 from proxy.dialects.usage import anthropic_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
@@ -16,6 +17,7 @@ from proxy.protocol.sse_observer import encode_event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
@@ -78,6 +80,10 @@ class Anthropic(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return anthropic_text_bytes(event)
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
+        """See `preamble`."""
+        return judge_anthropic(name, value)
 
     def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from proxy.dialects.output_bound import BoundMembers
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.typed.reader import Reader
     from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
@@ -166,6 +167,10 @@ class Dialect(ABC):
     def text_bytes(self, event: dict[str, Any]) -> int:  # noqa: ARG002 - see the dialects
         """Return how many UTF-8 bytes of answer an event adds; 0 where the vendor tells running totals anyway."""
         return 0
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - see the dialects
+        """Return what an event at a stream's beginning is; see `preamble`. Where nothing is known, it is output."""
+        return "output"
 
     @abstractmethod
     def reader(self, request_body: bytes | bytearray) -> Reader | None:

@@ -8,6 +8,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
+from proxy.dialects.preamble import judge_dashscope
 from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
 from proxy.dialects.usage import count_dashscope
@@ -15,6 +16,7 @@ from proxy.dialects.usage import count_dashscope
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
 
@@ -85,6 +87,10 @@ class DashScope(Dialect):
     def count(self, event: dict[str, Any], counts: Counts) -> None:
         """See `usage`."""
         count_dashscope(event, counts)
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
+        """See `preamble`."""
+        return judge_dashscope(name, value)
 
     def reader(self, request_body: bytes | bytearray) -> DashScopeReader:
         """Only the request tells for certain whether its texts are repeated."""

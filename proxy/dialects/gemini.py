@@ -9,6 +9,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
+from proxy.dialects.preamble import judge_gemini
 from proxy.dialects.typed.gemini import GeminiReader
 from proxy.dialects.usage import count_gemini, gemini_text_bytes
 from proxy.protocol.sse_observer import encode_event
@@ -16,6 +17,7 @@ from proxy.protocol.sse_observer import encode_event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
     from proxy.errors import ProxyError
 
@@ -89,6 +91,10 @@ class Gemini(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return gemini_text_bytes(event)
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
+        """See `preamble`."""
+        return judge_gemini(value)
 
     def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -9,6 +9,7 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
+from proxy.dialects.preamble import judge_openai
 from proxy.dialects.typed.openai import OpenAIReader
 from proxy.dialects.usage import count_openai, openai_text_bytes
 from proxy.dialects.usage_request import ask_usage
@@ -17,6 +18,7 @@ from proxy.protocol.sse_observer import encode_event
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
     from proxy.errors import Field, ProxyError
     from proxy.protocol.json_text import JsonText, Steps
@@ -97,6 +99,10 @@ class OpenAI(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return openai_text_bytes(event)
+
+    def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
+        """See `preamble`."""
+        return judge_openai(value)
 
     def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""

@@ -1,6 +1,7 @@
 """Connect: from a route to the head of the upstream's answer.
 
-A request of which any byte may have been written is never sent again (RFC 9110 §9.2.2): these are paid POSTs.
+Nothing is sent twice here. Whether a request may go to another vendor is the attempts' to decide: these are paid POSTs
+(RFC 9110 §9.2.2), so they have to know whether any byte of it may have been written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from proxy.protocol.http_head import render_request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from proxy.exchange.attempt import Attempt
     from proxy.model import Route
     from proxy.timers import DeadlineTimer
     from proxy.upstream import Address, Connection, Pool, UpstreamResponse
@@ -33,7 +35,7 @@ class _FirstByte:
     def __init__(
         self,
         waiter: asyncio.Future[UpstreamResponse],
-        clock: Literal["connect", "first_byte", "total"],
+        clock: Literal["connect", "first_byte", "first_output", "total"],
         deadline_s: float,
     ) -> None:
         self.waiter = waiter
@@ -53,18 +55,21 @@ async def connect(
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     clocks: DeadlineTimer,
     deadline_s: float | None,
+    attempt: Attempt,
+    first_output_s: float | None = None,
 ) -> UpstreamResponse:
-    """Send the request to its upstream and wait for the answer's head.
+    """Send the request to its upstream and wait for the answer's head; notes in `attempt` when it was sent.
 
     A kept connection is used where one is fit; a pinned target always gets a new one, to an address that was checked.
     Whatever goes wrong, cancellation included, the connection is closed at once. The meter is told when the request is
-    sent. `deadline_s` is when `total` runs out, in the loop's time.
+    sent. `deadline_s` is when `total` runs out, in the loop's time; `first_output_s` runs from the request's last byte,
+    as `first_byte` does.
 
     Raises:
         UpstreamUnreachableError: no connection, or it was lost before the answer's head.
         OverloadedError: this machine lacks what a connection takes.
         UpstreamProtocolError: the answer's head is not valid HTTP/1.1.
-        UpstreamTimeoutError: `connect`, `first_byte` or `total` ran out.
+        UpstreamTimeoutError: `connect`, `first_byte`, `first_output` or `total` ran out.
         UpstreamCredentialsError: the answer is 401 or 403, to a key of the operator's.
         TargetNotAllowedError: a pinned target's addresses are not allowed.
     """
@@ -83,7 +88,12 @@ async def connect(
     )
     meter.is_sent = True
     waiter = connection.send(head, body, is_head_request=method == "HEAD")
-    clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, clocks.now())
+    now_s = clocks.now()
+    if not waiter.done():
+        attempt.sent_s = now_s
+    clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, now_s)
+    if first_output_s is not None and (ends_s is None or now_s + first_output_s < ends_s):
+        clock, ends_s = "first_output", now_s + first_output_s
     watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)
     if watch is not None:
         clocks.add(watch)
@@ -126,7 +136,7 @@ async def _dial(
 
 def _sooner(
     clock: Literal["connect", "first_byte"], timeout_s: float | None, deadline_s: float | None, now_s: float
-) -> tuple[Literal["connect", "first_byte", "total"], float | None]:
+) -> tuple[Literal["connect", "first_byte", "first_output", "total"], float | None]:
     """Which clock runs out first, this one or `total`, and when: in the loop's time, None for never."""
     ends_s = None if timeout_s is None else now_s + timeout_s
     if deadline_s is not None and (ends_s is None or deadline_s < ends_s):

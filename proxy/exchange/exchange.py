@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from proxy.exchange.attempt import Attempt
+    from proxy.failover import Lease
     from proxy.ledger import Ledger
     from proxy.limits import Admission, RateStatus
     from proxy.model import RequestHead, Route
@@ -46,6 +48,7 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TIMEOUT_ENDINGS: Final = {
     "connect": Ending.TIMEOUT_CONNECT,
     "first_byte": Ending.TIMEOUT_FIRST_BYTE,
+    "first_output": Ending.TIMEOUT_FIRST_BYTE,
     "idle": Ending.TIMEOUT_IDLE,
     "total": Ending.TIMEOUT_TOTAL,
 }
@@ -70,6 +73,9 @@ class Exchange:
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
         known: Whom an embedder's middleware has authenticated: no credential is looked for then.
+        attempts: The requests to vendors so far, in order; of most exchanges one.
+        lease: The running attempt's part of its upstream and key.
+        is_answered: What the client is given is a vendor's answer.
         meter: What the vendor's answer took; once the limits have let the request out.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         typed_names: The names of typed events where the client or the operator asked for them.
@@ -104,6 +110,9 @@ class Exchange:
     is_preflight: bool = field(init=False, default=False)
     typed_names: Mapping[str, str | int] | None = field(init=False, default=None)
     known: Principal | None = field(init=False, default=None)
+    attempts: list[Attempt] = field(init=False, default_factory=list, repr=False)
+    lease: Lease | None = field(init=False, default=None, repr=False)
+    is_answered: bool = field(init=False, default=False)
     meter: Meter | None = field(init=False, default=None, repr=False)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
     response: RelayResponse | None = field(init=False, default=None, repr=False)
@@ -202,7 +211,7 @@ class Exchange:
         self.status = 200 if self.is_in_band or self.early_target is not None else error.status
         self.code = error.code
         self.reason = error.reason
-        self.ending = self.interrupted_as or _ending_of(error)
+        self.ending = self.interrupted_as or ending_of(error)
         if isinstance(error, UpstreamCredentialsError):
             log_credentials_refused(self.id, self.upstream or "", error.upstream_status)
 
@@ -230,7 +239,8 @@ class Exchange:
         return None
 
 
-def _ending_of(error: ProxyError) -> Ending:
+def ending_of(error: ProxyError) -> Ending:
+    """Return how an exchange, or an attempt, ends with this error."""
     if isinstance(error, UpstreamTimeoutError):
         return _TIMEOUT_ENDINGS[error.clock]
     if isinstance(error, UpstreamUnreachableError | UpstreamProtocolError | UpstreamCredentialsError):
@@ -290,6 +300,8 @@ class Exchanges:
         try:
             taken = take(exchange, self._metrics)
         finally:
+            if exchange.lease is not None:
+                exchange.lease.release(exchange.ending)
             if exchange.admission is not None:
                 exchange.admission.settle(taken.amounts)
         exchange.task = None

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from proxy.exchange.attempt import logged
 from proxy.ledger import Row
 from proxy.model import Amounts, Ending
 from proxy.protocol.typed_events import Usage
@@ -125,7 +126,7 @@ def settle(
     duration_s = now_s - exchange.started_s
     ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
     path = exchange.path
-    line = {
+    line: dict[str, Any] = {
         "id": exchange.id,
         "user": None if principal is None else principal.user,
         "issuer": None if principal is None else principal.issuer,
@@ -144,6 +145,8 @@ def settle(
         "reason": exchange.reason,
         "event": "exchange.settled",
     }
+    if exchange.attempts:
+        line["attempts"] = logged(exchange.attempts, ending, now_s)
     if exchange.meter is not None:
         line |= _usage(taken)
     if exchange.log_fields is not None:
@@ -184,7 +187,7 @@ def _usage(taken: Taken) -> dict[str, Any]:
 
 
 def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any]) -> Row:
-    figures, meter = taken.figures, exchange.meter
+    figures = taken.figures
     ended_ms = time.time_ns() // 1_000_000
     return Row(
         row_id=f"{ended_ms:012x}{os.urandom(_CHANCE_BYTES).hex()}",
@@ -211,5 +214,5 @@ def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[s
         currency=USD,
         usage=figures.source,
         price_version=None if figures.source == "none" else exchange.rules.prices.version,
-        attempts=0 if meter is None else 1,
+        attempts=len(exchange.attempts),
     )

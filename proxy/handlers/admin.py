@@ -1,14 +1,14 @@
-"""The operator's listener: metrics, the live streams, usage, health of all workers."""
+"""The operator's listener: metrics, the live streams, usage, the upstreams, health of all workers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 from aiohttp import web
 
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
-from proxy.errors import MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.exchange.head import check_head
 from proxy.handlers import health
 from proxy.handlers.errors import as_headers
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # A live stream, without anything of what it says.
 Stream = dict[str, object]
+# An upstream's state: name, `on`, `off` or `out`, and its keys without what they are.
+UpstreamReport = dict[str, Any]
+_STATES: Final = {"on": False, "off": True}
+_MAX_BODY: Final = 1024
 
 
 class View(Protocol):
@@ -37,6 +41,14 @@ class View(Protocol):
 
     async def stop(self, id_: str) -> bool:
         """End the streams of that id, and say whether there were any."""
+        ...
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        """The upstreams and what is known of them."""
+        ...
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        """Turn an upstream off or on, and say whether there is one of that name."""
         ...
 
     async def problems(self) -> Problems:
@@ -102,6 +114,42 @@ async def usage(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+async def upstreams(request: web.Request) -> web.Response:
+    """The upstreams over all workers: on, off or out, and which keys rest."""
+    body = orjson.dumps(await request.app[VIEW].upstreams())
+    return web.Response(body=body, content_type="application/json")
+
+
+async def switch(request: web.Request) -> web.Response:
+    """Turn an upstream off for new requests, or on, in every worker.
+
+    Raises:
+        InvalidRequestError: the body does not say which.
+        NotFoundError: there is no such upstream.
+    """
+    name, view = request.match_info["name"], request.app[VIEW]
+    is_off = _STATES.get(await _asked_state(request))
+    if is_off is None:
+        raise InvalidRequestError('The body must be {"state": "on"} or {"state": "off"}.')
+    if not await view.switch(name, is_off=is_off):
+        raise NotFoundError("There is no upstream of this name.")
+    report = next((report for report in await view.upstreams() if report["name"] == name), None)
+    return web.Response(body=orjson.dumps(report), content_type="application/json")
+
+
+async def _asked_state(request: web.Request) -> str:
+    """The member `state` of a body that is a small JSON object; empty where there is none."""
+    body = b""
+    while len(body) <= _MAX_BODY and (piece := await request.content.readany()):
+        body += piece
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    state = value.get("state") if isinstance(value, dict) else None
+    return state if isinstance(state, str) else ""
+
+
 async def ready(request: web.Request) -> web.Response:
     """200, or 503 with the reasons: of all workers, where the public listener speaks for its own."""
     return health.readiness(await request.app[VIEW].problems())
@@ -118,6 +166,8 @@ async def otherwise(request: web.Request) -> web.Response:
         raise MethodNotAllowedError("GET, HEAD")
     if path.startswith("/admin/streams/"):
         raise MethodNotAllowedError("DELETE")
+    if path.startswith("/admin/upstreams/"):
+        raise MethodNotAllowedError("PUT")
     raise NotFoundError
 
 
@@ -125,6 +175,7 @@ _PAGES: Final = (
     ("/metrics", metrics),
     ("/admin/streams", streams),
     ("/admin/usage", usage),
+    ("/admin/upstreams", upstreams),
     ("/healthz", health.alive),
     ("/readyz", ready),
 )
@@ -133,5 +184,6 @@ _PATHS: Final = frozenset(path for path, _ in _PAGES)
 ROUTES: Final = (
     *(web.get(path + slash, page) for path, page in _PAGES for slash in ("", "/")),
     *(web.delete("/admin/streams/{id:[^/]+}" + slash, stop) for slash in ("", "/")),
+    *(web.put("/admin/upstreams/{name:[^/]+}" + slash, switch) for slash in ("", "/")),
     web.route("*", r"/{path:[\s\S]*}", otherwise),
 )

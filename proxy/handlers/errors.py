@@ -116,6 +116,11 @@ def add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
         headers.extend(as_headers(request.config_dict[SERVICE].rules.cors.answer_fields(origin)))
         return
     fields: list[tuple[str, str]] = [("X-Forward-Sse-Id", exchange.id)]
+    if exchange.is_answered and exchange.code is None:
+        fields += (
+            ("X-Forward-Sse-Upstream", exchange.upstream or ""),
+            ("X-Forward-Sse-Attempts", str(len(exchange.attempts))),
+        )
     if exchange.standing is not None:
         fields += rate_limit_fields(exchange.standing)
     elif exchange.principal is not None:

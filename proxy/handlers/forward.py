@@ -8,9 +8,9 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.errors import DrainingError, ProxyError
+from proxy.exchange.attempts import Attempts
 from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
-from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
 from proxy.exchange.reserve import reserve
 from proxy.handlers.service import SERVICE
@@ -60,7 +60,7 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service) ->
 
 
 async def send(request: web.Request, exchange: Exchange, service: Service) -> web.StreamResponse:
-    """Reserve what the request will take, send it to its upstream, and relay the response.
+    """Reserve what the request will take, send it to its upstream, or to those of its route, and relay the response.
 
     Raises:
         RateLimitExceededError, InsufficientQuotaError, LimitsUnavailableError: what `reserve` refuses; it is refunded.
@@ -72,22 +72,23 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     model = model_in(route.target, route.body)
     if exchange.has_token_limits:
         await reserve(exchange, model)
-    meter = exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
+    exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
-    connecting = connect(
-        route,
-        meter=meter,
+    attempts = Attempts(
+        exchange,
         pool=service.pool,
-        resolve=exchange.rules.resolve,
         clocks=timers,
+        turns=service.turns,
+        metrics=service.metrics,
         deadline_s=deadline_s,
     )
+    connecting = attempts.reach()
     # The exchange drops the request before a long stream; nothing here may keep its body.
-    del route
+    del route, attempts
     if interval_s is None:
         upstream, begun = await connecting, None
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from proxy.exchange import Exchanges
+    from proxy.failover import UpstreamStates
     from proxy.ledger import Ledger
     from proxy.limits import Store
     from proxy.model import Principal
@@ -71,6 +72,7 @@ class Service:
     rules: Rules
     exchanges: Exchanges
     pool: Pool
+    upstreams: UpstreamStates
     store: Store
     timers: DeadlineTimer
     overruns: Overruns
@@ -104,6 +106,7 @@ class Service:
         problem = self.store.problem()
         if problem is not None:
             (limping if self.store.is_serving else reasons).append(f"limits: {problem}")
+        limping += self.upstreams.problems()
         return {"reasons": reasons, "limping": limping}
 
 

@@ -43,7 +43,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             body = await read_body(
                 request, head, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, timers=service.timers
             )
-            router, members = rules.router.dry_run(), None
+            router, members = rules.router, None
             if principal is None:
                 members = await service.turns.run(router.read_envelope(asked, body))
                 principal = authenticate_body(exchange, members)

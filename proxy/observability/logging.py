@@ -318,3 +318,25 @@ def log_failure(id_: str) -> None:
 def log_credentials_refused(id_: str, upstream: str, status: int) -> None:
     """Warn the operator that an upstream does not accept a key of theirs: no user can mend that."""
     structlog.get_logger().warning("upstream.credentials_refused", id=id_, upstream=upstream, status=status)
+
+
+class UpstreamLog:
+    """Logs what changes about upstreams: no key, only the first digits of its SHA-256."""
+
+    def upstream_out(self, upstream: str, out_for_s: float | None) -> None:
+        """Routes leave an upstream out, or take it back."""
+        if out_for_s is None:
+            structlog.get_logger().info("upstream.back", upstream=upstream)
+        else:
+            structlog.get_logger().warning("upstream.out", upstream=upstream, out_for_s=out_for_s)
+
+    def key_rests(self, upstream: str, key: str, status: int, rest_s: float, *, is_only: bool) -> None:
+        """A vendor refused a key. Where there is no other, the refusal itself is what an operator is warned of."""
+        log = structlog.get_logger()
+        (log.info if is_only else log.warning)(
+            "upstream.key_resting", upstream=upstream, key=key, status=status, rest_s=round(rest_s, 3)
+        )
+
+    def upstream_switched(self, upstream: str, *, is_off: bool) -> None:
+        """An operator has turned an upstream off, or on."""
+        structlog.get_logger().warning("upstream.switched", upstream=upstream, state="off" if is_off else "on")

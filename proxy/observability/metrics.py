@@ -12,7 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any
 
     from prometheus_client.core import Metric
 
@@ -70,6 +71,7 @@ class Metrics:
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._cost: defaultdict[str, int] = defaultdict(int)
         self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.registry.register(self)
         self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
         self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
@@ -110,6 +112,10 @@ class Metrics:
             self._unpriced[upstream] += 1
         else:
             self._cost[upstream] += cost_nano
+
+    def attempt_ended(self, upstream: str, outcome: str) -> None:
+        """Count a request to a vendor, by how it came out."""
+        self._attempts[upstream, outcome] += 1
 
     def stream_began(self, upstream: str) -> None:
         """One more running answer."""
@@ -157,7 +163,10 @@ class Metrics:
         unpriced = _family("unpriced_exchanges", "Exchanges whose model has no price.", "upstream")
         for upstream, count in self._unpriced.items():
             unpriced.add_metric([upstream], count)
-        yield from (tokens, cost, unpriced)
+        attempts = _family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
+        for (upstream, outcome), count in self._attempts.items():
+            attempts.add_metric((upstream, outcome), count)
+        yield from (tokens, cost, unpriced, attempts)
         yield from (requests, refusals, bytes_, events, active, first_byte, duration)
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:
@@ -175,6 +184,10 @@ class Metrics:
     def watch_ledger(self, counts: Callable[[], tuple[int, int, int]]) -> None:
         """Ask `counts` at every scrape how many rows wait, how often writing failed, and how many rows were dropped."""
         self.registry.register(_Ledger(counts))
+
+    def watch_upstreams(self, reports: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Ask `reports` at every scrape which upstreams are out, and which of their keys rest."""
+        self.registry.register(_Health(reports))
 
     def render(self) -> bytes:
         """The text of a scrape."""
@@ -215,3 +228,23 @@ class _Ledger:
             ("ledger_rows_dropped", "Rows that the ledger lacks, because too many waited.", dropped),
         ):
             yield CounterMetricFamily(f"forward_sse_{name}_total", documentation, value=value)
+
+
+class _Health:
+    def __init__(self, reports: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._reports = reports
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        out = GaugeMetricFamily(
+            "forward_sse_upstream_out", "Whether routes leave an upstream out: it is out, or off.", labels=["upstream"]
+        )
+        resting = GaugeMetricFamily(
+            "forward_sse_upstream_key_resting",
+            "Whether a key rests, by the first digits of its SHA-256.",
+            labels=["upstream", "key"],
+        )
+        for report in self._reports():
+            out.add_metric([report["name"]], report["state"] != "on")
+            for key in report["keys"]:
+                resting.add_metric([report["name"], key["key"]], key["resting"])
+        yield from (out, resting)

@@ -65,6 +65,8 @@ _MAX_REQUESTED_NAMES = 64
 _EXPOSED_NAMES = (
     b"x-forward-sse-id",
     b"x-forward-sse-code",
+    b"x-forward-sse-upstream",
+    b"x-forward-sse-attempts",
     b"www-authenticate",
     b"retry-after",
     b"retry-after-ms",

@@ -8,8 +8,8 @@ for larger bodies is done in steps.
 from __future__ import annotations
 
 import re
-from copy import copy
 from fnmatch import translate
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth import strip_query
@@ -21,21 +21,27 @@ from proxy.errors import (
     NotFoundError,
     ProxyError,
     UnknownUpstreamError,
+    UnsupportedMediaTypeError,
+    UpstreamOffError,
 )
 from proxy.model import TYPED_NAMES
 from proxy.protocol.content_codings import decode, read_codings
 from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, read_passcode
 from proxy.protocol.header_fields import is_loop, to_upstream
+from proxy.protocol.model_member import replace_model
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
 from proxy.routing.envelopes import route_envelope
+from proxy.routing.model_routes import OFF_RETRY_S, RouteChoices
 from proxy.routing.upstream_routes import UpstreamRoute, check_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from proxy.model import Principal, RequestHead, Route, Upstream
+    from proxy.failover import UpstreamState
+    from proxy.model import Principal, RequestHead, Route, RouteTarget, Upstream
     from proxy.protocol.json_text import JsonText, Steps
     from proxy.routing.envelopes import EnvelopeRules
+    from proxy.routing.model_routes import ModelRoute
 
 _FRONT: Final = b"/forward-sse"
 # The paths that stock SDKs call below a bare base URL, and the dialect of each.
@@ -69,6 +75,7 @@ class Destination(NamedTuple):
         return self.path is None
 
 
+_NO_STATES: Final[Mapping[str, UpstreamState]] = MappingProxyType({})
 _TOLD_BY_BODY: Final = Destination(DEFAULT_DIALECT)
 _NO_MEMBERS: Final = RoutingMembers()
 
@@ -83,7 +90,12 @@ class Router:
         default_upstream: str | None,
         envelope: EnvelopeRules | None,
         max_body_bytes: int,
+        routes: Sequence[ModelRoute] = (),
+        states: Mapping[str, UpstreamState] = _NO_STATES,
     ) -> None:
+        """`states` are those of the upstreams, all of which routes need."""
+        self._routes = routes
+        self._states = states
         self._upstreams = {name.encode(): upstream for name, upstream in upstreams.items()}
         self._default = None if default_upstream is None else upstreams[default_upstream]
         self._envelope = envelope
@@ -95,13 +107,6 @@ class Router:
             for glob in upstream.models
         ]
         self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
-
-    def dry_run(self) -> Router:
-        """Return a router for requests that are not sent yet: same refusals, and no key is used."""
-        router = copy(self)
-        routes = {name: route.dry_run() for name, route in self._upstream_routes.items()}
-        router._upstream_routes = routes  # noqa: SLF001 - a copy of this object
-        return router
 
     def dialect_name(self, head: RequestHead) -> str:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
@@ -240,19 +245,34 @@ class Router:
             InvalidRequestError: the body cannot be read where routing needs it, or is no valid envelope.
             BodyTooLargeError, UnsupportedMediaTypeError: as `read_members` says.
             NotFoundError: the upstream has no default path, and none was asked for.
+            UpstreamOffError: an operator has turned it off, or all upstreams of a route.
             UnknownUpstreamError, UpstreamNotAllowedError, PathNotAllowedError, TargetNotAllowedError: as they say.
         """
-        _, upstream, path, query, is_typed = destination
+        _, upstream, path, _, is_typed = destination
         if members is None:
             members = yield from self.read_members(destination, head, body)
         if members.envelope is not None and path is None:
-            return (
-                yield from route_envelope(
-                    self._envelope, self._upstream_routes, head, members.envelope, principal, is_typed=is_typed
-                )
+            route = yield from route_envelope(
+                self._envelope, self._upstream_routes, head, members.envelope, principal, is_typed=is_typed
             )
-        upstream_route = self._upstream_routes[self._by_model(members.model) if upstream is None else upstream.name]
-        check_plan(upstream_route.name, principal)
+            self._check_on(route.upstream)
+            return route
+        if upstream is None and self._routes and (found := self._route_of(members.model)) is not None:
+            request = (destination, head, body, principal)
+            return (
+                yield from RouteChoices(found, self._states, lambda target: self._to_target(target, *request)).first()
+            )
+        name = self._by_model(members.model) if upstream is None else upstream.name
+        return (yield from self._to_upstream(name, destination, head, body, principal))
+
+    def _to_upstream(
+        self, name: str, destination: Destination, head: RequestHead, body: bytes, principal: Principal
+    ) -> Steps[Route]:
+        """Make the request to an upstream, where it may go there."""
+        _, upstream, path, query, is_typed = destination
+        upstream_route = self._upstream_routes[name]
+        check_plan(name, principal)
+        self._check_on(name)
         is_front = path is None
         if query is not None:
             query = strip_query(query, query_key=upstream_route.dialect.query_credential)
@@ -273,6 +293,35 @@ class Router:
             upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
         )
         return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
+
+    def _to_target(
+        self, target: RouteTarget, destination: Destination, head: RequestHead, body: bytes, principal: Principal
+    ) -> Steps[Route]:
+        """Make the request to a route's target, with the target's own model where it has one."""
+        if target.model is not None:
+            if read_codings(head.index.every(b"content-encoding")):
+                # It would have to be coded again, and be other bytes than the client's.
+                raise UnsupportedMediaTypeError(
+                    "This model is renamed on its way: its requests must not be compressed."
+                )
+            body = yield from replace_model(body, target.model)
+        return (yield from self._to_upstream(target.upstream, destination, head, body, principal))
+
+    def _check_on(self, name: str) -> None:
+        """Refuse what an operator has turned off.
+
+        Raises:
+            UpstreamOffError: it is off.
+        """
+        state = self._states.get(name)
+        if state is not None and state.is_off:
+            raise UpstreamOffError(retry_after_s=OFF_RETRY_S)
+
+    def _route_of(self, model: str | None) -> ModelRoute | None:
+        """The first of the operator's routes that is for this model."""
+        if model is None or len(model) > _MAX_MODEL:
+            return None
+        return next((route for route in self._routes if route.matches(model)), None)
 
     def _named(self, head: RequestHead) -> list[bytes]:
         """The upstreams that `POST /forward-sse` names: by its query, else by its field."""

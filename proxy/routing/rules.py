@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from proxy.auth import Authenticator
+    from proxy.failover import UpstreamState
     from proxy.limits import Store
     from proxy.model import Principal, Route
     from proxy.playground import Playground
@@ -35,6 +36,7 @@ class Rules:
     max_head_bytes: int
     body_timeout_s: float | None
     write_timeout_s: float | None
+    states: Mapping[str, UpstreamState]
     # The most tokens of output that a request reserves.
     reserve_output: int = 16_384
     early_heartbeat: bool = False

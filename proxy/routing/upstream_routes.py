@@ -5,20 +5,19 @@ What may go to an upstream, and what is added to it, is known here; which upstre
 
 from __future__ import annotations
 
-import itertools
-from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from proxy.auth import repeats_credential
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidRequestError, NotFoundError, PathNotAllowedError, UpstreamNotAllowedError
+from proxy.failover import credential_field
 from proxy.model import Route
 from proxy.protocol.header_fields import SERVER_CREDENTIALS, Added, fold
 from proxy.protocol.paths import below, canonical_path, member_name, merge_queries, with_query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from proxy.errors import Field
     from proxy.model import Principal, RequestHead, Upstream
@@ -30,7 +29,7 @@ NOT_READABLE: Final = "Typed events are made of a vendor's dialect, and this ups
 
 
 class UpstreamRoute:
-    """The route to one upstream. Its only state is which of the upstream's keys is next.
+    """The route to one upstream. It has no state: with which of several keys a request goes, the attempts decide.
 
     `front_path` is where `POST /forward-sse` goes, below the upstream's url; None where it goes nowhere. `models_path`
     is where `GET /v1/models` goes; None where the vendor lists no models.
@@ -40,12 +39,12 @@ class UpstreamRoute:
     """
 
     __slots__ = (
+        "_added",
         "_default_path",
         "_front_names",
         "_front_query",
         "_has_extra_fields",
         "_patterns",
-        "_turns",
         "_upstream",
         "asks_usage",
         "base_path",
@@ -79,14 +78,12 @@ class UpstreamRoute:
         self._has_extra_fields = bool(dialect.extra_fields(path, ()))
         self.unasked_names = upstream.typed_names if upstream.is_typed else None
         self.asks_usage = upstream.asks_usage
-        # What is added with each key; None where the client brings it.
-        self._turns: Iterator[Added] | None = None
+        # What is added with the first key, which the attempts replace; None where the client brings it.
+        self._added: Added | None = None
         if upstream.key_source == "own":
-            self._turns = itertools.cycle(
-                [_added(upstream, _credential(upstream, key.encode())) for key in upstream.keys]
-            )
+            self._added = _added(upstream, credential_field(upstream, upstream.keys[0].encode()))
         elif upstream.key_source == "none":
-            self._turns = itertools.repeat(Added(upstream.headers))
+            self._added = Added(upstream.headers)
         self.route = partial(
             Route,
             upstream.name,
@@ -98,14 +95,6 @@ class UpstreamRoute:
             upstream.ca_file,
             has_operators_key=_has_operators_key(upstream),
         )
-
-    def dry_run(self) -> UpstreamRoute:
-        """Return a route for requests that are not sent yet: it refuses the same, and uses none of the keys."""
-        upstream_route = copy(self)
-        if upstream_route._turns is not None:  # noqa: SLF001 - its own kind
-            upstream_route._turns = itertools.repeat(Added())  # noqa: SLF001
-        upstream_route.asks_usage = False
-        return upstream_route
 
     def raise_no_front_path(self) -> NoReturn:
         """Raise the error for a missing `front_path`.
@@ -160,14 +149,14 @@ class UpstreamRoute:
         return route if body is None else route._replace(body=body, asks_usage=True)
 
     def added(self, head: RequestHead, *, is_front: bool = False) -> Added:
-        """What is ours to add: the vendor's credential, whose turn it is, and the operator's headers.
+        """What is ours to add: the vendor's credential, and the operator's headers.
 
         To `POST /forward-sse` also what its body alone cannot say to the vendor.
 
         Raises:
             InvalidRequestError: the client has to bring the credential, and does not.
         """
-        added = self._of_client(head) if self._turns is None else next(self._turns)
+        added = self._added or self._of_client(head)
         if is_front and self._has_extra_fields and self.front_path is not None:
             added = added.under(self.dialect.extra_fields(self.front_path, {*head.index, *added.names}))
         return added
@@ -205,13 +194,6 @@ def _has_operators_key(upstream: Upstream) -> bool:
     if upstream.key_source == "own" or any(fold(name) in SERVER_CREDENTIALS for name, _ in upstream.headers):
         return True
     return upstream.key_source == "none" and upstream.has_secret_headers
-
-
-def _credential(upstream: Upstream, key: bytes) -> Field:
-    """The field that carries the vendor's key: the operator's choice carries it bare, else the dialect knows."""
-    if upstream.credential_header is not None:
-        return upstream.credential_header, key
-    return DIALECTS[upstream.dialect].credential_field(key.decode())
 
 
 def _client_credential(upstream: Upstream, value: bytes) -> Field:

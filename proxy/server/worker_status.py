@@ -8,7 +8,7 @@ from proxy.handlers.usage import find_rows
 from proxy.model import Ending
 
 if TYPE_CHECKING:
-    from proxy.handlers.admin import Stream
+    from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
     from proxy.ledger import Query
 
@@ -38,6 +38,22 @@ class WorkerStatus:
     async def usage(self, asked: Query) -> tuple[str, bytes]:
         """What has been used: the ledger is the whole node's."""
         return await find_rows(self._service, asked)
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        """The upstreams and what is known of them."""
+        return self.upstreams_now()
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        """Turn an upstream off or on."""
+        return self.switch_now(name, is_off=is_off)
+
+    def upstreams_now(self) -> list[UpstreamReport]:
+        """The same, for who must not wait."""
+        return self._service.upstreams.reports()
+
+    def switch_now(self, name: str, *, is_off: bool) -> bool:
+        """The same, for who must not wait."""
+        return self._service.upstreams.switch(name, is_off=is_off)
 
     def streams_now(self) -> list[Stream]:
         """The same, for who must not wait."""

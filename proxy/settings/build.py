@@ -18,23 +18,38 @@ from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
 from proxy.limits.openings import Openings
 from proxy.limits.periods import Calendar
-from proxy.model import Budget, Origin, Plan, Principal, Timeouts, Upstream
+from proxy.model import (
+    Budget,
+    HealthRules,
+    KeyRules,
+    Origin,
+    Plan,
+    Principal,
+    RetryRules,
+    RouteRules,
+    RouteTarget,
+    Timeouts,
+    Upstream,
+)
 from proxy.playground import Playground
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
+from proxy.routing.model_routes import ModelRoute
 from proxy.timers import tick_for
 from proxy.usage.prices import Price, Prices, per_million
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
+    from proxy.failover import UpstreamStates
     from proxy.limits import Store
     from proxy.limits.store import Opening
     from proxy.model import Route
     from proxy.playground import Page
     from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.settings.routes import RouteSettings
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -49,11 +64,17 @@ def build_rules(
     store: Store,
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     page: Page,
+    states: UpstreamStates,
+    is_reload: bool = True,
 ) -> Rules:
-    """Build the rules; the arguments besides `settings` outlive a reload. `page` is the playground's."""
+    """Build the rules; the arguments besides `settings` outlive a reload. `page` is the playground's.
+
+    `is_reload`: an operator has asked for it, so that keys which vendors had refused are used again.
+    """
     auth = settings.auth
     plans = build_plans(settings)
     upstreams = {name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+    known = states.configure(upstreams.values(), wakes=is_reload)
     policy = CorsPolicy(
         frozenset(settings.cors.origins),
         credentials=settings.cors.credentials,
@@ -72,7 +93,10 @@ def build_rules(
             default_upstream=settings.default_upstream,
             envelope=_envelope(settings),
             max_body_bytes=settings.max_body_bytes,
+            routes=[ModelRoute(_route(route), now=states.now) for route in settings.routes],
+            states=known,
         ),
+        states=known,
         prices=build_prices(settings),
         cors=policy,
         resolve=resolve,
@@ -280,6 +304,9 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         path=path,
         key_source=upstream.key_source,
         keys=tuple(key.get_secret_value() for key in upstream.keys),
+        key_weights=tuple(listed.weight for listed in upstream.api_keys or ()) or (1,) * len(upstream.keys),
+        key_rules=KeyRules(upstream.key_pool.strategy, upstream.key_pool.cooldown_s),
+        health=HealthRules(**dict(upstream.health)),
         models=upstream.models,
         allow_paths=upstream.allow_paths,
         credential_header=None if upstream.credential_header is None else upstream.credential_header.encode(),
@@ -291,6 +318,18 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         is_typed=upstream.events == "typed",
         typed_names=MappingProxyType(dict(upstream.typed_names)),
         asks_usage=upstream.ask_usage,
+    )
+
+
+def _route(route: RouteSettings) -> RouteRules:
+    retry = route.retry
+    return RouteRules(
+        models=route.models,
+        targets=tuple(RouteTarget(target.name, target.model, target.weight) for target in route.upstreams),
+        strategy=route.strategy,
+        retry=None
+        if retry is None
+        else RetryRules(retry.attempts, retry.within_s, retry.first_output_s, frozenset(retry.on), retry.retry_paid),
     )
 
 

@@ -20,6 +20,7 @@ from proxy.settings.listeners import (
     listen_faults,
 )
 from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
+from proxy.settings.routes import RouteSettings, route_faults
 from proxy.settings.scalars import (
     Clock,
     Count,
@@ -237,6 +238,9 @@ class Settings(Model):
     upstreams: dict[str, UpstreamSettings] = Field(
         description="The vendors, by name.", json_schema_extra={"propertyNames": {"pattern": f"^{UPSTREAM_NAME}$"}}
     )
+    routes: tuple[RouteSettings, ...] = Field(
+        (), description="Models that several upstreams have; looked at before the `models` of upstreams."
+    )
     default_upstream: Text | None = Field(None, description="Where requests go that name no upstream and no model.")
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
     cors: Cors = Field(default_factory=Cors, description="Which pages may read the proxy's responses (CORS).")
@@ -290,6 +294,7 @@ class Settings(Model):
         yield from retention_faults(data)
         yield from _name_faults(data)
         yield from _reference_faults(data)
+        yield from route_faults(data)
         yield from _heartbeat_faults(data)
         yield from name_faults(data)
         yield from price_faults(data)

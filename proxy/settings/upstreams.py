@@ -15,6 +15,7 @@ from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, T
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
+from proxy.settings.upstream_keys import HealthSettings, KeyPoolSettings, ListedKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,6 +84,11 @@ def _read_allow_paths(value: object) -> object:
     return value
 
 
+def _keys_in_schema(schema: dict[str, Any]) -> None:
+    (listed,) = (option for option in schema["anyOf"] if option.get("type") == "array")
+    listed["items"] = {"anyOf": [{"type": "string", "minLength": 1}, listed["items"]]}
+
+
 def _all_in_schema(schema: dict[str, Any]) -> None:
     schema["anyOf"].insert(1, {"const": "all"})
 
@@ -122,7 +128,17 @@ class UpstreamSettings(Model):
         None,
         description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
     )
-    api_keys: tuple[VendorKey, ...] | None = Field(None, description="Several keys, used in turn.")
+    api_keys: tuple[ListedKey, ...] | None = Field(
+        None,
+        description="Several keys, each as text or as {key, weight}.",
+        json_schema_extra=_keys_in_schema,
+    )
+    key_pool: KeyPoolSettings = Field(
+        default_factory=KeyPoolSettings, alias="keys", description="How the keys are used, and how long they rest."
+    )
+    health: HealthSettings = Field(
+        default_factory=HealthSettings, description="When routes leave this upstream out, and for how long."
+    )
     credential_header: FieldName | None = Field(
         None, description="The header that carries the bare key, where it is not the dialect's own (Azure: api-key)."
     )
@@ -172,9 +188,9 @@ class UpstreamSettings(Model):
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """The upstream's keys, used in turn; empty unless `key_source` is `own`."""
+        """The upstream's keys; empty unless `key_source` is `own`."""
         if self.api_keys is not None:
-            return self.api_keys
+            return tuple(listed.key for listed in self.api_keys)
         return (self.api_key,) if self.api_key is not None and self.key_source == "own" else ()
 
     def with_secret(self, location: Location, text: str) -> Self | None:
@@ -190,11 +206,12 @@ class UpstreamSettings(Model):
                     # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
                     raise InvalidValue("is a word of `api_key`, not a key")
                 changes = {"api_key": read_vendor_key(text)}
-            case ("api_keys", int(index)) if self.api_keys is not None:
+            case ("api_keys", int(index)) | ("api_keys", int(index), "key") if self.api_keys is not None:
                 if text in _KEY_WORDS:
                     raise InvalidValue("is a word of `api_key`, not a key")
                 keys = self.api_keys
-                changes = {"api_keys": (*keys[:index], read_vendor_key(text), *keys[index + 1 :])}
+                changed = keys[index].model_copy(update={"key": read_vendor_key(text)})
+                changes = {"api_keys": (*keys[:index], changed, *keys[index + 1 :])}
             case ("headers", str(name)):
                 changes = {"headers": {**self.headers, name: _read_field_value(SecretStr(text))}}
             case _:
@@ -281,6 +298,7 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     if keys in ([], ()):
         yield ("api_keys",), InvalidValue("must not be empty")
     if isinstance(keys, list | tuple):
-        for index, key in enumerate(keys):
+        for index, listed in enumerate(keys):
+            key, where = (listed, ()) if isinstance(listed, str) else (mapping(listed).get("key"), ("key",))
             if key in _KEY_WORDS:
-                yield ("api_keys", index), InvalidValue("is a word of `api_key`, not a key")
+                yield ("api_keys", index, *where), InvalidValue("is a word of `api_key`, not a key")

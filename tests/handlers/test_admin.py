@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ import pytest
 from proxy.app import make_admin_app
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from pytest_aiohttp.plugin import AiohttpClient
 
-    from proxy.handlers.admin import Stream
+    from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems
     from proxy.ledger import Query
     from tests.handlers.conftest import Client
@@ -26,6 +29,7 @@ class Fake:
     reasons: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     asked: list[Query] = field(default_factory=list)
+    off: bool = False
 
     async def metrics(self) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
@@ -40,6 +44,13 @@ class Fake:
     async def usage(self, asked: Query) -> tuple[str, bytes]:
         self.asked.append(asked)
         return "2026-01-01T00:00:00Z", b'[{"user": "alice", "requests": 1}]'
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        return [{"name": "main", "state": "off" if self.off else "on", "keys": []}]
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        self.off = is_off
+        return name == "main"
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}
@@ -63,6 +74,32 @@ async def test_admin_pages(admin: Client, slash: str) -> None:
         assert await response.read() == b"forward_sse_active_streams 1.0\n"
     async with admin.get("/admin/streams" + slash) as response:
         assert await response.json() == {"streams": [{"id": "one", "user": "alice"}]}
+
+
+async def test_admin_upstreams(admin: Client) -> None:
+    """The upstreams are a list; one is turned off and on by its name, and the answer is what it is then."""
+    async with admin.get("/admin/upstreams") as response:
+        assert [one["state"] for one in await response.json()] == ["on"]
+    seen = []
+    for name, state in (("main", "off"), ("main", "on"), ("other", "off"), ("main", "out")):
+        async with admin.put(f"/admin/upstreams/{name}", json={"state": state}) as response:
+            seen.append((response.status, (await response.json()).get("state")))
+    assert seen == [(200, "off"), (200, "on"), (404, None), (400, None)]
+
+
+async def test_admin_upstream_body(admin: Client) -> None:
+    """A body in pieces is read whole; one that is too long is refused, not read."""
+
+    async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+            await asyncio.sleep(0.01)
+
+    seen = []
+    for parts in ((b'{"sta', b'te":"off"}'), (b" " * 2000, b'{"state":"off"}'), ()):
+        async with admin.put("/admin/upstreams/main", data=pieces(*parts)) as response:
+            seen.append(response.status)
+    assert seen == [200, 400, 400]
 
 
 async def test_admin_stop(admin: Client, view: Fake) -> None:

@@ -64,7 +64,7 @@ async def check_passed(proxy: Running, answer: Message, status: int) -> None:
     "key",
     [
         pytest.param("api_key: {key}", id="api_key"),
-        pytest.param("api_keys: [{key}, other]", id="api_keys"),
+        pytest.param("api_keys: [{key}, {key}]", id="api_keys"),
         pytest.param('api_key: none\n    headers: {{api-key: "{key}"}}', id="key among the headers"),
         pytest.param(
             'api_key: none\n    headers: {{Ocp-Apim-Subscription-Key: "${{KEY:-{key}}}"}}',

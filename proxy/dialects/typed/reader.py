@@ -17,7 +17,7 @@ _UNKNOWN_MESSAGE = "The upstream reported an error."
 
 # Members that hold an answer in one API or another. An event of a shape that a reader does not know is nothing to it
 # without one of these; with one, it is an answer in somebody else's words.
-_ANSWERS: Final = (
+ANSWERS: Final = (
     *("choices", "candidates", "output", "delta", "message", "content", "parts"),
     *("text", "response", "answer", "token", "generated_text"),
 )
@@ -128,7 +128,7 @@ def pass_over(value: dict[str, Any]) -> None:
     Raises:
         UnreadableError: it carries an answer.
     """
-    if any(value.get(name) for name in _ANSWERS):
+    if any(value.get(name) for name in ANSWERS):
         raise UnreadableError
 
 

@@ -1,4 +1,4 @@
-"""The admin listener's view over all workers: metrics, live streams, readiness, stopping a stream.
+"""The admin listener's view over all workers: metrics, live streams, upstreams, readiness, stopping a stream.
 
 The workers share the admin listener's socket. The worker that accepts a request asks the others through its
 `PeerChannel`, and answers for all.
@@ -14,15 +14,20 @@ from proxy.server.workers.counter_files import CounterFile, Family, Sample
 from proxy.server.workers.peers import PeerChannel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from proxy.handlers.admin import Stream
+    from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
     from proxy.ledger import Query
     from proxy.server.worker_status import WorkerStatus
     from proxy.server.workers.peers import Question
 
 _DRAINING = "draining"
+# The states of an upstream, the worst last.
+_WORSE = ("on", "out", "off")
+# A worker that is busy for longer than that shows itself in the report that follows.
+_SWITCH_ATTEMPTS = 5
 
 
 class AllWorkers:
@@ -37,12 +42,16 @@ class AllWorkers:
         self._peers = PeerChannel(directory, name, self._answer)
 
     async def open(self) -> None:
-        """Begin to answer the other workers.
+        """Begin to answer the other workers, and take over which upstreams an operator has turned off there.
 
         Raises:
             OSError: the directory cannot be used.
         """
         await self._peers.open()
+        for reports in (await self._peers.ask({"ask": "upstreams"})).given.values():
+            for report in _reports_in(reports):
+                if report["state"] == "off":
+                    self._one.switch_now(report["name"], is_off=True)
 
     async def close(self) -> None:
         """Stop answering, and write the counters' final values."""
@@ -87,6 +96,23 @@ class AllWorkers:
         """End a user's streams of that id in the other workers."""
         return await self._anywhere({"ask": "stop_own", "id": id_, "issuer": issuer, "user": user})
 
+    async def upstreams(self) -> list[UpstreamReport]:
+        """The upstreams: off or out where they are in one of the workers, with each worker's own state."""
+        answers = await self._peers.ask({"ask": "upstreams"})
+        parts = {self._name: self._one.upstreams_now()}
+        parts.update((name, _reports_in(reports)) for name, reports in answers.given.items())
+        return merge_reports(parts)
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        """Turn an upstream off or on in every worker."""
+        is_known = self._one.switch_now(name, is_off=is_off)
+        for _ in range(_SWITCH_ATTEMPTS):
+            answers = await self._peers.ask({"ask": "switch", "name": name, "state": "off" if is_off else "on"})
+            is_known |= any(answer is True for answer in answers.given.values())
+            if not answers.silent:
+                break
+        return is_known
+
     async def problems(self) -> Problems:
         """List why a request that arrives now would not be served, by whichever worker.
 
@@ -120,6 +146,10 @@ class AllWorkers:
                 return self._one.stop_now(question["id"])
             case "stop_own":
                 return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
+            case "upstreams":
+                return self._one.upstreams_now()
+            case "switch":
+                return self._one.switch_now(question["name"], is_off=question["state"] == "off")
             case "problems":
                 return self._one.problems_now()
         raise KeyError(question["ask"])
@@ -134,3 +164,42 @@ class AllWorkers:
 
 def _is_problems(answer: Any) -> bool:
     return isinstance(answer, dict) and isinstance(answer.get("reasons"), list)
+
+
+def _reports_in(answer: Any) -> list[UpstreamReport]:
+    return [report for report in answer if isinstance(report, dict)] if isinstance(answer, list) else []
+
+
+def merge_reports(parts: Mapping[str, Sequence[UpstreamReport]]) -> list[UpstreamReport]:
+    """Merge what each worker knows of the upstreams: sums of what runs, the worst of what fails.
+
+    A worker that has not read a new configuration yet may know others than the first.
+    """
+    merged: dict[str, UpstreamReport] = {}
+    for worker, reports in parts.items():
+        for report in reports:
+            name, state = report["name"], report["state"]
+            total = merged.get(name)
+            if total is None:
+                merged[name] = {**report, "keys": [dict(key) for key in report["keys"]], "workers": {worker: state}}
+                continue
+            total["workers"][worker] = state
+            total["state"] = max(total["state"], state, key=_WORSE.index)
+            total["running"] += report["running"]
+            total["failures"] = max(total["failures"], report["failures"])
+            total["out_for_s"] = max((total["out_for_s"], report["out_for_s"]), key=lambda out_s: out_s or 0.0)
+            _merge_keys(total["keys"], report["keys"])
+    return list(merged.values())
+
+
+def _merge_keys(total: list[dict[str, Any]], keys: Sequence[Mapping[str, Any]]) -> None:
+    by_name = {key["key"]: key for key in total}
+    for key in keys:
+        known = by_name.get(key["key"])
+        if known is None:
+            total.append(dict(key))
+            continue
+        known["running"] += key["running"]
+        if key["rests_for_s"] > known["rests_for_s"]:
+            known["rests_for_s"], known["refused_with"] = key["rests_for_s"], key["refused_with"]
+        known["resting"] = known["resting"] or key["resting"]

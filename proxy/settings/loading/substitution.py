@@ -27,6 +27,7 @@ SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("auth", "jwt", "*", "public_key"),
     ("upstreams", "*", "api_key"),
     ("upstreams", "*", "api_keys", "*"),
+    ("upstreams", "*", "api_keys", "*", "key"),
     ("upstreams", "*", "headers", "*"),
 )
 # A header's value is a secret if it is not in the YAML file itself.

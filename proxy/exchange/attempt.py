@@ -1,0 +1,54 @@
+"""What is kept of one attempt: one request to one vendor with one key, for the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.model import Ending
+
+# The line of an exchange stays short, whatever was tried: the last ones are shown.
+MOST_LOGGED = 16
+
+
+class Attempt:
+    """One attempt. Times are the loop's, in seconds.
+
+    Attributes:
+        key: The first 8 hexadecimal digits of the SHA-256 of the operator's key; None where there is none.
+        status: The vendor's; None while it has not answered.
+        ending: How it ended; None while it is under way, or its answer is.
+        sent_s: When the request was handed to the connection; None before that.
+    """
+
+    __slots__ = ("begun_s", "ended_s", "ending", "key", "sent_s", "status", "upstream")
+
+    def __init__(self, upstream: str, key: str | None, begun_s: float) -> None:
+        self.upstream = upstream
+        self.key = key
+        self.begun_s = begun_s
+        self.sent_s: float | None = None
+        self.status: int | None = None
+        self.ending: Ending | None = None
+        self.ended_s = 0.0
+
+    def end(self, ending: Ending, now_s: float) -> None:
+        """Note how it ended."""
+        self.ending = ending
+        self.ended_s = now_s
+
+
+def logged(attempts: Sequence[Attempt], ending: Ending, now_s: float) -> list[dict[str, Any]]:
+    """Return the attempts as the log shows them; what is under way ends with its exchange."""
+    return [
+        {
+            "upstream": attempt.upstream,
+            "key": attempt.key,
+            "status": attempt.status,
+            "ending": attempt.ending or ending,
+            "ms": int(((now_s if attempt.ending is None else attempt.ended_s) - attempt.begun_s) * 10_000 + 0.5) / 10,
+        }
+        for attempt in attempts[-MOST_LOGGED:]
+    ]

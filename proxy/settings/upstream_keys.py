@@ -1,0 +1,106 @@
+"""An upstream's `api_keys`, how they are used (`keys`), and when the upstream is left out (`health`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+
+from proxy.settings.model import Contradiction, Model, default
+from proxy.settings.scalars import Count, PositiveDuration  # noqa: TC001 - pydantic reads the annotations
+from proxy.settings.secret_values import VendorKey, read_vendor_key
+from proxy.settings.units import InvalidValue, read_positive_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_WEIGHT = 1000
+_PERCENT = re.compile(r"(100|[1-9][0-9]?)%", re.ASCII)
+
+
+def read_percent(value: object) -> float:
+    """Read a share (`50%`) as a number between 0 and 1.
+
+    Raises:
+        InvalidValue: Not a whole percentage from 1% to 100%.
+    """
+    if isinstance(value, str) and _PERCENT.fullmatch(value):
+        return int(value[:-1]) / 100
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    suggestion = f"{text}%" if _PERCENT.fullmatch(f"{text}%") else None
+    raise InvalidValue("must be a share from 1% to 100%, such as 50%", suggestion=suggestion)
+
+
+Percent = Annotated[
+    float, PlainValidator(read_percent), WithJsonSchema({"type": "string", "pattern": f"^{_PERCENT.pattern}$"})
+]
+
+
+class WeightedKey(Model):
+    """One of an upstream's keys, and its part of the requests."""
+
+    key: VendorKey = Field(description="The vendor's key, or file:/path.")
+    weight: Count = Field(1, description="Its part of the requests, in proportion to the others'.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Check the weight's bound."""
+        yield from weight_faults(data)
+
+
+def weight_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Check that a weight is not beyond what turns are reckoned with."""
+    weight = data.get("weight")
+    if isinstance(weight, int) and not isinstance(weight, bool) and weight > MAX_WEIGHT:
+        yield ("weight",), InvalidValue(f"must be at most {MAX_WEIGHT}")
+
+
+def _read_key(value: object) -> object:
+    if isinstance(value, Mapping | WeightedKey):
+        return value
+    return WeightedKey.model_construct(key=read_vendor_key(value), weight=1)
+
+
+# The key alone, or with its weight.
+ListedKey = Annotated[WeightedKey, BeforeValidator(_read_key)]
+
+
+class KeyPoolSettings(Model):
+    """How an upstream's keys are used."""
+
+    strategy: Literal["least_busy", "round_robin"] = Field(
+        "least_busy", description="The key with the fewest running streams for its weight, or one after the other."
+    )
+    cooldown_s: PositiveDuration = Field(
+        default("30s"),
+        alias="cooldown",
+        description="The longest rest of a key after 429 where the vendor does not say how long; it grows from 1s.",
+    )
+
+
+class HealthSettings(Model):
+    """When an upstream is left out of routes, and for how long."""
+
+    failures: Count = Field(5, description="So many failures in a row.")
+    share: Percent = Field(default("50%"), description="Or that share of the attempts within `window` …")
+    of_at_least: Count = Field(20, description="… of at least so many.")
+    window_s: PositiveDuration = Field(default("30s"), alias="window", description="What `share` looks back on.")
+    out_for_s: PositiveDuration = Field(
+        default("10s"), alias="out_for", description="How long it is left out; twice as long each time it fails again."
+    )
+    out_at_most_s: PositiveDuration = Field(
+        default("5m"), alias="out_at_most", description="The longest of these times."
+    )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Check that the longest time is not shorter than the first."""
+        try:
+            first = read_positive_duration(data.get("out_for", "10s"))
+            longest = read_positive_duration(data.get("out_at_most", "5m"))
+        except InvalidValue:
+            return  # reported by the fields
+        if longest < first:
+            yield ("out_at_most",), InvalidValue("is shorter than out_for")
