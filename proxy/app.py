@@ -90,7 +90,7 @@ LINGER_S: Final = 2.0
 # Read once, at start; a reload that changes one of them reports it and leaves it.
 FIXED_KEYS: Final = (
     *("listen", "admin_listen", "workers", "limits", "log"),
-    *("usage.ledger", "usage.spool", "usage.sync"),
+    *("usage.ledger", "usage.spool", "usage.sync", "usage.budget_timezone"),
 )
 
 
@@ -128,7 +128,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, ledger_ctx, service_ctx, files_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx, service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
@@ -263,7 +263,9 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
             policy = settings.limits.on_store_error
             structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
 
-    store = build_store(settings, on_failure=app[METRICS].limits_store_failed, on_change=changed)
+    ledger = app[LEDGER]
+    opening = None if ledger is None else ledger.used
+    store = build_store(settings, opening=opening, on_failure=app[METRICS].limits_store_failed, on_change=changed)
     await store.open()
     app[STORE] = store
     yield

@@ -155,7 +155,8 @@ async def test_away_database_delays_nobody(server: PostgresServer, tmp_path: Pat
         began_s = time.monotonic()
         with pytest.raises(LedgerUnavailableError):
             await ledger.sums(Query(0))
-        assert await ledger.used("tests", "alice", 0) == Amounts()
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.used("tests", "alice", 0)
         assert time.monotonic() - began_s < 1
         began_s = time.monotonic()
     assert time.monotonic() - began_s < keeper.END_S
@@ -170,7 +171,8 @@ async def test_hanging_database_delays_nobody(server: PostgresServer, tmp_path: 
         await answers(ledger)
         server.stop()
         began_s = time.monotonic()
-        assert await ledger.used("tests", "alice", 0) == Amounts()
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.used("tests", "alice", 0)
         assert time.monotonic() - began_s < USED_S + 0.5
         ledger.append(row())
         began_s = time.monotonic()
