@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from proxy.handlers import (
     usage,
 )
 from proxy.model import Plan, Principal
-from proxy.observability.logging import Redactor
+from proxy.observability.logging import Redactor, log_limits_change
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
 from proxy.relay import Overruns
@@ -254,18 +255,13 @@ async def pool_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
     """The limits store. One that cannot be reached is no error here."""
-    settings = app[SETTINGS]
-
-    def changed(problem: str | None) -> None:
-        if problem is None:
-            structlog.get_logger().info("limits.store_regained")
-        else:
-            policy = settings.limits.on_store_error
-            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
-
-    ledger = app[LEDGER]
-    opening = None if ledger is None else ledger.used
-    store = build_store(settings, opening=opening, on_failure=app[METRICS].limits_store_failed, on_change=changed)
+    settings, ledger, metrics = app[SETTINGS], app[LEDGER], app[METRICS]
+    store = build_store(
+        settings,
+        opening=None if ledger is None else ledger.used,
+        on_failure=metrics.limits_store_failed,
+        on_change=partial(log_limits_change, settings.limits.on_store_error),
+    )
     await store.open()
     app[STORE] = store
     yield
