@@ -128,7 +128,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, ledger_ctx, service_ctx, files_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx, service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
@@ -252,24 +252,6 @@ async def pool_ctx(app: web.Application) -> AsyncIterator[None]:
     pool.close()
 
 
-async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
-    """The limits store. One that cannot be reached is no error here."""
-    settings = app[SETTINGS]
-
-    def changed(problem: str | None) -> None:
-        if problem is None:
-            structlog.get_logger().info("limits.store_regained")
-        else:
-            policy = settings.limits.on_store_error
-            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
-
-    store = build_store(settings, on_failure=app[METRICS].limits_store_failed, on_change=changed)
-    await store.open()
-    app[STORE] = store
-    yield
-    await store.close()
-
-
 async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     """The ledger, where one is kept; closed after the service, whose last exchanges still have rows.
 
@@ -283,6 +265,24 @@ async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     if ledger is not None:
         await ledger.close()
+
+
+async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
+    """The limits store, which asks the ledger. One that cannot be reached is no error here."""
+    settings = app[SETTINGS]
+
+    def changed(problem: str | None) -> None:
+        if problem is None:
+            structlog.get_logger().info("limits.store_regained")
+        else:
+            policy = settings.limits.on_store_error
+            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
+
+    store = build_store(settings, app[LEDGER], on_failure=app[METRICS].limits_store_failed, on_change=changed)
+    await store.open()
+    app[STORE] = store
+    yield
+    await store.close()
 
 
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:

@@ -130,7 +130,11 @@ class Ledger(Protocol):
         ...
 
     async def used(self, issuer: str, user: str, since_ms: int) -> Amounts:
-        """What a user has used since a moment; nothing where the database does not answer in a fifth of a second."""
+        """What a user has used since a moment.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer, or not within a fifth of a second.
+        """
         ...
 
     def keep(self, retention_s: float) -> None:

@@ -94,11 +94,15 @@ class SqliteLedger:
             self._asked -= 1
 
     async def used(self, issuer: str, user: str, since_ms: int) -> Amounts:
-        """What a user has used since a moment; nothing where the file does not answer within `USED_S`."""
+        """What a user has used since a moment.
+
+        Raises:
+            LedgerUnavailableError: the file cannot be read, or not within `USED_S`.
+        """
         try:
             sums = await self._ask(self._used, Query(since_ms, (), issuer, user), USED_S)
-        except (sqlite3.Error, OSError):
-            return Amounts()
+        except (sqlite3.Error, OSError) as exc:
+            raise LedgerUnavailableError from exc
         return amounts(sums)
 
     async def _ask(self, executor: ThreadPoolExecutor, query: Query, within_s: float) -> Sequence[Sums]:
