@@ -253,21 +253,6 @@ async def pool_ctx(app: web.Application) -> AsyncIterator[None]:
     pool.close()
 
 
-async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
-    """The limits store. One that cannot be reached is no error here."""
-    settings, ledger, metrics = app[SETTINGS], app[LEDGER], app[METRICS]
-    store = build_store(
-        settings,
-        opening=None if ledger is None else ledger.used,
-        on_failure=metrics.limits_store_failed,
-        on_change=partial(log_limits_change, settings.limits.on_store_error),
-    )
-    await store.open()
-    app[STORE] = store
-    yield
-    await store.close()
-
-
 async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     """The ledger, where one is kept; closed after the service, whose last exchanges still have rows.
 
@@ -281,6 +266,17 @@ async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     if ledger is not None:
         await ledger.close()
+
+
+async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
+    """The limits store, which asks the ledger. One that cannot be reached is no error here."""
+    settings, metrics = app[SETTINGS], app[METRICS]
+    on_change = partial(log_limits_change, settings.limits.on_store_error)
+    store = build_store(settings, app[LEDGER], on_failure=metrics.limits_store_failed, on_change=on_change)
+    await store.open()
+    app[STORE] = store
+    yield
+    await store.close()
 
 
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:

@@ -133,7 +133,7 @@ class Ledger(Protocol):
         """What a user has used since a moment.
 
         Raises:
-            LedgerUnavailableError: the database does not answer in a fifth of a second.
+            LedgerUnavailableError: the database does not answer, or not within a fifth of a second.
         """
         ...
 

@@ -97,7 +97,7 @@ class SqliteLedger:
         """What a user has used since a moment.
 
         Raises:
-            LedgerUnavailableError: the file does not answer within `USED_S`.
+            LedgerUnavailableError: the file cannot be read, or not within `USED_S`.
         """
         try:
             sums = await self._ask(self._used, Query(since_ms, (), issuer, user), USED_S)

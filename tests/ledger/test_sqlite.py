@@ -92,7 +92,7 @@ async def test_too_many_ask(path: Path) -> None:
 
 
 async def test_file_is_gone(path: Path) -> None:
-    """A file that is gone tells neither sums nor what was used: that is not nothing."""
+    """A file that is gone makes sums unavailable, and what was used is not known: that is not nothing."""
     async with kept(path) as ledger:
         path.unlink()  # noqa: ASYNC240 - a moment
         with pytest.raises(LedgerUnavailableError):

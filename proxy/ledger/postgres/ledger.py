@@ -89,10 +89,10 @@ class PostgresLedger:
             self._asked -= 1
 
     async def used(self, issuer: str, user: str, since_ms: int) -> Amounts:
-        """What a user has used since a moment.
+        """What a user has used since a moment, as far as it has reached the database.
 
         Raises:
-            LedgerUnavailableError: the database does not answer within `USED_S`.
+            LedgerUnavailableError: the database does not answer, or not within `USED_S`.
         """
         sums = await ask(self._place, "used", Query(since_ms, (), issuer, user), USED_S)
         return Amounts(sum(one.input_tokens + one.output_tokens for one in sums), sum(one.cost_nano for one in sums))

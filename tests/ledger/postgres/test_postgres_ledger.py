@@ -129,8 +129,11 @@ async def test_rows_reach_the_database_and_sums_come_back(url: str, tmp_path: Pa
 
 
 async def _equals(asked: Awaitable[Amounts], nano_usd: int) -> bool:
-    # A machine that stands still makes it late, and then there is nothing.
-    return (await asked).nano_usd == nano_usd
+    try:
+        return (await asked).nano_usd == nano_usd
+    except LedgerUnavailableError:
+        # A machine that stands still makes it late.
+        return False
 
 
 async def test_rows_are_shipped_at_the_end(url: str, tmp_path: Path) -> None:
