@@ -92,7 +92,7 @@ def _ledger(settings: Settings) -> str:
     if usage.ledger is None:
         return "off"
     when = "each row at once" if usage.sync == "each" else "rows within 50ms"
-    spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings)}"
+    spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings).absolute()}"
     return f"{usage.ledger}{spool}, kept for {_seconds(usage.retention_s)}, {when}"
 
 
