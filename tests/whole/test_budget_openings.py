@@ -95,7 +95,7 @@ async def test_ledger_that_cannot_be_read_at_first(start: Callable[..., Any], up
 
 
 async def test_emptied_limits_server(start: Callable[..., Any], upstream: Upstream, store: RedisServer) -> None:
-    """A limits server that has lost everything, asked by a worker that never heard of the user, knows it by the ledger."""
+    """A limits server that has lost everything, asked by a new worker, knows it again."""
     more = LEDGER + with_store(store.url, "deny")
     proxy = await run(start, "openai", PLANS["tokens"], more)
     await complete(proxy, upstream, "openai")
