@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -31,7 +32,7 @@ from proxy.handlers import (
     usage,
 )
 from proxy.model import Plan, Principal
-from proxy.observability.logging import Redactor, UpstreamLog
+from proxy.observability.logging import Redactor, UpstreamLog, log_limits_change
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
 from proxy.relay import Overruns
@@ -91,7 +92,7 @@ LINGER_S: Final = 2.0
 # Read once, at start; a reload that changes one of them reports it and leaves it.
 FIXED_KEYS: Final = (
     *("listen", "admin_listen", "workers", "limits", "log"),
-    *("usage.ledger", "usage.spool", "usage.sync"),
+    *("usage.ledger", "usage.spool", "usage.sync", "usage.budget_timezone"),
 )
 
 
@@ -129,7 +130,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, ledger_ctx, service_ctx, files_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx, service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
@@ -253,24 +254,6 @@ async def pool_ctx(app: web.Application) -> AsyncIterator[None]:
     pool.close()
 
 
-async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
-    """The limits store. One that cannot be reached is no error here."""
-    settings = app[SETTINGS]
-
-    def changed(problem: str | None) -> None:
-        if problem is None:
-            structlog.get_logger().info("limits.store_regained")
-        else:
-            policy = settings.limits.on_store_error
-            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
-
-    store = build_store(settings, on_failure=app[METRICS].limits_store_failed, on_change=changed)
-    await store.open()
-    app[STORE] = store
-    yield
-    await store.close()
-
-
 async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     """The ledger, where one is kept; closed after the service, whose last exchanges still have rows.
 
@@ -284,6 +267,17 @@ async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     if ledger is not None:
         await ledger.close()
+
+
+async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
+    """The limits store, which asks the ledger. One that cannot be reached is no error here."""
+    settings, metrics = app[SETTINGS], app[METRICS]
+    on_change = partial(log_limits_change, settings.limits.on_store_error)
+    store = build_store(settings, app[LEDGER], on_failure=metrics.limits_store_failed, on_change=on_change)
+    await store.open()
+    app[STORE] = store
+    yield
+    await store.close()
 
 
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:

@@ -175,7 +175,10 @@ def check(config: Path | None) -> None:
         check_ledger(settings)
         check_ledger_url(settings)
     except OSError as exc:
-        _fail(exc.strerror or str(exc))
+        ledger = settings.usage.ledger
+        key = "spool" if ledger is not None and ledger.path is None else "ledger"
+        place = config_file.source_of(("usage", key), config_file.path_of(config, os.environ), os.environ)
+        _fail(f"{place}: {exc.strerror or exc}")
     click.echo(check_report.report(settings))
     for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
@@ -266,9 +269,14 @@ def _yaml_text(text: str) -> str:
 @click.option(
     "--by", type=_Columns(), default="user,model", show_default=True, help=f"What to sum by: {', '.join(COLUMNS)}."
 )
-@click.option("--user", help="Only this user's.")
+@click.option("--user", help="Sum up only what this user has used.")
 @click.option(
-    "--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How."
+    "--format",
+    "format_",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the sums are written.",
 )
 @_config_option
 @click.pass_context
@@ -282,7 +290,8 @@ def usage(
 ) -> None:
     """Sum up the ledger: requests, tokens and cost, by user and model.
 
-    Days are UTC's. The first day counts from the moment that --since says.
+    Days are those of UTC. Of the first one only what ended after the moment that --since names is counted. A model that
+    is empty, or -, is that of requests that no model was run for.
 
     \b
     Example: forward-sse usage --since 30d --by day,model --format csv

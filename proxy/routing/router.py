@@ -295,7 +295,12 @@ class Router:
         return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
     def _to_target(
-        self, target: RouteTarget, destination: Destination, head: RequestHead, body: bytes, principal: Principal
+        self,
+        target: RouteTarget,
+        destination: Destination,
+        head: RequestHead,
+        body: bytes | bytearray,
+        principal: Principal,
     ) -> Steps[Route]:
         """Make the request to a route's target, with the target's own model where it has one."""
         if target.model is not None:
@@ -304,7 +309,7 @@ class Router:
                 raise UnsupportedMediaTypeError(
                     "This model is renamed on its way: its requests must not be compressed."
                 )
-            body = yield from replace_model(body, target.model)
+            body = bytes((yield from replace_model(body, target.model)))
         return (yield from self._to_upstream(target.upstream, destination, head, body, principal))
 
     def _check_on(self, name: str) -> None:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
     from proxy.failover import UpstreamStates
+    from proxy.ledger import Ledger
     from proxy.limits import Store
-    from proxy.limits.store import Opening
     from proxy.model import Route
     from proxy.playground import Page
     from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
@@ -184,21 +184,21 @@ def secrets_of(settings: Settings) -> Iterator[str]:
 
 def build_store(
     settings: Settings,
+    ledger: Ledger | None,
     *,
     on_failure: Callable[[], None],
     on_change: Callable[[str | None], None],
-    opening: Opening | None = None,
 ) -> Store:
     """Build the limits store. The caller opens and closes it, within one event loop.
 
-    `opening` asks the ledger what a user has used of a period of which the store knows nothing.
+    The ledger is asked what a user has used of a period of which the store knows nothing.
 
     Raises:
         OSError: the `ca_file` cannot be read.
     """
     limits = settings.limits
     url = limits.store
-    calendar, openings = Calendar(settings.usage.budget_timezone), Openings(opening)
+    calendar, openings = Calendar(settings.usage.budget_timezone), Openings(None if ledger is None else ledger.used)
     if url == "memory":
         return MemoryStore(calendar=calendar, openings=openings)
     # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.

@@ -195,7 +195,11 @@ def test_unusable_spool(tmp_path: Path, workers: int) -> None:
     )
     words = f"usage.spool: {spool}: there is no directory {tmp_path / 'missing'}\n"
     done = run(config, "check")
-    assert (done.returncode, done.stderr) == (2, words)
+    assert (done.returncode, done.stderr.endswith(f": {words}"), done.stderr.startswith(f"{config}:")) == (
+        2,
+        True,
+        True,
+    )
     done = run(config, "serve", "--workers", str(workers))
     assert (done.returncode, done.stderr) == (1, f"forward-sse: cannot start: {words}")
 

@@ -129,8 +129,11 @@ async def test_rows_reach_the_database_and_sums_come_back(url: str, tmp_path: Pa
 
 
 async def _equals(asked: Awaitable[Amounts], nano_usd: int) -> bool:
-    # A machine that stands still makes it late, and then there is nothing.
-    return (await asked).nano_usd == nano_usd
+    try:
+        return (await asked).nano_usd == nano_usd
+    except LedgerUnavailableError:
+        # A machine that stands still makes it late.
+        return False
 
 
 async def test_rows_are_shipped_at_the_end(url: str, tmp_path: Path) -> None:
@@ -155,7 +158,8 @@ async def test_away_database_delays_nobody(server: PostgresServer, tmp_path: Pat
         began_s = time.monotonic()
         with pytest.raises(LedgerUnavailableError):
             await ledger.sums(Query(0))
-        assert await ledger.used("tests", "alice", 0) == Amounts()
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.used("tests", "alice", 0)
         assert time.monotonic() - began_s < 1
         began_s = time.monotonic()
     assert time.monotonic() - began_s < keeper.END_S
@@ -170,7 +174,8 @@ async def test_hanging_database_delays_nobody(server: PostgresServer, tmp_path: 
         await answers(ledger)
         server.stop()
         began_s = time.monotonic()
-        assert await ledger.used("tests", "alice", 0) == Amounts()
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.used("tests", "alice", 0)
         assert time.monotonic() - began_s < USED_S + 0.5
         ledger.append(row())
         began_s = time.monotonic()
