@@ -75,6 +75,9 @@ async def test_whole_answer_is_like_any(
     assert at_once[1] == (chunk(EVENTS) + LAST if (framing, version) == ("chunked", b"HTTP/1.1") else EVENTS)
     assert once["status"] == status
     assert once.keys() == later.keys()
+    for line in (once, later):
+        (attempt,) = line["attempts"]
+        assert 0 <= attempt.pop("ms") <= line["duration_ms"]
     assert {name for name in once if once[name] != later[name]} <= {"id", "time", "ttfb_ms", "duration_ms"}
     assert once["ending"] == ("complete" if status == 200 else "upstream_error")
     assert (once["bytes"], once["events"]) == (len(EVENTS), 2 if type_ == "text/event-stream" else 0)
