@@ -16,6 +16,7 @@ from aiohttp import web
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
+from proxy.limits import AuthFailures
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from proxy.auth import Authenticator
     from proxy.handlers.admin import View
     from proxy.limits import Store
-    from proxy.model import Route
+    from proxy.model import Rate, Route
     from proxy.routing import Rules
     from proxy.upstream import Address
 
@@ -297,6 +298,8 @@ class RulesBuilder:
         self.resolver = Resolver()
         self.own_listeners: list[tuple[str, int]] = []
         self._store = app[STORE]
+        self._now = app[TIMERS].now
+        self._failures: AuthFailures | None = None
         self._metrics = app[METRICS]
         # Both at start: a reload may turn the playground on, or authentication off.
         self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
@@ -317,7 +320,22 @@ class RulesBuilder:
             return addresses
 
         page = self._open_page if settings.auth is None else self._guarded_page
-        return build_rules(settings, authenticator=authenticator, store=self._store, resolve=resolve, page=page)
+        return build_rules(
+            settings,
+            authenticator=authenticator,
+            store=self._store,
+            resolve=resolve,
+            page=page,
+            failures=self._failures_of(settings.auth_failures),
+        )
+
+    def _failures_of(self, rate: Rate | None) -> AuthFailures | None:
+        """What was counted stays while the rate does."""
+        if rate is None:
+            self._failures = None
+        elif self._failures is None or self._failures.rate != rate:
+            self._failures = AuthFailures(rate, now=self._now)
+        return self._failures
 
     def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
         self._metrics.jwks_refreshed(issuer, outcome)

@@ -226,6 +226,13 @@ class TooManyTicketsError(ProxyError):
     message = "Too many of your tickets are open; use one, or wait until one lapses."
 
 
+class TooManyFailuresError(ProxyError):
+    """Too many bad credentials came from the client's address (429); `retry_after_s` is when one is looked at again."""
+
+    status, code, blame = 429, "too_many_failures", "client"
+    message = "Too many bad credentials came from your address; try again later."
+
+
 class InsufficientQuotaError(ProxyError):
     """One of the plan's budgets has no room (429); `retry_after_s` is when its next period begins."""
 

@@ -96,6 +96,8 @@ def settle(
         "reason": exchange.reason,
         "event": "exchange.settled",
     }
+    if exchange.rules.logs_client:
+        line["client"] = None if exchange.client is None else str(exchange.client)
     if exchange.meter is not None:
         line |= _usage(taken)
     if exchange.log_fields is not None:

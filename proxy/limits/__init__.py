@@ -3,10 +3,12 @@
 A `Principal` enters with each request; an `Admission` leaves, which holds a lease and can be refunded, or a 429 or 503
 error. The stores are the rooms `memory`, for one worker, and `redis`, for several. `rate_limit_fields` writes a user's
 `RateStatus` as header fields. A store also keeps tickets, because it is what workers share.
+`AuthFailures` counts what no store has to know: bad credentials, by client address.
 """
 
+from proxy.limits.failures import AuthFailures
 from proxy.limits.messages import too_many_ticket_bodies
 from proxy.limits.rate_limit_fields import rate_limit_fields
 from proxy.limits.store import Admission, RateStatus, Spent, Store
 
-__all__ = ["Admission", "RateStatus", "Spent", "Store", "rate_limit_fields", "too_many_ticket_bodies"]
+__all__ = ["Admission", "AuthFailures", "RateStatus", "Spent", "Store", "rate_limit_fields", "too_many_ticket_bodies"]

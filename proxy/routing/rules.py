@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from proxy.auth import Authenticator
-    from proxy.limits import Store
+    from proxy.limits import AuthFailures, Store
     from proxy.model import Principal, Route
     from proxy.playground import Playground
+    from proxy.protocol.client_address import ClientAddresses
     from proxy.protocol.cors import CorsPolicy
     from proxy.routing.router import Router
     from proxy.upstream import Address
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs."""
+    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs.
+
+    Attributes:
+        clients: Finds the clients' addresses; None where nothing needs them.
+        logs_client: Whether log lines have the client's address.
+        failures: Limits bad credentials by address; None where they are not limited.
+    """
 
     authenticator: Authenticator | None
     anonymous: Principal
@@ -37,3 +44,6 @@ class Rules:
     write_timeout_s: float | None
     early_heartbeat: bool = False
     playground: Playground | None = None
+    clients: ClientAddresses | None = None
+    logs_client: bool = False
+    failures: AuthFailures | None = None

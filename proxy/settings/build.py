@@ -18,6 +18,7 @@ from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
 from proxy.model import Budget, Origin, Plan, Principal, Timeouts, Upstream
 from proxy.playground import Playground
+from proxy.protocol.client_address import ClientAddresses
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
@@ -27,7 +28,7 @@ from proxy.usage.prices import Price, Prices, per_million
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
-    from proxy.limits import Store
+    from proxy.limits import AuthFailures, Store
     from proxy.model import Route
     from proxy.playground import Page
     from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
@@ -45,6 +46,7 @@ def build_rules(
     store: Store,
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     page: Page,
+    failures: AuthFailures | None,
 ) -> Rules:
     """Build the rules; the arguments besides `settings` outlive a reload. `page` is the playground's."""
     auth = settings.auth
@@ -85,6 +87,11 @@ def build_rules(
         )
         if settings.playground
         else None,
+        clients=None
+        if settings.trusted_proxies is None and failures is None
+        else ClientAddresses(settings.trusted_proxies or ()),
+        logs_client=settings.trusted_proxies is not None,
+        failures=failures,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJs
 from proxy.dialects import DIALECTS
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.clients import FailureRate, TrustedProxies  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import (
@@ -204,6 +205,15 @@ class Settings(Model):
         default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
     )
     tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
+    trusted_proxies: TrustedProxies | None = Field(
+        None,
+        description="CIDR blocks of the proxies in front, whose X-Forwarded-For or Forwarded names the client; the log "
+        "then has its address.",
+    )
+    auth_failures: FailureRate = Field(
+        default("off"),
+        description="Bad credentials per client address, such as 20/1m; above it 429. IPv6 addresses count by /64.",
+    )
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
