@@ -7,12 +7,12 @@ receives plain values.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 
+from proxy.errors import UpstreamUnreachableError
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
@@ -24,21 +24,23 @@ from proxy.playground import Page
 from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import build_authenticator, build_plans, build_rules, build_store, secrets_of
+from proxy.settings.build_ways import trust
 from proxy.settings.rotation import FileWatch
 from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer, tick_for
 from proxy.upstream import Pool
 from proxy.upstream.addresses import Resolver, check_addresses
-from proxy.upstream.tls import TlsContexts
+from proxy.upstream.egress import unreachable
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
     from proxy.auth import Authenticator
     from proxy.handlers.admin import View
     from proxy.limits import Store
-    from proxy.model import Rate, Route
+    from proxy.model import EgressProxy, Rate, Route, TlsFiles
     from proxy.routing import Rules
     from proxy.upstream import Address
 
@@ -270,11 +272,11 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
     """The watch over secrets and authorities in files, which are read again when they change."""
     service, builder = app[SERVICE], app[BUILDER]
 
-    def apply(settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+    def apply(settings: Settings, contexts: Mapping[TlsFiles, ssl.SSLContext]) -> None:
         """Serve new requests with what has changed; running exchanges and kept connections keep theirs."""
         app[REDACTOR].add_secrets(secrets_of(settings))
-        for ca_file, context in contexts.items():
-            service.pool.tls.replace(ca_file, context)
+        for files, context in contexts.items():
+            service.pool.tls.replace(files, context)
         builder.settings = settings
         service.rules = builder.build(settings, service.rules.authenticator)
 
@@ -314,6 +316,8 @@ class RulesBuilder:
         allow_private = () if settings.envelope is None else settings.envelope.allow_private
 
         async def resolve(route: Route) -> Sequence[Address]:
+            if (proxy := route.way.proxy) is not None:
+                return await self._resolve_proxy(proxy)
             addresses = await self.resolver.resolve(route.origin.host, route.origin.port)
             if route.is_pinned:
                 check_addresses(addresses, allow_private=allow_private, own=self.own_listeners)
@@ -328,6 +332,12 @@ class RulesBuilder:
             page=page,
             failures=self._failures_of(settings.auth_failures),
         )
+
+    async def _resolve_proxy(self, proxy: EgressProxy) -> Sequence[Address]:
+        try:
+            return await self.resolver.resolve(proxy.host, proxy.port)
+        except UpstreamUnreachableError as exc:
+            raise unreachable() from exc
 
     def _failures_of(self, rate: Rate | None) -> AuthFailures | None:
         """What was counted stays while the rate does."""
@@ -353,22 +363,6 @@ FILES: Final = web.AppKey("files", FileWatch)
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
     errors.add_own_fields(request, response)
-
-
-def trust(settings: Settings) -> TlsContexts:
-    """The TLS contexts of all upstreams, read now: a file that cannot be used is found at once, a new one taken.
-
-    Raises:
-        OSError: a file of authorities cannot be used.
-    """
-    tls = TlsContexts()
-    for name, upstream in settings.upstreams.items():
-        if upstream.url.startswith("https:"):
-            try:
-                tls.get(None if upstream.ca_file is None else str(upstream.ca_file))
-            except (OSError, ssl.SSLError) as exc:
-                raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
-    return tls
 
 
 def _tick(settings: Settings) -> float:

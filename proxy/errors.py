@@ -245,6 +245,18 @@ class UpstreamUnreachableError(ProxyError):
     status, code, blame, message = 502, "upstream_unreachable", "upstream", "The upstream could not be reached."
 
 
+class EgressRefusedError(UpstreamUnreachableError):
+    """The egress proxy did not connect us to the upstream (502); the message has the status or reply that it gave."""
+
+    code, message = "egress_refused", "The egress proxy refused the connection to the upstream."
+    reason = "egress_refused"
+
+    @classmethod
+    def of_credentials(cls, word: str) -> Self:
+        """The proxy wants credentials, or other ones; `word` is how it says so."""
+        return cls(f"The egress proxy does not accept this proxy's credentials ({word}).", reason="egress_credentials")
+
+
 class UpstreamProtocolError(ProxyError):
     """The upstream's answer is not valid HTTP/1.1 (502)."""
 

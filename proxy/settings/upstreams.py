@@ -15,6 +15,7 @@ from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, U
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
+from proxy.settings.ways import ClientCertificate, EgressText, ServerName, plain_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -149,6 +150,16 @@ class UpstreamSettings(Model):
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file that replaces the system's trusted authorities."
     )
+    egress_proxy: EgressText | None = Field(
+        None,
+        description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…",
+    )
+    client_certificate: ClientCertificate | None = Field(
+        None, description="The certificate that the server demands of its clients."
+    )
+    server_name: ServerName | None = Field(
+        None, description="The name in the server's certificate, where it is not the url's host."
+    )
     events: Literal["raw", "typed"] = Field(
         "raw",
         description="How streams are passed on: `raw` as they come (and typed where ?events=typed asks), `typed`.",
@@ -209,6 +220,7 @@ class UpstreamSettings(Model):
             yield from _dialect_faults(dialect, data)
         yield from _header_faults(mapping(data.get("headers")))
         yield from _credential_header_faults(data)
+        yield from plain_faults(data.get("url"), data)
 
 
 def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Contradiction]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 import pytest
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
-from proxy.model import Origin
+from proxy.model import DIRECT, Origin
 from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import Pool
@@ -54,7 +54,7 @@ def address(host: str, port: int) -> Address:
 
 
 def key(scheme: str = "http") -> Key:
-    return Origin(scheme, "vendor.example", 1), None
+    return Origin(scheme, "vendor.example", 1), DIRECT
 
 
 async def dial(pool: Pool, addresses: list[Address], scheme: str = "http") -> Connection:
