@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES: Final = 16 * 1024
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?:[ \r][^\n]*)?\n")
 _HEAD_END: Final = b"\r\n\r\n"
-_NEEDS_CREDENTIALS: Final = 407
+# RFC 9110 §15.5.8; and what tinyproxy answers to wrong credentials.
+_NEEDS_CREDENTIALS: Final = frozenset({407, 401})
 _SOCKS: Final = 5
 _PASSWORD_VERSION: Final = 1
 _NO_CREDENTIALS, _PASSWORD, _NO_METHOD = 0, 2, 255
@@ -72,8 +73,8 @@ def _http(proxy: EgressProxy, host: str, port: int) -> Dialogue:
     if line is None:
         raise _invalid()
     status = int(line[1])
-    if status == _NEEDS_CREDENTIALS:
-        raise EgressRefusedError.of_credentials("407")
+    if status in _NEEDS_CREDENTIALS:
+        raise EgressRefusedError.of_credentials(f"status {status}")
     if not 200 <= status < 300:  # noqa: PLR2004 - RFC 9110 §9.3.6: any 2xx
         raise EgressRefusedError(f"The egress proxy refused the connection to the upstream (status {status}).")
     if len(answer) != end + len(_HEAD_END):

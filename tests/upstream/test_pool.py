@@ -16,7 +16,7 @@ from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.model import DIRECT, Origin
 from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
-from proxy.upstream.pool import Pool
+from proxy.upstream.pool import MAX_AGE_S, Pool
 from proxy.upstream.tls import TlsContexts
 from tests.peers import Upstream
 from tests.whole.leavers import blackhole
@@ -277,3 +277,24 @@ async def test_pool_keeps_nothing(upstream: Upstream, keep_s: float, fields: tup
     assert connection.is_closed
     assert pool.counts() == {}
     assert not clocks.watched
+
+
+async def test_old_connection_is_not_kept(upstream: Upstream) -> None:
+    """A connection is not used again once it is old, however often it was: a vendor's move by DNS is followed."""
+    clocks = DeadlineTimer(asyncio.get_running_loop())
+    now_s = clocks.now()
+    clocks.now = lambda: now_s
+    pool = Pool(clocks, TlsContexts())
+    connection = await dial(pool, addresses_of(upstream, 1))
+    vendor = await upstream.accept()
+    for age_s in (0.0, 150.0, MAX_AGE_S - 60, MAX_AGE_S):
+        asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+        await vendor.read_message()
+        begun_s = connection.retire_s - MAX_AGE_S
+        now_s = begun_s + age_s
+        vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await asked
+        taken = pool.take(key(), "main", keep_s=50)
+        assert (taken is connection) is (age_s < MAX_AGE_S)
+    pool.close()
+    clocks.close()
