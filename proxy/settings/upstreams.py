@@ -15,7 +15,14 @@ from proxy.settings.scalars import BaseUrl, Clock, FieldName, FrontPath, Text, U
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
-from proxy.settings.ways import ClientCertificate, EgressText, ServerName, plain_faults
+from proxy.settings.ways import (
+    EGRESS_WORDS,
+    ClientCertificate,
+    EgressText,
+    ServerName,
+    plain_faults,
+    read_egress_proxy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -201,6 +208,10 @@ class UpstreamSettings(Model):
                     raise InvalidValue("is a word of `api_key`, not a key")
                 keys = self.api_keys
                 changes = {"api_keys": (*keys[:index], read_vendor_key(text), *keys[index + 1 :])}
+            case ("egress_proxy",):
+                if text in EGRESS_WORDS:
+                    raise InvalidValue("is a word of `egress_proxy`, not a proxy")
+                changes = {"egress_proxy": read_egress_proxy(text)}
             case ("headers", str(name)):
                 changes = {"headers": {**self.headers, name: _read_field_value(SecretStr(text))}}
             case _:

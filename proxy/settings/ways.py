@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PROXY_PORT = 1080
 # RFC 1929 §2.
 _MAX_CREDENTIAL_BYTES = 255
-_WORDS = ("environment", "none")
+EGRESS_WORDS = ("environment", "none")
 _SCHEMES: dict[str, Literal["http", "socks5"]] = {"http": "http", "socks5": "socks5", "socks5h": "socks5"}
 _EXAMPLES = "must be environment, none, http://host:port or socks5://host:port"
 _ESCAPED = "special characters of a password are percent-encoded"
@@ -46,7 +46,7 @@ def read_egress_proxy(value: object) -> EgressValue:
         case "environment" | "none":
             return text
         case _ if "://" not in text:
-            raise InvalidValue(_EXAMPLES, suggestion=closest(text, _WORDS))
+            raise InvalidValue(_EXAMPLES, suggestion=closest(text, EGRESS_WORDS))
         case _:
             return read_proxy_url(text)
 
@@ -97,7 +97,7 @@ EgressText = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": r"^(environment|none|(http|socks5h?)://\S+)$",
+            "pattern": r"^(environment|none|(http|socks5h?)://\S+|file:/\S+)$",
             "examples": ["environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"],
         }
     ),

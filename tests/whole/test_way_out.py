@@ -77,8 +77,8 @@ async def test_stream_through_a_proxy(
     """A stream through a real proxy with credentials is passed byte for byte, and its connection is used again."""
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context((Tinyproxy(tmp_path) if kind == "tinyproxy" else Microsocks()).run())
-        vendor_of = SecureUpstream(authority.good) if is_secure else Upstream()
-        upstream: Upstream = await stack.enter_async_context(vendor_of)
+        vendor_of: Upstream = SecureUpstream(authority.good) if is_secure else Upstream()
+        upstream = await stack.enter_async_context(vendor_of)
         lines = [f'egress_proxy: "{egress.url()}"', f"ca_file: {authority.certificate}"]
         proxy: Running = await start(config=way(upstream.url, *lines))
         client = await ask(proxy)
@@ -299,6 +299,25 @@ async def test_tls_behind_a_proxy_is_verified(start: Callable[..., Any], tmp_pat
         proxy: Running = await start(config=way(vendor.url, *lines))
         await refused(proxy, await ask(proxy), 502, "upstream_unreachable", "tls_name")
         assert not any(peer.seen for peer in vendor.peers)
+
+
+async def test_proxy_in_a_file(start: Callable[..., Any], fake: Upstream, upstream: Upstream, tmp_path: Path) -> None:
+    """A proxy's URL in a file is read again when it changes, and neither password is in the log."""
+    path = tmp_path / "egress"
+    path.write_text(f"http://{USER}:first-canary-8d@127.0.0.1:{upstream.address[1]}\n")
+    proxy: Running = await start(config=way("http://vendor.example", f"egress_proxy: file:{path}"))
+    path.write_text(f"http://{USER}:{PASSWORD}@127.0.0.1:{fake.address[1]}\n")
+    await proxy.server.app[FILES].look()
+    client = await ask(proxy)
+    peer = await fake.accept()
+    assert CREDENTIALS.encode() in await peer.read_until(b"\r\n\r\n")
+    peer.write(ESTABLISHED)
+    await peer.read_message()
+    peer.write(OK)
+    assert (await client.read_message()).status == 200
+    await proxy.settled()
+    check_secrets(proxy, secrets=(PASSWORD, CREDENTIALS, "first-canary-8d"))
+    assert upstream.is_untouched
 
 
 async def test_own_way_over_the_top_level(start: Callable[..., Any], upstream: Upstream, fake: Upstream) -> None:
