@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from proxy.model import Rate
 
-# Some 10 MiB. An attacker with more addresses than this has no need to be forgotten.
+# Some 7 MiB. An attacker with more addresses than this has no need to be forgotten.
 MAX_ADDRESSES: Final = 65_536
 # How many entries are compared before one of them is forgotten.
 _CANDIDATES: Final = 8

@@ -38,7 +38,11 @@ default_upstream: openai
 
 def run(*arguments: str, environ: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with this environment and no other."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORWARD_SSE_")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FORWARD_SSE_") and not name.lower().endswith("_proxy")
+    }
     return subprocess.run(
         [sys.executable, "-m", "proxy", *arguments],
         check=False,

@@ -76,7 +76,8 @@ async def test_stream_through_a_proxy(
 ) -> None:
     """A stream through a real proxy with credentials is passed byte for byte, and its connection is used again."""
     async with AsyncExitStack() as stack:
-        egress = await stack.enter_async_context((Tinyproxy(tmp_path) if kind == "tinyproxy" else Microsocks()).run())
+        made: Tinyproxy | Microsocks = Tinyproxy(tmp_path) if kind == "tinyproxy" else Microsocks()
+        egress: Tinyproxy | Microsocks = await stack.enter_async_context(made.run())
         vendor_of: Upstream = SecureUpstream(authority.good) if is_secure else Upstream()
         upstream = await stack.enter_async_context(vendor_of)
         lines = [f'egress_proxy: "{egress.url()}"', f"ca_file: {authority.certificate}"]
