@@ -1,4 +1,4 @@
-"""Egress proxies of other makers: tinyproxy (HTTP CONNECT) and microsocks (SOCKS5), as processes on free ports."""
+"""Proxies of other makers, as processes on free ports: tinyproxy and microsocks on the way out, nginx on the way in."""
 
 from __future__ import annotations
 
@@ -89,3 +89,41 @@ class Microsocks:
         command = [need("microsocks"), "-i", "127.0.0.1", "-p", str(self.port), "-u", USER, "-P", PASSWORD]
         async with _process(self.port, *command):
             yield self
+
+
+NGINX = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/temp;
+    fastcgi_temp_path {folder}/temp;
+    uwsgi_temp_path {folder}/temp;
+    scgi_temp_path {folder}/temp;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
+        location / {{
+            proxy_pass http://127.0.0.1:{behind};
+            proxy_http_version 1.1;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Connection "";
+        }}
+    }}
+}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def nginx(folder: Path, certificate: Path, behind: int) -> AsyncIterator[int]:
+    """The port of an nginx that ends TLS in front of a port of this machine, as its documentation has it."""
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, port=port, certificate=certificate, behind=behind))
+    async with _process(port, need("nginx"), "-e", str(folder / "nginx-error.log"), "-c", str(config)):
+        yield port

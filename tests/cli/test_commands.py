@@ -143,6 +143,20 @@ def test_check_no_egress_proxy(file: Path, environ: dict[str, str]) -> None:
     assert "through" not in done.stdout
 
 
+def test_check_targets_and_egress_proxy(file: Path) -> None:
+    """`check` says which envelope targets go directly although there is a proxy, and which are not checked."""
+    file.write_text(
+        file.read_text()
+        + "egress_proxy: socks5://u:do-not-show@p.example:1\nenvelope:\n  targets:\n"
+        + "    - {url: 'https://a.example/x'}\n    - {url: 'https://b.example/x', allow_unpinned: true}\n"
+    )
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    words = "goes out directly, not through socks5://p.example:1 (egress_proxy); see allow_unpinned"
+    assert f"warning: envelope.targets[0]: {words}" in done.stderr
+    assert "warning: envelope.targets[1]: socks5://p.example:1 looks up its name" in done.stderr
+    assert "do-not-show" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("value", ["https://user:do-not-show@proxy.example", "socks4://p", "http://user:pass/word@p"])
 def test_check_unusable_egress_proxy(file: Path, value: str) -> None:
     """A variable that names a proxy which cannot be used is a fault that names it, and not its value."""

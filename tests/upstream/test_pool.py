@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 import pytest
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
-from proxy.model import DIRECT, Origin
+from proxy.model import DIRECT, EgressProxy, Origin, TlsFiles
 from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
 from proxy.upstream.pool import MAX_AGE_S, Pool
@@ -298,3 +298,20 @@ async def test_old_connection_is_not_kept(upstream: Upstream) -> None:
         assert (taken is connection) is (age_s < MAX_AGE_S)
     pool.close()
     clocks.close()
+
+
+async def test_ways_do_not_share_connections(pool: Pool, upstream: Upstream) -> None:
+    """A connection that was made in one way is not used in another: through a proxy, or with other TLS files."""
+    connection = await dial(pool, addresses_of(upstream, 1))
+    asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+    vendor, _ = await upstream.take()
+    vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await asked
+    origin, way = key()
+    for other in (
+        way._replace(proxy=EgressProxy("http", "proxy.example", 3128)),
+        way._replace(server_name="other.example"),
+        way._replace(tls=TlsFiles(None, "own.pem", "own.key")),
+    ):
+        assert pool.take((origin, other), "main", keep_s=50) is None
+    assert pool.take((origin, way), "main", keep_s=50) is connection

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,10 @@ import pytest
 
 from proxy.settings.loading import load
 from tests.conftest import CONFIG, SECRET, token
-from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, request
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, Upstream, chunk, event, request
+from tests.proxies import nginx
 from tests.whole.scenes import BODY, check_secrets
+from tests.whole.test_tls import make_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,3 +151,38 @@ async def test_failures_survive_a_reload(start: Callable[..., Any], tmp_path: Pa
     assert (await ask(client, "bad")).status == 401
     await proxy.server.reload(load(tmp_path / "proxy.yaml", {}))
     assert (await ask(client, "bad")).status == 429
+
+
+async def test_behind_nginx(start: Callable[..., Any], upstream: Upstream, tmp_path: Path) -> None:
+    """Behind an nginx that ends TLS, streams pass as they come, and the client is who connected, whatever it claims."""
+    authority = make_authority(tmp_path)
+    more = "trusted_proxies: [127.0.0.1/32]\nauth_failures: 1/1m\n"
+    proxy: Running = await start(more)
+    async with nginx(tmp_path, authority.good, proxy.address[1]) as port:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+
+        async def client_at(address: str) -> Peer:
+            async with asyncio.timeout(WAIT_S):
+                return Peer(
+                    *await asyncio.open_connection(
+                        "127.0.0.1", port, ssl=context, server_hostname="localhost", local_addr=(address, 0)
+                    )
+                )
+
+        claims = (("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.10"))
+        async with await client_at("127.0.0.5") as client:
+            client.write(request(body=BODY, token=token(), fields=claims))
+            vendor, received = await upstream.take()
+            vendor.write(STREAM_HEAD + chunk(event("one")))
+            await client.read_until(event("one") + b"\r\n")
+            vendor.write(chunk(event("two")) + LAST)
+            await client.read_until(event("two") + b"\r\n" + LAST)
+            assert received.get("x-forwarded-for") is received.get("forwarded") is None
+        for expected in (401, 429):
+            async with await client_at("127.0.0.6") as client:
+                assert (await ask(client, "bad", *claims)).status == expected
+        async with await client_at("127.0.0.7") as client:
+            assert (await ask(client, "bad", ("X-Forwarded-For", "127.0.0.6"))).status == 401
+    lines = await proxy.settled(4)
+    assert [line["client"] for line in lines] == ["127.0.0.5", "127.0.0.6", "127.0.0.6", "127.0.0.7"]
+    assert b"203.0.113" not in proxy.log_bytes()

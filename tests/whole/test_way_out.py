@@ -14,10 +14,12 @@ import pytest
 from proxy.app import FILES
 from proxy.server.listen import Server
 from proxy.settings.loading import load
+from tests.auth.certificates import CertificateAuthority
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, Running, token
 from tests.peers import LAST, STREAM_HEAD, Message, Peer, Upstream, chunk, event, request, secret_free
 from tests.proxies import PASSWORD, USER, Microsocks, Tinyproxy, free_port
 from tests.whole.scenes import BODY, OK, check_secrets, check_settled
+from tests.whole.test_auth_whole import key_server, passes, readiness, remote_config
 from tests.whole.test_tls import Authority, SecureUpstream, make_authority
 
 if TYPE_CHECKING:
@@ -421,8 +423,9 @@ def own(tmp_path: Path, source: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-async def test_client_certificate(start: Callable[..., Any], authority: Authority, tmp_path: Path) -> None:
-    """A vendor that demands a certificate is shown the upstream's; a new one is taken when the files change."""
+@pytest.mark.parametrize("by", ["themselves", "a reload"])
+async def test_client_certificate(start: Callable[..., Any], authority: Authority, tmp_path: Path, by: str) -> None:
+    """A vendor that demands a certificate is shown the upstream's; new files are taken without and by a reload."""
     certificate, key = own(tmp_path, authority.good)
     async with Demanding(authority.good, authority.certificate) as upstream:
         lines = [
@@ -437,9 +440,13 @@ async def test_client_certificate(start: Callable[..., Any], authority: Authorit
         vendor.write(OK)
         assert (await client.read_message()).status == 200
 
+        files = proxy.server.app[FILES]
+        await files.look()
         own(tmp_path, authority.elsewhere)
-        await proxy.server.app[FILES].look()
-        await proxy.server.app[FILES].look()
+        if by == "a reload":
+            await proxy.server.reload(load(tmp_path / "proxy.yaml", {}))
+        else:
+            await files.look()
 
         client.write(request(body=BODY, token=token()))
         vendor, _ = await upstream.take()
@@ -498,3 +505,27 @@ async def test_half_replaced_certificate(start: Callable[..., Any], authority: A
         ("secret.reread", "upstreams.main.client_certificate.certificate"),
         ("secret.reread", "upstreams.main.client_certificate.key"),
     ]
+
+
+async def test_key_set_through_a_proxy(
+    start: Callable[..., Any], upstream: Upstream, tmp_path: Path, log_file: tuple[Path, Redactor]
+) -> None:
+    """An issuer's key set comes through its `egress_proxy`; what that refuses is in `/readyz` without a password."""
+    del log_file
+    own_authority = CertificateAuthority(tmp_path)
+    async with Tinyproxy(tmp_path).run() as egress, key_server(own_authority.server()) as issuer:
+        for password, is_ready in ((PASSWORD, True), ("wrong-canary", False)):
+            entry = f"jwks_url: '{issuer.url}', ca_file: '{own_authority.file}', egress_proxy: '{egress.url(password)}'"
+            config = remote_config(issuer, alone=True).replace(f"jwks_url: {issuer.url}", entry)
+            proxy: Running = await start(config=config)
+            data = request(body=BODY, token=issuer.token("k1"))
+            if is_ready:
+                await passes(proxy, upstream, data)
+                assert len(egress.asked()) == 1
+            else:
+                client = await proxy.client()
+                client.write(data)
+                assert (await client.read_message()).get("x-forward-sse-code") == "auth_unavailable"
+                words = "key set: The egress proxy does not accept this proxy's credentials (status 401)."
+                assert (await readiness(proxy)).json["reasons"] == [f"auth: remote: {words}"]
+            check_secrets(proxy, secrets=(password, CREDENTIALS))
