@@ -188,6 +188,8 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield from _auth_warnings(settings.auth)
     if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
         yield "admin_listen: reachable from other machines, and it asks for no credential"
+    if any(network.prefixlen == 0 for network in settings.trusted_proxies or ()):
+        yield "trusted_proxies: every client is a trusted proxy, and may claim any address"
     if not settings.plans["default"].requests:
         yield "plans.default: has no rate; every user without a plan may send any number of requests"
     if settings.cors.origins == ("*",):

@@ -83,7 +83,7 @@ def trust(settings: Settings) -> TlsContexts:
         if upstream.url.startswith("https:"):
             files = tls_files(upstream.ca_file, upstream.client_certificate)
             try:
-                if files.certificate is not None:
+                if files.certificate is not None and files.ca_file is not None:
                     # So that the message says which of the two.
                     make_context(TlsFiles(ca_file=files.ca_file))
             except OSError as exc:

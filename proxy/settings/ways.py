@@ -76,8 +76,8 @@ def read_proxy_url(text: str) -> EgressProxy:
         raise InvalidValue(f"must end after the port ({_ESCAPED})")
     user = None if url.username is None else unquote(url.username)
     password = None if url.password is None else unquote(url.password)
-    for text_ in filter(None, (user, password)):
-        if len(text_.encode("utf-8", "replace")) > _MAX_CREDENTIAL_BYTES or _CONTROL.search(text_):
+    for credential in filter(None, (user, password)):
+        if len(credential.encode()) > _MAX_CREDENTIAL_BYTES or _CONTROL.search(credential):
             raise InvalidValue("has a user or password of more than 255 bytes, or with control characters")
     if kind == "http" and user is not None and ":" in user:
         raise InvalidValue("has a user with a colon in it, which RFC 7617 does not allow")

@@ -143,6 +143,15 @@ def test_check_no_egress_proxy(file: Path, environ: dict[str, str]) -> None:
     assert "through" not in done.stdout
 
 
+def test_check_trusted_proxies(file: Path) -> None:
+    """`check` says which proxies are believed, how many failures an address may have, and warns of all."""
+    file.write_text(file.read_text() + "trusted_proxies: [10.0.0.0/8, '::/0']\nauth_failures: 20/1m\n")
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    assert "trusted        10.0.0.0/8, ::/0\n" in done.stdout
+    assert "auth_failures  20/1m by address\n" in done.stdout
+    assert "warning: trusted_proxies: every client is a trusted proxy" in done.stderr
+
+
 def test_check_targets_and_egress_proxy(file: Path) -> None:
     """`check` says which envelope targets go directly although there is a proxy, and which are not checked."""
     file.write_text(
@@ -157,7 +166,9 @@ def test_check_targets_and_egress_proxy(file: Path) -> None:
     assert "do-not-show" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("value", ["https://user:do-not-show@proxy.example", "socks4://p", "http://user:pass/word@p"])
+@pytest.mark.parametrize(
+    "value", ["https://user:do-not-show@proxy.example", "socks4://p", "http://user:pass/word@p", "http://user:\udcff@p"]
+)
 def test_check_unusable_egress_proxy(file: Path, value: str) -> None:
     """A variable that names a proxy which cannot be used is a fault that names it, and not its value."""
     environ = {"SECRET": SECRET, "ALL_PROXY": value}

@@ -14,6 +14,7 @@ from proxy.protocol.proxy_variables import (
     variable_for,
 )
 from proxy.settings.loading.faults import Fault, SourceLocation
+from proxy.settings.scalars import read_text
 from proxy.settings.units import InvalidValue
 from proxy.settings.ways import read_proxy_url
 
@@ -37,7 +38,7 @@ def read_variables(settings: Settings, environ: Mapping[str, str]) -> tuple[Prox
         proxies[scheme] = None
         if name is not None:
             try:
-                proxies[scheme] = NamedProxy(name, read_proxy_url(environ[name].strip()))
+                proxies[scheme] = NamedProxy(name, read_proxy_url(read_text(environ[name].strip())))
             except InvalidValue as wrong:
                 if scheme in used:
                     more = f"{wrong.message}; `egress_proxy` in the file can say otherwise (`none`: directly)"
