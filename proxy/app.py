@@ -7,7 +7,6 @@ receives plain values.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -17,7 +16,6 @@ from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
-from proxy.failover import UpstreamStates
 from proxy.handlers import (
     SERVICE,
     Service,
@@ -32,39 +30,34 @@ from proxy.handlers import (
     usage,
 )
 from proxy.model import Plan, Principal
-from proxy.observability.logging import Redactor, UpstreamLog, log_limits_change
+from proxy.observability.logging import Redactor, log_limits_change
 from proxy.observability.metrics import Metrics
-from proxy.playground import Page
 from proxy.relay import Overruns
 from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import (
-    build_authenticator,
     build_plans,
-    build_rules,
     build_store,
     secrets_of,
     timer_tick_s,
 )
+from proxy.settings.build_ways import trust
 from proxy.settings.ledgers import build_ledger
 from proxy.settings.rotation import FileWatch
+from proxy.settings.rules_builder import RulesBuilder
 from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer
 from proxy.upstream import Pool
-from proxy.upstream.addresses import Resolver, check_addresses
-from proxy.upstream.tls import TlsContexts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    import ssl
+    from collections.abc import AsyncIterator, Mapping
     from typing import Any
 
-    from proxy.auth import Authenticator
     from proxy.handlers.admin import View
     from proxy.ledger import Ledger
     from proxy.limits import Store
-    from proxy.model import Route
-    from proxy.routing import Rules
-    from proxy.upstream import Address
+    from proxy.model import TlsFiles
 
 __all__ = [
     "LOG_FIELDS",
@@ -282,7 +275,7 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     """The rules, with the authenticator and the resolver behind them, and what the handlers share."""
-    builder = app[BUILDER] = RulesBuilder(app)
+    builder = app[BUILDER] = RulesBuilder(app[SETTINGS], store=app[STORE], now=app[TIMERS].now, metrics=app[METRICS])
     rules = builder.build(app[SETTINGS], builder.make_authenticator(app[SETTINGS], None))
     if rules.authenticator is not None:
         await rules.authenticator.open()
@@ -312,11 +305,11 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
     """The watch over secrets and authorities in files, which are read again when they change."""
     service, builder = app[SERVICE], app[BUILDER]
 
-    def apply(settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+    def apply(settings: Settings, contexts: Mapping[TlsFiles, ssl.SSLContext]) -> None:
         """Serve new requests with what has changed; running exchanges and kept connections keep theirs."""
         app[REDACTOR].add_secrets(secrets_of(settings))
-        for ca_file, context in contexts.items():
-            service.pool.tls.replace(ca_file, context)
+        for files, context in contexts.items():
+            service.pool.tls.replace(files, context)
         builder.settings = settings
         service.rules = builder.build(settings, service.rules.authenticator, is_reload=False)
 
@@ -327,81 +320,9 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
     await asyncio.wait([watching])
 
 
-class RulesBuilder:
-    """Makes the rules of settings, around what outlives a reload.
-
-    Attributes:
-        settings: Those of the rules in force.
-        own_listeners: The addresses on which this process listens, which are never an envelope's target.
-        states: What is known of the upstreams and their keys.
-    """
-
-    def __init__(self, app: web.Application) -> None:
-        self.settings = app[SETTINGS]
-        self.resolver = Resolver()
-        self.own_listeners: list[tuple[str, int]] = []
-        self._store = app[STORE]
-        self._metrics = app[METRICS]
-        self.states = UpstreamStates(now=app[TIMERS].now, listener=UpstreamLog())
-        self._metrics.watch_upstreams(self.states.reports)
-        # Both at start: a reload may turn the playground on, or authentication off.
-        self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
-
-    def make_authenticator(self, settings: Settings, old: Authenticator | None) -> Authenticator | None:
-        """The authenticator; key sets of the old one are used again where nothing about them changed."""
-        known = {} if old is None else old.key_sources
-        return build_authenticator(settings, known=known, on_refresh=self._keys_refreshed)
-
-    def build(self, settings: Settings, authenticator: Authenticator | None, *, is_reload: bool = True) -> Rules:
-        """The rules of these settings; `is_reload` where an operator has asked for them."""
-        allow_private = () if settings.envelope is None else settings.envelope.allow_private
-
-        async def resolve(route: Route) -> Sequence[Address]:
-            addresses = await self.resolver.resolve(route.origin.host, route.origin.port)
-            if route.is_pinned:
-                check_addresses(addresses, allow_private=allow_private, own=self.own_listeners)
-            return addresses
-
-        page = self._open_page if settings.auth is None else self._guarded_page
-        return build_rules(
-            settings,
-            authenticator=authenticator,
-            store=self._store,
-            resolve=resolve,
-            page=page,
-            states=self.states,
-            is_reload=is_reload,
-        )
-
-    def _keys_refreshed(self, issuer: str, outcome: str, reason: str | None) -> None:
-        self._metrics.jwks_refreshed(issuer, outcome)
-        log = structlog.get_logger()
-        if reason is None:
-            log.info("keys.refreshed", issuer=issuer, outcome=outcome)
-        else:
-            # Each time: the attempts become seldom by themselves, and the reason may change.
-            log.warning("keys.refreshed", issuer=issuer, outcome=outcome, reason=reason)
-
-
 BUILDER: Final = web.AppKey("builder", RulesBuilder)
 FILES: Final = web.AppKey("files", FileWatch)
 
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
     errors.add_own_fields(request, response)
-
-
-def trust(settings: Settings) -> TlsContexts:
-    """The TLS contexts of all upstreams, read now: a file that cannot be used is found at once, a new one taken.
-
-    Raises:
-        OSError: a file of authorities cannot be used.
-    """
-    tls = TlsContexts()
-    for name, upstream in settings.upstreams.items():
-        if upstream.url.startswith("https:"):
-            try:
-                tls.get(None if upstream.ca_file is None else str(upstream.ca_file))
-            except (OSError, ssl.SSLError) as exc:
-                raise OSError(f"upstreams.{name}.ca_file: cannot be used as a file of authorities") from exc
-    return tls

@@ -226,6 +226,13 @@ class TooManyTicketsError(ProxyError):
     message = "Too many of your tickets are open; use one, or wait until one lapses."
 
 
+class TooManyFailuresError(ProxyError):
+    """Too many bad credentials came from the client's address (429); `retry_after_s` is when one is looked at again."""
+
+    status, code, blame = 429, "too_many_failures", "client"
+    message = "Too many bad credentials came from your address; try again later."
+
+
 class InsufficientQuotaError(ProxyError):
     """One of the plan's budgets has no room (429); `retry_after_s` is when its next period begins."""
 
@@ -236,6 +243,18 @@ class UpstreamUnreachableError(ProxyError):
     """No connection to the upstream, or it was lost before an answer began (502)."""
 
     status, code, blame, message = 502, "upstream_unreachable", "upstream", "The upstream could not be reached."
+
+
+class EgressRefusedError(UpstreamUnreachableError):
+    """The egress proxy did not connect us to the upstream (502); the message has the status or reply that it gave."""
+
+    code, message = "egress_refused", "The egress proxy refused the connection to the upstream."
+    reason = "egress_refused"
+
+    @classmethod
+    def of_credentials(cls, word: str) -> Self:
+        """The proxy wants credentials, or other ones; `word` is how it says so."""
+        return cls(f"The egress proxy does not accept this proxy's credentials ({word}).", reason="egress_credentials")
 
 
 class UpstreamProtocolError(ProxyError):

@@ -112,6 +112,51 @@ class Origin(NamedTuple):
         return (host if is_default else f"{host}:{self.port}").encode()
 
 
+class EgressProxy(NamedTuple):
+    """A proxy through which connections leave the operator's network; its credentials are secrets."""
+
+    scheme: Literal["http", "socks5"]
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+
+    def __str__(self) -> str:
+        """The URL without credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    def __repr__(self) -> str:
+        """No credentials."""
+        return f"EgressProxy({str(self)!r})"
+
+
+class TlsFiles(NamedTuple):
+    """The PEM files of a TLS client: authorities instead of the system's, and a certificate of ours with its key."""
+
+    ca_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+NO_TLS_FILES: Final = TlsFiles()
+
+
+class Way(NamedTuple):
+    """How an origin is reached. Two exchanges may share a connection only where the origin and all of this are equal.
+
+    `server_name` is the name that the server's certificate must have and that TLS asks for, where it is not the
+    origin's host. `proxy` is None where the connection is direct.
+    """
+
+    tls: TlsFiles = NO_TLS_FILES
+    server_name: str | None = None
+    proxy: EgressProxy | None = None
+
+
+DIRECT: Final = Way()
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """The clocks of an exchange towards its upstream, in seconds; None is off.
@@ -191,9 +236,8 @@ class Upstream:
     `key_source` says where the vendor's credential comes from: `keys`, of which each has a weight, the client's
     `X-Upstream-Authorization`, or nowhere. `credential_header` is the field that carries it bare, where that is not the
     dialect's own. `has_secret_headers` says that a value among `headers` came from a variable or a file, as keys do.
-    `ca_file` replaces the system's trust store for this upstream. `is_typed`
-    means that its streams become typed events unasked, `typed_names` what those are called. `asks_usage` means that
-    streams are asked for their usage where the client has left that open.
+    `way` is how it is reached. `is_typed` means that its streams become typed events unasked, `typed_names` what those
+    are called. `asks_usage` means that streams are asked for their usage where the client has left that open.
     """
 
     name: str
@@ -213,7 +257,7 @@ class Upstream:
     has_secret_headers: bool = False
     timeouts: Timeouts = Timeouts()
     heartbeat_s: float | None = None
-    ca_file: str | None = None
+    way: Way = DIRECT
     is_typed: bool = False
     typed_names: Mapping[str, str | int] = field(default_factory=lambda: TYPED_NAMES, hash=False)
     asks_usage: bool = False
@@ -306,7 +350,8 @@ class Route(NamedTuple):
     `upstream` is the label of logs and metrics. `fields` are complete but for Host, which is `host`, and
     Content-Length. `typed_names` is None where the stream is passed on as it is, else what its typed events are called.
     `has_operators_key` is true where the credential among the fields is the operator's, not the client's.
-    `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`).
+    `is_pinned` is true for an envelope's target: its addresses are checked after resolution (see `allow_private`), and
+    its way has no proxy, which would resolve the name again.
     `asks_usage` is true where the proxy has asked for usage in `body`: the client gets the stream without its event.
     `choices` are the other targets of the operator's route that the body's model has led to; None without one.
     """
@@ -317,7 +362,7 @@ class Route(NamedTuple):
     host: bytes
     timeouts: Timeouts
     heartbeat_s: float | None
-    ca_file: str | None
+    way: Way
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]

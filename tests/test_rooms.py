@@ -18,7 +18,7 @@ FACES = {
     "exchange": ("attempts", "authenticate", "body", "head", "reserve"),
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
-    "limits": ("memory", "redis"),
+    "limits": ("failures", "memory", "redis"),
     "observability": ("logging", "metrics"),
     "playground": (),
     "relay": (),
@@ -28,7 +28,14 @@ FACES = {
     "usage": ("prices",),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.
-BUILDERS = {"app.py", "settings/build.py", "settings/ledgers.py", "settings/rotation.py"}
+BUILDERS = {
+    "app.py",
+    "settings/build.py",
+    "settings/build_ways.py",
+    "settings/ledgers.py",
+    "settings/rotation.py",
+    "settings/rules_builder.py",
+}
 MAX_NAMES = 7
 PACKAGES = sorted(path.parent for path in PROXY.rglob("__init__.py") if path.parent != PROXY)
 

@@ -36,6 +36,8 @@ class ApiKeys:
             ValueError: A digest is not 64 hex digits or is there twice: the operator's fault.
         """
         self._owners: dict[bytes, tuple[bytes, ApiKeyOwner]] = {}
+        # At most as many as there are keys.
+        self._found: set[bytes] = set()
         for sha256_hex, user, plan_name in entries:
             try:
                 digest = bytes.fromhex(sha256_hex)
@@ -52,6 +54,17 @@ class ApiKeys:
 
     def find(self, key: str) -> ApiKeyOwner | None:
         """Return the owner of a key, or None; takes the same steps for a hit and for a miss. Never raises."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        digest = _digest(key)
         known_digest, owner = self._owners.get(digest, (_NOBODY, None))
-        return owner if hmac.compare_digest(digest, known_digest) else None
+        if not hmac.compare_digest(digest, known_digest):
+            return None
+        self._found.add(digest)
+        return owner
+
+    def was_found(self, key: str) -> bool:
+        """Whether `find` has found that key before, which a guess was not."""
+        return bool(self._found) and _digest(key) in self._found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

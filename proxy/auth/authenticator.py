@@ -113,6 +113,10 @@ class Authenticator:
         del self._cache[digest]
         return None
 
+    def has_verified_key(self, token: str) -> bool:
+        """Whether it is an API key that was verified before; for a token with a signature, see `cached_principal`."""
+        return _is_api_key(token) and len(token) <= MAX_CREDENTIAL_BYTES and self._api_keys.was_found(token)
+
     async def authenticate(self, token: str) -> Principal:
         """Verify a credential, wherever in the request it stood, and return its principal.
 
@@ -124,7 +128,7 @@ class Authenticator:
             InsufficientScopeError: Good, without a required scope.
             AuthUnavailableError: The issuer's keys were never loaded: not the client's fault.
         """
-        if token.startswith(API_KEY_PREFIX) or token.count(".", 0, MAX_CREDENTIAL_BYTES) != _DOTS_OF_JWS:
+        if _is_api_key(token):
             return self.authenticate_api_key(token)
         try:
             return await self._authenticate_token(token)
@@ -188,3 +192,7 @@ class Authenticator:
     def _plan(self, names: Sequence[str]) -> Plan:
         """Return the first named plan that is configured; a user's other roles and groups are no plans."""
         return self._plans[next((name for name in names if name in self._plans), DEFAULT_PLAN)]
+
+
+def _is_api_key(token: str) -> bool:
+    return token.startswith(API_KEY_PREFIX) or token.count(".", 0, MAX_CREDENTIAL_BYTES) != _DOTS_OF_JWS

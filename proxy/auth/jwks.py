@@ -14,8 +14,12 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from proxy.auth.egress_connector import EgressConnector
 from proxy.auth.fetch_errors import KeyFetchError, quoted, redirect_error, transport_error
 from proxy.auth.keys import KeyRefusedError, decode_json
+from proxy.errors import ProxyError
+from proxy.model import NO_TLS_FILES, TlsFiles
+from proxy.protocol.proxy_variables import Egress  # noqa: TC001 - the dataclass' own
 
 _READ_BYTES: Final = 65536
 _HTTP_OK: Final = 200
@@ -29,13 +33,16 @@ _DISCOVERY: Final = "discovery document"
 class JwksSource:
     """The URL of an issuer's keys: `url`, or the one in its discovery document (OpenID Connect Discovery §4).
 
-    `allow_http` lets them come unencrypted from other machines too. `ca_file` replaces the system's authorities.
+    `allow_http` lets them come unencrypted from other machines too. `tls` are files that replace the system's
+    authorities or are shown to the server, `server_name` is the name in its certificate, `egress` the proxy on the way.
     """
 
     issuer: str
     url: str | None = None
     allow_http: bool = False
-    ca_file: str | None = None
+    tls: TlsFiles = NO_TLS_FILES
+    server_name: str | None = None
+    egress: Egress = None
 
     def __post_init__(self) -> None:
         """Refuse a URL that would never be fetched.
@@ -68,13 +75,13 @@ def checked_url(text: str, *, allow_http: bool = False) -> URL:
     return url
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Create the HTTP session for key fetches; the caller closes it.
+def open_session(source: JwksSource) -> aiohttp.ClientSession:
+    """Create the HTTP session for a source's fetches; the caller closes it.
 
-    Fetches are minutes apart, so connections are not kept. No cookies, no proxy or netrc from the environment.
+    Fetches are minutes apart, so connections are not kept. No cookies, no netrc; a proxy only as the source says.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),
+        connector=EgressConnector(source.egress),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "forward-sse"},
         trust_env=False,
@@ -89,14 +96,17 @@ async def fetch_jwks(session: aiohttp.ClientSession, source: JwksSource, *, max_
 
     Raises:
         KeyFetchError: No network, a status other than 200 (a redirect too), too large, not JSON, a discovery
-            document that is another issuer's or points elsewhere than to an allowed URL, or a file of authorities
-            that cannot be used any more.
+            document that is another issuer's or points elsewhere than to an allowed URL, a file of authorities or
+            certificates that cannot be used any more, or an egress proxy that does not connect.
     """
     trust = await _trust(source)
     if source.url is not None:
-        return await _fetch_json(session, source.start_url(), _KEY_SET, trust=trust, max_bytes=max_bytes)
-    document = await _fetch_json(session, source.start_url(), _DISCOVERY, trust=trust, max_bytes=max_bytes)
-    return await _fetch_json(session, discovered_url(document, source), _KEY_SET, trust=trust, max_bytes=max_bytes)
+        return await _fetch_json(session, source.start_url(), _KEY_SET, trust, source.server_name, max_bytes)
+    document = await _fetch_json(session, source.start_url(), _DISCOVERY, trust, source.server_name, max_bytes)
+    key_set = discovered_url(document, source)
+    # The name is that of the issuer's own server.
+    server_name = source.server_name if key_set.host == source.start_url().host else None
+    return await _fetch_json(session, key_set, _KEY_SET, trust, server_name, max_bytes)
 
 
 def discovered_url(document: object, source: JwksSource) -> URL:
@@ -127,23 +137,35 @@ def discovered_url(document: object, source: JwksSource) -> URL:
 
 
 async def _trust(source: JwksSource) -> ssl.SSLContext | bool:
-    """Return the TLS context for the key set's server; `ca_file` is read each time, because mounted files are rotated.
+    """Return the TLS context for the key set's server; its files are read each time, because mounted files are rotated.
 
-    It is read in a thread: a bundle of all public authorities takes tens of milliseconds.
+    They are read in a thread: a bundle of all public authorities takes tens of milliseconds.
     """
-    if source.ca_file is None:
+    files = source.tls
+    if files == NO_TLS_FILES:
         return True
     try:
-        return await asyncio.to_thread(ssl.create_default_context, cafile=source.ca_file)
+        context = await asyncio.to_thread(ssl.create_default_context, cafile=files.ca_file)
     except OSError as error:
         raise KeyFetchError("ca_file cannot be used as a file of authorities", type(error).__name__) from error
+    if files.certificate is not None:
+        try:
+            await asyncio.to_thread(context.load_cert_chain, files.certificate, files.key, password=lambda: b"")
+        except OSError as error:
+            raise KeyFetchError("client_certificate cannot be used", type(error).__name__) from error
+    return context
 
 
 async def _fetch_json(
-    session: aiohttp.ClientSession, url: URL, what: str, *, trust: ssl.SSLContext | bool, max_bytes: int
+    session: aiohttp.ClientSession,
+    url: URL,
+    what: str,
+    trust: ssl.SSLContext | bool,
+    server_name: str | None,
+    max_bytes: int,
 ) -> object:
     try:
-        async with session.get(url, allow_redirects=False, ssl=trust) as response:
+        async with session.get(url, allow_redirects=False, ssl=trust, server_hostname=server_name) as response:
             if response.status in _REDIRECTS:
                 raise redirect_error(what, response.status, response.headers.get("Location"))
             if response.status != _HTTP_OK:
@@ -156,6 +178,9 @@ async def _fetch_json(
                     raise KeyFetchError(f"{what}: larger than {max_bytes} bytes")
     except (aiohttp.ClientError, OSError) as error:
         raise transport_error(what, error) from error
+    except ProxyError as error:
+        # The egress proxy's: the message names no host.
+        raise KeyFetchError(f"{what}: {error.message}") from error
     try:
         return decode_json(bytes(body))
     except KeyRefusedError:

@@ -139,7 +139,7 @@ class RemoteKeySet:
         """Start the first fetch and return; later calls only count the users."""
         self._users += 1
         if self._users == 1:
-            self._session = open_session()
+            self._session = open_session(self._source)
             self._start_fetch()
 
     async def close(self) -> None:

@@ -9,13 +9,15 @@ from urllib.parse import urlsplit
 from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
+from proxy.settings.build_ways import ways
 from proxy.settings.ledgers import spool_directory
+from proxy.settings.ways import choose
 from proxy.usage import usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.model import Rate
+    from proxy.model import EgressProxy, Rate
     from proxy.settings import Auth, BudgetSettings, JwtIssuer, PlanSettings, PriceSettings, Settings, UpstreamSettings
     from proxy.settings.routes import RouteSettings
 
@@ -36,17 +38,7 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield f"listen         {', '.join(map(str, settings.listen))}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
     yield f"workers        {settings.workers}"
-    yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
-    if settings.auth is not None:
-        for issuer in settings.auth.jwt:
-            yield f"  issuer       {issuer.issuer}: {_issuer(issuer)}"
-        for key in settings.auth.api_keys:
-            yield f"  api key      {key.user}: plan {key.plan}, SHA-256 {key.sha256[:8]}…"
-        yield from (
-            f"  also         {switch}"
-            for switch in ("envelope_passcode", "query_token")
-            if getattr(settings.auth, switch)
-        )
+    yield from _auth(settings)
     yield "plans"
     for name, plan in settings.plans.items():
         yield f"  {name:<12} {_plan(plan)}"
@@ -55,11 +47,13 @@ def _lines(settings: Settings) -> Iterator[str]:
         "" if limits.store == "memory" else f"; without it: {limits.on_store_error}"
     )
     yield from _usage(settings)
+    proxies = {name: (proxy, source) for name, proxy, source in ways(settings)}
     yield "upstreams"
     for name, upstream in settings.upstreams.items():
         is_default = " (default)" if name == settings.default_upstream else ""
         yield f"  {name}{is_default}"
         yield from (f"    {key:<10} {value}" for key, value in _upstream(upstream))
+        yield f"    {'way':<10} {_way(proxies.get(name))}"
     yield from (f"route          {_route(route)}" for route in settings.routes)
     if settings.envelope is None:
         yield "envelope       off"
@@ -98,6 +92,24 @@ def _ledger(settings: Settings) -> str:
     return f"{usage.ledger}{spool}, kept for {_seconds(usage.retention_s)}, {when}"
 
 
+def _auth(settings: Settings) -> Iterator[str]:
+    yield "auth" + ("           none: everybody may come in" if settings.auth is None else "")
+    if settings.auth is not None:
+        for issuer in settings.auth.jwt:
+            yield f"  issuer       {issuer.issuer}: {_issuer(issuer)}{_issuers_way(settings, issuer)}"
+        for key in settings.auth.api_keys:
+            yield f"  api key      {key.user}: plan {key.plan}, SHA-256 {key.sha256[:8]}…"
+        yield from (
+            f"  also         {switch}"
+            for switch in ("envelope_passcode", "query_token")
+            if getattr(settings.auth, switch)
+        )
+    if settings.trusted_proxies is not None:
+        yield f"trusted        {', '.join(map(str, settings.trusted_proxies)) or 'no proxy'}"
+    if settings.auth_failures is not None:
+        yield f"auth_failures  {_rate(settings.auth_failures)} by address"
+
+
 def _issuer(issuer: JwtIssuer) -> str:
     source = (
         f"keys from {issuer.jwks_url}"
@@ -112,6 +124,18 @@ def _issuer(issuer: JwtIssuer) -> str:
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
     claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
     return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
+
+
+def _issuers_way(settings: Settings, issuer: JwtIssuer) -> str:
+    if issuer.source not in {"jwks_url", "discovery"}:
+        return ""
+    url = urlsplit(issuer.jwks_url or issuer.issuer)
+    proxy, source = choose(settings.egress_value(issuer.egress_proxy), settings.proxies, url.scheme, url.hostname or "")
+    return "" if proxy is None else f", {_way((proxy, source))}"
+
+
+def _way(found: tuple[EgressProxy, str] | None) -> str:
+    return "direct" if found is None else f"through {found[0]} ({found[1]})"
 
 
 def _rate(rate: Rate) -> str:
@@ -172,6 +196,10 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
     yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
+    if upstream.client_certificate is not None:
+        yield "shows", str(upstream.client_certificate.certificate)
+    if upstream.server_name is not None:
+        yield "named", upstream.server_name
     if upstream.credential_header is not None:
         yield "key in", upstream.credential_header
     yield "models", ", ".join(upstream.models) or "none: only by name"
@@ -216,10 +244,13 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield from _auth_warnings(settings.auth)
     if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
         yield "admin_listen: reachable from other machines, and it asks for no credential"
+    if any(network.prefixlen == 0 for network in settings.trusted_proxies or ()):
+        yield "trusted_proxies: every client is a trusted proxy, and may claim any address"
     yield from _plan_warnings(settings)
     if settings.cors.origins == ("*",):
         yield "cors.origins: every web page may use a token that it has"
     yield from _price_warnings(settings)
+    yield from _target_warnings(settings)
     models: dict[str, str] = {}
     for name, upstream in settings.upstreams.items():
         url = urlsplit(upstream.url)
@@ -241,6 +272,18 @@ def _plan_warnings(settings: Settings) -> Iterator[str]:
     for name, plan in settings.plans.items():
         if plan.budget_overrun == "cut" and not plan.budgets:
             yield f"plans.{name}.budget_overrun: cut changes nothing: the plan has no budgets"
+
+
+def _target_warnings(settings: Settings) -> Iterator[str]:
+    """Targets that go out directly although a proxy is set: their addresses are checked, which a proxy would not."""
+    for index, target in enumerate(() if settings.envelope is None else settings.envelope.targets):
+        url = urlsplit(target.url)
+        own = None if target.upstream is None else settings.upstreams[target.upstream].egress_proxy
+        proxy, source = choose(settings.egress_value(own), settings.proxies, url.scheme, url.hostname or "")
+        if proxy is not None and not target.allow_unpinned:
+            yield f"envelope.targets[{index}]: goes out directly, not through {proxy} ({source}); see allow_unpinned"
+        elif proxy is not None:
+            yield f"envelope.targets[{index}]: {proxy} looks up its name, so its addresses are not checked"
 
 
 def _price_warnings(settings: Settings) -> Iterator[str]:

@@ -182,9 +182,6 @@ def check(config: Path | None) -> None:
     click.echo(check_report.report(settings))
     for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
-    if ignored := config_file.ignored_proxies(os.environ):
-        names = ", ".join(ignored)
-        click.echo(f"warning: {names}: set and not used; upstreams and issuers are connected to directly", err=True)
 
 
 @cli.command()

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.auth import find_credential
 from proxy.dialects import DIALECTS
-from proxy.errors import InvalidRequestError, MissingTokenError, PathNotAllowedError, ProxyError, UnknownUpstreamError
+from proxy.errors import (
+    InvalidRequestError,
+    InvalidTokenError,
+    MissingTokenError,
+    PathNotAllowedError,
+    ProxyError,
+    UnknownUpstreamError,
+)
 
 if TYPE_CHECKING:
+    from proxy.auth import Authenticator
     from proxy.exchange.exchange import Exchange
     from proxy.model import Principal, RequestHead
     from proxy.protocol.envelope import RoutingMembers
-    from proxy.routing import Destination, Rules
+    from proxy.routing import Destination
 
 # What is wrong with a route is said to those who may know; that nothing is served at all, to everybody.
 _SAID_LATER: Final = (UnknownUpstreamError, PathNotAllowedError, InvalidRequestError)
@@ -29,6 +37,7 @@ async def authenticate(exchange: Exchange, head: RequestHead) -> tuple[Destinati
 
     Raises:
         AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
+        TooManyFailuresError: too many bad credentials came from the client's address.
         ProxyError: what the router refuses by the head.
     """
     rules = exchange.rules
@@ -45,8 +54,7 @@ async def authenticate(exchange: Exchange, head: RequestHead) -> tuple[Destinati
     principal = exchange.known
     if principal is None:
         query_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
-        token, principal = _cached_principal(exchange, head, query_key=query_key)
-        principal = principal or await _authenticate(rules, token)
+        principal = await _authenticate(exchange, head, query_key=query_key)
     may_be_in_body = rules.envelope_passcode and destination is not None and destination.may_be_envelope
     if principal is None and not may_be_in_body:
         raise MissingTokenError
@@ -65,11 +73,11 @@ async def authenticate_head(exchange: Exchange, head: RequestHead) -> Principal:
 
     Raises:
         AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
+        TooManyFailuresError: too many bad credentials came from the client's address.
     """
     principal = exchange.known
     if principal is None:
-        token, principal = _cached_principal(exchange, head, query_key=False)
-        principal = principal or await _authenticate(exchange.rules, token)
+        principal = await _authenticate(exchange, head, query_key=False)
     if principal is None:
         raise MissingTokenError
     exchange.principal = principal
@@ -82,27 +90,61 @@ def authenticate_body(exchange: Exchange, members: RoutingMembers) -> Principal:
     Raises:
         MissingTokenError, InvalidRequestError: the body is no envelope with a passcode, or a malformed one.
         InvalidTokenError: the passcode is no API key.
+        TooManyFailuresError: too many bad credentials came from the client's address.
     """
     rules = exchange.rules
     if rules.authenticator is None:
         raise MissingTokenError
-    principal = rules.authenticator.authenticate_api_key(rules.router.passcode(members))
+    passcode = rules.router.passcode(members)
+    _check_failures(exchange, rules.authenticator, passcode)
+    try:
+        principal = rules.authenticator.authenticate_api_key(passcode)
+    except InvalidTokenError:
+        _count_failure(exchange)
+        raise
     exchange.principal = principal
     return principal
 
 
-def _cached_principal(exchange: Exchange, head: RequestHead, *, query_key: bool) -> tuple[str | None, Principal | None]:
-    """The request's token, and whose it is where it was verified before, as nearly all were; without waiting."""
+async def _authenticate(exchange: Exchange, head: RequestHead, *, query_key: bool) -> Principal | None:
+    """Whose credential the head carries; None without one. Waits for nothing where it was verified before."""
     rules = exchange.rules
-    token = find_credential(head, query_key=query_key, query_token=rules.query_token)
-    if token is None:
-        return None, None
-    if token in exchange.path or token in exchange.id:
-        exchange.redact(token)
-    return token, None if rules.authenticator is None else rules.authenticator.cached_principal(token)
+    try:
+        token = find_credential(head, query_key=query_key, query_token=rules.query_token)
+        if token is not None and (token in exchange.path or token in exchange.id):
+            exchange.redact(token)
+        authenticator = rules.authenticator
+        if authenticator is None:
+            return rules.anonymous
+        if token is None:
+            return None
+        principal = authenticator.cached_principal(token)
+        if principal is not None:
+            return principal
+        _check_failures(exchange, authenticator, token)
+        return await authenticator.authenticate(token)
+    except InvalidTokenError:
+        _count_failure(exchange)
+        raise
 
 
-async def _authenticate(rules: Rules, token: str | None) -> Principal | None:
-    if rules.authenticator is None:
-        return rules.anonymous
-    return None if token is None else await rules.authenticator.authenticate(token)
+def _check_failures(exchange: Exchange, authenticator: Authenticator, token: str) -> None:
+    """Refuse a credential before it is parsed, so that a flood of bad ones costs next to nothing.
+
+    Raises:
+        TooManyFailuresError: the client's address has used up its rate, and the credential is no API key that was good
+            before.
+    """
+    failures = exchange.rules.failures
+    if failures is not None and not authenticator.has_verified_key(token):
+        failures.check(exchange.client)
+
+
+def _count_failure(exchange: Exchange) -> None:
+    """Count a bad credential against the client's address; one that has expired is none.
+
+    Raises:
+        TooManyFailuresError: the address had used up its rate meanwhile.
+    """
+    if exchange.rules.failures is not None:
+        exchange.rules.failures.count(exchange.client)

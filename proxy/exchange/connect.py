@@ -67,6 +67,7 @@ async def connect(
 
     Raises:
         UpstreamUnreachableError: no connection, or it was lost before the answer's head.
+        EgressRefusedError: the egress proxy did not connect to the upstream.
         OverloadedError: this machine lacks what a connection takes.
         UpstreamProtocolError: the answer's head is not valid HTTP/1.1.
         UpstreamTimeoutError: `connect`, `first_byte`, `first_output` or `total` ran out.
@@ -75,7 +76,7 @@ async def connect(
     """
     connection = None
     if not route.is_pinned:
-        connection = pool.take((route.origin, route.ca_file), route.upstream, keep_s=route.timeouts.keep_alive_s)
+        connection = pool.take((route.origin, route.way), route.upstream, keep_s=route.timeouts.keep_alive_s)
     if connection is None:
         connection = await _dial(route, pool, resolve, deadline_s, clocks.now())
     method, body = route.method, route.body
@@ -128,7 +129,7 @@ async def _dial(
         async with asyncio.timeout_at(ends_s):
             addresses = await resolve(route)
             return await pool.dial(
-                (route.origin, route.ca_file), route.upstream, addresses, keep_s=route.timeouts.keep_alive_s
+                (route.origin, route.way), route.upstream, addresses, keep_s=route.timeouts.keep_alive_s
             )
     except TimeoutError as exc:
         raise UpstreamTimeoutError(clock) from exc

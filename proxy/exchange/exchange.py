@@ -29,6 +29,7 @@ from proxy.usage import Estimates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Address, IPv6Address
     from types import TracebackType
 
     from proxy.exchange.attempt import Attempt
@@ -69,6 +70,7 @@ class Exchange:
         head: The request's head, until the stream starts.
         route: Where the request goes, with its body, until the stream starts.
         prefix: The path below which the application is mounted.
+        client: The client's address, where the rules need it.
         early_target: The request's target, where the response has begun before the vendor's: what goes wrong is told in
             the stream then.
         is_in_band: The client is an `EventSource`, which sees no status: refusals come as events of a 200.
@@ -92,6 +94,7 @@ class Exchange:
     route: Route | None = field(init=False, default=None, repr=False)
     origin: bytes | None = field(init=False, default=None)
     prefix: bytes = field(init=False, default=b"")
+    client: IPv4Address | IPv6Address | None = field(init=False, default=None)
     early_target: bytes | None = field(init=False, default=None)
     principal: Principal | None = field(init=False, default=None)
     admission: Admission | None = field(init=False, default=None, repr=False)

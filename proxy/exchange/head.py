@@ -37,6 +37,8 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
     if exchange is not None and b"origin" in index:
         # A page may read the refusal of its malformed head, too.
         exchange.origin = cors.request_origin(index)
+    if exchange is not None and exchange.rules.clients is not None:
+        exchange.client = exchange.rules.clients.of(request.remote, index)
     version = request.version
     check_request((version.major, version.minor), index)
     path, query = origin_form(raw_target(request))

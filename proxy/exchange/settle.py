@@ -147,6 +147,8 @@ def settle(
     }
     if exchange.attempts:
         line["attempts"] = logged(exchange.attempts, ending, now_s)
+    if exchange.rules.logs_client:
+        line["client"] = None if exchange.client is None else str(exchange.client)
     if exchange.meter is not None:
         line |= _usage(taken)
     if exchange.log_fields is not None:

@@ -3,6 +3,7 @@
 A `Principal` enters with each request; an `Admission` leaves, which holds a lease and can be refunded, or a 429 or 503
 error. The stores are the rooms `memory`, for one worker, and `redis`, for several. `rate_limit_fields` writes a user's
 `RateStatus` as header fields. A store also keeps tickets, because it is what workers share.
+`AuthFailures` counts what no store has to know: bad credentials, by client address.
 """
 
 from proxy.limits.messages import too_many_ticket_bodies

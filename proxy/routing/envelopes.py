@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth import repeats_credential, strip_query
 from proxy.errors import InvalidRequestError, TargetNotAllowedError
-from proxy.model import FieldIndex, Route, Timeouts
+from proxy.model import DIRECT, FieldIndex, Route, Timeouts
 from proxy.protocol.envelope import DEFAULT_METHODS, parse_envelope
 from proxy.protocol.header_fields import SERVER_CREDENTIALS, Added, fold, is_loop, to_upstream
 from proxy.protocol.paths import is_query, parse_target, with_query
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.errors import Field
-    from proxy.model import Principal, RequestHead
+    from proxy.model import EgressProxy, Principal, RequestHead
     from proxy.protocol.envelope import Envelope
     from proxy.protocol.json_members import JsonMembers
     from proxy.protocol.json_text import Steps
@@ -35,11 +35,15 @@ _JSON: Final[Field] = (b"Content-Type", b"application/json")
 
 
 class EnvelopeTarget(NamedTuple):
-    """One entry of the targets; `methods` are in upper case, `upstream` is None where the own header goes."""
+    """One entry of the targets; `methods` are in upper case, `upstream` is None where the own header goes.
+
+    `proxy` is the egress proxy that may look up the target's name, where the operator allows that; else None.
+    """
 
     pattern: TargetPattern
     upstream: str | None
     methods: frozenset[str] = DEFAULT_METHODS
+    proxy: EgressProxy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def route_envelope(
         check_plan(ENVELOPE, principal)
         if is_typed:
             raise InvalidRequestError(NOT_READABLE)
-        return _own_route(rules, target, head, envelope, index, plain)
+        route = _own_route(rules, target, head, envelope, index, plain)
+        return route._replace(way=DIRECT._replace(proxy=entry.proxy), is_pinned=entry.proxy is None)
     check_plan(entry.upstream, principal)
     upstream_route = upstream_routes[entry.upstream]
     # Its key goes to the targets that the operator gave it, and nothing of the envelope's own beside it.
@@ -99,7 +104,13 @@ def route_envelope(
         to_upstream(envelope.fields, index, added),
         envelope.body,
         upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
-    )._replace(origin=target.origin, host=target.origin.host_field, is_pinned=True)
+    )
+    route = route._replace(
+        origin=target.origin,
+        host=target.origin.host_field,
+        way=route.way._replace(proxy=entry.proxy),
+        is_pinned=entry.proxy is None,
+    )
     return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
 
@@ -122,7 +133,7 @@ def _own_route(
         host=target.origin.host_field,
         timeouts=rules.timeouts,
         heartbeat_s=None,
-        ca_file=None,
+        way=DIRECT,
         method=envelope.method,
         target=with_query(target.path, target.query),
         fields=to_upstream(envelope.fields, index, Added((*plain, *own))),

@@ -299,7 +299,7 @@ class Router:
         target: RouteTarget,
         destination: Destination,
         head: RequestHead,
-        body: bytes | bytearray,
+        body: bytes,
         principal: Principal,
     ) -> Steps[Route]:
         """Make the request to a route's target, with the target's own model where it has one."""

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from proxy.auth import Authenticator
     from proxy.failover import UpstreamState
     from proxy.limits import Store
+    from proxy.limits.failures import AuthFailures
     from proxy.model import Principal, Route
     from proxy.playground import Playground
+    from proxy.protocol.client_address import ClientAddresses
     from proxy.protocol.cors import CorsPolicy
     from proxy.routing.router import Router
     from proxy.upstream import Address
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs."""
+    """One loaded configuration; a reload replaces it as a whole, and running exchanges keep theirs.
+
+    Attributes:
+        clients: Finds the clients' addresses; None where nothing needs them.
+        logs_client: Whether log lines have the client's address.
+        failures: Limits bad credentials by address; None where they are not limited.
+    """
 
     authenticator: Authenticator | None
     anonymous: Principal
@@ -42,3 +50,6 @@ class Rules:
     early_heartbeat: bool = False
     playground: Playground | None = None
     usage_retention_s: float = 90 * 86_400.0
+    clients: ClientAddresses | None = None
+    logs_client: bool = False
+    failures: AuthFailures | None = None

@@ -92,7 +92,7 @@ class UpstreamRoute:
             upstream.origin.host_field,
             upstream.timeouts,
             upstream.heartbeat_s if dialect.heartbeat_allowed else None,
-            upstream.ca_file,
+            upstream.way,
             has_operators_key=_has_operators_key(upstream),
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import structlog
 from proxy import __version__
 from proxy.observability.logging import Redactor, configure
 from proxy.server.listen import Server
-from proxy.server.signals import Signals, drain, reload_when_asked, warn_of_ignored_proxies
+from proxy.server.signals import Signals, drain, log_egress_proxies, reload_when_asked
 from proxy.server.sockets import format_address, format_addresses
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ async def serve(
         admin_listen=format_address(server.admin_listen),
         auth="none" if settings.auth is None else "required",
     )
-    warn_of_ignored_proxies(os.environ)
+    log_egress_proxies(settings)
     if announce is not None:
         announce(format_address(server.listen) or "")
     reloading = asyncio.create_task(reload_when_asked(signals, server, load))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.settings.loading import ConfigurationError, ignored_proxies
+from proxy.settings.build_ways import ways
+from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from proxy.server.listen import Server
     from proxy.settings import Settings
@@ -70,7 +71,7 @@ def log_refused(exc: ConfigurationError | OSError) -> None:
     structlog.get_logger().error("configuration.refused", faults=faults)
 
 
-def warn_of_ignored_proxies(environ: Mapping[str, str]) -> None:
-    """Say in one line which variables ask for an egress proxy: connections are made without it."""
-    if names := ignored_proxies(environ):
-        structlog.get_logger().warning("egress_proxy.ignored", variables=list(names))
+def log_egress_proxies(settings: Settings) -> None:
+    """Say in one line each which upstreams are reached through a proxy, and what names it."""
+    for name, proxy, source in ways(settings):
+        structlog.get_logger().info("egress_proxy.used", upstream=name, proxy=str(proxy), source=source)

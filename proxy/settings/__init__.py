@@ -6,6 +6,7 @@
 
 from proxy.settings.auth import HMAC_SECRET_BYTES, ApiKey, Auth, JwtIssuer
 from proxy.settings.budgets import BudgetSettings
+from proxy.settings.envelope import Envelope, EnvelopeTarget
 from proxy.settings.ledger import LedgerUrl
 from proxy.settings.limits_store import StoreUrl
 from proxy.settings.loading import ConfigurationError, load_settings
@@ -13,8 +14,6 @@ from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
 from proxy.settings.server import (
     ClientTimeouts,
     Cors,
-    Envelope,
-    EnvelopeTarget,
     Limits,
     Log,
     PlanSettings,

@@ -20,6 +20,7 @@ from proxy.settings.model import Contradiction, Model, closest, default, sequenc
 from proxy.settings.scalars import Flag, Text, at_most, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue
+from proxy.settings.ways import ClientCertificate, EgressText, ServerName  # noqa: TC001 - pydantic reads the annotation
 
 # RFC 7518 §3.2: the key is at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -127,6 +128,16 @@ class JwtIssuer(Model):
     allow_http: Flag = Field(default=False, description="Whether the key set may come by http:// from another machine.")
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file of the authorities trusted for the key set's server, instead of the system's."
+    )
+    egress_proxy: EgressText | None = Field(
+        None,
+        description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…",
+    )
+    client_certificate: ClientCertificate | None = Field(
+        None, description="The certificate that the server demands of its clients."
+    )
+    server_name: ServerName | None = Field(
+        None, description="The name in the server's certificate, where it is not the url's host."
     )
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")

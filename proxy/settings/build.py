@@ -32,11 +32,14 @@ from proxy.model import (
     Upstream,
 )
 from proxy.playground import Playground
+from proxy.protocol.client_address import ClientAddresses
 from proxy.protocol.cors import CorsPolicy
 from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.routing.model_routes import ModelRoute
+from proxy.settings.build_ways import egress_of, egress_secrets, unpinned_proxy, way_of
+from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
 from proxy.usage.prices import Price, Prices, per_million
 
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from proxy.failover import UpstreamStates
     from proxy.ledger import Ledger
     from proxy.limits import Store
+    from proxy.limits.failures import AuthFailures
     from proxy.model import Route
     from proxy.playground import Page
     from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
@@ -65,6 +69,7 @@ def build_rules(
     resolve: Callable[[Route], Awaitable[Sequence[Address]]],
     page: Page,
     states: UpstreamStates,
+    failures: AuthFailures | None,
     is_reload: bool = True,
 ) -> Rules:
     """Build the rules; the arguments besides `settings` outlive a reload. `page` is the playground's.
@@ -73,7 +78,7 @@ def build_rules(
     """
     auth = settings.auth
     plans = build_plans(settings)
-    upstreams = {name: _upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+    upstreams = {name: _upstream(settings, name, upstream) for name, upstream in settings.upstreams.items()}
     known = states.configure(upstreams.values(), wakes=is_reload)
     policy = CorsPolicy(
         frozenset(settings.cors.origins),
@@ -115,6 +120,11 @@ def build_rules(
         )
         if settings.playground
         else None,
+        clients=None
+        if settings.trusted_proxies is None and failures is None
+        else ClientAddresses(settings.trusted_proxies or ()),
+        logs_client=settings.trusted_proxies is not None,
+        failures=failures,
     )
 
 
@@ -133,7 +143,7 @@ def build_authenticator(
     if auth is None:
         return None
     return Authenticator(
-        issuers=[_issuer(issuer, known, on_refresh) for issuer in auth.jwt],
+        issuers=[_issuer(settings, issuer, known, on_refresh) for issuer in auth.jwt],
         api_keys=ApiKeys([(key.sha256, key.user, key.plan) for key in auth.api_keys]),
         plans=build_plans(settings),
     )
@@ -173,6 +183,7 @@ def secrets_of(settings: Settings) -> Iterator[str]:
         for password in (store.password, store.sentinel_password):
             if password is not None:
                 yield password.get_secret_value()
+    yield from egress_secrets(settings)
     ledger = settings.usage.ledger
     if ledger is not None and (ledger_password := urlsplit(ledger.url.get_secret_value()).password):
         yield from {ledger_password, unquote(ledger_password)}
@@ -260,7 +271,10 @@ def _password(secret: SecretStr | None) -> str | None:
 
 
 def _issuer(
-    issuer: JwtIssuer, known: Mapping[Hashable, KeySource], on_refresh: Callable[[str, str, str | None], None]
+    settings: Settings,
+    issuer: JwtIssuer,
+    known: Mapping[Hashable, KeySource],
+    on_refresh: Callable[[str, str, str | None], None],
 ) -> Issuer:
     keys: KeySource
     if issuer.secret is not None:
@@ -272,7 +286,9 @@ def _issuer(
             issuer.issuer,
             issuer.jwks_url,
             allow_http=issuer.allow_http,
-            ca_file=None if issuer.ca_file is None else str(issuer.ca_file),
+            tls=tls_files(issuer.ca_file, issuer.client_certificate),
+            server_name=issuer.server_name,
+            egress=egress_of(settings, issuer.egress_proxy),
         )
         keys = RemoteKeySet(source, issuer.algorithms, on_refresh=on_refresh)
     return Issuer(
@@ -288,7 +304,7 @@ def _issuer(
     )
 
 
-def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
+def _upstream(settings: Settings, name: str, upstream: UpstreamSettings) -> Upstream:
     url = urlsplit(upstream.url)
     assert url.hostname is not None
     dialect = DIALECTS[upstream.dialect]
@@ -314,7 +330,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> Upstream:
         has_secret_headers=any(isinstance(value, SecretStr) for value in upstream.headers.values()),
         timeouts=_timeouts(upstream.timeouts),
         heartbeat_s=upstream.heartbeat_s,
-        ca_file=None if upstream.ca_file is None else str(upstream.ca_file),
+        way=way_of(settings, upstream),
         is_typed=upstream.events == "typed",
         typed_names=MappingProxyType(dict(upstream.typed_names)),
         asks_usage=upstream.ask_usage,
@@ -344,7 +360,10 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
     return EnvelopeRules(
         targets=tuple(
             EnvelopeTarget(
-                TargetPattern.parse(target.url), target.upstream, frozenset(method.upper() for method in target.methods)
+                TargetPattern.parse(target.url),
+                target.upstream,
+                frozenset(method.upper() for method in target.methods),
+                unpinned_proxy(settings, target),
             )
             for target in envelope.targets
         ),

@@ -81,7 +81,7 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
     """Check that an issuer's keys for fetching fit its source of keys."""
     match source:
         case "secret" | "public_key":
-            for name in ("allow_http", "ca_file"):
+            for name in ("allow_http", "ca_file", "egress_proxy", "client_certificate", "server_name"):
                 if data.get(name) not in (None, False, "false"):
                     yield (name,), InvalidValue(f"has no effect with {source}: no key set is fetched")
         case "jwks_url":
@@ -93,11 +93,11 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
                 check_key_set_scheme(url, data)
             except InvalidValue as wrong:
                 yield ("jwks_url",), wrong
-            if url[:5].lower() == "http:" and data.get("ca_file") is not None:
-                yield (
-                    ("ca_file",),
-                    InvalidValue("has no effect: the jwks_url is http://, where no certificate is looked at"),
-                )
+            if url[:5].lower() == "http:":
+                for name in ("ca_file", "client_certificate", "server_name"):
+                    if data.get(name) is not None:
+                        words = "has no effect: the jwks_url is http://, where no certificate is looked at"
+                        yield (name,), InvalidValue(words)
         case "discovery" if "issuer" in data:
             try:
                 check_key_set_scheme(read_key_set_url(data["issuer"]), data)

@@ -27,6 +27,7 @@ def _read_file(value: object) -> Path:
     raise InvalidValue("names no readable file")
 
 
+# Also for certificates towards upstreams and issuers.
 PemFile = Annotated[Path, PlainValidator(_read_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
 

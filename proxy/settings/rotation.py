@@ -1,4 +1,4 @@
-"""Secret rotation: reads upstreams' secrets and `ca_file`s again while the proxy runs, and applies changes.
+"""Secret rotation: reads upstreams' secrets and TLS files again while the proxy runs, and applies changes.
 
 Kubernetes swaps a symbolic link, an agent renames a file. Every file is read each time, instead of its modification
 time: that costs less than a request, and no file system, clock or link can hide a change.
@@ -21,29 +21,37 @@ import structlog
 from proxy.settings import InvalidValue
 from proxy.settings.loading.faults import dotted
 from proxy.settings.loading.substitution import read_secret_file
+from proxy.settings.ways import tls_files
 from proxy.upstream.tls import make_context
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
+    from proxy.model import TlsFiles
     from proxy.settings import Settings
 
 # A change is noticed within a minute, also if reading is slow.
 LOOK_EVERY_S = 30.0
 # More than any system's trust store.
 _MAX_AUTHORITY_BYTES = 4 << 20
+# The keys of an upstream that name its TLS files, in the order of `TlsFiles`; and the one that a fault is told of.
+_KEYS = ("ca_file", "client_certificate.certificate", "client_certificate.key")
+_FIRST = ("ca_file", "client_certificate")
 
 
 @dataclass(slots=True)
 class _FileContents:
-    """The result of reading the files: settings with the current secrets, and new authorities."""
+    """The result of reading the files: settings with the current secrets, and new TLS contexts.
+
+    `tls` has what was read of each upstream's TLS files, which is compared the next time.
+    """
 
     settings: Settings
     changed: list[str] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
-    authorities: dict[str, bytes] = field(default_factory=dict)
-    contexts: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    tls: dict[TlsFiles, tuple[bytes, ...]] = field(default_factory=dict)
+    contexts: dict[TlsFiles, ssl.SSLContext] = field(default_factory=dict)
 
 
 class FileWatch:
@@ -59,11 +67,11 @@ class FileWatch:
     def __init__(
         self,
         settings: Settings,
-        apply: Callable[[Settings, Mapping[str, ssl.SSLContext]], None],
+        apply: Callable[[Settings, Mapping[TlsFiles, ssl.SSLContext]], None],
         *,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """`apply` gets the new settings, and a TLS context for each `ca_file` that has changed.
+        """`apply` gets the new settings, and a TLS context for each set of files of which one has changed.
 
         `pause` waits for that many seconds.
         """
@@ -71,7 +79,7 @@ class FileWatch:
         self._apply = apply
         self._pause = pause
         self._faults: dict[str, str] = {}
-        self._authorities: dict[str, bytes] = {}
+        self._tls: dict[TlsFiles, tuple[bytes, ...]] = {}
 
     async def run(self) -> None:
         """Read the files at once and then after each pause, until cancelled."""
@@ -82,10 +90,12 @@ class FileWatch:
     async def look(self) -> None:
         """Read the files once. When cancelled, the thread goes on and its result is dropped."""
         settings = self.settings
-        if not settings.secret_files and not any(upstream.ca_file for upstream in settings.upstreams.values()):
+        if not settings.secret_files and not any(
+            upstream.ca_file or upstream.client_certificate for upstream in settings.upstreams.values()
+        ):
             return
         try:
-            found = await _run_in_daemon_thread(partial(_read_files, settings, dict(self._authorities)))
+            found = await _run_in_daemon_thread(partial(_read_files, settings, dict(self._tls)))
         except RuntimeError as exc:  # no thread can be started; the next time may succeed
             structlog.get_logger().warning("secret.unreadable", place="upstreams", reason=str(exc))
             return
@@ -93,7 +103,7 @@ class FileWatch:
             # A reload has replaced them meanwhile.
             return
         self.settings = found.settings
-        self._authorities = found.authorities
+        self._tls = found.tls
         if found.contexts or found.settings is not settings:
             self._apply(found.settings, found.contexts)
         for place in found.changed:
@@ -104,7 +114,7 @@ class FileWatch:
         self._faults = found.faults
 
 
-def _read_files(settings: Settings, known: Mapping[str, bytes]) -> _FileContents:
+def _read_files(settings: Settings, known: Mapping[TlsFiles, tuple[bytes, ...]]) -> _FileContents:
     contents = _FileContents(settings)
     for location, source in settings.secret_files:
         place = dotted(location)
@@ -117,30 +127,41 @@ def _read_files(settings: Settings, known: Mapping[str, bytes]) -> _FileContents
             contents.settings = changed
             contents.changed.append(place)
     for name, upstream in settings.upstreams.items():
-        if upstream.ca_file is not None:
-            _read_authorities(contents, f"upstreams.{name}.ca_file", str(upstream.ca_file), known)
+        files = tls_files(upstream.ca_file, upstream.client_certificate)
+        if any(files):
+            _read_tls(contents, f"upstreams.{name}", files, known)
     return contents
 
 
-def _read_authorities(contents: _FileContents, place: str, path: str, known: Mapping[str, bytes]) -> None:
-    if path not in contents.authorities:
+def _read_tls(
+    contents: _FileContents, place: str, files: TlsFiles, known: Mapping[TlsFiles, tuple[bytes, ...]]
+) -> None:
+    """Read an upstream's TLS files. A certificate that was replaced before its key is a fault until both fit."""
+    before = known.get(files)
+    if files not in contents.tls:
         try:
-            if not Path(path).is_file():
-                raise OSError  # noqa: TRY301 - reported like any unreadable file
-            with Path(path).open("rb") as file:
-                content = file.read(_MAX_AUTHORITY_BYTES)
-            if known.get(path) != content:
-                # Reads the file again. If it has changed since, the next run makes another.
-                contents.contexts[path] = make_context(path)
-            contents.authorities[path] = content
+            read = tuple(b"" if path is None else _content_of(path) for path in files)
+            if before != read:
+                # Reads the files again. If one has changed since, the next run makes another.
+                contents.contexts[files] = make_context(files)
+            contents.tls[files] = read
         except OSError:  # ssl.SSLError is one
-            contents.faults[place] = "cannot be used as a file of authorities"
-            if path in known:
-                contents.authorities[path] = known[path]
+            what = "a file of authorities" if files.certificate is None else "TLS files: not readable, or not matching"
+            contents.faults[f"{place}.{_FIRST[files.certificate is not None]}"] = f"cannot be used as {what}"
+            if before is not None:
+                contents.tls[files] = before
             return
     # The first run has nothing to compare; the files are most likely those in use.
-    if path in contents.contexts and path in known:
-        contents.changed.append(place)
+    if files in contents.contexts and before is not None:
+        read = contents.tls[files]
+        contents.changed += [f"{place}.{key}" for key, old, new in zip(_KEYS, before, read, strict=True) if old != new]
+
+
+def _content_of(path: str) -> bytes:
+    if not Path(path).is_file():
+        raise OSError
+    with Path(path).open("rb") as file:
+        return file.read(_MAX_AUTHORITY_BYTES)
 
 
 async def _run_in_daemon_thread(function: Callable[[], _FileContents]) -> _FileContents:

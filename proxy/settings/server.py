@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
 from proxy.dialects import DIALECTS
+from proxy.protocol.proxy_variables import ProxyVariables
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.clients import FailureRate, TrustedProxies  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.envelope import Envelope  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import (
@@ -29,12 +32,10 @@ from proxy.settings.scalars import (
     Flag,
     HeaderSize,
     LogLevel,
-    Network,
     OriginText,
     PositiveDuration,
     RateText,
     Size,
-    TargetUrl,
     Text,
     TokenRateText,
     origin_of,
@@ -45,6 +46,7 @@ from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import InvalidValue
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 from proxy.settings.usage import PriceSettings, UsageSettings, price_faults, retention_faults
+from proxy.settings.ways import EgressText, EgressValue  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,48 +112,6 @@ class Limits(Model):
     )
 
 
-def _read_method(value: object) -> object:
-    return value.lower() if isinstance(value, str) and value.isascii() else value
-
-
-_METHODS = ("get", "post", "put", "patch", "delete")
-# Case-insensitive, like the envelope's own `method`.
-EnvelopeMethod = Annotated[
-    Literal["get", "post", "put", "patch", "delete"],
-    BeforeValidator(_read_method),
-    WithJsonSchema({"enum": [*_METHODS, *map(str.upper, _METHODS)], "type": "string"}),
-]
-
-
-class EnvelopeTarget(Model):
-    """A target that envelopes may name."""
-
-    url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
-    upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
-    methods: tuple[EnvelopeMethod, ...] = Field(
-        ("get", "post"), description="The methods that an envelope may ask for."
-    )
-
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that `methods` is not empty."""
-        if data.get("methods") in ([], ()):
-            yield ("methods",), InvalidValue("must not be empty; leave it out for get and post")
-
-
-class Envelope(Model):
-    """The `{targetUrl, method, body, header}` form of POST /forward-sse."""
-
-    targets: tuple[EnvelopeTarget, ...] = Field(description="The targets that an envelope may name.")
-    allow_private: tuple[Network, ...] = Field((), description="CIDR blocks, not global, that a target may resolve to.")
-
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that `targets` is not empty."""
-        if data.get("targets") in ([], ()):
-            yield ("targets",), InvalidValue("must not be empty; leave `envelope` out to have none")
-
-
 class Cors(Model):
     """Which pages may read the proxy's responses (CORS)."""
 
@@ -206,6 +166,15 @@ class Settings(Model):
         default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
     )
     tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
+    trusted_proxies: TrustedProxies | None = Field(
+        None,
+        description="CIDR blocks of the proxies in front, whose X-Forwarded-For or Forwarded names the client; the log "
+        "then has its address.",
+    )
+    auth_failures: FailureRate = Field(
+        default("off"),
+        description="Bad credentials per client address, such as 20/1m; above it 429. IPv6 addresses count by /64.",
+    )
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
@@ -229,6 +198,11 @@ class Settings(Model):
         alias="heartbeat",
         description="Silence after which `: ping` is sent at an event boundary; never gemini.",
     )
+    egress_proxy: EgressText = Field(
+        default("environment"),
+        description="The proxy to upstreams and issuers: `environment` (HTTPS_PROXY and its like), `none`, http://… or "
+        "socks5://…",
+    )
     early_heartbeat: Flag = Field(
         default=False,
         description="Whether streams begin with 200 and `: ping` where the vendor is silent for `heartbeat`.",
@@ -250,6 +224,7 @@ class Settings(Model):
 
     # See `secret_files`.
     _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
+    _proxies: ProxyVariables = PrivateAttr(default=ProxyVariables())
 
     @property
     def secret_files(self) -> tuple[tuple[Location, str], ...]:
@@ -259,6 +234,19 @@ class Settings(Model):
     def note_files(self, files: Mapping[Location, str]) -> None:
         """Store which secrets were read from files; called once, after loading."""
         self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+
+    @property
+    def proxies(self) -> ProxyVariables:
+        """The environment's egress proxies."""
+        return self._proxies
+
+    def note_proxies(self, proxies: ProxyVariables) -> None:
+        """Store the environment's egress proxies; called once, after loading."""
+        self._proxies = proxies
+
+    def egress_value(self, own: EgressValue | None) -> EgressValue:
+        """The `egress_proxy` that holds where an upstream's or an issuer's own is `own`."""
+        return self.egress_proxy if own is None else own
 
     def with_secret(self, location: Location, text: str) -> Settings | None:
         """Copy the settings with a new value of an upstream's secret; None if it is unchanged.

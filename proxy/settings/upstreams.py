@@ -16,6 +16,14 @@ from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
 from proxy.settings.upstream_keys import HealthSettings, KeyPoolSettings, ListedKey
+from proxy.settings.ways import (
+    EGRESS_WORDS,
+    ClientCertificate,
+    EgressText,
+    ServerName,
+    plain_faults,
+    read_egress_proxy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -165,6 +173,16 @@ class UpstreamSettings(Model):
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file that replaces the system's trusted authorities."
     )
+    egress_proxy: EgressText | None = Field(
+        None,
+        description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…",
+    )
+    client_certificate: ClientCertificate | None = Field(
+        None, description="The certificate that the server demands of its clients."
+    )
+    server_name: ServerName | None = Field(
+        None, description="The name in the server's certificate, where it is not the url's host."
+    )
     events: Literal["raw", "typed"] = Field(
         "raw",
         description="How streams are passed on: `raw` as they come (and typed where ?events=typed asks), `typed`.",
@@ -212,6 +230,10 @@ class UpstreamSettings(Model):
                 keys = self.api_keys
                 changed = keys[index].model_copy(update={"key": read_vendor_key(text)})
                 changes = {"api_keys": (*keys[:index], changed, *keys[index + 1 :])}
+            case ("egress_proxy",):
+                if text in EGRESS_WORDS:
+                    raise InvalidValue("is a word of `egress_proxy`, not a proxy")
+                changes = {"egress_proxy": read_egress_proxy(text)}
             case ("headers", str(name)):
                 changes = {"headers": {**self.headers, name: _read_field_value(SecretStr(text))}}
             case _:
@@ -231,6 +253,7 @@ class UpstreamSettings(Model):
             yield from _dialect_faults(dialect, data)
         yield from _header_faults(mapping(data.get("headers")))
         yield from _credential_header_faults(data)
+        yield from plain_faults(data.get("url"), data)
 
 
 def _dialect_faults(dialect: Dialect, data: Mapping[str, object]) -> Iterator[Contradiction]:

@@ -4,9 +4,10 @@ The bytes of a request and an `Address` enter; an `UpstreamResponse` leaves as s
 a 502, 503 or 504 error. Its body goes to the sink that is attached to it, in the callback that read it.
 """
 
-from proxy.upstream.addresses import Address
+from proxy.upstream.addresses import Address, resolve
 from proxy.upstream.connection import Connection
+from proxy.upstream.egress import open_tunnel
 from proxy.upstream.pool import Pool
 from proxy.upstream.response import NOTHING, UpstreamResponse
 
-__all__ = ["NOTHING", "Address", "Connection", "Pool", "UpstreamResponse"]
+__all__ = ["NOTHING", "Address", "Connection", "Pool", "UpstreamResponse", "open_tunnel", "resolve"]

@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         "on_closed",
         "on_idle",
         "on_message_begin",
+        "retire_s",
         "upstream",
         "vendor_keep_s",
     )
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
         # How long it may be kept unused: by the upstream's settings, and by the vendor's `Keep-Alive` if there is one.
         self.keep_s = 0.0
         self.vendor_keep_s: int | None = None
-        self.kept_until_s = 0.0
+        self.kept_until_s = self.retire_s = 0.0
         self.is_closed = False
         # None before the connection is made and after it is closed.
         self._transport: asyncio.Transport | None = None

@@ -7,7 +7,6 @@ every other case.
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,12 +15,13 @@ import aiohappyeyeballs
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.upstream.connection import Connection
+from proxy.upstream.egress import ATTEMPT_DELAY_S, NO_ROOM, open_tunnel
 from proxy.upstream.reasons import reason_of_dial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.model import Origin
+    from proxy.model import Origin, Way
     from proxy.timers import DeadlineTimer
     from proxy.upstream.addresses import Address
     from proxy.upstream.tls import TlsContexts
@@ -31,22 +31,19 @@ if TYPE_CHECKING:
 MARGIN_S = 1.0
 # Per origin and worker. More than that are closed as they come back; the bound is on descriptors, not on streams.
 MAX_KEPT = 256
-# RFC 8305 §8: the recommended delay between attempts over several addresses.
-ATTEMPT_DELAY_S = 0.25
-# What is ours to repair, not the upstream's: no descriptor (the process's, the system's), memory or local port is left.
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# A connection is not used again after this: an upstream that moves by its DNS record is followed, however busy it is.
+MAX_AGE_S = 300.0
 
-
-# What two exchanges must share to share a connection: the origin, and whom we trust to be it.
-Key: TypeAlias = "tuple[Origin, str | None]"
+# What two exchanges must share to share a connection: the origin, and how it is reached.
+Key: TypeAlias = "tuple[Origin, Way]"
 
 
 class Pool:
     """The connection pool. One for each worker; its creator closes it.
 
     Kept ones are used last in, first out, so that few stay warm and the rest run out: each when the `keep_alive` of the
-    upstream that used it last is over, or a second before its vendor's own `Keep-Alive: timeout=` is. `tls` may be
-    replaced; connections that stand keep theirs.
+    upstream that used it last is over, or a second before its vendor's own `Keep-Alive: timeout=` is, and none after
+    `MAX_AGE_S`. `tls` may be replaced; connections that stand keep theirs.
     """
 
     def __init__(self, clocks: DeadlineTimer, tls: TlsContexts) -> None:
@@ -78,25 +75,32 @@ class Pool:
     async def dial(self, key: Key, upstream: str, addresses: Sequence[Address], *, keep_s: float) -> Connection:
         """Connect to one of `addresses`, which were resolved for the key's origin and are not looked up again.
 
+        Where the key's way has an egress proxy they are the proxy's, and the proxy looks up the origin.
+
         Several are tried in parallel, a little apart (RFC 8305). One alone is left to the loop, which connects at half
         the price of a socket that is made here, but cannot be told the scope that a link-local address has. Cancelling
         closes whatever was begun. `keep_s` is that of `take`.
 
         Raises:
             UpstreamUnreachableError: refused, unroutable, or a TLS handshake that failed.
+            EgressRefusedError: the egress proxy did not connect to the origin.
             OverloadedError: this machine lacks what a connection takes.
         """
-        origin, ca_file = key
+        origin, way = key
         connection = Connection(upstream=upstream, key=key, on_idle=self._keep, on_closed=self._forget)
         connection.keep_s = keep_s
         is_tls = origin.scheme == "https"
-        tls = self.tls.get(ca_file) if is_tls else None
-        server_hostname = origin.host if is_tls else None
+        tls = self.tls.get(way.tls) if is_tls else None
+        server_hostname = (way.server_name or origin.host) if is_tls else None
         loop = asyncio.get_running_loop()
+        connection.retire_s = self._clocks.now() + MAX_AGE_S
         # Whatever it was given or made, the loop closes when the handshake fails or is cancelled.
         try:
             family, _, _, _, (host, port, *scope) = addresses[0].info
-            if len(addresses) == 1 and not any(scope):
+            if way.proxy is not None:
+                sock = await open_tunnel(way.proxy, origin.host, origin.port, addresses)
+                await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
+            elif len(addresses) == 1 and not any(scope):
                 await loop.create_connection(
                     lambda: connection,
                     host,
@@ -112,7 +116,7 @@ class Pool:
                 )
                 await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
         except OSError as exc:
-            if exc.errno in _NO_ROOM and not isinstance(exc, ssl.SSLError):
+            if exc.errno in NO_ROOM and not isinstance(exc, ssl.SSLError):
                 raise OverloadedError from exc
             raise UpstreamUnreachableError(reason=reason_of_dial(exc, is_tls=is_tls)) from exc
         except asyncio.CancelledError:
@@ -154,6 +158,8 @@ class Pool:
         keep_s = connection.keep_s
         if connection.vendor_keep_s is not None:
             keep_s = min(keep_s, connection.vendor_keep_s - MARGIN_S)
+        now_s = self._clocks.now()
+        keep_s = min(keep_s, connection.retire_s - now_s)
         if keep_s <= 0:
             connection.abort()
             return
@@ -164,7 +170,7 @@ class Pool:
         elif len(kept) >= MAX_KEPT:
             connection.abort()
             return
-        connection.kept_until_s = self._clocks.now() + keep_s
+        connection.kept_until_s = now_s + keep_s
         kept.append(connection)
 
     def _forget(self, connection: Connection) -> None:

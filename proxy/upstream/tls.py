@@ -1,46 +1,54 @@
-"""TLS towards upstreams: always verified, with the system's authorities or the operator's own file."""
+"""TLS towards upstreams: always verified, with the system's authorities or the operator's own file.
+
+Where an upstream wants one, with a certificate of ours.
+"""
 
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING
 
 from proxy.upstream.reasons import ClientHandshake
 
+if TYPE_CHECKING:
+    from proxy.model import TlsFiles
+
 
 class TlsContexts:
-    """The TLS contexts, one for each file of authorities: loading the system's takes tens of milliseconds."""
+    """The TLS contexts, one for each set of files: loading the system's authorities takes tens of milliseconds."""
 
     def __init__(self) -> None:
-        self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._contexts: dict[TlsFiles, ssl.SSLContext] = {}
 
-    def get(self, ca_file: str | None) -> ssl.SSLContext:
-        """Return the context that trusts `ca_file`, or the system's authorities where it is None.
+    def get(self, files: TlsFiles) -> ssl.SSLContext:
+        """Return the context of these files; without a `ca_file` it trusts the system's authorities.
 
         Names are checked, TLS 1.2 is the least. Only HTTP/1.1 is offered.
 
         Raises:
-            OSError: the file cannot be read.
-            ssl.SSLError: the file holds no certificate.
+            OSError: a file cannot be read or used; `ssl.SSLError` is one.
         """
-        context = self._contexts.get(ca_file)
+        context = self._contexts.get(files)
         if context is None:
-            context = self._contexts[ca_file] = make_context(ca_file)
+            context = self._contexts[files] = make_context(files)
         return context
 
-    def replace(self, ca_file: str, context: ssl.SSLContext) -> None:
-        """Use another context for that file from now on; open connections keep theirs."""
-        self._contexts[ca_file] = context
+    def replace(self, files: TlsFiles, context: ssl.SSLContext) -> None:
+        """Use another context for these files from now on; open connections keep theirs."""
+        self._contexts[files] = context
 
 
-def make_context(ca_file: str | None) -> ssl.SSLContext:
-    """Create a context that trusts the file as it is now, or the system's authorities. Blocks.
+def make_context(files: TlsFiles) -> ssl.SSLContext:
+    """Create a context from the files as they are now. Blocks.
 
     Raises:
-        OSError: the file cannot be read.
-        ssl.SSLError: the file holds no certificate.
+        OSError: a file cannot be read or used; `ssl.SSLError` is one.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    context = ssl.create_default_context(cafile=files.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslobject_class = ClientHandshake
     context.set_alpn_protocols(["http/1.1"])
+    if files.certificate is not None:
+        # OpenSSL would ask for a passphrase on the terminal.
+        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
     return context

@@ -13,6 +13,7 @@ from aiohttp.client_reqrep import ConnectionKey
 
 from proxy.auth.fetch_errors import KeyFetchError, quoted, redirect_error, transport_error
 from proxy.auth.jwks import JwksSource, fetch_jwks, open_session
+from proxy.model import TlsFiles
 from tests.auth.auth_support import KeyServer
 from tests.auth.certificates import ELSEWHERE, CertificateAuthority
 
@@ -25,7 +26,7 @@ PLACE = ConnectionKey("id.internal", 443, is_ssl=True, ssl=True, proxy=None, pro
 
 
 async def fetch(source: JwksSource) -> object:
-    async with asyncio.timeout(5), open_session() as session:
+    async with asyncio.timeout(5), open_session(source) as session:
         return await fetch_jwks(session, source, max_bytes=MAX_BYTES)
 
 
@@ -56,7 +57,7 @@ def authority(tmp_path: Path) -> CertificateAuthority:
 async def test_own_authority(authority: CertificateAuthority) -> None:
     """A key set's server with a certificate of the operator's own authority is asked, and its keys are taken."""
     async with KeyServer(authority.server()) as server:
-        source = JwksSource("issuer", server.url(), ca_file=str(authority.file))
+        source = JwksSource("issuer", server.url(), tls=TlsFiles(str(authority.file)))
         assert await fetch(source) == {"keys": []}
 
 
@@ -83,7 +84,7 @@ async def test_certificate_not_accepted(case: str, host: str, authority: Certifi
     serve, words = SERVERS[case]
     async with KeyServer(serve(authority)) as server:
         url = server.url().replace("127.0.0.1", host)
-        error = await failure(JwksSource("issuer", url, ca_file=str(authority.file)))
+        error = await failure(JwksSource("issuer", url, tls=TlsFiles(str(authority.file))))
         assert error.reason == f"key set: TLS: {words}"
         assert error.in_full.startswith(error.reason + ' ("')
         assert server.requests == 0
@@ -96,7 +97,7 @@ async def test_certificate_of_an_unknown_authority(
     """A certificate of an authority that is not trusted is refused, and the words name the key that would help."""
     ca_file = str(CertificateAuthority(tmp_path, "another").file) if trusts_another else None
     async with KeyServer(authority.server()) as server:
-        error = await failure(JwksSource("issuer", server.url(), ca_file=ca_file))
+        error = await failure(JwksSource("issuer", server.url(), tls=TlsFiles(ca_file)))
         assert (
             error.reason == "key set: TLS: the server's certificate is not signed by a trusted authority (see ca_file)"
         )
@@ -107,7 +108,7 @@ async def test_authority_rotated(authority: CertificateAuthority, tmp_path: Path
     """The file of authorities is read for each fetch: what was put there since the last one holds."""
     trusted = tmp_path / "trusted.pem"
     async with KeyServer(authority.server()) as server:
-        source = JwksSource("issuer", server.url(), ca_file=str(trusted))
+        source = JwksSource("issuer", server.url(), tls=TlsFiles(str(trusted)))
         trusted.write_bytes(CertificateAuthority(tmp_path, "old").pem)
         await failure(source)
         trusted.write_bytes(authority.pem)
@@ -121,7 +122,7 @@ async def test_authority_file_unusable(content: bytes | None, tmp_path: Path) ->
     if content is not None:
         trusted.write_bytes(content)
     async with KeyServer() as server:
-        error = await failure(JwksSource("issuer", server.url(), ca_file=str(trusted)))
+        error = await failure(JwksSource("issuer", server.url(), tls=TlsFiles(str(trusted))))
         assert error.reason == "ca_file cannot be used as a file of authorities"
         assert str(tmp_path) not in error.in_full
         assert server.requests == 0
@@ -194,7 +195,7 @@ async def test_client_certificate_demanded(authority: CertificateAuthority) -> N
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(authority.file)
     async with KeyServer(context) as server:
-        error = await failure(JwksSource("issuer", server.url(), ca_file=str(authority.file)))
+        error = await failure(JwksSource("issuer", server.url(), tls=TlsFiles(str(authority.file))))
     assert error.in_full == "key set: the connection was closed while it was opened"
 
 

@@ -26,7 +26,7 @@ async def server() -> AsyncIterator[KeyServer]:
 
 
 async def fetch(source: JwksSource) -> object:
-    async with asyncio.timeout(5), open_session() as session:
+    async with asyncio.timeout(5), open_session(source) as session:
         return await fetch_jwks(session, source, max_bytes=MAX_BYTES)
 
 

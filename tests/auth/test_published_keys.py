@@ -15,7 +15,7 @@ from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.published_keys import MAX_WAITERS, RefreshPolicy, RemoteKeySet
 from proxy.errors import AuthUnavailableError, InvalidTokenError
-from proxy.model import Plan, Principal
+from proxy.model import Plan, Principal, TlsFiles
 from tests.auth.auth_support import NOW, Clock, KeyServer, Timers, claims, jwk, keyring, token
 
 if TYPE_CHECKING:
@@ -453,7 +453,7 @@ def test_settings_key() -> None:
     others = [
         RemoteKeySet(source, ("RS256",)),
         RemoteKeySet(JwksSource(NAME), ALGORITHMS),
-        RemoteKeySet(JwksSource(NAME, "https://id.example.com/jwks", ca_file="/ca.pem"), ALGORITHMS),
+        RemoteKeySet(JwksSource(NAME, "https://id.example.com/jwks", tls=TlsFiles("/ca.pem")), ALGORITHMS),
         RemoteKeySet(JwksSource(NAME, "https://id.example.com/jwks", allow_http=True), ALGORITHMS),
         RemoteKeySet(source, ALGORITHMS, policy=RefreshPolicy(ttl_s=1)),
     ]

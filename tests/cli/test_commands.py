@@ -38,7 +38,11 @@ default_upstream: openai
 
 def run(*arguments: str, environ: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with this environment and no other."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORWARD_SSE_")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FORWARD_SSE_") and not name.lower().endswith("_proxy")
+    }
     return subprocess.run(
         [sys.executable, "-m", "proxy", *arguments],
         check=False,
@@ -143,21 +147,65 @@ def test_check_without_auth(file: Path) -> None:
     assert "warning: auth: none" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 def test_check_egress_proxy_in_the_environment(file: Path, name: str) -> None:
-    """A proxy that the environment asks for is warned of, by the variable's name and without its password."""
-    environ = {"SECRET": SECRET, name: "http://user:do-not-show@proxy.example:3128"}
+    """`check` prints each upstream's way, the variable that names the proxy, and no password."""
+    environ = {"SECRET": SECRET, name: "http://user:do-not-show@proxy.example:3128", "NO_PROXY": "vendor.example"}
     done = run("check", "--config", str(file), environ=environ)
     assert done.returncode == 0
-    assert f"warning: {name}: set and not used" in done.stderr
+    words = f"through http://proxy.example:3128 ({name})"
+    assert done.stdout.count(f"way        {words}") == done.stdout.count("way        direct") == 1
+    assert f"keys from https://h/jwks, audience llm, {words}" in done.stdout
     assert "do-not-show" not in done.stdout + done.stderr
-    assert "3128" not in done.stdout + done.stderr
 
 
-def test_check_no_egress_proxy(file: Path) -> None:
-    """An empty variable, or `NO_PROXY` alone, asks for no proxy."""
-    done = run("check", "--config", str(file), environ={"SECRET": SECRET, "HTTPS_PROXY": "", "NO_PROXY": "*"})
-    assert "PROXY" not in done.stderr
+@pytest.mark.parametrize(
+    "environ", [{"HTTPS_PROXY": ""}, {"HTTP_PROXY": "p:1"}, {"HTTPS_PROXY": "p:1", "no_proxy": "*"}]
+)
+def test_check_no_egress_proxy(file: Path, environ: dict[str, str]) -> None:
+    """Empty variables, `HTTP_PROXY` in upper case, and hosts of `NO_PROXY` are direct."""
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET, **environ})
+    assert "way        direct" in done.stdout
+    assert "through" not in done.stdout
+
+
+def test_check_trusted_proxies(file: Path) -> None:
+    """`check` says which proxies are believed, how many failures an address may have, and warns of all."""
+    file.write_text(file.read_text() + "trusted_proxies: [10.0.0.0/8, '::/0']\nauth_failures: 20/1m\n")
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    assert "trusted        10.0.0.0/8, ::/0\n" in done.stdout
+    assert "auth_failures  20/1m by address\n" in done.stdout
+    assert "warning: trusted_proxies: every client is a trusted proxy" in done.stderr
+
+
+def test_check_targets_and_egress_proxy(file: Path) -> None:
+    """`check` says which envelope targets go directly although there is a proxy, and which are not checked."""
+    file.write_text(
+        file.read_text()
+        + "egress_proxy: socks5://u:do-not-show@p.example:1\nenvelope:\n  targets:\n"
+        + "    - {url: 'https://a.example/x'}\n    - {url: 'https://b.example/x', allow_unpinned: true}\n"
+    )
+    done = run("check", "--config", str(file), environ={"SECRET": SECRET})
+    words = "goes out directly, not through socks5://p.example:1 (egress_proxy); see allow_unpinned"
+    assert f"warning: envelope.targets[0]: {words}" in done.stderr
+    assert "warning: envelope.targets[1]: socks5://p.example:1 looks up its name" in done.stderr
+    assert "do-not-show" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "value", ["https://user:do-not-show@proxy.example", "socks4://p", "http://user:pass/word@p", "http://user:\udcff@p"]
+)
+def test_check_unusable_egress_proxy(file: Path, value: str) -> None:
+    """A variable that names a proxy which cannot be used is a fault that names it, and not its value."""
+    environ = {"SECRET": SECRET, "ALL_PROXY": value}
+    done = run("check", "--config", str(file), environ=environ)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ALL_PROXY: ")
+    assert "egress_proxy" in done.stderr
+    assert "do-not-show" not in done.stderr
+    assert "word" not in done.stderr.replace("password", "")
+    file.write_text(file.read_text() + "egress_proxy: none\n")
+    assert run("check", "--config", str(file), environ=environ).returncode == 0
 
 
 def test_check_faulty_file(file: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.model import Origin, Route, Timeouts
+from proxy.model import DIRECT, Origin, Route, Timeouts
 from proxy.relay.early import TICKET_INTERVAL_S, early_interval_s
 from tests.steps import finish
 
@@ -29,7 +29,7 @@ def interval_s(
     request = make_mocked_request("POST", "/forward-sse", version=HttpVersion10 if is_old else HttpVersion11)
     exchange = SimpleNamespace(is_in_band=is_in_band, rules=SimpleNamespace(early_heartbeat=is_early))
     origin = Origin("http", "vendor.example", 80)
-    route = Route("main", dialect, origin, b"", Timeouts(), heartbeat_s, None, "POST", b"/", (), body)
+    route = Route("main", dialect, origin, b"", Timeouts(), heartbeat_s, DIRECT, "POST", b"/", (), body)
     return finish(early_interval_s(request, cast("Exchange", exchange), route))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import UpstreamOffError
 from proxy.failover import Outcome, UpstreamStates
-from proxy.model import Origin, RetryRules, Route, RouteRules, RouteTarget, Timeouts, Upstream
+from proxy.model import DIRECT, Origin, RetryRules, Route, RouteRules, RouteTarget, Timeouts, Upstream
 from proxy.routing.model_routes import ModelRoute, RouteChoices
 from tests.steps import finish
 
@@ -179,4 +179,4 @@ def build(target: RouteTarget) -> Steps[Route]:
     """As the router does, in one piece."""
     origin = Origin("https", target.upstream, 443)
     yield from ()
-    return Route(target.upstream, "openai", origin, b"x", Timeouts(), None, None, "POST", b"/", (), b"")
+    return Route(target.upstream, "openai", origin, b"x", Timeouts(), None, DIRECT, "POST", b"/", (), b"")

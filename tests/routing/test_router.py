@@ -22,7 +22,19 @@ from proxy.errors import (
     UnknownUpstreamError,
     UpstreamNotAllowedError,
 )
-from proxy.model import TYPED_NAMES, Origin, Plan, Principal, RequestHead, Route, Timeouts, Upstream
+from proxy.model import (
+    DIRECT,
+    TYPED_NAMES,
+    Origin,
+    Plan,
+    Principal,
+    RequestHead,
+    Route,
+    Timeouts,
+    TlsFiles,
+    Upstream,
+    Way,
+)
 from proxy.protocol.header_fields import CREDENTIALS, IDENTITY, VIA, fold
 from proxy.protocol.paths import TargetPattern
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
@@ -59,7 +71,7 @@ UPSTREAMS = [
         headers=((b"OpenAI-Organization", b"org-1"),),
         timeouts=Timeouts(first_byte_s=120.0),
         heartbeat_s=15.0,
-        ca_file="/ca.pem",
+        way=Way(TlsFiles("/ca.pem")),
     ),
     upstream("tongyi", base_path="/compatible-mode", models=("qwen*", "gpt-oss"), allow_paths=("/v1/*",)),
     upstream("dashscope", dialect="dashscope", base_path="/base"),
@@ -176,7 +188,7 @@ def test_route_keeps_the_upstreams_settings() -> None:
     """Timeouts, heartbeat, dialect and trust are the upstream's; no heartbeat for a dialect that cannot bear one."""
     found = route("POST /v1/chat/completions")
 
-    assert (found.dialect, found.timeouts.first_byte_s, found.heartbeat_s, found.ca_file) == (
+    assert (found.dialect, found.timeouts.first_byte_s, found.heartbeat_s, found.way.tls.ca_file) == (
         "openai",
         120.0,
         15.0,
@@ -747,7 +759,7 @@ def test_envelope_own_header() -> None:
         host=b"a.agents.example",
         timeouts=Timeouts(idle_s=7.0),
         heartbeat_s=None,
-        ca_file=None,
+        way=DIRECT,
         method="POST",
         target=b"/run?x=%2F",
         fields=(

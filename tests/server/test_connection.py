@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # By class, what stands in `proxy/server/connection.py`; and what aiohttp's own worker for gunicorn runs as its task,
 # which the tests of several workers watch: without it none comes up.
-USED = {"ClientConnection": {"_waiter", "_messages"}}
-OVERRIDDEN = {"Worker": {"_run"}}
+USED = {"ClientConnection": {"_waiter", "_messages"}, "EgressConnector": {"_create_connection"}}
+OVERRIDDEN = {"Worker": {"_run"}, "EgressConnector": {"_create_connection"}}
 # Private by their looks alone: of every named tuple, and of every abstract class.
 _OF_PYTHON = {"_asdict", "_replace", "_make", "_fields", "_field_defaults", "_abc_impl"}
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
     from pathlib import Path
 
+    from proxy.model import TlsFiles
     from proxy.settings import Settings
 
 CONFIG = """
@@ -45,9 +46,9 @@ class Scene:
         self.applied = 0
         self.watch = FileWatch(self.settings, self._apply)
 
-    def _apply(self, settings: Settings, contexts: Mapping[str, ssl.SSLContext]) -> None:
+    def _apply(self, settings: Settings, contexts: Mapping[TlsFiles, ssl.SSLContext]) -> None:
         self.settings = settings
-        self.contexts += contexts
+        self.contexts += [str(files.ca_file) for files in contexts]
         self.applied += 1
 
     @property

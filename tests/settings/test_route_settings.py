@@ -148,7 +148,7 @@ def test_keys_are_built(tmp_path: Path) -> None:
         f'auth: none\nupstreams: {{a: {{url: "https://a.example", dialect: openai, api_keys: {keys}, {more}}}}}\n'
     )
     made = load_settings(path)
-    upstream = _upstream("a", made.upstreams["a"])
+    upstream = _upstream(made, "a", made.upstreams["a"])
 
     assert (upstream.keys, upstream.key_weights) == (("sk-one", "sk-file"), (1, 4))
     assert upstream.key_rules == KeyRules("round_robin", 5.0)
@@ -156,8 +156,8 @@ def test_keys_are_built(tmp_path: Path) -> None:
     ((location, _),) = made.secret_files
     changed = made.with_secret(location, "sk-new")
     assert changed is not None
-    assert _upstream("a", changed.upstreams["a"]).keys == ("sk-one", "sk-new")
-    assert _upstream("a", changed.upstreams["a"]).key_weights == (1, 4)
+    assert _upstream(changed, "a", changed.upstreams["a"]).keys == ("sk-one", "sk-new")
+    assert _upstream(changed, "a", changed.upstreams["a"]).key_weights == (1, 4)
 
 
 def test_routes_in_the_report() -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from proxy.cli import check_report
 from proxy.dialects import DIALECTS
-from proxy.model import Rate
+from proxy.model import EgressProxy, Rate
 from proxy.settings import Address, InvalidValue, Settings, UpstreamSettings
 from proxy.settings.units import MAX_DURATION_S, read_address, read_clock, read_duration, read_rate, read_size
 
@@ -326,6 +326,8 @@ def test_issuer_sound(keys: dict[str, Any]) -> None:
         ),
         ({"allow_http": True}, ("allow_http",), "no effect with secret"),
         ({"ca_file": "/etc/hostname"}, ("ca_file",), "no effect with secret"),
+        ({"egress_proxy": "none"}, ("egress_proxy",), "no effect with secret"),
+        ({"server_name": "a.example"}, ("server_name",), "no effect with secret"),
         (
             {"secret": None, "public_key": RSA_PEM, "algorithms": ["RS256"], "allow_http": True},
             ("allow_http",),
@@ -454,6 +456,28 @@ def test_api_key_digest() -> None:
         ({"ca_file": "/nowhere/ca.pem"}, ("ca_file",), "no readable file"),
         ({"ca_file": "/"}, ("ca_file",), "no readable file"),
         ({"ca_file": __file__}, ("ca_file",), "certificates in PEM"),
+        ({"egress_proxy": "off"}, ("egress_proxy",), "must be environment, none, http://"),
+        ({"egress_proxy": "https://p:1"}, ("egress_proxy",), "TLS to the proxy itself is not supported"),
+        ({"egress_proxy": "socks4://p:1"}, ("egress_proxy",), "not supported"),
+        ({"egress_proxy": "http://"}, ("egress_proxy",), "must name a host"),
+        ({"egress_proxy": "http://p:"}, ("egress_proxy",), "must name a host"),
+        ({"egress_proxy": "http://p:99999"}, ("egress_proxy",), "is not a URL"),
+        ({"egress_proxy": "http://u:a/b@p:1"}, ("egress_proxy",), "percent-encoded"),
+        ({"egress_proxy": "http://p:1/path"}, ("egress_proxy",), "must end after the port"),
+        ({"egress_proxy": "http://u%3A:x@p:1"}, ("egress_proxy",), "a colon"),
+        ({"egress_proxy": f"socks5://{'u' * 256}:x@p:1"}, ("egress_proxy",), "255 bytes"),
+        ({"egress_proxy": "http://u:%0d%0a@p:1"}, ("egress_proxy",), "control characters"),
+        ({"egress_proxy": True}, ("egress_proxy",), "quotes"),
+        ({"client_certificate": {"certificate": __file__}}, ("client_certificate", "key"), "is required"),
+        ({"client_certificate": {"certificate": "/x", "key": "/x"}}, ("client_certificate", "key"), "no readable file"),
+        (
+            {"client_certificate": {"certificate": __file__, "key": __file__}},
+            ("client_certificate", "key"),
+            "cannot be used with this certificate",
+        ),
+        ({"server_name": "a b"}, ("server_name",), "must be a host's name"),
+        ({"server_name": "::1"}, ("server_name",), "must be a host's name"),
+        ({"url": "http://h", "server_name": "a.example"}, ("server_name",), "no effect: the url is http://"),
     ],
 )
 def test_upstream_faulty(keys: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:
@@ -581,6 +605,13 @@ TARGET = {"url": "https://api.openai.com/*", "upstream": "openai"}
         ),
         ({"admin_listen": "127.0.0.1:8080"}, ("admin_listen",), "same address"),
         ({"listen": "[::1]:9090", "admin_listen": "[0::1]:9090"}, ("admin_listen",), "same address"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, ("trusted_proxies", 0), "CIDR"),
+        ({"trusted_proxies": "10.0.0.0/8"}, ("trusted_proxies",), "must be a list"),
+        ({"trusted_proxies": ["10.0.0.0/8"] * 65}, ("trusted_proxies",), "at most 64"),
+        ({"auth_failures": "20"}, ("auth_failures",), "is not a rate"),
+        ({"auth_failures": False}, ("auth_failures",), "or off"),
+        ({"auth_failures": "0/1m"}, ("auth_failures",), "at least one"),
+        ({"egress_proxy": "ftp://p"}, ("egress_proxy",), "not supported"),
         ({"listen": []}, ("listen",), "must not be empty"),
         ({"listen": ["h:1"] * 17}, ("listen",), "at most 16"),
         ({"listen": ["127.0.0.1:1", "here"]}, ("listen", 1), "is not HOST:PORT"),
@@ -770,3 +801,20 @@ def test_early_heartbeat_needs_a_heartbeat(heartbeat: str | None, own: str | Non
     else:
         with pytest.raises(ValidationError, match="early_heartbeat"):
             settings(early_heartbeat=True, upstreams=upstreams, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://proxy.example", EgressProxy("http", "proxy.example", 1080)),
+        ("http://proxy.example:3128/", EgressProxy("http", "proxy.example", 3128)),
+        ("http://u:p%40%2F@[2001:db8::1]:8080", EgressProxy("http", "2001:db8::1", 8080, "u", "p@/")),
+        ("http://u@proxy.example:1", EgressProxy("http", "proxy.example", 1, "u")),
+        ("socks5h://proxy.example.:1", EgressProxy("socks5", "proxy.example", 1)),
+    ],
+)
+def test_egress_proxy(text: str, expected: EgressProxy) -> None:
+    """A proxy's URL is read with its credentials, which no text of it shows."""
+    made = settings(egress_proxy=text)
+    assert made.egress_proxy == expected
+    assert "p@" not in f"{made!r} {made} {made.egress_proxy} {made.egress_proxy!r}"

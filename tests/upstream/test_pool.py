@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Self, cast
 import pytest
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
-from proxy.model import Origin
+from proxy.model import DIRECT, EgressProxy, Origin, TlsFiles
 from proxy.timers import DeadlineTimer
 from proxy.upstream.addresses import Address
-from proxy.upstream.pool import Pool
+from proxy.upstream.pool import MAX_AGE_S, Pool
 from proxy.upstream.tls import TlsContexts
 from tests.peers import Upstream
 from tests.whole.leavers import blackhole
@@ -54,7 +54,7 @@ def address(host: str, port: int) -> Address:
 
 
 def key(scheme: str = "http") -> Key:
-    return Origin(scheme, "vendor.example", 1), None
+    return Origin(scheme, "vendor.example", 1), DIRECT
 
 
 async def dial(pool: Pool, addresses: list[Address], scheme: str = "http") -> Connection:
@@ -277,3 +277,41 @@ async def test_pool_keeps_nothing(upstream: Upstream, keep_s: float, fields: tup
     assert connection.is_closed
     assert pool.counts() == {}
     assert not clocks.watched
+
+
+async def test_old_connection_is_not_kept(upstream: Upstream) -> None:
+    """A connection is not used again once it is old, however often it was: a vendor's move by DNS is followed."""
+    clocks = DeadlineTimer(asyncio.get_running_loop())
+    now_s = clocks.now()
+    clocks.now = lambda: now_s
+    pool = Pool(clocks, TlsContexts())
+    connection = await dial(pool, addresses_of(upstream, 1))
+    vendor = await upstream.accept()
+    for age_s in (0.0, 150.0, MAX_AGE_S - 60, MAX_AGE_S):
+        asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+        await vendor.read_message()
+        begun_s = connection.retire_s - MAX_AGE_S
+        now_s = begun_s + age_s
+        vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await asked
+        taken = pool.take(key(), "main", keep_s=50)
+        assert (taken is connection) is (age_s < MAX_AGE_S)
+    pool.close()
+    clocks.close()
+
+
+async def test_ways_do_not_share_connections(pool: Pool, upstream: Upstream) -> None:
+    """A connection that was made in one way is not used in another: through a proxy, or with other TLS files."""
+    connection = await dial(pool, addresses_of(upstream, 1))
+    asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+    vendor, _ = await upstream.take()
+    vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await asked
+    origin, way = key()
+    for other in (
+        way._replace(proxy=EgressProxy("http", "proxy.example", 3128)),
+        way._replace(server_name="other.example"),
+        way._replace(tls=TlsFiles(None, "own.pem", "own.key")),
+    ):
+        assert pool.take((origin, other), "main", keep_s=50) is None
+    assert pool.take((origin, way), "main", keep_s=50) is connection

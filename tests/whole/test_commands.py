@@ -178,19 +178,23 @@ async def test_serve_says_why_it_cannot_listen(tmp_path: Path, upstream: Upstrea
     assert b"Traceback" not in error
 
 
-async def test_serve_warns_of_an_egress_proxy(
-    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy that the environment asks for is told once at the start, by name, and is not used."""
+async def test_serve_with_an_egress_proxy(tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start tells which upstreams go through which proxy; one on this machine goes directly whatever is set."""
     monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-password@127.0.0.1:9")
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    for key, value in {"URL": "https://vendor.example", "DIALECT": "openai", "API_KEY": "none"}.items():
+        monkeypatch.setenv(f"FORWARD_SSE_UPSTREAMS__AWAY__{key}", value)
     async with serve(tmp_path, upstream) as (served, address), await connect(address) as client:
-        line = await served.line("egress_proxy.ignored")
+        line = await served.line("egress_proxy.used")
         client.write(request(body=BODY, token=token()))
         vendor, _ = await upstream.take()
         vendor.write(STREAM_HEAD + LAST)
         assert (await client.read_message()).status == 200
-    assert (line["level"], line["variables"]) == ("warning", ["HTTPS_PROXY", "all_proxy"])
+    assert {name: line[name] for name in ("upstream", "proxy", "source")} == {
+        "upstream": "away",
+        "proxy": "http://127.0.0.1:9",
+        "source": "HTTPS_PROXY",
+    }
     assert "proxy-password" not in str(served.lines)
 
 

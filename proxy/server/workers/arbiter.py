@@ -29,15 +29,15 @@ from gunicorn import systemd
 from gunicorn.errors import HaltServer
 
 from proxy import __version__
-from proxy.app import trust
 from proxy.observability.logging import Redactor, configure
-from proxy.server.signals import log_refused, warn_of_ignored_proxies
+from proxy.server.signals import log_egress_proxies, log_refused
 from proxy.server.sockets import format_addresses
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker
 from proxy.settings.build import secrets_of
+from proxy.settings.build_ways import trust
 from proxy.settings.ledgers import check_ledger
 from proxy.settings.loading import ConfigurationError
 
@@ -267,7 +267,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
             pid=self.pid,
             **({"after": predecessor} if predecessor else {}),
         )
-        warn_of_ignored_proxies(os.environ)
+        log_egress_proxies(settings)
         systemd.sd_notify(f"READY=1\nMAINPID={self.pid}", self.log)
         if predecessor:
             os.kill(predecessor, signal.SIGTERM)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from proxy.settings.loading import marked_yaml
-from proxy.settings.loading.egress import ignored_proxies
+from proxy.settings.loading.egress import read_variables
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
 from proxy.settings.loading.faults import (
     ConfigurationError,
@@ -39,7 +39,6 @@ __all__ = [
     "ConfigurationError",
     "Fault",
     "SourceLocation",
-    "ignored_proxies",
     "json_schema",
     "load",
     "load_settings",
@@ -88,6 +87,10 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
     if faults:
         raise ConfigurationError(faults)
     settings.note_files(substitution.files)
+    proxies, faults = read_variables(settings, environ)
+    if faults:
+        raise ConfigurationError(faults)
+    settings.note_proxies(proxies)
     return settings
 
 

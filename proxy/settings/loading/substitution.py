@@ -29,6 +29,9 @@ SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("upstreams", "*", "api_keys", "*"),
     ("upstreams", "*", "api_keys", "*", "key"),
     ("upstreams", "*", "headers", "*"),
+    ("upstreams", "*", "egress_proxy"),
+    ("auth", "jwt", "*", "egress_proxy"),
+    ("egress_proxy",),
 )
 # A header's value is a secret if it is not in the YAML file itself.
 _HEADER_LOCATION = ("upstreams", "*", "headers", "*")

@@ -1,0 +1,156 @@
+"""Settings of the way to an upstream or an issuer: egress proxy, client certificate, the server's name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from proxy.model import EgressProxy, TlsFiles
+from proxy.settings.listener_tls import PemFile, make_server_context
+from proxy.settings.model import Contradiction, Model, closest
+from proxy.settings.scalars import read_text
+from proxy.settings.units import InvalidValue, is_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from proxy.protocol.proxy_variables import ProxyVariables
+
+# curl's.
+_PROXY_PORT = 1080
+# RFC 1929 §2.
+_MAX_CREDENTIAL_BYTES = 255
+EGRESS_WORDS = ("environment", "none")
+_SCHEMES: dict[str, Literal["http", "socks5"]] = {"http": "http", "socks5": "socks5", "socks5h": "socks5"}
+_EXAMPLES = "must be environment, none, http://host:port or socks5://host:port"
+_ESCAPED = "special characters of a password are percent-encoded"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+EgressValue = Literal["environment", "none"] | EgressProxy
+
+
+def read_egress_proxy(value: object) -> EgressValue:
+    """Read `egress_proxy`.
+
+    Raises:
+        InvalidValue: Not one of its words, nor a proxy's URL. Never contains the value, which may have a password.
+    """
+    if isinstance(value, EgressProxy):
+        return value
+    text = read_text(value)
+    match text:
+        case "environment" | "none":
+            return text
+        case _ if "://" not in text:
+            raise InvalidValue(_EXAMPLES, suggestion=closest(text, EGRESS_WORDS))
+        case _:
+            return read_proxy_url(text)
+
+
+def read_proxy_url(text: str) -> EgressProxy:
+    """Read the URL of a proxy; without a scheme, as variables have it, it is `http://`.
+
+    Raises:
+        InvalidValue: Not such a URL, or a kind of proxy that is not supported. Never contains the value.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    kind = _SCHEMES.get(scheme.lower())
+    if kind is None:
+        if scheme.lower() == "https":
+            raise InvalidValue("TLS to the proxy itself is not supported: http:// (what goes through it is encrypted)")
+        raise InvalidValue("is a kind of proxy that is not supported: http:// or socks5://")
+    try:
+        url = urlsplit(f"//{rest}")
+        host, port = url.hostname, url.port
+    except ValueError as exc:
+        raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
+    if not host or not is_host(host) or url.netloc.endswith(":") or port == 0:
+        raise InvalidValue(f"must name a host ({_ESCAPED})")
+    if url.path not in {"", "/"} or url.query or url.fragment:
+        raise InvalidValue(f"must end after the port ({_ESCAPED})")
+    user = None if url.username is None else unquote(url.username)
+    password = None if url.password is None else unquote(url.password)
+    for credential in filter(None, (user, password)):
+        if len(credential.encode()) > _MAX_CREDENTIAL_BYTES or _CONTROL.search(credential):
+            raise InvalidValue("has a user or password of more than 255 bytes, or with control characters")
+    if kind == "http" and user is not None and ":" in user:
+        raise InvalidValue("has a user with a colon in it, which RFC 7617 does not allow")
+    return EgressProxy(kind, host.removesuffix("."), port or _PROXY_PORT, user, password)
+
+
+def _read_server_name(value: object) -> str:
+    text = read_text(value)
+    if not is_host(text) or ":" in text:
+        raise InvalidValue("must be a host's name")
+    return text.removesuffix(".")
+
+
+EgressText = Annotated[
+    EgressValue,
+    PlainValidator(read_egress_proxy),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^(environment|none|(http|socks5h?)://\S+|file:/\S+)$",
+            "examples": ["environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"],
+        }
+    ),
+]
+ServerName = Annotated[str, PlainValidator(_read_server_name), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+class ClientCertificate(Model):
+    """The certificate that the proxy shows to a server which demands one."""
+
+    certificate: PemFile = Field(description="A PEM file: the certificate, then those between it and a trusted one.")
+    key: PemFile = Field(description="A PEM file: the certificate's private key, without a passphrase.")
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Check that the key belongs to the certificate and needs no passphrase."""
+        certificate, key = data.get("certificate"), data.get("key")
+        if not (isinstance(certificate, str) and isinstance(key, str)):
+            return
+        if Path(certificate).is_file() and Path(key).is_file():
+            try:
+                make_server_context(Path(certificate), Path(key), None)
+            except (OSError, ValueError):
+                yield (
+                    ("key",),
+                    InvalidValue(
+                        "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
+                    ),
+                )
+
+
+def tls_files(ca_file: Path | None, certificate: ClientCertificate | None) -> TlsFiles:
+    """The files of a TLS client."""
+    return TlsFiles(
+        None if ca_file is None else str(ca_file),
+        None if certificate is None else str(certificate.certificate),
+        None if certificate is None else str(certificate.key),
+    )
+
+
+def plain_faults(url: object, data: Mapping[str, object]) -> Iterator[Contradiction]:
+    """Check for keys about TLS where there is none."""
+    if isinstance(url, str) and url[:5].lower() == "http:":
+        for name in ("client_certificate", "server_name"):
+            if data.get(name) is not None:
+                yield (name,), InvalidValue("has no effect: the url is http://")
+
+
+def choose(value: EgressValue, variables: ProxyVariables, scheme: str, host: str) -> tuple[EgressProxy | None, str]:
+    """Return the proxy for an origin, and what names it: a variable, or `egress_proxy`; empty for none."""
+    if value == "none":
+        return None, ""
+    if value == "environment":
+        named = variables.choose(scheme, host)
+        return (None, "") if named is None else (named.proxy, named.variable)
+    return value, "egress_proxy"
