@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -22,7 +23,14 @@ from proxy.observability.metrics import Metrics
 from proxy.playground import Page
 from proxy.routing import Turns
 from proxy.settings import Settings
-from proxy.settings.build import build_authenticator, build_plans, build_rules, build_store, secrets_of
+from proxy.settings.build import (
+    build_authenticator,
+    build_ledger,
+    build_plans,
+    build_rules,
+    build_store,
+    secrets_of,
+)
 from proxy.settings.rotation import FileWatch
 from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer, tick_for
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
 
     from proxy.auth import Authenticator
     from proxy.handlers.admin import View
+    from proxy.ledger import Ledger
     from proxy.limits import Store
     from proxy.model import Route
     from proxy.routing import Rules
@@ -60,11 +69,15 @@ METRICS: Final = web.AppKey("metrics", Metrics)
 TIMERS: Final = web.AppKey("timers", DeadlineTimer)
 POOL: Final = web.AppKey("pool", Pool)
 STORE: Final[web.AppKey[Store]] = web.AppKey("store")
+LEDGER: Final[web.AppKey[Ledger | None]] = web.AppKey("ledger")
 
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S: Final = 2.0
 # Read once, at start; a reload that changes one of them reports it and leaves it.
-FIXED_KEYS: Final = ("listen", "admin_listen", "workers", "limits", "log")
+FIXED_KEYS: Final = (
+    *("listen", "admin_listen", "workers", "limits", "log"),
+    *("usage.ledger", "usage.spool", "usage.sync"),
+)
 
 
 def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.Application:
@@ -72,9 +85,9 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
 
     It runs under any aiohttp runner (`web.run_app`, pytest-aiohttp's `aiohttp_client`, gunicorn's
     `aiohttp.GunicornUVLoopWebWorker`), one event loop for each application, and mounted in another application with
-    `add_subapp`. Start-up opens the connection pool, the limits store and the key sets without waiting for the network;
-    clean-up closes them. It handles no signal, opens no listener and configures no logging; log lines go to structlog,
-    as the embedder has set it up.
+    `add_subapp`. Start-up opens the connection pool, the limits store, the ledger and the key sets without waiting for
+    the network; clean-up closes them. It handles no signal, opens no listener and configures no logging; log lines go
+    to structlog, as the embedder has set it up.
 
     Every request that reaches a handler is one `Exchange`: it writes one log line and releases its lease however it
     ends. Middlewares run before that, and may set `request[PRINCIPAL]`, an authenticated user, in place of whom no
@@ -92,7 +105,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
         redactor: Removes the configured secrets from log lines; learns those of `settings`.
 
     Raises (at start-up):
-        OSError: a file of authorities (`ca_file`) cannot be read.
+        OSError: a file of authorities (`ca_file`) cannot be read, or the ledger's file cannot be used.
     """
     app = web.Application(
         middlewares=[errors.translate],
@@ -101,7 +114,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, service_ctx, files_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, limits_store_ctx, ledger_ctx, service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
@@ -187,7 +200,9 @@ async def reload(app: web.Application, settings: Settings) -> None:
     service.rules = rules
     service.pool.tls = tls
     service.timers.set_tick(_tick(settings))
-    ignored = [key for key in FIXED_KEYS if getattr(settings, key) != getattr(builder.settings, key)]
+    if (ledger := app[LEDGER]) is not None:
+        ledger.keep(settings.usage.retention_s)
+    ignored = [key for key in FIXED_KEYS if attrgetter(key)(settings) != attrgetter(key)(builder.settings)]
     builder.settings = app[FILES].settings = settings
     if old is not None:
         await old.close()
@@ -240,6 +255,21 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
     await store.close()
 
 
+async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
+    """The ledger, where one is kept; closed after the service, whose last exchanges still have rows.
+
+    Raises:
+        OSError: the ledger's file cannot be used, or was written by a later release.
+    """
+    ledger = app[LEDGER] = build_ledger(app[SETTINGS])
+    if ledger is not None:
+        await ledger.open()
+        app[METRICS].watch_ledger(ledger.counts)
+    yield
+    if ledger is not None:
+        await ledger.close()
+
+
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     """The rules, with the authenticator and the resolver behind them, and what the handlers share."""
     builder = app[BUILDER] = RulesBuilder(app)
@@ -250,7 +280,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     timers, metrics = app[TIMERS], app[METRICS]
     service = app[SERVICE] = Service(
         rules=rules,
-        exchanges=Exchanges(now=timers.now, metrics=metrics),
+        exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER]),
         pool=app[POOL],
         store=app[STORE],
         timers=timers,

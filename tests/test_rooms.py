@@ -16,6 +16,7 @@ PROXY = Path(__file__).parents[1] / "proxy"
 FACES = {
     "auth": (),
     "exchange": ("authenticate", "body", "connect", "head"),
+    "ledger": ("log_lines",),
     "limits": ("memory", "redis"),
     "observability": ("logging", "metrics"),
     "playground": (),

@@ -55,6 +55,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield from (f"  {model:<12} {_price(price)}" for model, price in settings.prices.items())
     for currency, rate in settings.usage.rates.items():
         yield f"rate           1 {currency} is {rate} USD"
+    yield f"ledger         {_ledger(settings)}"
     yield "upstreams"
     for name, upstream in settings.upstreams.items():
         is_default = " (default)" if name == settings.default_upstream else ""
@@ -73,6 +74,14 @@ def _lines(settings: Settings) -> Iterator[str]:
         if names:
             yield f"  {what:<12} {', '.join(names)}"
     yield f"log            {settings.log.format}, {settings.log.level}"
+
+
+def _ledger(settings: Settings) -> str:
+    usage = settings.usage
+    if usage.ledger is None:
+        return "off"
+    when = "each row at once" if usage.sync == "each" else "rows within 50ms"
+    return f"{usage.ledger}, kept for {_seconds(usage.retention_s)}, {when}"
 
 
 def _issuer(issuer: JwtIssuer) -> str:

@@ -12,17 +12,25 @@ import os
 import secrets
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import jwt
 
 from proxy import __version__
+from proxy.ledger import COLUMNS, Column
 from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
 from proxy.settings.loading import ConfigurationError
 from proxy.settings.units import read_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.cli import usage as usage_report
+    from proxy.ledger import Book
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _WRONG_USE = 2
@@ -57,6 +65,23 @@ class _Lifetime(click.ParamType[float]):
         if seconds < 1:
             self.fail("must be at least 1s.", param, ctx)
         return seconds
+
+
+class _Columns(click.ParamType[tuple[Column, ...]]):
+    """Names of columns, separated by commas."""
+
+    name = "columns"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Column, ...]:
+        """Read the names, or refuse one in click's way (exit 2)."""
+        if isinstance(value, tuple):
+            return value
+        known = {str(column): column for column in COLUMNS}
+        names = list(dict.fromkeys(name.strip() for name in value.split(",")))
+        for name in names:
+            if name not in known:
+                self.fail(f"{name!r} is none of {', '.join(COLUMNS)}.", param, ctx)
+        return tuple(known[name] for name in names)
 
 
 _config_option = click.option(
@@ -137,14 +162,19 @@ def check(config: Path | None) -> None:
     """Validate the file and print what would run.
 
     Every fault is printed at once to standard error, as FILE:LINE: key: what is wrong (did you mean ...?), and the exit
-    code is 2. Secrets are never printed; no connection is made.
+    code is 2. A ledger's file that cannot be used is a fault, too. Secrets are never printed; no connection is made.
 
     \b
     Example: forward-sse check --config config/proxy.yaml
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     settings = _load(config)
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
+    from proxy.settings.build import check_ledger  # noqa: PLC0415 - the same
 
+    try:
+        check_ledger(settings)
+    except OSError as exc:
+        _fail(exc.strerror or str(exc))
     click.echo(check_report.report(settings))
     for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
@@ -228,6 +258,85 @@ def _yaml_text(text: str) -> str:
         return text if text.lower() not in {"true", "false", "null"} else json.dumps(text)
     # The file expands `${…}` in quoted text too.
     return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--since", type=_Lifetime(), default="7d", show_default=True, help="How far back.")
+@click.option(
+    "--by", type=_Columns(), default="user,model", show_default=True, help=f"What to sum by: {', '.join(COLUMNS)}."
+)
+@click.option("--user", help="Only this user's.")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How."
+)
+@_config_option
+@click.pass_context
+def usage(
+    context: click.Context,
+    since: float,
+    by: tuple[Column, ...],
+    user: str | None,
+    format_: usage_report.Format,
+    config: Path | None,
+) -> None:
+    """Sum up the ledger: requests, tokens and cost, by user and model.
+
+    Days are UTC's. The first day counts from the moment that --since says.
+
+    \b
+    Example: forward-sse usage --since 30d --by day,model --format csv
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    if context.invoked_subcommand is not None:
+        return
+    from proxy.cli import usage as room  # noqa: PLC0415 - only this command needs it
+
+    since_ms = int((time.time() - since) * 1000)
+    with _ledger_of(_load(config)) as book:
+        click.echo(room.report(book, since_ms=since_ms, by=by, user=user, format_=format_))
+
+
+@usage.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@_config_option
+@click.pass_context
+def usage_import(context: click.Context, files: tuple[str, ...], config: Path | None) -> None:
+    """Complete the ledger from the log: one row for each line of an authenticated exchange that has none yet.
+
+    FILE is the log, plain or gzipped (.gz), or - for standard input. Lines that are known already change nothing, so
+    any log may be imported any number of times.
+
+    \b
+    Example: forward-sse usage import /var/log/forward-sse.log
+    """  # noqa: D301 - \b is click's mark for "keep these lines"
+    from proxy.cli import usage as room  # noqa: PLC0415 - only this command needs it
+
+    assert context.parent is not None
+    settings = _load(config or context.parent.params["config"])
+    with _ledger_of(settings) as book:
+        for file in files:
+            done = room.import_log(book, room.lines_of(file), retention_s=settings.usage.retention_s)
+            click.echo(f"{'standard input' if file == '-' else file}: {done}")
+
+
+@contextmanager
+def _ledger_of(settings: Settings) -> Iterator[Book]:
+    """The ledger, open while this is entered; what is wrong with it ends the command."""
+    from proxy.settings.build import open_book  # noqa: PLC0415 - only these commands need it
+
+    try:
+        book = open_book(settings)
+        if book is None:
+            _fail(
+                "No ledger is kept: set `usage.ledger` in the file, for example to "
+                "sqlite:////var/lib/forward-sse/ledger.db (see `usage`)."
+            )
+        try:
+            yield book
+        finally:
+            book.close()
+    except OSError as exc:
+        click.echo(exc.strerror or str(exc), err=True)
+        sys.exit(1)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import jwt
@@ -66,12 +67,17 @@ def run(host: str, port: int) -> int:
 async def _demo(host: str, port: int, redactor: Redactor) -> int:
     secret = secrets.token_urlsafe(32)
     config = next((path for path in _CONFIGS if path.exists()), _CONFIGS[0])
+    with TemporaryDirectory(prefix="forward-sse-") as room:
+        return await _serve(f"{host}:{port}", config, secret, redactor, f"sqlite:///{room}/ledger.db")
+
+
+async def _serve(listen: str, config: Path, secret: str, redactor: Redactor, ledger: str) -> int:
     async with MockVendor(host="127.0.0.1", port=0, interval_ms=_PACE_MS) as vendor:
         mock = f"http://127.0.0.1:{vendor.port}"
 
         def settings() -> Settings:
             environ = {**os.environ, "DEMO_SECRET": secret, "DEMO_MOCK_URL": mock}
-            return load(config, environ, overrides={"listen": f"{host}:{port}"})
+            return load(config, environ, overrides={"listen": listen, "usage": {"ledger": ledger}})
 
         now_s = int(time.time())
         claims = {"iss": "demo", "aud": "llm", "sub": "you", "iat": now_s, "exp": now_s + _TOKEN_TTL_S}

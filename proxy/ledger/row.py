@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Sums of the rows that ended at `since_ms` or later, by columns; of one user where `issuer` and `user` are given.
+    """Sums of the rows that ended at `since_ms` or later, by columns; only of the issuer and of the user, where given.
 
     Days are UTC's.
     """
@@ -86,6 +86,20 @@ class Sums(NamedTuple):
         """The members of one row of an answer; `cost_usd` is a decimal as text."""
         sums = {name: getattr(self, name) for name in ("requests", *TOKEN_COLUMNS, "unpriced")}
         return {**self.by, **sums, "cost_usd": usd_text(self.cost_nano)}
+
+
+class Counts(NamedTuple):
+    """How a ledger does.
+
+    Attributes:
+        waiting: How many rows are not where they belong yet.
+        errors: How often rows could not be written.
+        dropped: How many rows were given up, because too many waited.
+    """
+
+    waiting: int
+    errors: int
+    dropped: int
 
 
 class Ledger(Protocol):
@@ -119,7 +133,10 @@ class Ledger(Protocol):
         """What a user has used since a moment; nothing where the database does not answer in a fifth of a second."""
         ...
 
-    @property
-    def waiting(self) -> int:
-        """How many rows are not where they belong yet."""
+    def keep(self, retention_s: float) -> None:
+        """Keep rows for so long from now on."""
+        ...
+
+    def counts(self) -> Counts:
+        """How it does, for the metrics; quick, and callable from any thread."""
         ...

@@ -172,6 +172,10 @@ class Metrics:
         """Ask `counts` for the upstream connections by (upstream, state) at every scrape."""
         self.registry.register(_Connections(counts))
 
+    def watch_ledger(self, counts: Callable[[], tuple[int, int, int]]) -> None:
+        """Ask `counts` at every scrape how many rows wait, how often writing failed, and how many rows were dropped."""
+        self.registry.register(_Ledger(counts))
+
     def render(self) -> bytes:
         """The text of a scrape."""
         return generate_latest(self.registry)
@@ -195,3 +199,19 @@ class _Connections:
         for (upstream, state), count in self._counts().items():
             family.add_metric([upstream, state], count)
         yield family
+
+
+class _Ledger:
+    def __init__(self, counts: Callable[[], tuple[int, int, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        waiting, errors, dropped = self._counts()
+        yield GaugeMetricFamily(
+            "forward_sse_ledger_rows_waiting", "Rows that are not in the ledger yet.", value=waiting
+        )
+        for name, documentation, value in (
+            ("ledger_errors", "Failed writes to the ledger.", errors),
+            ("ledger_rows_dropped", "Rows that the ledger lacks, because too many waited.", dropped),
+        ):
+            yield CounterMetricFamily(f"forward_sse_{name}_total", documentation, value=value)

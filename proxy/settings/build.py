@@ -27,6 +27,7 @@ from proxy.usage.prices import Price, Prices, per_million
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
+    from proxy.ledger import Book, Ledger
     from proxy.limits import Store
     from proxy.model import Route
     from proxy.playground import Page
@@ -182,6 +183,53 @@ def build_store(
         key=url.key,
     )
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
+
+
+def build_ledger(settings: Settings) -> Ledger | None:
+    """Build the ledger; None where none is kept. The caller opens and closes it, within one event loop.
+
+    Raises:
+        OSError: there is no way to that database.
+    """
+    usage = settings.usage
+    url = usage.ledger
+    if url is None:
+        return None
+    if url.path is None:
+        raise OSError("usage.ledger: PostgreSQL is not there yet")
+    # sqlite3 and its library, which only those load who keep a ledger.
+    from proxy.ledger.sqlite import SqliteLedger  # noqa: PLC0415
+
+    return SqliteLedger(url.path, is_synced=usage.sync == "each", retention_s=usage.retention_s)
+
+
+def check_ledger(settings: Settings) -> None:
+    """Find out, without changing or connecting to anything, whether the ledger's files can be used.
+
+    Raises:
+        OSError: one of them cannot; the text says why.
+    """
+    url = settings.usage.ledger
+    if url is not None and url.path is not None:
+        from proxy.ledger.file import LedgerFile  # noqa: PLC0415 - as above
+
+        LedgerFile(url.path, has_totals=True).check()
+
+
+def open_book(settings: Settings) -> Book | None:
+    """Open the ledger for a command; None where none is kept. The caller closes it.
+
+    Raises:
+        OSError: there is no way to that database.
+    """
+    url = settings.usage.ledger
+    if url is None:
+        return None
+    if url.path is None:
+        raise OSError("usage.ledger: PostgreSQL is not there yet")
+    from proxy.ledger.sqlite import SqliteBook  # noqa: PLC0415 - as above
+
+    return SqliteBook(url.path)
 
 
 def _budget(budget: BudgetSettings) -> Budget:

@@ -213,7 +213,7 @@ def test_wrong_use_of_the_program() -> None:
     assert "--config" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "schema", "token", "key", "mock", "demo"])
+@pytest.mark.parametrize("command", ["serve", "check", "schema", "token", "key", "usage", "mock", "demo"])
 def test_help(command: str) -> None:
     """Every command explains itself."""
     done = call(command, "--help")

@@ -37,7 +37,7 @@ from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker
-from proxy.settings.build import secrets_of
+from proxy.settings.build import check_ledger, secrets_of
 from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
     redactor = Redactor(secrets_of(settings))
     try:
         trust(settings)
+        check_ledger(settings)
         shared = SharedSockets.prepare(settings, os.environ)
     except OSError as exc:
         sys.stderr.write(f"forward-sse: cannot start: {exc.strerror or exc}\n")

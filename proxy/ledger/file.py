@@ -1,0 +1,275 @@
+"""The SQLite file on a node: the whole ledger, or the spool of one that is elsewhere. All workers write to it.
+
+It is in WAL mode: readers and the one that writes do not wait for each other, and a commit is in the file's log when
+the process is killed. Every call blocks: it belongs into a thread. An instance is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from proxy.ledger import sql
+from proxy.ledger.row import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# `fsse` and `fssp`: a file of another program, and the other kind of ours, are told at once.
+_LEDGER_ID: Final = 0x66737365
+_SPOOL_ID: Final = 0x66737370
+# For a lock that another process has: longer than any transaction of ours.
+BUSY_S: Final = 2.0
+_WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+_INSERT: Final = sql.INSERT_ROW.replace(
+    ", ".join(f":{column}" for column in Row._fields), ", ".join("?" for _ in Row._fields)
+)
+# What is nobody's fault and may pass; all else, at start, is the configuration's.
+_PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+_PRIMARY_CODE: Final = 0xFF
+
+
+class LedgerFile:
+    """An SQLite file of rows; with `has_totals` the whole ledger, whose days are summed up, else a spool.
+
+    `is_synced` has each commit on the disk when it returns (`synchronous=FULL`); without it a commit survives the
+    process, and not a loss of power.
+    """
+
+    def __init__(self, path: str | Path, *, has_totals: bool, is_synced: bool = False) -> None:
+        self.path = Path(path)
+        self._has_totals = has_totals
+        self._is_synced = is_synced
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def key(self) -> str:
+        """The setting that names it."""
+        return "usage.ledger" if self._has_totals else "usage.spool"
+
+    def open(self) -> None:
+        """Open the file, and create it where there is none. Idempotent.
+
+        Raises:
+            OSError: the file cannot be used, or was written by a later release; the text says which and why.
+            sqlite3.Error: what may pass: the disk is full, or another process holds the file.
+        """
+        if self._connection is not None:
+            return
+        try:
+            # Names of users are in it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as exc:
+            raise OSError(exc.errno, f"{self.key}: {self.path}: {exc.strerror}") from exc
+        # The thread that writes is not always the one that opened.
+        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection)
+        except sqlite3.DatabaseError as exc:
+            connection.close()
+            if may_pass(exc):
+                raise
+            raise OSError(f"{self.key}: {self.path}: {exc}") from exc
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def check(self) -> None:
+        """Find out, without changing anything, whether `open` would work; a file that is not there is none yet.
+
+        Raises:
+            OSError: as `open`.
+        """
+        if not self.path.exists():
+            room = self.path.parent
+            if not room.is_dir():
+                raise OSError(f"{self.key}: {self.path}: there is no directory {room}")
+            if not os.access(room, os.W_OK | os.X_OK):
+                raise OSError(f"{self.key}: {self.path}: the directory {room} cannot be written")
+            return
+        if not self.path.is_file() or not os.access(self.path, os.R_OK | os.W_OK):
+            raise OSError(f"{self.key}: {self.path}: is not a file that can be written")
+        try:
+            connection = open_to_read(self.path)
+            try:
+                self._judge(connection)
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as exc:
+            if not may_pass(exc):
+                raise OSError(f"{self.key}: {self.path}: {exc}") from exc
+
+    def add(self, rows: Sequence[Row]) -> int:
+        """Insert the rows that are not there yet, in one transaction, and return how many were new.
+
+        Raises:
+            sqlite3.Error: none was inserted.
+        """
+        connection = self._opened
+        rows = [sql.storable(row) for row in rows]
+        with _Transaction(connection):
+            inserted = connection.executemany(_INSERT, rows).rowcount
+            if inserted == len(rows):
+                self._add_to_days(connection, rows)
+                return inserted
+            # Some were known, which the count alone does not tell.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            new = [row for row in rows if connection.execute(_INSERT, row).rowcount]
+            self._add_to_days(connection, new)
+            return len(new)
+
+    def read_batch(self, limit: int) -> list[Row]:
+        """The oldest rows, in order of `row_id`."""
+        columns = ", ".join(f'"{column}"' for column in Row._fields)
+        query = f"SELECT {columns} FROM exchanges ORDER BY row_id LIMIT ?"  # noqa: S608 - names of columns
+        return [Row(*record) for record in self._opened.execute(query, (limit,))]
+
+    def delete(self, row_ids: Iterable[str]) -> None:
+        """Delete rows of a spool, in one transaction."""
+        assert not self._has_totals  # or the days would count what is gone
+        connection = self._opened
+        with _Transaction(connection):
+            connection.executemany("DELETE FROM exchanges WHERE row_id = ?", ((row_id,) for row_id in row_ids))
+
+    def count(self) -> int:
+        """How many rows there are; takes as long as there are many."""
+        (count,) = self._opened.execute("SELECT COUNT(*) FROM exchanges").fetchone()
+        return int(count)
+
+    def delete_old(self, since_ms: int, most: int) -> bool:
+        """Delete what ended before the day of that moment, at most so many rows; say whether there may be more."""
+        kept = sql.Kept.since(since_ms)
+        connection = self._opened
+        with _Transaction(connection):
+            gone = connection.execute(sql.DELETE_OLD_ROWS, {"before_id": kept.before_id, "most": most}).rowcount
+            if gone >= most:
+                return True
+            connection.execute(sql.DELETE_OLD_DAYS, {"before_day": kept.before_day})
+        return False
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        self.open()
+        assert self._connection is not None
+        return self._connection
+
+    def _add_to_days(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        if self._has_totals and rows:
+            connection.executemany(sql.ADD_DAY, sql.totals(rows))
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        is_new = self._judge(connection)
+        _set_wal(connection)
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._is_synced else 'NORMAL'}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        if not is_new:
+            return
+        with _Transaction(connection):
+            # Another worker may have been faster.
+            if self._judge(connection):
+                for statement in self._schema():
+                    connection.execute(statement)
+
+    def _schema(self) -> Iterable[str]:
+        yield f"{sql.CREATE_EXCHANGES} WITHOUT ROWID"
+        if self._has_totals:
+            yield sql.CREATE_EXCHANGES_INDEX
+            yield f"{sql.CREATE_DAYS} WITHOUT ROWID"
+            yield sql.CREATE_DAYS_INDEX
+        yield f"PRAGMA application_id = {self._id}"
+        yield f"PRAGMA user_version = {sql.SCHEMA_VERSION}"
+
+    @property
+    def _id(self) -> int:
+        return _LEDGER_ID if self._has_totals else _SPOOL_ID
+
+    def _judge(self, connection: sqlite3.Connection) -> bool:
+        """Say whether the database is empty.
+
+        Raises:
+            OSError: It is not empty, and not ours or of a later release.
+        """
+        found, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+        if found == self._id:
+            if version > sql.SCHEMA_VERSION:
+                raise OSError(
+                    f"{self.key}: {self.path}: was written by a later release of forward-sse (schema {version}, "
+                    f"this one knows {sql.SCHEMA_VERSION})"
+                )
+            return False
+        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if found == 0 and version == 0 and tables == 0:
+            return True
+        what = {_LEDGER_ID: "a ledger", _SPOOL_ID: "a spool"}.get(found, "another program's database")
+        raise OSError(f"{self.key}: {self.path}: is {what}")
+
+
+def may_pass(exc: sqlite3.Error) -> bool:
+    """Whether a failure is nobody's fault, and may pass by itself."""
+    return getattr(exc, "sqlite_errorcode", 0) & _PRIMARY_CODE in _PASSING
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection to an existing file that changes nothing."""
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+class _Transaction:
+    """`BEGIN IMMEDIATE` to `COMMIT`; whatever fails rolls back."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        # At once, not at the first write: a transaction that read first could not wait for the lock.
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            try:
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+        else:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        # SQLite has done it by itself where the disk is full.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Turn WAL mode on, which stays. Of several processes that do so at once, SQLite refuses all but one at once."""
+    until_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as exc:
+            if not may_pass(exc) or time.monotonic() > until_s:
+                raise
+            time.sleep(0.02)
+        else:
+            return
