@@ -7,6 +7,6 @@ a 502, 503 or 504 error. Its body goes to the sink that is attached to it, in th
 from proxy.upstream.addresses import Address
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
-from proxy.upstream.response import NOTHING, UpstreamResponse
+from proxy.upstream.response import NOTHING, Sink, UpstreamResponse
 
-__all__ = ["NOTHING", "Address", "Connection", "Pool", "UpstreamResponse"]
+__all__ = ["NOTHING", "Address", "Connection", "Pool", "Sink", "UpstreamResponse"]
