@@ -1,0 +1,209 @@
+"""The doctor against real hops: it names what each does, and says nothing wrong about a clean path or a slow one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.cli.doctor.remote import Examination, examine
+from tests.cli.doctor.middlemen import (
+    ByteRelay,
+    caching,
+    haproxy,
+    in_lumps,
+    middleman,
+    nginx,
+    read_to_end,
+    stream,
+)
+from tests.conftest import token
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.cli.doctor import Verdict
+    from tests.conftest import Running
+
+# Short of time, patient with a busy machine.
+QUICK: dict[str, Any] = {
+    "intervals_ms": (50, 150, 300),
+    "left_for_s": (1.0, 2.0),
+    "body_sizes": (65536, 2 * 1024 * 1024),
+    "patience_s": 3.0,
+    "silence_s": 0.5,
+}
+CORS = 'cors: {origins: ["https://app.example"]}\n'
+
+
+async def verdicts(url: str, **changes: Any) -> dict[str, Verdict]:
+    """The verdicts by check; of several of one check the worst."""
+    order = ("ok", "warn", "fail")
+    found: dict[str, Verdict] = {}
+    async for verdict in examine(Examination(url, **({"token": token()} | QUICK | changes))):
+        old = found.get(verdict.check)
+        if old is None or order.index(verdict.verdict) > order.index(old.verdict):
+            found[verdict.check] = verdict
+    return found
+
+
+def wrong(found: dict[str, Verdict]) -> dict[str, str]:
+    """What is not ok, besides that the tests speak no TLS."""
+    assert found["tls"].verdict == "warn"
+    return {check: one.verdict for check, one in found.items() if one.verdict != "ok" and check != "tls"}
+
+
+def url_of(proxy: Running) -> str:
+    return f"http://127.0.0.1:{proxy.address[1]}"
+
+
+async def test_clean_path(start: Any) -> None:
+    """Nothing is wrong without a hop, and every check is made."""
+    proxy = await start(CORS)
+    found = await verdicts(url_of(proxy), origin="https://app.example")
+
+    assert wrong(found) == {}, found
+    checks = "name tls http proxy inspection cors token clock caching stream compression body leaving silence"
+    assert list(found) == checks.split()
+
+
+async def test_slow_path(proxy: Running) -> None:
+    """Latency and jitter are no buffering."""
+    async with ByteRelay(proxy.address, latency_s=(0.05, 0.2)) as url:
+        assert wrong(await verdicts(url)) == {}
+
+
+async def test_hop_that_streams(proxy: Running) -> None:
+    """A hop that passes on what arrives is no fault."""
+    async with middleman(proxy.address, stream) as url:
+        assert wrong(await verdicts(url)) == {}
+
+
+async def test_nginx_that_buffers(proxy: Running, tmp_path: Path) -> None:
+    """It is named, with its own line; the stream came all at once."""
+    # As it comes, with HTTP/1.0 towards the proxy; of chunks it passes on each even so.
+    more = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+    async with nginx(proxy.address, tmp_path, more, version="1.0") as url:
+        found = await verdicts(url)
+    # By default it reads bodies to their end, too, and lets at most 1 MiB of them pass.
+    assert wrong(found) == {"inspection": "warn", "stream": "fail", "body": "fail"}, found
+    assert "all at once" in found["stream"].says
+    change = found["stream"].change
+    assert change is not None
+    assert "`proxy_buffering off;`" in change
+    assert "Cloudflare" not in change
+    assert "client_max_body_size" in (found["body"].change or "")
+
+
+async def test_nginx_that_heeds_the_proxy(proxy: Running, tmp_path: Path) -> None:
+    """With buffering on it still streams, because the proxy asks for it; nothing is said of its answers."""
+    more = "proxy_buffering on; proxy_request_buffering off; client_max_body_size 32m;"
+    async with nginx(proxy.address, tmp_path, more) as url:
+        assert wrong(await verdicts(url)) == {}
+
+
+BUFFERS = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+
+
+@pytest.mark.parametrize(
+    ("more", "version", "expected"),
+    [
+        pytest.param("", "1.1", {"compression": "warn"}, id="flushes"),
+        pytest.param(BUFFERS, "1.1", {"compression": "fail"}, id="holds"),
+        pytest.param(BUFFERS, "1.0", {"compression": "warn", "stream": "fail"}, id="buffers"),
+    ],
+)
+async def test_nginx_that_compresses(
+    proxy: Running, tmp_path: Path, more: str, version: str, expected: dict[str, str]
+) -> None:
+    """Compression is named, whether or not it holds events."""
+    gzip = "gzip on; gzip_types text/event-stream; gzip_min_length 1; gzip_proxied any;"
+    bodies = "proxy_request_buffering off; client_max_body_size 32m;"
+    async with nginx(proxy.address, tmp_path, f"{gzip} {bodies} {more}", version=version) as url:
+        found = await verdicts(url)
+    assert wrong(found) == expected, found
+    assert "gzip" in found["compression"].says
+    assert "`gzip off;`" in (found["compression"].change or "")
+
+
+async def test_haproxy_that_buffers_requests(proxy: Running, tmp_path: Path) -> None:
+    """It is named as a hop that waits for bodies; nothing is said of its streams."""
+    async with haproxy(proxy.address, tmp_path, "option http-buffer-request\n    option abortonclose") as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"inspection": "warn"}, found
+    assert "http-buffer-request" in (found["inspection"].change or "")
+
+
+async def test_haproxy_as_it_should_be(proxy: Running, tmp_path: Path) -> None:
+    """Nothing is said of one that passes on both ways."""
+    async with haproxy(proxy.address, tmp_path, "option abortonclose\n    option http-no-delay") as url:
+        assert wrong(await verdicts(url)) == {}
+
+
+async def test_middleman_that_reads_to_the_end(proxy: Running) -> None:
+    """It is told from a buffer by the length that it knows."""
+    async with middleman(proxy.address, read_to_end) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"stream": "fail"}, found
+    assert "read the answer to its end" in found["stream"].says
+
+
+async def test_middleman_in_lumps(proxy: Running) -> None:
+    """Lumps of some events are told from all at once."""
+    async with middleman(proxy.address, in_lumps(4 * len(b'data: {"n":0,"sent_ms":1764212308000}\n\n'))) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"stream": "fail"}, found
+    assert "in 3 lumps" in found["stream"].says
+
+
+async def test_middleman_that_cuts_silences(proxy: Running) -> None:
+    """It is found by the silence that was asked for, and only by that."""
+    async with ByteRelay(proxy.address, idle_s=1.5) as url:
+        found = await verdicts(url, silence_s=4.0)
+        assert wrong(found) == {"silence": "fail"}, found
+        assert "heartbeat: 15s" in (found["silence"].change or "")
+        assert wrong(await verdicts(url, silence_s=0.2)) == {}
+
+
+async def test_middleman_that_keeps_the_stream(proxy: Running) -> None:
+    """A hop that does not tell the proxy that the client has left is found; the streams are stopped."""
+    async with ByteRelay(proxy.address, keeps_server=True) as url:
+        found = await verdicts(url)
+        assert wrong(found) == {"leaving": "fail"}, found
+        await proxy.idle()
+
+
+async def test_middleman_that_caches(proxy: Running) -> None:
+    """It is found by an answer that comes twice."""
+    async with middleman(proxy.address, caching()) as url:
+        found = await verdicts(url)
+    assert found["caching"].verdict == "fail"
+
+
+async def test_middleman_that_removes_the_token(proxy: Running) -> None:
+    """A token that does not arrive is told from one that is bad."""
+    async with middleman(proxy.address, stream, strip=("authorization",)) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"token": "fail"}
+    assert "`Authorization`" in (found["token"].change or "")
+
+
+async def test_middleman_with_a_limit(proxy: Running) -> None:
+    """A limit below the proxy's is named, with the size that passes."""
+    async with middleman(proxy.address, stream, max_body=100_000) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"body": "fail"}, found
+    assert found["body"].says == "64 KiB pass, 2 MiB are refused by a hop."
+
+
+async def test_something_else(proxy: Running) -> None:
+    """Where the proxy is not, that is all that is said."""
+
+    async def serve(*_: object) -> Any:
+        from aiohttp import web  # noqa: PLC0415
+
+        return web.Response(status=404)
+
+    async with middleman(proxy.address, serve) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"proxy": "fail"}
