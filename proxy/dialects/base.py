@@ -65,6 +65,8 @@ class Dialect(ABC):
     has_stream_member: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
+    # What the vendor wants in every request besides its credential, for one that no client has made.
+    required_fields: ClassVar[tuple[Field, ...]] = ()
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
@@ -117,6 +119,10 @@ class Dialect(ABC):
     def asks_in_fields(self, fields: Sequence[Field]) -> bool:  # noqa: ARG002 - see the dialects
         """Check whether a header field asks for an event stream, where no member of the body does."""
         return False
+
+    def smallest_request(self, model: str) -> tuple[str, bytes] | None:  # noqa: ARG002 - see the dialects
+        """Write the path and body of the cheapest request that has a model generate; None where none is known."""
+        return None
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

@@ -61,6 +61,11 @@ class OpenAI(Dialect):
     # The SDK sends `Accept: application/json` with streams too, so no field counts.
     has_stream_member = True
 
+    def smallest_request(self, model: str) -> tuple[str, bytes]:
+        """One token of a chat completion."""
+        messages = [{"role": "user", "content": "Hi"}]
+        return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
+
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind of error, `code` the proxy's own code for it."""
         return error_json(error.status, error.code, error.message)

@@ -29,9 +29,18 @@ if TYPE_CHECKING:
 
     from proxy.ledger import Book, Ledger
     from proxy.limits import Store
+    from proxy.limits.redis import RedisAddress
     from proxy.model import Route
     from proxy.playground import Page
-    from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.settings import (
+        BudgetSettings,
+        JwtIssuer,
+        PriceSettings,
+        Settings,
+        StoreUrl,
+        UpstreamSettings,
+        UpstreamTimeouts,
+    )
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -166,22 +175,9 @@ def build_store(
     if url == "memory":
         return MemoryStore()
     # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.
-    from proxy.limits.redis import RedisAddress, RedisStore  # noqa: PLC0415
+    from proxy.limits.redis import RedisStore  # noqa: PLC0415
 
-    address = RedisAddress(
-        kind=url.kind,
-        nodes=url.nodes,
-        path=url.path,
-        db=url.db,
-        user=url.user,
-        password=_password(url.password),
-        service=url.service,
-        sentinel_password=_password(url.sentinel_password),
-        is_tls=url.is_tls,
-        ca_file=url.ca_file,
-        certificate=url.certificate,
-        key=url.key,
-    )
+    address = redis_address(url)
     return RedisStore(address, on_store_error=limits.on_store_error, on_failure=on_failure, on_change=on_change)
 
 
@@ -230,6 +226,26 @@ def open_book(settings: Settings) -> Book | None:
     from proxy.ledger.sqlite import SqliteBook  # noqa: PLC0415 - as above
 
     return SqliteBook(url.path)
+
+
+def redis_address(url: StoreUrl) -> RedisAddress:
+    """Build the address of the limits server, with its passwords."""
+    from proxy.limits.redis import RedisAddress  # noqa: PLC0415 - as in `build_store`
+
+    return RedisAddress(
+        kind=url.kind,
+        nodes=url.nodes,
+        path=url.path,
+        db=url.db,
+        user=url.user,
+        password=_password(url.password),
+        service=url.service,
+        sentinel_password=_password(url.sentinel_password),
+        is_tls=url.is_tls,
+        ca_file=url.ca_file,
+        certificate=url.certificate,
+        key=url.key,
+    )
 
 
 def _budget(budget: BudgetSettings) -> Budget:

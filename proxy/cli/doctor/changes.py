@@ -70,8 +70,8 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
             "holds": ("Turn compression off for text/event-stream: it is what holds the events.", "compression"),
             "compresses": (
                 (
-                    "Turn compression off for text/event-stream: it ignores `no-transform`, costs CPU, and holds events "
-                    "in other versions."
+                    "Turn compression off for text/event-stream: it ignores `no-transform`, costs CPU, and may hold "
+                    "events in other versions."
                 ),
                 "compression",
             ),
@@ -135,6 +135,7 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
             "limited": ("Raise the quota at the vendor, or add a key (`api_keys`).", None),
             "answer": ("Look at the vendor's status page, and at the upstream's `url` and `path`.", None),
             "unjudged": ("Send a request with this upstream: nothing free tells whether its key is good.", None),
+            "model": ("Name a model without a wildcard in the upstream's `models`, so that one can be asked.", None),
         },
         "keys": {
             "unloaded": ("Let this machine fetch the issuer's key set; `jwks_url` and `ca_file` must be right.", None),

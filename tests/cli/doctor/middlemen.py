@@ -1,4 +1,4 @@
-"""Hops to put between the doctor and a proxy: relays of bytes and of answers, each with one fault; nginx and HAProxy."""
+"""Hops to put between the doctor and a proxy: relays of bytes or answers, each with one fault; nginx, HAProxy."""
 
 from __future__ import annotations
 
