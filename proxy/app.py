@@ -16,19 +16,8 @@ from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
-from proxy.handlers import (
-    SERVICE,
-    Service,
-    admin,
-    echo,
-    errors,
-    forward,
-    health,
-    playground,
-    preflight,
-    streams,
-    tickets,
-)
+from proxy.handlers import SERVICE, Service, admin, errors, forward, health, playground, preflight, streams, tickets
+from proxy.handlers.echo import echo
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor
 from proxy.observability.metrics import Metrics
@@ -141,7 +130,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
                 ("GET", "/playground/upstreams", playground.upstreams),
                 ("*", "/playground/upstreams", preflight.or_else(playground.otherwise)),
             ),
-            *own(("*", "/forward-sse/echo", preflight.or_else(echo.echo))),
+            *own(("*", "/forward-sse/echo", preflight.or_else(echo))),
             *own(("*", "/forward-sse/tickets", preflight.or_else(tickets.create))),
             web.route("*", "/forward-sse/streams/{id:.*}", preflight.or_else(streams.stop)),
             web.route("OPTIONS", _ANY_PATH, preflight.preflight, name=_CATCH_ALL, expect_handler=expect_later),

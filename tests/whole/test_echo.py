@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import token
+from tests.needs import need
 from tests.peers import Peer, Upstream, request
 from tests.whole.scenes import check_settled
 
@@ -76,3 +80,20 @@ async def test_echo_preflight(proxy: Running) -> None:
     client.write(request(PATH, method="OPTIONS", fields=fields))
 
     assert (await client.read_message()).status == 204
+
+
+async def test_echo_recipe(proxy: Running) -> None:
+    """The command of `docs/clients.md` prints ten events."""
+    need("curl")
+    section = (Path(__file__).parents[2] / "docs/clients.md").read_text().partition("\n## Echo")[2]
+    code = section.partition("```sh\n")[2].partition("```")[0]
+    address = f"http://127.0.0.1:{proxy.address[1]}"
+    assert "https://llm.example.com" in code
+    process = await asyncio.create_subprocess_shell(
+        code.replace("https://llm.example.com", address).replace("interval_ms=500", "interval_ms=1"),
+        env={**os.environ, "LLM_TOKEN": token()},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+
+    assert (process.returncode, out.count(b"sent_ms")) == (0, 10)

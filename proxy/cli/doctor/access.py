@@ -6,9 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.cli.doctor.bodies import send
 from proxy.cli.doctor.reach import clock_verdict
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
-from proxy.cli.doctor.way import CODE, ECHO, ID, NoAnswerError, send
+from proxy.cli.doctor.way import CODE, ECHO, ID, NoAnswerError
 from proxy.dialects import DIALECTS
 
 if TYPE_CHECKING:
