@@ -57,7 +57,10 @@ async def check_token(way: Way) -> tuple[list[Verdict], bool]:
     else:
         token = ok("token", f"The token is good{_left(first)}.")
     offset_s = first.arrivals[0].sent_s - (began_at + took_s / 2)
-    return [token, clock_verdict(offset_s, took_s / 2, "The proxy's"), _caching(way, first, again)], True
+    verdicts = [token, clock_verdict(offset_s, took_s / 2, "The proxy's")]
+    if again.answer.status == _OK:
+        verdicts.append(_caching(way, first, again))
+    return verdicts, True
 
 
 def _left(echo: Echo) -> str:

@@ -64,7 +64,8 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
                 "answer_inspection",
             ),
             "broken": ("Look at the log of the hop nearest to the client, and at the proxy's line of this id.", None),
-            "changed": ("Let the hop pass the body on unchanged.", "compression"),
+            "changed": ("Let the hop pass the body on unchanged.", None),
+            "limited": ("Run it again when the user's limits have room, or with a user of a wider plan.", None),
         },
         "compression": {
             "holds": ("Turn compression off for text/event-stream: it is what holds the events.", "compression"),
@@ -103,6 +104,7 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
                 "leaving",
             ),
             "late": ("Have the hop tell the proxy at once when its client leaves.", "leaving"),
+            "limited": ("Run it again when the user's limits have room, or with a user of a wider plan.", None),
             "elsewhere": (
                 (
                     "Run the doctor against one node: its questions reach another node than its streams, so that this "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.cli.doctor.arrivals import pattern_of
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
-from proxy.cli.doctor.way import NoAnswerError
+from proxy.cli.doctor.way import LIMITED, NoAnswerError, RefusedError, why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,8 @@ async def _best(way: Way, intervals_ms: Sequence[int], headers: dict[str, str] |
 
 
 def _broken(echo: Echo) -> _BrokenError:
+    if echo.answer.status == LIMITED and echo.answer.is_ours:
+        return _BrokenError("limited", f"The token's user is limited ({echo.answer.code}).")
     if echo.answer.status != _OK:
         by = f"the proxy's {echo.answer.code}" if echo.answer.is_ours else "not the proxy's"
         return _BrokenError("broken", f"A stream was answered with status {echo.answer.status}, {by}.")
@@ -115,6 +117,8 @@ async def check_leaving(way: Way, *, left_for_s: Sequence[float] = LEFT_FOR_S) -
                     return [ok("leaving", f"A stream ends within {wait_s:g} s when its client leaves.")]
                 says = f"A stream ends between {left_for_s[0]:g} and {wait_s:g} s after its client left."
                 return [warn("leaving", "late", says, way.hops)]
+    except RefusedError as exc:
+        return [warn("leaving", "limited", f"A stream was refused: {exc}.", way.hops)]
     except NoAnswerError as exc:
         return [warn("leaving", "elsewhere", f"A stream cannot be stopped by its id: {exc}.", way.hops)]
     says = f"A stream still runs {left_for_s[-1]:g} s after its client left."
@@ -143,8 +147,18 @@ async def _is_gone(way: Way, wait_s: float) -> bool:
 
 
 def _result(head: asyncio.Task[str | None]) -> str | None:
-    """The stream's id, where its head has come."""
-    return head.result() if head.done() and not head.cancelled() and head.exception() is None else None
+    """The stream's id, where its head has come.
+
+    Raises:
+        RefusedError: there is no stream.
+        NoAnswerError: there is no answer.
+    """
+    if not head.done() or head.cancelled():
+        return None
+    error = head.exception()
+    if error is not None and not isinstance(error, RefusedError):
+        raise NoAnswerError(why(error))
+    return head.result()
 
 
 async def _stop(way: Way, id_: str) -> bool:
@@ -170,7 +184,7 @@ async def check_silence(way: Way, *, silence_s: float) -> list[Verdict]:
     if echo.is_whole:
         return [ok("silence", f"{silence_s:g} s of silence pass.")]
     if echo.answer.status != _OK and echo.answer.is_ours:
-        says = f"A stream was refused: {echo.answer.code}."
-        return [fail("stream", "broken", says, way.hops)]
+        broken = _broken(echo)
+        return [fail("stream", broken.fault, str(broken), way.hops)]
     cause = echo.problem or f"status {echo.answer.status}"
     return [fail("silence", "cut", f"The stream was cut after {echo.ended_s:.1f} s of silence: {cause}.", way.hops)]

@@ -1,7 +1,7 @@
 """The way to the proxy: what is asked over it, and what its answers betray.
 
 Everything is asked as a browser would: with its `Accept-Encoding`, by HTTP/1.1. No redirect is followed, no proxy of
-the environment is used, nothing is asked twice by itself, and each answer is bounded in size and time.
+the environment is used, and each answer is bounded in size and time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ CODE: Final = "X-Forward-Sse-Code"
 ID: Final = "X-Forward-Sse-Id"
 # Beyond what a stream takes by itself, for a slow path.
 SLACK_S: Final = 20.0
+# A limit that is over so soon is waited for, once.
+_RETRY_S: Final = 15.0
+LIMITED: Final = 429
 _MAX_BYTES: Final = 1024 * 1024
 AGENT: Final = "forward-sse-doctor"
 UNANSWERED: Final = (aiohttp.ClientError, OSError, TimeoutError, asyncio.IncompleteReadError, ValueError)
@@ -41,6 +44,10 @@ class NoAnswerError(Exception):
     def __init__(self, text: str, after_s: float = 0.0) -> None:
         super().__init__(text)
         self.after_s = after_s
+
+
+class RefusedError(Exception):
+    """A stream was refused; the text is the code or status."""
 
 
 @dataclass
@@ -188,11 +195,19 @@ class Way:
     async def echo(
         self, *, events: int, interval_ms: int, silence_ms: int = 0, headers: Mapping[str, str] | None = None
     ) -> Echo:
-        """Ask for a timed stream, and take it to its end.
+        """Ask for a timed stream, and take it to its end; once more where the proxy's limits allow it soon.
 
         Raises:
             NoAnswerError: not even a head came.
         """
+        echo = await self._echo(events=events, interval_ms=interval_ms, silence_ms=silence_ms, headers=headers)
+        after = echo.answer.headers.get("Retry-After", "")
+        if echo.answer.status == LIMITED and echo.answer.is_ours and after.isdecimal() and int(after) <= _RETRY_S:
+            await asyncio.sleep(int(after))
+            echo = await self._echo(events=events, interval_ms=interval_ms, silence_ms=silence_ms, headers=headers)
+        return echo
+
+    async def _echo(self, *, events: int, interval_ms: int, silence_ms: int, headers: Mapping[str, str] | None) -> Echo:
         query = f"?events={events}&interval_ms={interval_ms}&silence_ms={silence_ms}"
         duration_s = ((events - 1) * interval_ms + silence_ms) / 1000
         asked_s, echo = _now(), None
@@ -218,7 +233,10 @@ class Way:
     async def open_echo(self, id_: str, *, interval_ms: int) -> AsyncIterator[asyncio.Task[str | None]]:
         """Have a long stream run; leaving the block leaves the stream. Gives what is waiting for its head.
 
-        The result is the stream's own id, or None where the answer is no stream.
+        The result is the stream's own id, or None where a hop has removed it.
+
+        Raises (the result):
+            RefusedError: the answer is no stream.
         """
         opened: list[aiohttp.ClientResponse] = []
 
@@ -228,7 +246,9 @@ class Way:
             headers = self.fields(**{"X-Request-Id": id_})
             response = await self._session.get(url, headers=headers, allow_redirects=False)
             opened.append(response)
-            return response.headers.get(ID) if response.status == 200 else None  # noqa: PLR2004 - as above
+            if response.status != 200:  # noqa: PLR2004 - as above
+                raise RefusedError(response.headers.get(CODE) or f"status {response.status}")
+            return response.headers.get(ID)
 
         task = asyncio.create_task(head())
         try:

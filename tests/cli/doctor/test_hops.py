@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.cli.doctor.remote import Examination, examine
 from tests.cli.doctor.middlemen import (
     ByteRelay,
     caching,
@@ -17,44 +16,14 @@ from tests.cli.doctor.middlemen import (
     read_to_end,
     stream,
 )
-from tests.conftest import token
+from tests.cli.doctor.scenes import url_of, verdicts, wrong
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.cli.doctor import Verdict
     from tests.conftest import Running
 
-# Short of time, patient with a busy machine.
-QUICK: dict[str, Any] = {
-    "intervals_ms": (50, 150, 300),
-    "left_for_s": (1.0, 2.0),
-    "body_sizes": (65536, 2 * 1024 * 1024),
-    "patience_s": 3.0,
-    "silence_s": 0.5,
-}
 CORS = 'cors: {origins: ["https://app.example"]}\n'
-
-
-async def verdicts(url: str, **changes: Any) -> dict[str, Verdict]:
-    """The verdicts by check; of several of one check the worst."""
-    order = ("ok", "warn", "fail")
-    found: dict[str, Verdict] = {}
-    async for verdict in examine(Examination(url, **({"token": token()} | QUICK | changes))):
-        old = found.get(verdict.check)
-        if old is None or order.index(verdict.verdict) > order.index(old.verdict):
-            found[verdict.check] = verdict
-    return found
-
-
-def wrong(found: dict[str, Verdict]) -> dict[str, str]:
-    """What is not ok, besides that the tests speak no TLS."""
-    assert found["tls"].verdict == "warn"
-    return {check: one.verdict for check, one in found.items() if one.verdict != "ok" and check != "tls"}
-
-
-def url_of(proxy: Running) -> str:
-    return f"http://127.0.0.1:{proxy.address[1]}"
 
 
 async def test_clean_path(start: Any) -> None:
@@ -158,8 +127,8 @@ async def test_middleman_in_lumps(proxy: Running) -> None:
 
 async def test_middleman_that_cuts_silences(proxy: Running) -> None:
     """It is found by the silence that was asked for, and only by that."""
-    async with ByteRelay(proxy.address, idle_s=1.5) as url:
-        found = await verdicts(url, silence_s=4.0)
+    async with ByteRelay(proxy.address, idle_s=3.0) as url:
+        found = await verdicts(url, silence_s=7.0)
         assert wrong(found) == {"silence": "fail"}, found
         assert "heartbeat: 15s" in (found["silence"].change or "")
         assert wrong(await verdicts(url, silence_s=0.2)) == {}
