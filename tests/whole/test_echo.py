@@ -32,14 +32,6 @@ async def test_echo_settled(proxy: Running, upstream: Upstream, path: str) -> No
     assert upstream.is_untouched
 
 
-async def test_echo_with_two_slashes_is_another_path(proxy: Running) -> None:
-    """Two slashes at the end are not one."""
-    client = await proxy.client()
-    client.write(request(f"{PATH}//", method="GET", token=token()))
-
-    assert (await client.read_message()).status == 404
-
-
 async def test_echo_client_leaves(proxy: Running) -> None:
     """A client that leaves in the silence ends it at once, and frees its lease."""
     client = await proxy.client()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from proxy.settings import InvalidValue, read_duration
 
@@ -42,7 +43,7 @@ class _Silence(click.ParamType[float | None]):
 
 @click.command()
 @click.argument("url", required=False)
-@click.option("--token", envvar="FORWARD_SSE_DOCTOR_TOKEN", help="A user's token; also $FORWARD_SSE_DOCTOR_TOKEN.")
+@click.option("--token", envvar="DOCTOR_TOKEN", help="A user's token; also $DOCTOR_TOKEN.")
 @click.option("--upstream", help="Also check this upstream: its vendor is asked for its models.")
 @click.option("--origin", help="Also check CORS, as a page of this origin meets it: https://app.example.com.")
 @click.option(
@@ -56,7 +57,9 @@ class _Silence(click.ParamType[float | None]):
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --local: the YAML file; default $FORWARD_SSE_CONFIG, else config/proxy.yaml.",
 )
+@click.pass_context
 def doctor(
+    context: click.Context,
     *,
     url: str | None,
     token: str | None,
@@ -82,7 +85,8 @@ def doctor(
     if is_local == (url is not None):
         raise click.UsageError("Give a URL, or --local.")
     if is_local:
-        if token is not None or upstream is not None or origin is not None:
+        is_given = context.get_parameter_source("token") is ParameterSource.COMMANDLINE
+        if is_given or upstream is not None or origin is not None:
             raise click.UsageError("--token, --upstream and --origin go with a URL.")
         from proxy.cli.doctor import local  # noqa: PLC0415 - only this way needs it
 

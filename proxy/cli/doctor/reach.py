@@ -97,7 +97,8 @@ async def check_proxy(way: Way) -> tuple[list[Verdict], Answer | None]:
         verdicts.append(ok("http", "HTTP/1.1."))
     seen = f", through {', '.join(sorted(way.hops))}" if way.hops else ""
     if not answer.is_ours:
-        verdicts.append(fail("proxy", "other", f"Something else answers with status {answer.status}{seen}."))
+        leads = ", a redirect: try the address to which it leads" if "Location" in answer.headers else ""
+        verdicts.append(fail("proxy", "other", f"Something else answers with status {answer.status}{leads}{seen}."))
         return verdicts, None
     unready = await _unready(way)
     if unready is not None:

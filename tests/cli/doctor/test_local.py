@@ -10,6 +10,7 @@ import yaml
 from aiohttp import web
 
 from proxy.cli.doctor import local, report
+from proxy.mock.server import MockVendor
 from tests.conftest import SECRET
 from tests.limits.redis_support import RedisServer
 from tests.settings_builder import values
@@ -130,6 +131,20 @@ async def test_local_paid(tmp_path: Path, vendor: Vendor, dialect: str, path: st
     assert [verdict for verdict, _ in of(found, "vendor")] == ["ok", "ok"]
     assert "gpt-9: it generated a token" in of(found, "vendor")[1][1]
     assert vendor.asked == [("GET", "/v1/models"), ("POST", path)]
+
+
+async def test_local_paid_in_every_dialect(tmp_path: Path) -> None:
+    """The smallest request of each dialect is one that its vendor takes."""
+    async with MockVendor() as mock:
+        url = f"http://127.0.0.1:{mock.port}"
+        models = {"openai": "gpt-4o", "anthropic": "claude-1", "gemini": "gemini-1", "dashscope": "qwen-1"}
+        upstreams = {
+            dialect: {"url": url, "dialect": dialect, "api_key": "mock-key", "models": [model]}
+            for dialect, model in models.items()
+        }
+        found = await examine(tmp_path, upstreams=upstreams, default_upstream="openai", is_paid=True)
+    generated = [says for verdict, says in of(found, "vendor") if "generated a token" in says and verdict == "ok"]
+    assert sorted(says.partition(",")[0] for says in generated) == sorted(models)
 
 
 async def test_local_vendor_unreachable(tmp_path: Path) -> None:

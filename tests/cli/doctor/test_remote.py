@@ -167,7 +167,7 @@ async def test_command(proxy: Running) -> None:
     assert all(set(one) == {"check", "verdict", "says", "change"} for one in told)
     assert "silence" in {one["check"] for one in told}
 
-    code, text = await run(url_of(proxy), "--silence", "off", FORWARD_SSE_DOCTOR_TOKEN=secret[:-3])
+    code, text = await run(url_of(proxy), "--silence", "off", DOCTOR_TOKEN=secret[:-3])
     assert code == 1
     assert [line[:4].strip() for line in text.splitlines()] == ["ok", "warn", "ok", "ok", "ok", "fail"], text
     assert secret[:-3] not in text
