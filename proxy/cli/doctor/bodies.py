@@ -97,7 +97,7 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, st
     """The first head that is not interim."""
     while True:
         start, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1").split("\r\n")
-        status = int(start.split(" ")[1])
+        status = int(start.partition(" ")[2][:3])
         if status >= 200:  # noqa: PLR2004 - RFC 9110 §15.2: what is below is interim
             pairs = (line.partition(":") for line in lines)
             return status, CIMultiDict((name.strip(), value.strip()) for name, _, value in pairs if name)

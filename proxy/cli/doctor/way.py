@@ -35,7 +35,14 @@ _RETRY_S: Final = 15.0
 LIMITED: Final = 429
 _MAX_BYTES: Final = 1024 * 1024
 AGENT: Final = "forward-sse-doctor"
-UNANSWERED: Final = (aiohttp.ClientError, OSError, TimeoutError, asyncio.IncompleteReadError, ValueError)
+UNANSWERED: Final = (
+    aiohttp.ClientError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+    ValueError,
+)
 
 
 class NoAnswerError(Exception):

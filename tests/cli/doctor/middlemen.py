@@ -123,9 +123,17 @@ class ByteRelay:
 
 @asynccontextmanager
 async def middleman(
-    server: tuple[str, int], serve: Serve, *, strip: tuple[str, ...] = (), max_body: int = 2**26
+    server: tuple[str, int],
+    serve: Serve,
+    *,
+    strip: tuple[str, ...] = (),
+    max_body: int = 2**26,
+    other: tuple[str, int] | None = None,
 ) -> AsyncIterator[str]:
-    """An aiohttp application in front of the proxy, as people write it; `serve` passes an answer on."""
+    """An aiohttp application in front of the proxy, as people write it; `serve` passes an answer on.
+
+    DELETE goes to the `other` proxy, as a balancer may send it.
+    """
     base = f"http://{server[0]}:{server[1]}"
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
@@ -140,8 +148,9 @@ async def middleman(
                 headers["Content-Length"] = str(request.content_length)
             if (request.content_length or 0) > max_body:
                 return web.Response(status=413)
+            to = f"http://{other[0]}:{other[1]}" if other is not None and request.method == "DELETE" else base
             async with session.request(
-                request.method, base + request.raw_path, headers=headers, data=data, allow_redirects=False
+                request.method, to + request.raw_path, headers=headers, data=data, allow_redirects=False
             ) as answer:
                 return await serve(request, answer)
 

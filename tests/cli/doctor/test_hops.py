@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.cli.doctor.middlemen import (
     ByteRelay,
     caching,
+    fields,
     haproxy,
     in_lumps,
     middleman,
@@ -142,6 +145,61 @@ async def test_middleman_that_keeps_the_stream(proxy: Running) -> None:
         await proxy.idle()
 
 
+async def test_balancer(start: Any) -> None:
+    """Where a stream cannot be asked after, because another node answers, nobody is accused."""
+    one, two = await start(), await start()
+    async with middleman(one.address, stream, other=two.address) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"leaving": "warn"}, found
+    assert "another node" in (found["leaving"].change or "")
+
+
+async def test_middleman_that_changes_events(proxy: Running) -> None:
+    """Events that cannot be read are no buffering."""
+
+    async def serve(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        body = (await answer.read()).replace(b'"n":3', b'"m":3')
+        return web.Response(status=answer.status, headers=fields(answer), body=body)
+
+    async with middleman(proxy.address, serve) as url:
+        found = await verdicts(url)
+    assert wrong(found) == {"stream": "fail"}, found
+    assert found["stream"].change == "Let the hop pass the body on unchanged."
+
+
+async def test_middleman_that_breaks_off(proxy: Running) -> None:
+    """A stream that breaks off is told with the time at which it did."""
+
+    async def serve(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, headers=fields(answer))
+        await response.prepare(request)
+        async for data in answer.content.iter_any():
+            await response.write(data)
+            if b'"n":4' in data and request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async with middleman(proxy.address, serve) as url:
+        found = await verdicts(url)
+    assert wrong(found)["stream"] == "fail", found
+    assert "broke off" in found["stream"].says
+
+
+async def test_middleman_with_cors_of_its_own(start: Any) -> None:
+    """A hop that adds CORS fields is told from an origin that is not allowed."""
+    proxy = await start(CORS)
+
+    async def serve(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        headers = fields(answer)
+        headers.add("Access-Control-Allow-Origin", "*")
+        return web.Response(status=answer.status, headers=headers, body=await answer.read())
+
+    async with middleman(proxy.address, serve) as url:
+        found = await verdicts(url, origin="https://app.example", token=None)
+    assert wrong(found) == {"cors": "fail"}, found
+    assert "twice" in found["cors"].says
+
+
 async def test_middleman_that_caches(proxy: Running) -> None:
     """It is found by an answer that comes twice."""
     async with middleman(proxy.address, caching()) as url:
@@ -168,9 +226,7 @@ async def test_middleman_with_a_limit(proxy: Running) -> None:
 async def test_something_else(proxy: Running) -> None:
     """Where the proxy is not, that is all that is said."""
 
-    async def serve(*_: object) -> Any:
-        from aiohttp import web  # noqa: PLC0415
-
+    async def serve(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         return web.Response(status=404)
 
     async with middleman(proxy.address, serve) as url:
