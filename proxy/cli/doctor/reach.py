@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -147,5 +147,5 @@ def check_date(answer: Answer) -> list[Verdict]:
     if date_s is None:
         return [warn("clock", "unknown", "The answer has no Date.")]
     took_s = answer.answered_s - answer.asked_s
-    asked_at = datetime.now(UTC).timestamp() - (asyncio.get_running_loop().time() - answer.asked_s)
+    asked_at = time.time() - (time.monotonic() - answer.asked_s)
     return [clock_verdict(date_s - (asked_at + took_s / 2), took_s / 2 + 0.5, "The answer's")]

@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import ssl
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import SplitResult, urlsplit
@@ -59,7 +60,7 @@ class RefusedError(Exception):
 
 @dataclass
 class Answer:
-    """An answer: status, fields, what came of the body, and when it was asked and its head came (the loop's time)."""
+    """An answer: status, fields, what came of the body, and when it was asked and its head came (monotonic)."""
 
     status: int
     headers: Mapping[str, str]
@@ -354,4 +355,5 @@ def _value(event: bytes) -> tuple[int, int] | None:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    # Not the loop's, which uvloop rounds to its turns.
+    return time.monotonic()
