@@ -29,6 +29,7 @@ from proxy.handlers import (
     tickets,
     usage,
 )
+from proxy.handlers.echo import echo
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor, log_limits_change
 from proxy.observability.metrics import Metrics
@@ -138,6 +139,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
                 ("GET", "/playground/upstreams", playground.upstreams),
                 ("*", "/playground/upstreams", preflight.or_else(playground.otherwise)),
             ),
+            *own(("*", "/forward-sse/echo", preflight.or_else(echo))),
             *own(("*", "/forward-sse/tickets", preflight.or_else(tickets.create))),
             *own(("*", "/forward-sse/usage", preflight.or_else(usage.own))),
             web.route("*", "/forward-sse/streams/{id:.*}", preflight.or_else(streams.stop)),

@@ -21,10 +21,10 @@ FACES = {
     "limits": ("failures", "memory", "redis"),
     "observability": ("logging", "metrics"),
     "playground": (),
-    "relay": (),
+    "relay": ("echo",),
     "routing": (),
     "tickets": (),
-    "upstream": (),
+    "upstream": ("response",),
     "usage": ("prices",),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.

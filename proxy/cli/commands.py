@@ -20,6 +20,7 @@ import click
 import jwt
 
 from proxy import __version__
+from proxy.cli.doctor.command import doctor
 from proxy.ledger import COLUMNS, Column
 from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
@@ -372,6 +373,9 @@ def demo(listen: Address) -> None:
     from proxy.cli import demo as room  # noqa: PLC0415 - only this command needs it
 
     sys.exit(room.run(listen.host, listen.port))
+
+
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -56,10 +56,16 @@ class Anthropic(Dialect):
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""
+    required_fields = ((b"anthropic-version", b"2023-06-01"),)
     # The SDK sends `Accept: application/json` with streams too, so no field counts.
     has_stream_member = True
     # The second is that of `/v1/complete`.
     bound_members = BoundMembers(("max_tokens", "max_tokens_to_sample"))
+
+    def smallest_request(self, model: str) -> tuple[str, bytes]:
+        """One token of a message."""
+        messages = [{"role": "user", "content": "Hi"}]
+        return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
 
     def error_body(self, error: ProxyError) -> bytes:
         """Write the error with Anthropic's `error.type`, and the proxy's own code as `code` beside it."""

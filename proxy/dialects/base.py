@@ -72,6 +72,8 @@ class Dialect(ABC):
     is_readable: ClassVar[bool] = True
     # Where a request's body says how much output it asks for at most; None where it is not known to.
     bound_members: ClassVar[BoundMembers | None] = None
+    # What the vendor wants in every request besides its credential, for one that no client has made.
+    required_fields: ClassVar[tuple[Field, ...]] = ()
 
     @property
     def default_allow_paths(self) -> tuple[str, ...]:
@@ -141,6 +143,10 @@ class Dialect(ABC):
     def output_bound(self, fields: Sequence[Field], body: JsonText) -> int | None:
         """Return how many tokens of output a request asks for at most; None where it does not say."""
         return None if self.bound_members is None else self.bound_members.read(fields, body)
+
+    def smallest_request(self, model: str) -> tuple[str, bytes] | None:  # noqa: ARG002 - see the dialects
+        """Write the path and body of the cheapest request that has a model generate; None where none is known."""
+        return None
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

@@ -68,6 +68,13 @@ class DashScope(Dialect):
         index = {field.lower(): given.strip().lower() for field, given in fields}
         return index.get(name.lower()) == value or accepts_event_stream(fields)
 
+    def smallest_request(self, model: str) -> tuple[str, bytes]:
+        """One token of text generation."""
+        messages = [{"role": "user", "content": "Hi"}]
+        parameters = {"max_tokens": 1, "result_format": "message"}
+        body = {"model": model, "input": {"messages": messages}, "parameters": parameters}
+        return self.default_path, orjson.dumps(body)
+
     def error_body(self, error: ProxyError) -> bytes:
         """Flat; the request id is the vendor's, and there is none."""
         return _error(error.code, error.message)

@@ -76,6 +76,12 @@ class Gemini(Dialect):
         within=("generationConfig", "generation_config"),
     )
 
+    def smallest_request(self, model: str) -> tuple[str, bytes]:
+        """One token of generated content."""
+        contents = [{"role": "user", "parts": [{"text": "Hi"}]}]
+        body = {"contents": contents, "generationConfig": {"maxOutputTokens": 1}}
+        return f"/v1beta/models/{model}:generateContent", orjson.dumps(body)
+
     def error_body(self, error: ProxyError) -> bytes:
         """`code` is the HTTP status here; the proxy's own code is the reason of an `ErrorInfo`."""
         return _error(error.status, error.code, error.message)

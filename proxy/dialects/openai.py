@@ -69,6 +69,11 @@ class OpenAI(Dialect):
     # The second is what the first became, the third the Responses API's.
     bound_members = BoundMembers(("max_tokens", "max_completion_tokens", "max_output_tokens"), ("n",))
 
+    def smallest_request(self, model: str) -> tuple[str, bytes]:
+        """One token of a chat completion."""
+        messages = [{"role": "user", "content": "Hi"}]
+        return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
+
     def error_body(self, error: ProxyError) -> bytes:
         """`type` is a kind of error, `code` the proxy's own code for it."""
         return error_json(error.status, error.code, error.message)

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from proxy.dialects import DIALECTS
 from proxy.model import Ending
-from proxy.protocol.header_fields import is_encoded, rebase_location, relayed, to_client
+from proxy.protocol.header_fields import STREAM_FIELDS, is_encoded, rebase_location, relayed, to_client
 from proxy.protocol.sse_observer import EventStreamObserver, is_event_stream
+from proxy.relay.echo import EchoBody
 from proxy.relay.event_source import ForEventSource, TypedForEventSource, readable_fields
 from proxy.relay.passthrough import Passthrough
 from proxy.relay.response import Framing, RelayResponse
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.model import Route
     from proxy.observability.metrics import Metrics
+    from proxy.relay.echo import EchoSchedule
     from proxy.relay.overrun import Overruns
     from proxy.relay.transform import Transform
     from proxy.timers import DeadlineTimer
@@ -88,12 +90,47 @@ async def relay(
     finally:
         overruns.discard(overrun)
         metrics.stream_ended(upstream_name)
-        exchange.ending = response.ending
-        exchange.reason = response.failure_reason
-        exchange.bytes = response.sent
-        exchange.events = response.events
-        exchange.first_byte_s = response.first_byte_s
+        _record(exchange, response)
     return response
+
+
+async def stream_echo(
+    request: web.Request, exchange: Exchange, schedule: EchoSchedule, *, total_s: float, timers: DeadlineTimer
+) -> RelayResponse:
+    """Stream events of our own as a relayed stream is: same fields, back pressure, write timeout and endings.
+
+    Never longer than `total_s`. Cancelling is the client leaving.
+    """
+    dialect, target = DIALECTS[exchange.dialect], exchange.checked_head.path
+    transform = Passthrough(
+        status=200,
+        observer=EventStreamObserver(),
+        error_event=lambda code, message: dialect.error_event(code, message, target),
+    )
+    response = RelayResponse(
+        status=200,
+        headers=[("Content-Type", "text/event-stream"), *STREAM_FIELDS],
+        framing="chunked" if request.version >= (1, 1) else "close",
+    )
+    # No idle timeout and no heartbeat: a silence is what is asked for.
+    timeouts = StreamTimeouts(None, exchange.rules.write_timeout_s, timers.now() + total_s, None)
+    exchange.status = response.status
+    exchange.drop_request()
+    exchange.response = response
+    try:
+        await response.run(request, EchoBody(schedule), transform, timeouts=timeouts, timers=timers)
+    finally:
+        _record(exchange, response)
+    return response
+
+
+def _record(exchange: Exchange, response: RelayResponse) -> None:
+    """Note in the exchange what the client was given, and how that ended."""
+    exchange.ending = response.ending
+    exchange.reason = response.failure_reason
+    exchange.bytes = response.sent
+    exchange.events = response.events
+    exchange.first_byte_s = response.first_byte_s
 
 
 def _is_read(upstream: UpstreamResponse) -> bool | None:

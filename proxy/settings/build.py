@@ -50,9 +50,18 @@ if TYPE_CHECKING:
     from proxy.ledger import Ledger
     from proxy.limits import Store
     from proxy.limits.failures import AuthFailures
+    from proxy.limits.redis import RedisAddress
     from proxy.model import Route
     from proxy.playground import Page
-    from proxy.settings import BudgetSettings, JwtIssuer, PriceSettings, Settings, UpstreamSettings, UpstreamTimeouts
+    from proxy.settings import (
+        BudgetSettings,
+        JwtIssuer,
+        PriceSettings,
+        Settings,
+        StoreUrl,
+        UpstreamSettings,
+        UpstreamTimeouts,
+    )
     from proxy.settings.routes import RouteSettings
     from proxy.upstream import Address
 
@@ -213,24 +222,10 @@ def build_store(
     if url == "memory":
         return MemoryStore(calendar=calendar, openings=openings)
     # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.
-    from proxy.limits.redis import RedisAddress, RedisStore  # noqa: PLC0415
+    from proxy.limits.redis import RedisStore  # noqa: PLC0415
 
-    address = RedisAddress(
-        kind=url.kind,
-        nodes=url.nodes,
-        path=url.path,
-        db=url.db,
-        user=url.user,
-        password=_password(url.password),
-        service=url.service,
-        sentinel_password=_password(url.sentinel_password),
-        is_tls=url.is_tls,
-        ca_file=url.ca_file,
-        certificate=url.certificate,
-        key=url.key,
-    )
     return RedisStore(
-        address,
+        redis_address(url),
         on_store_error=limits.on_store_error,
         on_failure=on_failure,
         on_change=on_change,
@@ -247,6 +242,26 @@ def timer_tick_s(settings: Settings) -> float:
         clocks = upstream.timeouts
         durations += [clocks.connect_s, clocks.first_byte_s, clocks.idle_s, clocks.total_s, upstream.heartbeat_s]
     return tick_for(*durations)
+
+
+def redis_address(url: StoreUrl) -> RedisAddress:
+    """Build the address of the limits server, with its passwords."""
+    from proxy.limits.redis import RedisAddress  # noqa: PLC0415 - as in `build_store`
+
+    return RedisAddress(
+        kind=url.kind,
+        nodes=url.nodes,
+        path=url.path,
+        db=url.db,
+        user=url.user,
+        password=_password(url.password),
+        service=url.service,
+        sentinel_password=_password(url.sentinel_password),
+        is_tls=url.is_tls,
+        ca_file=url.ca_file,
+        certificate=url.certificate,
+        key=url.key,
+    )
 
 
 def _budget(budget: BudgetSettings) -> Budget:

@@ -135,6 +135,15 @@ async def test_slash_behind_the_playgrounds_list(served: Running) -> None:
     assert (await client.read_message()).json["user"] == "alice"
 
 
+async def test_slash_behind_the_echo(served: Running, upstream: Upstream) -> None:
+    """So is the echo."""
+    client = await served.client()
+    client.write(request("/forward-sse/echo/?events=2&interval_ms=0", method="GET", token=token()))
+
+    assert (await client.read_message()).body.count(b"sent_ms") == 2
+    assert upstream.is_untouched
+
+
 @pytest.mark.parametrize("path", ["/metrics/", "/admin/streams/", "/admin/usage/", "/healthz/", "/readyz/"])
 async def test_slash_behind_the_operators_paths(served: Running, path: str) -> None:
     """The operator's listener takes the slash, too."""
@@ -164,6 +173,7 @@ async def test_slash_behind_an_operators_stop(served: Running, upstream: Upstrea
         ("POST", "/forward-sse//", 404),
         ("POST", "/forward-sse/tickets//", 404),
         ("GET", "/forward-sse/usage//", 404),
+        ("GET", "/forward-sse/echo//", 404),
         ("POST", "/v1/chat/completions//", 404),
         ("GET", "/v1/models//", 404),
         ("GET", "/healthz//", 404),

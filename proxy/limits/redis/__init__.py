@@ -5,6 +5,8 @@ sentinels name, or the nodes of a Cluster. While the server does not answer, the
 """
 
 from proxy.limits.redis.address import RedisAddress
+from proxy.limits.redis.errors import StoreError
+from proxy.limits.redis.inspection import ServerFacts, inspect
 from proxy.limits.redis.store import RedisStore
 
-__all__ = ["RedisAddress", "RedisStore"]
+__all__ = ["RedisAddress", "RedisStore", "ServerFacts", "StoreError", "inspect"]
