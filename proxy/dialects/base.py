@@ -137,9 +137,9 @@ class Dialect(ABC):
         """Check whether a header field asks for an event stream, where no member of the body does."""
         return False
 
-    def output_bound(self, fields: Sequence[Field], body: JsonText) -> int | None:
+    def output_bound(self, fields: Sequence[Field], body: JsonText) -> Steps[int | None]:
         """Return how many tokens of output a request asks for at most; None where it does not say."""
-        return None if self.bound_members is None else self.bound_members.read(fields, body)
+        return None if self.bound_members is None else (yield from self.bound_members.read(fields, body))
 
     @abstractmethod
     def error_body(self, error: ProxyError) -> bytes:

@@ -14,9 +14,11 @@ from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
+    from proxy.protocol.json_text import Steps
+    from proxy.routing import Turns
 
 
-async def reserve(exchange: Exchange, model: str | None) -> None:
+async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
     """Reserve tokens and money for an admitted request that has a route; settling it gives back what is left.
 
     One that runs no model (a list of models, the state of a task) needs nothing, and passes however its user stands.
@@ -29,8 +31,9 @@ async def reserve(exchange: Exchange, model: str | None) -> None:
     admission = exchange.admission
     if admission is None or (model is None and not exchange.checked_route.body):
         return
+    estimate = await turns.run(_estimate(exchange, model))
     try:
-        await exchange.rules.store.reserve(admission, _estimate(exchange, model))
+        await exchange.rules.store.reserve(admission, estimate)
     except ProxyError:
         exchange.refund()
         raise
@@ -38,13 +41,13 @@ async def reserve(exchange: Exchange, model: str | None) -> None:
     exchange.admit(admission)
 
 
-def _estimate(exchange: Exchange, model: str | None) -> Amounts:
+def _estimate(exchange: Exchange, model: str | None) -> Steps[Amounts]:
     """Foretell what the request will take."""
     route, rules = exchange.checked_route, exchange.rules
     dialect, most_output = DIALECTS[route.dialect], 0
     # Of an answer of which nothing is known nothing is charged but the request.
     if dialect.is_readable:
-        bound = dialect.output_bound(route.fields, route.body)
+        bound = yield from dialect.output_bound(route.fields, route.body)
         most_output = rules.reserve_output if bound is None else min(bound, rules.reserve_output)
     tokens = exchange.registry.estimates.expected(
         route.upstream, model, body_bytes=len(route.body), most_output=most_output

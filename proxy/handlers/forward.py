@@ -69,9 +69,9 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     """
     route = exchange.checked_route
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
-    model = model_in(route.target, route.body)
+    model = await service.turns.run(model_in(route.target, route.body))
     if exchange.has_token_limits:
-        await reserve(exchange, model)
+        await reserve(exchange, model, service.turns)
     meter = exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from json import JSONDecodeError, JSONDecoder
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
-from urllib.parse import unquote
 
 import orjson
 
@@ -35,13 +34,6 @@ _NEEDLE: Final = b'"usage'
 # last ones, or in all of them.
 _LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
-_MODEL_MEMBER: Final = b'"model"'
-_MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
-# Of a large body it is looked for at the beginning and in the last `_MOST_HELD`, and so many times in each.
-_MOST_SEARCHED: Final = 256 * 1024
-_MOST_TRIED: Final = 64
-# Gemini's paths, and Azure's.
-_MODEL_IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
 _MOST_VALUES: Final = 8
@@ -63,29 +55,6 @@ class Figures(NamedTuple):
     def tokens(self) -> Tokens:
         """What has a price of it."""
         return Tokens(self.input, self.output, self.cached, self.cache_write, self.reasoning)
-
-
-def model_in(target: bytes, body: bytes | bytearray) -> str | None:
-    """The model that a request names in its path, or in the first member `model` of its body that is a string.
-
-    For figures, not for decisions: where the member stands is not looked at.
-    """
-    found = _MODEL_IN_PATH.search(target)
-    if found is not None:
-        return unquote(found[1].decode("ascii", "replace"))
-    for start, end in ((0, _MOST_SEARCHED), (max(_MOST_SEARCHED, len(body) - _MOST_HELD), len(body))):
-        at = start - 1
-        for _ in range(_MOST_TRIED):
-            at = body.find(_MODEL_MEMBER, at + 1, end)
-            if at < 0:
-                break
-            found = _MODEL.match(body, at)
-            if found is not None:
-                try:
-                    return str(orjson.loads(b'"%b"' % found[1]))
-                except orjson.JSONDecodeError:
-                    return None
-    return None
 
 
 class Meter:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from proxy.limits.memory import MemoryStore
 from tests.conftest import token
 from tests.peers import request
 from tests.whole.token_scenes import TOOK, begin, complete, left, refused, run
@@ -35,6 +36,13 @@ def _ledger_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def ended(proxy: Running) -> None:
     """The proxy has ended in order: its rows are in the ledger."""
     await proxy.server.close()
+
+
+def at(proxy: Running, now_s: float) -> None:
+    """The clock by which the ledger is left alone for a while."""
+    store = proxy.service.store
+    assert isinstance(store, MemoryStore)
+    store._openings._now = lambda: now_s
 
 
 @pytest.mark.parametrize("unit", PLANS)
@@ -71,7 +79,7 @@ async def test_ledger_that_cannot_be_read_at_first(start: Callable[..., Any], up
     await complete(proxy, upstream, "openai", max_tokens=50)
     await ended(proxy)
     proxy = await run(start, "openai", plan, LEDGER)
-    proxy.service.store._openings._now = lambda: 0.0
+    at(proxy, 0.0)
     with closing(sqlite3.connect("ledger.db", isolation_level=None)) as other:
         other.execute("ALTER TABLE days RENAME TO elsewhere")
         client, vendor, head = await begin(proxy, upstream, "openai", max_tokens=50)
@@ -82,7 +90,7 @@ async def test_ledger_that_cannot_be_read_at_first(start: Callable[..., Any], up
         other.execute("ALTER TABLE elsewhere RENAME TO days")
     before = await left(proxy)
     assert before > 1000 - TOOK
-    proxy.service.store._openings._now = lambda: 6.0
+    at(proxy, 6.0)
 
     await complete(proxy, upstream, "openai", max_tokens=50)
 
