@@ -9,6 +9,7 @@ import json
 import sys
 import time
 import unicodedata
+import zlib
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -168,6 +169,8 @@ def lines_of(name: str) -> Iterator[bytes]:
         except EOFError:
             # A gzipped file that is still being written: what is there has been read.
             return
+        except zlib.error as exc:
+            raise OSError(f"{name}: {exc}") from exc
 
 
 @contextmanager

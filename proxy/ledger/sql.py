@@ -121,16 +121,9 @@ class Kept(NamedTuple):
 
 def storable(row: Row) -> Row:
     """The row as any database takes it: no NUL, no half of a surrogate pair, no number beyond reason."""
-    texts = f"{row.id}{row.issuer}{row.user}{row.plan}{row.model}"
-    if not texts.isprintable():
+    if not "".join([text for text in row if isinstance(text, str)]).isprintable():
         # Surrogates are unprintable, and so is NUL.
-        row = row._replace(
-            id=_clean(row.id),
-            issuer=_clean(row.issuer),
-            user=_clean(row.user),
-            plan=_clean(row.plan),
-            model=None if row.model is None else _clean(row.model),
-        )
+        row = Row(*[_clean(value) if isinstance(value, str) else value for value in row])
     if (
         max(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens) > MAX_TOKENS
         or (row.cost_nano or 0) > MAX_COST_NANO

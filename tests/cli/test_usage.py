@@ -173,6 +173,36 @@ def test_import_cut_off_gzip(file: Path, tmp_path: Path) -> None:
     assert 0 < sums.requests < 2000
 
 
+def test_import_broken_gzip(file: Path, tmp_path: Path) -> None:
+    """Of a gzipped log that is broken in the middle the command says so, without a traceback."""
+    zipped = tmp_path / "log.gz"
+    packed = bytearray(gzip.compress(raw(row_id=f"{ago(1000):012x}{1:020x}") * 100))
+    packed[20:24] = b"\xff" * 4
+    zipped.write_bytes(packed)
+    done = call(file, "import", str(zipped))
+    assert done.exit_code == 1
+    assert str(zipped) in done.stderr
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_import_hostile_lines(file: Path, tmp_path: Path) -> None:
+    """Lines with numbers that are none of ours are skipped: they neither end the import nor spoil anybody's sums."""
+    ids = iter(f"{ago(HOUR_MS) + number:012x}{number:020x}" for number in range(9))
+    lines = [
+        raw(row_id=next(ids)),
+        *(raw(row_id=next(ids), output_tokens=-(2**63)) for _ in range(2)),
+        raw(row_id=next(ids), bytes=2**64 - 1),
+        raw(row_id=next(ids), cost_usd="-1e30"),
+        raw(row_id=next(ids), code="a\0b", upstream="a\0b"),
+    ]
+    log = tmp_path / "log"
+    log.write_bytes(b"\n".join(lines))
+    done = call(file, "import", str(log))
+    assert (done.exit_code, done.stdout.partition(";")[0]) == (0, f"{log}: 2 new, 0 known")
+    (sums,) = read(file.with_name("ledger.db"), Query(0))
+    assert sums.output_tokens == 40
+
+
 def test_import_missing_file(file: Path) -> None:
     """A log that is not there is wrong use."""
     assert call(file, "import", "/nowhere/log").exit_code == 2

@@ -316,3 +316,13 @@ def test_what_is_learned_is_bounded() -> None:
         read.feed(sse({"usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
         estimates.figures(read, "up", is_whole=True)
     assert len(estimates._learned) == MAX_LEARNED
+
+
+@pytest.mark.parametrize("number", [-1, 10**9 + 1, 2**63, 2**64 - 1, 1.5, "9", True, [9], {"tokens": 9}])
+def test_number_that_is_none(number: object) -> None:
+    """What cannot be a number of tokens is none: the figure is estimated, and locks nobody out."""
+    read = meter(model="m")
+    read.feed(sse({"usage": {"prompt_tokens": number, "completion_tokens": number}}))
+    figures = Estimates().figures(read, "up", is_whole=True)
+    assert figures.source == "estimated"
+    assert 0 <= figures.input + figures.output < 1000
