@@ -14,6 +14,7 @@ from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
+    from proxy.model import Route
     from proxy.protocol.json_text import Steps
     from proxy.routing import Turns
 
@@ -41,6 +42,11 @@ async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
     exchange.admit(admission)
 
 
+def peer_of(route: Route) -> str:
+    """Whose server it is, where the client chose it: an envelope's target, which teaches nothing of others."""
+    return route.host.decode("latin-1") if route.is_pinned else ""
+
+
 def _estimate(exchange: Exchange, model: str | None) -> Steps[Amounts]:
     """Foretell what the request will take."""
     route, rules = exchange.checked_route, exchange.rules
@@ -50,6 +56,6 @@ def _estimate(exchange: Exchange, model: str | None) -> Steps[Amounts]:
         bound = yield from dialect.output_bound(route.fields, route.body)
         most_output = rules.reserve_output if bound is None else min(bound, rules.reserve_output)
     tokens = exchange.registry.estimates.expected(
-        route.upstream, model, body_bytes=len(route.body), most_output=most_output
+        route.upstream, model, body_bytes=len(route.body), most_output=most_output, peer=peer_of(route)
     )
     return Amounts(tokens.input + tokens.output, rules.prices.cost(model, tokens) or 0)

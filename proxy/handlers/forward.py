@@ -12,7 +12,7 @@ from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.connect import connect
 from proxy.exchange.head import check_head
-from proxy.exchange.reserve import reserve
+from proxy.exchange.reserve import peer_of, reserve
 from proxy.handlers.service import SERVICE
 from proxy.relay import EarlyResponse, early_interval_s, relay
 from proxy.usage import Meter, model_in
@@ -72,7 +72,9 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     model = await service.turns.run(model_in(route.target, route.body))
     if exchange.has_token_limits:
         await reserve(exchange, model, service.turns)
-    meter = exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
+    meter = exchange.meter = Meter(
+        DIALECTS[route.dialect], model=model, body_bytes=len(route.body), peer=peer_of(route)
+    )
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None

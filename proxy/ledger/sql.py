@@ -123,7 +123,7 @@ def storable(row: Row) -> Row:
     """The row as any database takes it: no NUL, no half of a surrogate pair, no number beyond reason."""
     if not "".join([text for text in row if isinstance(text, str)]).isprintable():
         # Surrogates are unprintable, and so is NUL.
-        row = Row(*[_clean(value) if isinstance(value, str) else value for value in row])
+        row = row._replace(**{name: _clean(value) for name, value in row._asdict().items() if isinstance(value, str)})
     if (
         max(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens) > MAX_TOKENS
         or (row.cost_nano or 0) > MAX_COST_NANO

@@ -68,6 +68,7 @@ class Meter:
         status: The response's; None until there is one.
         is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
         figures: What it came to, once somebody has asked: what comes later changes nothing.
+        peer: Whose server it is, where a client chose it: what that one tells says nothing of others' models.
     """
 
     __slots__ = (
@@ -86,13 +87,15 @@ class Meter:
         "is_sent",
         "is_stream",
         "model",
+        "peer",
         "status",
     )
 
-    def __init__(self, dialect: Dialect, *, model: str | None, body_bytes: int) -> None:
+    def __init__(self, dialect: Dialect, *, model: str | None, body_bytes: int, peer: str = "") -> None:
         self._dialect = dialect
         self.model = model
         self.body_bytes = body_bytes
+        self.peer = peer
         self.counts = Counts()
         self.is_sent = False
         self.status: int | None = None
