@@ -56,6 +56,8 @@ class Dialect(ABC):
     generation_paths: ClassVar[tuple[str, ...]] = ()
     model_paths: ClassVar[tuple[str, ...]] = ()
     task_paths: ClassVar[tuple[str, ...]] = ()
+    # Ends of paths where a text's tokens are counted, which takes none and is free.
+    counting_ends: ClassVar[tuple[bytes, ...]] = ()
     # The field that carries the vendor's credential, and what stands before it there.
     credential_name: ClassVar[bytes] = b"Authorization"
     credential_prefix: ClassVar[bytes] = b"Bearer "
@@ -119,6 +121,10 @@ class Dialect(ABC):
         if self.has_stream_member:
             return (yield from has_true_stream_member(fields, body))
         return self.asks_in_fields(fields)
+
+    def runs_model(self, target: bytes) -> bool:
+        """Check whether a request for a target is for a model's work, and not for a count of tokens."""
+        return not target.partition(b"?")[0].endswith(self.counting_ends)
 
     def ask_usage(
         self,

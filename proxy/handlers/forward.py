@@ -69,11 +69,12 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     """
     route = exchange.checked_route
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
-    model = await service.turns.run(model_in(route.target, route.body))
-    if exchange.has_token_limits:
+    dialect = DIALECTS[route.dialect]
+    model, runs_model = await service.turns.run(model_in(route.target, route.body)), dialect.runs_model(route.target)
+    if exchange.has_token_limits and runs_model:
         await reserve(exchange, model, service.turns)
     meter = exchange.meter = Meter(
-        DIALECTS[route.dialect], model=model, body_bytes=len(route.body), peer=peer_of(route)
+        dialect, model=model, body_bytes=len(route.body), runs_model=runs_model, peer=peer_of(route)
     )
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s

@@ -160,10 +160,10 @@ class Estimates:
 
 
 def _ran_nothing(meter: Meter, model: str | None) -> bool:
-    """Whether no model was run, as far as can be known: no figure was told, of no model, or of an error."""
+    """Whether no model was run, as far as can be known: no figure was told, of no model, of a count, or of an error."""
     if meter.counts.input is not None or meter.counts.output is not None:
         return False
-    return model is None or (meter.status is not None and meter.status >= _FIRST_ERROR)
+    return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_ERROR)
 
 
 def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:

@@ -68,6 +68,7 @@ class Meter:
         status: The response's; None until there is one.
         is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
         figures: What it came to, once somebody has asked: what comes later changes nothing.
+        runs_model: Whether the request is for a model's work; any other takes none, unless the vendor says so.
         peer: Whose server it is, where a client chose it: what that one tells says nothing of others' models.
     """
 
@@ -88,13 +89,17 @@ class Meter:
         "is_stream",
         "model",
         "peer",
+        "runs_model",
         "status",
     )
 
-    def __init__(self, dialect: Dialect, *, model: str | None, body_bytes: int, peer: str = "") -> None:
+    def __init__(
+        self, dialect: Dialect, *, model: str | None, body_bytes: int, runs_model: bool = True, peer: str = ""
+    ) -> None:
         self._dialect = dialect
         self.model = model
         self.body_bytes = body_bytes
+        self.runs_model = runs_model
         self.peer = peer
         self.counts = Counts()
         self.is_sent = False
