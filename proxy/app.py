@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from proxy.handlers import (
     usage,
 )
 from proxy.model import Plan, Principal
-from proxy.observability.logging import Redactor
+from proxy.observability.logging import Redactor, log_limits_change
 from proxy.observability.metrics import Metrics
 from proxy.playground import Page
 from proxy.relay import Overruns
@@ -38,13 +39,13 @@ from proxy.routing import Turns
 from proxy.settings import Settings
 from proxy.settings.build import (
     build_authenticator,
-    build_ledger,
     build_plans,
     build_rules,
     build_store,
     secrets_of,
     timer_tick_s,
 )
+from proxy.settings.ledgers import build_ledger
 from proxy.settings.rotation import FileWatch
 from proxy.tickets import Makers
 from proxy.timers import DeadlineTimer
@@ -90,7 +91,7 @@ LINGER_S: Final = 2.0
 # Read once, at start; a reload that changes one of them reports it and leaves it.
 FIXED_KEYS: Final = (
     *("listen", "admin_listen", "workers", "limits", "log"),
-    *("usage.ledger", "usage.spool", "usage.sync"),
+    *("usage.ledger", "usage.spool", "usage.sync", "usage.budget_timezone"),
 )
 
 
@@ -269,16 +270,9 @@ async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
     """The limits store, which asks the ledger. One that cannot be reached is no error here."""
-    settings = app[SETTINGS]
-
-    def changed(problem: str | None) -> None:
-        if problem is None:
-            structlog.get_logger().info("limits.store_regained")
-        else:
-            policy = settings.limits.on_store_error
-            structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=policy)
-
-    store = build_store(settings, app[LEDGER], on_failure=app[METRICS].limits_store_failed, on_change=changed)
+    settings, metrics = app[SETTINGS], app[METRICS]
+    on_change = partial(log_limits_change, settings.limits.on_store_error)
+    store = build_store(settings, app[LEDGER], on_failure=metrics.limits_store_failed, on_change=on_change)
     await store.open()
     app[STORE] = store
     yield

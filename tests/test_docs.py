@@ -110,6 +110,21 @@ def test_where_is_table() -> None:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_name_each_thing_once(page: Path) -> None:
+    """A table of keys or of questions has a row twice, as a merge of two branches leaves it."""
+    for table in re.findall(r"^\| (?:key|question) \|.*\n(?:\|.*\n)+", page.read_text(), re.MULTILINE):
+        first = [line.split(" | ")[0] for line in table.splitlines()]
+        assert sorted(first) == sorted(set(first))
+
+
+def test_no_placeholder_is_left() -> None:
+    """A page has a name in capitals where a figure was to be put, outside code."""
+    for page in PAGES:
+        text = re.sub(r"`[^`]*`", "", prose(page))
+        assert re.findall(r"\b[A-Z]{2,}_[A-Z_]{2,}\b", text) == [], page
+
+
 def rows(page: Path, heading: str, first: str = "") -> list[list[str]]:
     """The cells of a table below a heading, without its own head: of the first one, or of the one that begins so."""
     section = re.split(r"^#+ ", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]

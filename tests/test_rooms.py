@@ -27,7 +27,7 @@ FACES = {
     "usage": ("prices",),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.
-BUILDERS = {"app.py", "settings/build.py", "settings/rotation.py"}
+BUILDERS = {"app.py", "settings/build.py", "settings/ledgers.py", "settings/rotation.py"}
 MAX_NAMES = 7
 PACKAGES = sorted(path.parent for path in PROXY.rglob("__init__.py") if path.parent != PROXY)
 

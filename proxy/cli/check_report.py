@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
-from proxy.settings.build import spool_directory
+from proxy.settings.ledgers import spool_directory
+from proxy.usage import usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.model import Rate
-    from proxy.settings import Auth, JwtIssuer, PlanSettings, PriceSettings, Settings, UpstreamSettings
+    from proxy.settings import Auth, BudgetSettings, JwtIssuer, PlanSettings, PriceSettings, Settings, UpstreamSettings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -51,12 +53,7 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield f"limits         {limits.store}" + (
         "" if limits.store == "memory" else f"; without it: {limits.on_store_error}"
     )
-    if settings.prices:
-        yield "prices"
-        yield from (f"  {model:<12} {_price(price)}" for model, price in settings.prices.items())
-    for currency, rate in settings.usage.rates.items():
-        yield f"rate           1 {currency} is {rate} USD"
-    yield f"ledger         {_ledger(settings)}"
+    yield from _usage(settings)
     yield "upstreams"
     for name, upstream in settings.upstreams.items():
         is_default = " (default)" if name == settings.default_upstream else ""
@@ -77,12 +74,25 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield f"log            {settings.log.format}, {settings.log.level}"
 
 
+def _usage(settings: Settings) -> Iterator[str]:
+    if settings.prices:
+        yield "prices"
+        yield from (f"  {model:<12} {_price(price)}" for model, price in settings.prices.items())
+    for currency, rate in settings.usage.rates.items():
+        yield f"rate           1 {currency} is {rate} USD"
+    if any(plan.tokens or plan.budgets for plan in settings.plans.values()):
+        yield f"reserve        at most {settings.usage.reserve_output} tokens of output a request"
+    if any(plan.budgets for plan in settings.plans.values()):
+        yield f"budgets        days begin in {settings.usage.budget_timezone}"
+    yield f"ledger         {_ledger(settings)}"
+
+
 def _ledger(settings: Settings) -> str:
     usage = settings.usage
     if usage.ledger is None:
         return "off"
     when = "each row at once" if usage.sync == "each" else "rows within 50ms"
-    spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings)}"
+    spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings).absolute()}"
     return f"{usage.ledger}{spool}, kept for {_seconds(usage.retention_s)}, {when}"
 
 
@@ -119,7 +129,19 @@ def _plan(plan: PlanSettings) -> str:
     rates = ", ".join(map(_rate, plan.requests)) or "any number of"
     streams = "any number of" if plan.concurrent_streams is None else str(plan.concurrent_streams)
     where = "every upstream" if plan.upstreams is None else ", ".join(plan.upstreams) or "no upstream"
-    return f"{rates} requests, {streams} streams at a time, {where}"
+    parts = [f"{rates} requests", f"{streams} streams at a time", where]
+    if plan.tokens:
+        parts.append(f"{', '.join(map(_rate, plan.tokens))} tokens")
+    parts += map(_budget, plan.budgets)
+    if plan.budget_overrun == "cut" and plan.budgets:
+        parts.append("streams are cut that use up a budget")
+    return ", ".join(parts)
+
+
+def _budget(budget: BudgetSettings) -> str:
+    if budget.tokens is not None:
+        return f"{budget.tokens} tokens a {budget.every}"
+    return f"{usd_text(budget.usd or 0)} USD a {budget.every}"
 
 
 def _price(price: PriceSettings) -> str:
@@ -173,8 +195,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield from _auth_warnings(settings.auth)
     if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
         yield "admin_listen: reachable from other machines, and it asks for no credential"
-    if not settings.plans["default"].requests:
-        yield "plans.default: has no rate; every user without a plan may send any number of requests"
+    yield from _plan_warnings(settings)
     if settings.cors.origins == ("*",):
         yield "cors.origins: every web page may use a token that it has"
     yield from _price_warnings(settings)
@@ -193,10 +214,25 @@ def _warnings(settings: Settings) -> Iterator[str]:
                 yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
 
 
+def _plan_warnings(settings: Settings) -> Iterator[str]:
+    if not settings.plans["default"].requests:
+        yield "plans.default: has no rate; every user without a plan may send any number of requests"
+    for name, plan in settings.plans.items():
+        if plan.budget_overrun == "cut" and not plan.budgets:
+            yield f"plans.{name}.budget_overrun: cut changes nothing: the plan has no budgets"
+
+
 def _price_warnings(settings: Settings) -> Iterator[str]:
     for currency in sorted({price.currency for price in settings.prices.values()} - settings.usage.rates.keys()):
         if currency != "USD":
             yield f"usage.rates: has no {currency}: models with prices in it have no cost in dollars"
+    # Else a request for any model may reach an upstream that has none, or the default one.
+    if settings.default_upstream is None and all(upstream.models for upstream in settings.upstreams.values()):
+        globs = [glob for upstream in settings.upstreams.values() for glob in upstream.models]
+        for model in settings.prices:
+            # A price is also that of the model's versions, so a pattern for one of them is a match, too.
+            if not any(fnmatchcase(model, glob) or glob.startswith(model) for glob in globs):
+                yield f"prices.{model}: matches no upstream's models: used only where a request names its upstream"
 
 
 def _auth_warnings(auth: Auth) -> Iterator[str]:

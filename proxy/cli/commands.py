@@ -169,12 +169,16 @@ def check(config: Path | None) -> None:
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     settings = _load(config)
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
-    from proxy.settings.build import check_ledger  # noqa: PLC0415 - the same
+    from proxy.settings.ledgers import check_ledger, check_ledger_url  # noqa: PLC0415 - the same
 
     try:
         check_ledger(settings)
+        check_ledger_url(settings)
     except OSError as exc:
-        _fail(exc.strerror or str(exc))
+        ledger = settings.usage.ledger
+        key = "spool" if ledger is not None and ledger.path is None else "ledger"
+        place = config_file.source_of(("usage", key), config_file.path_of(config, os.environ), os.environ)
+        _fail(f"{place}: {exc.strerror or exc}")
     click.echo(check_report.report(settings))
     for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
@@ -265,9 +269,14 @@ def _yaml_text(text: str) -> str:
 @click.option(
     "--by", type=_Columns(), default="user,model", show_default=True, help=f"What to sum by: {', '.join(COLUMNS)}."
 )
-@click.option("--user", help="Only this user's.")
+@click.option("--user", help="Sum up only what this user has used.")
 @click.option(
-    "--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How."
+    "--format",
+    "format_",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the sums are written.",
 )
 @_config_option
 @click.pass_context
@@ -281,7 +290,8 @@ def usage(
 ) -> None:
     """Sum up the ledger: requests, tokens and cost, by user and model.
 
-    Days are UTC's. The first day counts from the moment that --since says.
+    Days are those of UTC. Of the first one only what ended after the moment that --since names is counted. A model that
+    is empty, or -, is that of requests that no model was run for.
 
     \b
     Example: forward-sse usage --since 30d --by day,model --format csv
@@ -321,7 +331,7 @@ def usage_import(context: click.Context, files: tuple[str, ...], config: Path | 
 @contextmanager
 def _ledger_of(settings: Settings) -> Iterator[Book]:
     """The ledger, open while this is entered; what is wrong with it ends the command."""
-    from proxy.settings.build import open_book  # noqa: PLC0415 - only these commands need it
+    from proxy.settings.ledgers import open_book  # noqa: PLC0415 - only these commands need it
 
     try:
         book = open_book(settings)

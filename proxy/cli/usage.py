@@ -126,9 +126,13 @@ class Imported(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.new} new, {self.known} known; {self.skipped} lines skipped: of no authenticated exchange, "
-            f"{self.too_old} older than usage.retention"
+            f"{_count(self.new, 'row')} inserted, {self.known} known already; left out: "
+            f"{_count(self.skipped, 'line')} of no authenticated exchange, {self.too_old} older than usage.retention"
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def import_log(book: Book, lines: Iterator[bytes], *, retention_s: float) -> Imported:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
+from proxy.model import Amounts
 from proxy.usage import usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from proxy.model import Amounts
 
 Column = Literal["user", "issuer", "plan", "upstream", "model", "day", "ending", "code"]
 COLUMNS: Final[tuple[Column, ...]] = ("user", "issuer", "plan", "upstream", "model", "day", "ending", "code")
@@ -88,8 +87,13 @@ class Sums(NamedTuple):
         return {**self.by, **sums, "cost_usd": usd_text(self.cost_nano)}
 
 
-class Counts(NamedTuple):
-    """How a ledger does.
+def amounts(sums: Sequence[Sums]) -> Amounts:
+    """The sums of all groups, as the token limits count."""
+    return Amounts(sum(one.input_tokens + one.output_tokens for one in sums), sum(one.cost_nano for one in sums))
+
+
+class LedgerCounts(NamedTuple):
+    """How many rows wait, failed and were dropped, for the metrics.
 
     Attributes:
         waiting: How many rows are not where they belong yet.
@@ -141,6 +145,6 @@ class Ledger(Protocol):
         """Keep rows for so long from now on."""
         ...
 
-    def counts(self) -> Counts:
-        """How it does, for the metrics; quick, and callable from any thread."""
+    def counts(self) -> LedgerCounts:
+        """The counts so far; quick, and callable from any thread."""
         ...

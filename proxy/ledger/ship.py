@@ -56,7 +56,7 @@ async def run() -> None:
     shipper = Shipper(place.file(), database, log, retention_s=order["retention_s"])
     gone = asyncio.Event()
     listening = asyncio.create_task(_listen(reader, shipper, gone))
-    async with Answerer(place, database, shipper):
+    async with Answerer(place, database, shipper, log):
         shipping = asyncio.create_task(_ship(shipper, gone))
         waiting = asyncio.create_task(gone.wait())
         await asyncio.wait({shipping, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -68,9 +68,11 @@ async def run() -> None:
 
 
 async def _listen(reader: asyncio.StreamReader, shipper: Shipper, gone: asyncio.Event) -> None:
-    while line := await reader.readline():
-        shipper.keep(orjson.loads(line)["retention_s"])
-    gone.set()
+    try:
+        while line := await reader.readline():
+            shipper.keep(orjson.loads(line)["retention_s"])
+    finally:
+        gone.set()
 
 
 async def _ship(shipper: Shipper, gone: asyncio.Event) -> None:

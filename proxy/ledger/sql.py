@@ -24,7 +24,8 @@ MAX_GROUPS: Final = 10_000
 MAX_TOKENS: Final = 10**10
 MAX_COST_NANO: Final = 10**13
 
-_TYPES: Final = {
+# Of the columns of `exchanges`, in both databases.
+TYPES: Final = {
     "row_id": "TEXT NOT NULL PRIMARY KEY",
     "id": "TEXT NOT NULL",
     "ended_ms": "BIGINT NOT NULL",
@@ -71,7 +72,7 @@ def _parameters(columns: Iterable[str]) -> str:
 
 
 CREATE_EXCHANGES: Final = f"""CREATE TABLE IF NOT EXISTS exchanges (
-    {", ".join(f"{_name(column)} {kind}" for column, kind in _TYPES.items())}
+    {", ".join(f"{_name(column)} {kind}" for column, kind in TYPES.items())}
 )"""
 # One user's rows since a moment.
 CREATE_EXCHANGES_INDEX: Final = 'CREATE INDEX IF NOT EXISTS exchanges_of_user ON exchanges (issuer, "user", row_id)'

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger import sql
 from proxy.ledger.file import LedgerFile, open_to_read
-from proxy.ledger.row import Counts, Query
+from proxy.ledger.row import LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
-from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from proxy.ledger.row import Row, Sums
+    from proxy.model import Amounts
 
 SUMS_S: Final = 5.0
 USED_S: Final = 0.2
@@ -73,9 +73,9 @@ class SqliteLedger:
         """Keep rows for so long from now on."""
         self._writer.retention_s = retention_s
 
-    def counts(self) -> Counts:
-        """How it does."""
-        return Counts(self._writer.waiting, self._writer.errors, self._writer.dropped)
+    def counts(self) -> LedgerCounts:
+        """The counts of this worker."""
+        return LedgerCounts(self._writer.waiting, self._writer.errors, self._writer.dropped)
 
     async def sums(self, query: Query) -> Sequence[Sums]:
         """Sum the rows, the groups with the most requests first; at most 10,000 groups.
@@ -115,11 +115,6 @@ class SqliteLedger:
         # For a disk that does not answer at all; SQLite itself looks at the clock.
         async with asyncio.timeout(within_s + 0.1):
             return await asked
-
-
-def amounts(sums: Sequence[Sums]) -> Amounts:
-    """The sums of all groups, as the token limits count."""
-    return Amounts(sum(one.input_tokens + one.output_tokens for one in sums), sum(one.cost_nano for one in sums))
 
 
 def read(path: Path, query: Query, is_over: Callable[[], bool] | None = None) -> list[Sums]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What waits for a disk that is full at most: about 20 MiB. The log has the lines of what does not fit.
 MAX_WAITING: Final = 20_000
 # Rows that come within this time share one commit.
-GATHER_S: Final = 0.04
+GATHER_S: Final = 0.03
 # And where each is wanted at once: a commit costs as much as ten rows do.
 _AT_ONCE_S: Final = 0.002
 # At most so many in a transaction: others wait for its end.

@@ -318,3 +318,11 @@ def log_failure(id_: str) -> None:
 def log_credentials_refused(id_: str, upstream: str, status: int) -> None:
     """Warn the operator that an upstream does not accept a key of theirs: no user can mend that."""
     structlog.get_logger().warning("upstream.credentials_refused", id=id_, upstream=upstream, status=status)
+
+
+def log_limits_change(on_store_error: str, problem: str | None) -> None:
+    """Tell that the limits server is lost, and what is done meanwhile; or that it is back."""
+    if problem is None:
+        structlog.get_logger().info("limits.store_regained")
+    else:
+        structlog.get_logger().warning("limits.store_lost", reason=problem, on_store_error=on_store_error)

@@ -28,7 +28,8 @@ class LedgerUrl:
         if self.path is not None:
             return f"sqlite:///{self.path}"
         parts = urlsplit(self.url.get_secret_value())
-        return f"postgresql://{parts.hostname or ''}{parts.path}"
+        port = "" if parts.port is None else f":{parts.port}"
+        return f"postgresql://{parts.hostname or ''}{port}{parts.path}"
 
 
 def read_ledger(value: object) -> LedgerUrl | None:

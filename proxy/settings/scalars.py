@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -297,6 +298,11 @@ Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
 Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
 HeaderSize = Annotated[int, PlainValidator(read_header_size), _schema(units.SIZE_PATTERN, "16KiB")]
 RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
+TokenRateText = Annotated[
+    Rate,
+    PlainValidator(partial(units.read_rate, what="token", example="100000/1m")),
+    _schema(units.RATE_PATTERN, "100000/1m"),
+]
 FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
 UrlPath = Annotated[str, PlainValidator(read_asked_path), _text_schema(pattern="^/")]
 FrontPath = Annotated[str, PlainValidator(read_front_path), _text_schema(pattern="^/", examples=["/v1/x?alt=sse"])]

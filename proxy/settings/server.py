@@ -35,6 +35,7 @@ from proxy.settings.scalars import (
     Size,
     TargetUrl,
     Text,
+    TokenRateText,
     origin_of,
     read_count,
     read_field_name,
@@ -90,7 +91,7 @@ class PlanSettings(Model):
     """What the users of a plan may use."""
 
     requests: tuple[RateText, ...] = Field((), description="Rates that all hold; none means no bound.")
-    tokens: tuple[RateText, ...] = Field((), description="Rates of input and output tokens that all hold.")
+    tokens: tuple[TokenRateText, ...] = Field((), description="Rates of input and output tokens that all hold.")
     budgets: tuple[BudgetSettings, ...] = Field((), description="What may be used in a day, week or month.")
     budget_overrun: Literal["finish", "cut"] = Field(
         "finish", description="Whether a running stream that uses up a budget goes on, or ends."

@@ -143,8 +143,13 @@ def read_size(value: object) -> int:
     return size
 
 
-def read_rate(value: object) -> Rate:
+def read_rate(value: object, *, what: str = "request", example: str = "60/10s") -> Rate:
     """Read a rate: `60/10s` is 60 requests at once, refilled by 60 every 10 seconds.
+
+    Args:
+        value: As YAML read it.
+        what: What it is a rate of, in the singular, for the message.
+        example: A right value, for the message.
 
     Raises:
         InvalidValue: Not a rate, or one that admits nothing.
@@ -154,13 +159,13 @@ def read_rate(value: object) -> Rate:
         unit = window.strip()
         per_one = quota.strip().isdecimal() and slash and unit in _SECONDS
         raise InvalidValue(
-            "is not a rate: a number of requests, a slash, a window, such as 60/10s",
+            f"is not a rate: a number of {what}s, a slash, a window, such as {example}",
             suggestion=f"{quota.strip()}/1{unit}" if per_one else None,
             echoes=True,
         )
     quota, _, window = value.partition("/")
     if int(quota) < 1:
-        raise InvalidValue("must admit at least one request")
+        raise InvalidValue(f"must admit at least one {what}")
     return Rate(int(quota), read_positive_duration(window))
 
 

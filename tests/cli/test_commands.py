@@ -88,6 +88,32 @@ def test_check_sound_file(file: Path) -> None:
     assert "do-not-show" not in done.stdout + done.stderr
 
 
+def test_check_tokens_and_budgets(file: Path) -> None:
+    """`check` shows what each plan limits and where a budget's days begin, and warns of what has no effect."""
+    file.write_text(
+        "auth: none\n"
+        "plans:\n"
+        "  default: {tokens: [100000/1m], budgets: [{usd: 0.5, every: month}, {tokens: 2000000, every: day}]}\n"
+        "  hard: {budgets: [{usd: 5, every: week}], budget_overrun: cut}\n"
+        "  idle: {budget_overrun: cut}\n"
+        "prices: {gtp-4o: {input: 1, output: 2}, gpt-4o: {input: 1, output: 2}}\n"
+        "usage: {budget_timezone: Asia/Shanghai, reserve_output: 4096}\n"
+        "upstreams: {one: {url: https://a.example, dialect: openai, api_key: k, models: [gpt-4o-2024*]}}\n"
+    )
+    done = call("check", "--config", str(file))
+    assert done.exit_code == 0
+    for words in (
+        "every upstream, 100000/1m tokens, 0.5 USD a month, 2000000 tokens a day\n",
+        "5 USD a week, streams are cut that use up a budget\n",
+        "reserve        at most 4096 tokens of output a request\n",
+        "budgets        days begin in Asia/Shanghai\n",
+    ):
+        assert words in done.stdout
+    assert "warning: plans.idle.budget_overrun: cut changes nothing: the plan has no budgets\n" in done.stderr
+    assert "warning: prices.gtp-4o: matches no upstream's models: used only" in done.stderr
+    assert "prices.gpt-4o:" not in done.stderr
+
+
 def test_check_paths(file: Path) -> None:
     """`check` shows where POST /forward-sse goes and what is open, and warns of what was hardly meant."""
     file.write_text(

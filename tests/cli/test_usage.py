@@ -151,13 +151,14 @@ def test_import(file: Path, tmp_path: Path) -> None:
     with gzip.open(zipped, "wb") as packed:
         packed.write(b"\n".join(lines[2:]))
     done = call(file, "import", str(log), str(zipped))
-    skipped = "lines skipped: of no authenticated exchange"
+    left_out = "of no authenticated exchange"
     assert done.stdout.splitlines() == [
-        f"{log}: 3 new, 0 known; 3 {skipped}, 1 older than usage.retention",
-        f"{zipped}: 2 new, 1 known; 0 {skipped}, 0 older than usage.retention",
+        f"{log}: 3 rows inserted, 0 known already; left out: 3 lines {left_out}, 1 older than usage.retention",
+        f"{zipped}: 2 rows inserted, 1 known already; left out: 0 lines {left_out}, 0 older than usage.retention",
     ]
     again = call(file, "import", "-", standard_input=b"\n".join(lines))
-    assert again.stdout == f"standard input: 0 new, 5 known; 0 {skipped}, 0 older than usage.retention\n"
+    known = f"0 rows inserted, 5 known already; left out: 0 lines {left_out}, 0 older than usage.retention"
+    assert again.stdout == f"standard input: {known}\n"
     (sums,) = read(file.with_name("ledger.db"), Query(0))
     assert sums.requests == 5
 

@@ -14,7 +14,7 @@ from proxy.app import SERVICE
 from proxy.errors import LedgerUnavailableError, LimitsUnavailableError
 from proxy.handlers.service import MAX_ASKING
 from proxy.ledger import Query, Row, Sums
-from proxy.ledger.row import Counts
+from proxy.ledger.row import LedgerCounts
 from proxy.limits import LimitState
 from proxy.limits.memory import MemoryStore
 from tests.handlers.conftest import CHAT, as_user
@@ -67,8 +67,8 @@ class FakeLedger:
     def keep(self, retention_s: float) -> None:
         """Nothing to do."""
 
-    def counts(self) -> Counts:
-        return Counts(0, 0, 0)
+    def counts(self) -> LedgerCounts:
+        return LedgerCounts(0, 0, 0)
 
 
 @pytest.fixture

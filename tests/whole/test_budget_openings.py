@@ -12,6 +12,7 @@ import pytest
 from proxy.limits.memory import MemoryStore
 from tests.conftest import token
 from tests.peers import request
+from tests.whole.several import with_store
 from tests.whole.token_scenes import TOOK, begin, complete, left, refused, run
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Running
+    from tests.limits.redis_support import RedisServer
     from tests.peers import Upstream
 
 LEDGER = 'usage: {ledger: "sqlite:///ledger.db"}\n'
@@ -36,13 +38,6 @@ def _ledger_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def ended(proxy: Running) -> None:
     """The proxy has ended in order: its rows are in the ledger."""
     await proxy.server.close()
-
-
-def at(proxy: Running, now_s: float) -> None:
-    """The clock by which the ledger is left alone for a while."""
-    store = proxy.service.store
-    assert isinstance(store, MemoryStore)
-    store._openings._now = lambda: now_s
 
 
 @pytest.mark.parametrize("unit", PLANS)
@@ -79,7 +74,9 @@ async def test_ledger_that_cannot_be_read_at_first(start: Callable[..., Any], up
     await complete(proxy, upstream, "openai", max_tokens=50)
     await ended(proxy)
     proxy = await run(start, "openai", plan, LEDGER)
-    at(proxy, 0.0)
+    store = proxy.service.store
+    assert isinstance(store, MemoryStore)
+    store._openings._now = lambda: 0.0
     with closing(sqlite3.connect("ledger.db", isolation_level=None)) as other:
         other.execute("ALTER TABLE days RENAME TO elsewhere")
         client, vendor, head = await begin(proxy, upstream, "openai", max_tokens=50)
@@ -90,8 +87,22 @@ async def test_ledger_that_cannot_be_read_at_first(start: Callable[..., Any], up
         other.execute("ALTER TABLE elsewhere RENAME TO days")
     before = await left(proxy)
     assert before > 1000 - TOOK
-    at(proxy, 6.0)
+    store._openings._now = lambda: 6.0
 
     await complete(proxy, upstream, "openai", max_tokens=50)
 
     assert await left(proxy) < 1000 - 2 * TOOK + 1
+
+
+async def test_emptied_limits_server(start: Callable[..., Any], upstream: Upstream, store: RedisServer) -> None:
+    """A limits server that has lost everything, asked by a new worker, knows it again."""
+    more = LEDGER + with_store(store.url, "deny")
+    proxy = await run(start, "openai", PLANS["tokens"], more)
+    await complete(proxy, upstream, "openai")
+    await ended(proxy)
+    await store.ask("FLUSHALL")
+
+    proxy = await run(start, "openai", PLANS["tokens"], more)
+
+    answer = await refused(proxy, "openai")
+    assert (answer.status, answer.get("x-forward-sse-code")) == (429, "insufficient_quota")

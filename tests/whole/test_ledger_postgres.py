@@ -195,9 +195,30 @@ def test_unusable_spool(tmp_path: Path, workers: int) -> None:
     )
     words = f"usage.spool: {spool}: there is no directory {tmp_path / 'missing'}\n"
     done = run(config, "check")
-    assert (done.returncode, done.stderr) == (2, words)
+    assert (done.returncode, done.stderr.endswith(f": {words}"), done.stderr.startswith(f"{config}:")) == (
+        2,
+        True,
+        True,
+    )
     done = run(config, "serve", "--workers", str(workers))
     assert (done.returncode, done.stderr) == (1, f"forward-sse: cannot start: {words}")
+
+
+def test_wrong_url(tmp_path: Path) -> None:
+    """An option of the address that the driver does not know is a fault of `check`; a right one is shown without it."""
+    config = tmp_path / "proxy.yaml"
+    for options, code, said in (
+        ("?sslmod=require", 2, 'usage.ledger: postgresql://h/x: invalid connection option "sslmod"\n'),
+        ("?sslmode=require&application_name=x", 0, f"postgresql://h/x, spool {tmp_path / 'spool'}, kept for "),
+    ):
+        config.write_text(
+            "auth: none\nupstreams: {main: {url: 'http://127.0.0.1:1', dialect: openai, api_key: none}}\n"
+            f"default_upstream: main\n{with_ledger(f'postgresql://u:secret-word@h/x{options}', tmp_path / 'spool')}"
+        )
+        done = run(config, "check")
+        assert done.returncode == code
+        assert said in done.stdout + done.stderr
+        assert "secret-word" not in done.stdout + done.stderr
 
 
 async def test_embedded(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.ledger.postgres.database import Database
     from proxy.ledger.postgres.place import SpoolPlace
-    from proxy.ledger.postgres.shipper import Shipper
+    from proxy.ledger.postgres.shipper import Shipper, Tell
     from proxy.ledger.row import Query, Sums
 
 _READ_S: Final = 1.0
@@ -31,36 +31,35 @@ _THREADS: Final = {"sums": (2, SUMS_S), "used": (2, USED_S)}
 class Answerer:
     """Listens on the place's socket, for its owner only; the lock's holder is the only one on the node."""
 
-    def __init__(self, place: SpoolPlace, database: Database, shipper: Shipper) -> None:
+    def __init__(self, place: SpoolPlace, database: Database, shipper: Shipper, tell: Tell) -> None:
         self._place = place
         self._database = database
         self._shipper = shipper
+        self._tell = tell
         self._server: asyncio.Server | None = None
         self._asked = 0
         # What a user has used never waits for sums.
         self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, (count, _) in _THREADS.items()}
 
     async def __aenter__(self) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the directory cannot be used.
-        """
-        with self._place.socket_path() as path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108 - a path through a descriptor, for `os` as for the socket
-            mask = os.umask(0o177)
-            try:
+        """Listen; where that cannot be it is told, and rows are shipped all the same."""
+        mask = os.umask(0o177)
+        try:
+            with self._place.socket_path() as path:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108 - a path through a descriptor, for `os` as for the socket
                 self._server = await asyncio.start_unix_server(self._serve, path, limit=MAX_QUESTION_BYTES)
-            finally:
-                os.umask(mask)
+        except OSError as exc:
+            self._tell("ledger.unanswered", "warning", reason=exc.strerror or type(exc).__name__)
+        finally:
+            os.umask(mask)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Listen no longer."""
-        assert self._server is not None
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._asked += 1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import make_url
+
 from proxy.ledger.postgres.database import Database
 from proxy.ledger.postgres.failures import FAILURES, describe
 
@@ -12,6 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proxy.ledger.row import Query, Row, Sums
+
+
+def check_url(url: str, shown: str) -> None:
+    """Check the names of the URL's options, without connecting; `shown` is the URL without the password.
+
+    Raises:
+        OSError: there is one that PostgreSQL's library does not know.
+    """
+    try:
+        make_conninfo(**{name: str(value) for name, value in make_url(url).query.items()})
+    except psycopg.ProgrammingError as exc:
+        # libpq's words, which name the option only.
+        raise OSError(f"usage.ledger: {shown}: {str(exc).strip()}") from exc
 
 
 class PostgresBook:

@@ -60,12 +60,10 @@ def _of_arrays(statement: str) -> TextClause:
 
 
 def _kind(column: str) -> str:
-    if column in _TEXTS:
-        return "text"
-    return "double precision" if column in {"ttfb_ms", "duration_ms"} else "bigint"
+    """The type of a column; those that only `days` has are numbers."""
+    return sql.TYPES.get(column, "BIGINT").partition(" NOT NULL")[0]
 
 
-_TEXTS: Final = frozenset({"row_id", "id", "dialect", "currency", "usage", "price_version", *_NAMES})
 _INSERT_ROWS: Final = _of_arrays(f"{sql.INSERT_ROW} RETURNING row_id")
 _ADD_DAYS: Final = _of_arrays(sql.ADD_DAY)
 

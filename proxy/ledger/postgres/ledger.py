@@ -11,15 +11,15 @@ import structlog
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger.postgres.asking import ask
 from proxy.ledger.postgres.keeper import Keeper
-from proxy.ledger.row import Counts, Query
+from proxy.ledger.row import LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
-from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.ledger.postgres.place import SpoolPlace
     from proxy.ledger.row import Row, Sums
+    from proxy.model import Amounts
 
 SUMS_S: Final = 5.0
 USED_S: Final = 0.2
@@ -69,10 +69,10 @@ class PostgresLedger:
         """Keep rows for so long from now on."""
         self._keeper.keep(retention_s)
 
-    def counts(self) -> Counts:
-        """How it does; of the spool's rows the one worker knows that keeps the shipper."""
+    def counts(self) -> LedgerCounts:
+        """The counts of this worker; of the spool's rows the one worker knows that keeps the shipper."""
         writer, keeper = self._writer, self._keeper
-        return Counts(writer.waiting + keeper.waiting, writer.errors + keeper.errors, writer.dropped)
+        return LedgerCounts(writer.waiting + keeper.waiting, writer.errors + keeper.errors, writer.dropped)
 
     async def sums(self, query: Query) -> Sequence[Sums]:
         """Sum the rows that have reached the database, the groups with the most requests first; at most 10,000 groups.
@@ -94,5 +94,4 @@ class PostgresLedger:
         Raises:
             LedgerUnavailableError: the database does not answer, or not within `USED_S`.
         """
-        sums = await ask(self._place, "used", Query(since_ms, (), issuer, user), USED_S)
-        return Amounts(sum(one.input_tokens + one.output_tokens for one in sums), sum(one.cost_nano for one in sums))
+        return amounts(await ask(self._place, "used", Query(since_ms, (), issuer, user), USED_S))

@@ -73,7 +73,7 @@ class Reservations:
         link.clock.update(status.at)
         if account.tokens is not None:
             account.tokens.update(status)
-            if is_made:
+            if is_made and admission in account.live:
                 admission.left = status.left()
                 account.tokens.reserve(estimate)
                 status = status._replace(held=account.tokens.held)

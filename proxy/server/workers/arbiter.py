@@ -37,7 +37,8 @@ from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker
-from proxy.settings.build import check_ledger, secrets_of
+from proxy.settings.build import secrets_of
+from proxy.settings.ledgers import check_ledger
 from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:

@@ -15,8 +15,16 @@ from pydantic import ValidationError
 from proxy.settings.loading import marked_yaml
 from proxy.settings.loading.egress import ignored_proxies
 from proxy.settings.loading.environment import CONFIG_VARIABLE, Overrides, merge
-from proxy.settings.loading.faults import ConfigurationError, Fault, Location, SourceLocation, SourceLocations, fault_at
-from proxy.settings.loading.marked_yaml import Missing
+from proxy.settings.loading.faults import (
+    ConfigurationError,
+    Fault,
+    Location,
+    SourceLocation,
+    SourceLocations,
+    fault_at,
+    place_of,
+)
+from proxy.settings.loading.marked_yaml import Document, Missing
 from proxy.settings.loading.schema import json_schema
 from proxy.settings.loading.substitution import Substitution, variables_in
 from proxy.settings.model import FAULT, UNKNOWN_KEY
@@ -36,6 +44,7 @@ __all__ = [
     "load",
     "load_settings",
     "path_of",
+    "source_of",
 ]
 
 DEFAULT_PATH = Path("config/proxy.yaml")
@@ -66,12 +75,8 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         ConfigurationError: The configuration is not valid; it has every fault.
     """
     document = marked_yaml.read(path)
-    mentioned = variables_in(document.values)
     substitution = Substitution(document.places)
-    values = substitution.variables(document.values, environ)
-    variables = Overrides(environ, mentioned)
-    merge(values, variables.values, document.places, variables.place)
-    merge(values, overrides or {}, document.places, lambda location: SourceLocation(f"--{location[0]}"))
+    values, variables = _merged(document, substitution, environ, overrides)
     values = substitution.secrets(values)
     faults = [*document.faults, *substitution.faults, *variables.faults]
     try:
@@ -84,6 +89,28 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         raise ConfigurationError(faults)
     settings.note_files(substitution.files)
     return settings
+
+
+def source_of(location: Location, path: Path, environ: Mapping[str, str]) -> SourceLocation:
+    """Return where a key of a file that `load` has read was given, for a fault that shows only when it is used.
+
+    Raises:
+        ConfigurationError: The file was changed meanwhile, and cannot be read.
+    """
+    document = marked_yaml.read(path)
+    _merged(document, Substitution(document.places), environ, None)
+    return place_of(location, document.places)
+
+
+def _merged(
+    document: Document, substitution: Substitution, environ: Mapping[str, str], overrides: Mapping[str, object] | None
+) -> tuple[dict[str, Any], Overrides]:
+    """Return the file's values with variables and overrides in them; the document's places are those of the values."""
+    values = substitution.variables(document.values, environ)
+    variables = Overrides(environ, variables_in(document.values))
+    merge(values, variables.values, document.places, variables.place)
+    merge(values, overrides or {}, document.places, lambda location: SourceLocation(f"--{location[0]}"))
+    return values, variables
 
 
 def _faults(

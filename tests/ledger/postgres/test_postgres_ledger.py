@@ -356,6 +356,18 @@ async def test_socket_of_a_stranger(url: str, tmp_path: Path) -> None:
                 await ledger.sums(Query(0))
 
 
+async def test_shipper_that_cannot_listen(url: str, tmp_path: Path) -> None:
+    """Where its socket cannot be, that is told, and rows are shipped all the same."""
+    (tmp_path / "spool/ship.sock").mkdir(parents=True)
+    with structlog.testing.capture_logs() as events:
+        async with opened(url, tmp_path) as ledger:
+            ledger.append(row())
+            await arrived(url, 1)
+            with pytest.raises(LedgerUnavailableError):
+                await ledger.sums(Query(0))
+    assert [event["event"] for event in events] == ["ledger.unanswered"]
+
+
 async def test_retention_is_changed(url: str, tmp_path: Path) -> None:
     """Another retention reaches a shipper that runs: what is older leaves the database."""
     async with opened(url, tmp_path) as ledger:

@@ -28,6 +28,7 @@ from tests.limits.redis_support import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from proxy.limits.redis.store import RedisStore
     from proxy.limits.store import Admission, Store
 
 USD = 10**9
@@ -462,3 +463,104 @@ async def test_fields_of_a_local_reservation(workers: Workers[RedisServer]) -> N
     assert store.standing(user(ALL)).tokens is not None
     assert [state.held for state in [store.standing(user(ALL)).tokens] if state is not None] == [Amounts()]
     workers.server.go_on()
+
+
+async def test_settled_on_a_full_server(workers: Workers[RedisServer]) -> None:
+    """A server without memory frees leases and holds all the same; what was taken is charged when it has room."""
+    store, alice = await workers.one(life_s=1.5), user(DAY)
+    admission = await reserve(store, alice, 400)
+    await workers.server.ask("CONFIG", "SET", "maxmemory", "1")
+    admission.settle(Amounts(150))
+    await holds(workers.server, 0)
+    await workers.server.ask("CONFIG", "SET", "maxmemory", "0")
+    await become(store, alice, [(150, 0)])
+    assert store._accounts.get(alice).charges == {}
+
+
+async def away(store: RedisStore, server: RedisServer) -> None:
+    """Lose the server."""
+    server.stop()
+    channel_of(store).abort("test")
+    await passes(lambda: store.problem() is not None)
+
+
+async def test_waiting_settlements_are_bounded(workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the server is away a bounded number of settlements waits; the oldest are given up."""
+    monkeypatch.setattr("proxy.limits.redis.charges.MOST_WAITING", 2)
+    store, alice = await workers.one(timeout_s=1.0), user(DAY)
+    admissions = [await reserve(store, alice, 1) for _ in range(4)]
+    await away(store, workers.server)
+    for number, admission in enumerate(admissions):
+        admission.settle(Amounts(10**number))
+    assert len(store._accounts.get(alice).charges) == 2
+    workers.server.go_on()
+    await passes(lambda: store.problem() is None)
+    await become(store, alice, [(1100, 0)])
+
+
+async def test_settlements_are_not_tried_for_ever(
+    workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settlement that may have been charged is not sent when the server may have forgotten that."""
+    monkeypatch.setattr("proxy.limits.redis.charges._TRY_S", -1.0)
+    store, alice = await workers.one(timeout_s=0.3), user(DAY)
+    admission = await reserve(store, alice, 1)
+    workers.server.stop()
+    admission.settle(Amounts(100))
+    await passes(lambda: store._links._default.channel is None)
+    workers.server.go_on()
+    await passes(lambda: store._accounts.get(alice).charges == {})
+    # The server had it all the same.
+    await become(store, alice, [(100, 0)])
+
+
+async def test_connection_lost_while_the_ledger_is_asked(workers: Workers[RedisServer]) -> None:
+    """A reservation whose server is lost while the ledger is asked is refused by the policy, and nothing is held."""
+    begun, told = asyncio.Event(), asyncio.Event()
+
+    async def opening(*_about: Any) -> Amounts:
+        begun.set()
+        await told.wait()
+        return Amounts(1)
+
+    store, alice = await workers.one(timeout_s=1.0, openings=Openings(opening)), user(DAY)
+    admission = await store.admit(alice)
+    asking = asyncio.create_task(store.reserve(admission, Amounts(10)))
+    await begun.wait()
+    await away(store, workers.server)
+    told.set()
+    with pytest.raises(LimitsUnavailableError):
+        await asking
+    admission.release()
+    workers.server.go_on()
+    await passes(lambda: store.problem() is None)
+    await become(store, alice, [(1, 0)])
+
+
+async def test_closed_while_the_ledger_is_asked(workers: Workers[RedisServer]) -> None:
+    """A store that is closed asks the ledger no more."""
+    begun = asyncio.Event()
+
+    async def opening(*_about: Any) -> Amounts:
+        begun.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    store = await workers.one(openings=Openings(opening))
+    asking = asyncio.create_task(store.limits(user(DAY)))
+    await begun.wait()
+    await store.close()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+
+
+async def test_released_before_the_answer(workers: Workers[RedisServer]) -> None:
+    """What is reserved for an admission that was released meanwhile is freed, wherever its answer comes from."""
+    store, alice = await workers.one(), user(DAY)
+    admission = await store.admit(alice)
+    asking = asyncio.create_task(store.reserve(admission, Amounts(10)))
+    await asyncio.sleep(0)
+    admission.release()
+    await asking
+    await become(store, alice, [(0, 0)])
+    await holds(workers.server, 0)

@@ -92,6 +92,11 @@ def test_file_sound(file: File) -> None:
         ("timeouts: {total: no}", "(did you mean off?)"),
         ("plans: {default: {requests: [60/s]}}", "p.yaml:8: plans.default.requests[0]: is not a rate"),
         (
+            "plans: {default: {tokens: [100k/1m]}}",
+            "plans.default.tokens[0]: is not a rate: a number of tokens, a slash, a window, such as 100000/1m",
+        ),
+        ("plans: {default: {tokens: [0/1m]}}", "p.yaml:8: plans.default.tokens[0]: must admit at least one token"),
+        (
             "plans:\n  p:\n    upstreams:\n      - opena",
             "p.yaml:11: plans.p.upstreams[0]: names an upstream that nobody",
         ),
