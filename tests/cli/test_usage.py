@@ -75,12 +75,12 @@ def test_table(file: Path) -> None:
 
 def test_csv(file: Path) -> None:
     """CSV has the numbers as they are, and no cell that a spreadsheet takes for a formula."""
-    evil = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", 'a,"b"', "\t=1")
+    evil = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", 'a,"b"', "\t=1", "\uff1d1", 'x";=1;b')
     fill(file, *(row(ago(1000), user=user) for user in evil))
     done = call(file, "--format", "csv", "--by", "user")
     records = list(csv.DictReader(io.StringIO(done.stdout)))
     assert {record["user"] for record in records} == {
-        "'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", 'a,"b"', "\\t=1"
+        "'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", 'a,"b"', "\\t=1", "'\uff1d1", "x\";'=1;b"
     }  # fmt: skip
     assert {record["cost_usd"] for record in records} == {"0.0025"}
 
