@@ -199,7 +199,7 @@ def test_import_hostile_lines(file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"\n".join(lines))
     done = call(file, "import", str(log))
-    assert (done.exit_code, done.stdout.partition(";")[0]) == (0, f"{log}: 2 new, 0 known")
+    assert (done.exit_code, done.stdout.partition(";")[0]) == (0, f"{log}: 2 rows inserted, 0 known already")
     (sums,) = read(file.with_name("ledger.db"), Query(0))
     assert sums.output_tokens == 40
 
