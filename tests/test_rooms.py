@@ -14,7 +14,7 @@ from proxy.dialects import DIALECTS
 PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
-    "auth": (),
+    "auth": ("egress_connector",),
     "exchange": ("attempts", "authenticate", "body", "head", "reserve"),
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
@@ -24,7 +24,7 @@ FACES = {
     "relay": ("echo",),
     "routing": (),
     "tickets": (),
-    "upstream": ("response",),
+    "upstream": ("response", "tls"),
     "usage": ("prices",),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.

@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import time
 import unicodedata
+import zlib
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -33,7 +35,9 @@ _HEADINGS: Final = {
 }
 _NUMBERS: Final = ("requests", *_HEADINGS, "cost_usd", "unpriced")
 # What a spreadsheet takes for a formula where a cell begins with it (OWASP, CSV injection).
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+# Where the decimal point is a comma, spreadsheets take this for the end of a cell.
+_SEPARATED: Final = re.compile(f";(?={_FORMULA.pattern})")
 _BATCH: Final = 1000
 # A line of ours has at most some thousand bytes; what is longer is read in pieces, which are no lines of ours.
 _MAX_LINE: Final = 1024 * 1024
@@ -68,7 +72,8 @@ def _csv(by: Sequence[Column], sums: Sequence[Sums]) -> str:
 def _cell(value: str | None) -> str:
     """A name as a cell that no spreadsheet executes."""
     text = _printable(value or "")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    text = _SEPARATED.sub(";'", text)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _table(by: Sequence[Column], sums: Sequence[Sums]) -> str:
@@ -172,6 +177,8 @@ def lines_of(name: str) -> Iterator[bytes]:
         except EOFError:
             # A gzipped file that is still being written: what is there has been read.
             return
+        except zlib.error as exc:
+            raise OSError(f"{name}: {exc}") from exc
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class Anthropic(Dialect):
         "/messages/count_tokens",
         "/complete",
     )
+    counting_ends = (b"/count_tokens",)
     model_paths = ("/v1/models", "/v1/models/*", "/models", "/models/*")
     credential_name = b"x-api-key"
     credential_prefix = b""

@@ -57,6 +57,8 @@ class Dialect(ABC):
     generation_paths: ClassVar[tuple[str, ...]] = ()
     model_paths: ClassVar[tuple[str, ...]] = ()
     task_paths: ClassVar[tuple[str, ...]] = ()
+    # Ends of paths where a text's tokens are counted, which takes none and is free.
+    counting_ends: ClassVar[tuple[bytes, ...]] = ()
     # The field that carries the vendor's credential, and what stands before it there.
     credential_name: ClassVar[bytes] = b"Authorization"
     credential_prefix: ClassVar[bytes] = b"Bearer "
@@ -123,6 +125,10 @@ class Dialect(ABC):
             return (yield from has_true_stream_member(fields, body))
         return self.asks_in_fields(fields)
 
+    def runs_model(self, target: bytes) -> bool:
+        """Check whether a request for a target is for a model's work, and not for a count of tokens."""
+        return not target.partition(b"?")[0].endswith(self.counting_ends)
+
     def ask_usage(
         self,
         target: bytes,  # noqa: ARG002 - see the dialects
@@ -140,9 +146,9 @@ class Dialect(ABC):
         """Check whether a header field asks for an event stream, where no member of the body does."""
         return False
 
-    def output_bound(self, fields: Sequence[Field], body: JsonText) -> int | None:
+    def output_bound(self, fields: Sequence[Field], body: JsonText) -> Steps[int | None]:
         """Return how many tokens of output a request asks for at most; None where it does not say."""
-        return None if self.bound_members is None else self.bound_members.read(fields, body)
+        return None if self.bound_members is None else (yield from self.bound_members.read(fields, body))
 
     def smallest_request(self, model: str) -> tuple[str, bytes] | None:  # noqa: ARG002 - see the dialects
         """Write the path and body of the cheapest request that has a model generate; None where none is known."""

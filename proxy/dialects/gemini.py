@@ -62,6 +62,7 @@ class Gemini(Dialect):
             "predict",
         )
     )
+    counting_ends = (b":countTokens", b":computeTokens")
     model_paths = tuple(f"{version}/models{below}" for version in _VERSIONS for below in ("", "/*"))
     credential_name = b"x-goog-api-key"
     credential_prefix = b""

@@ -60,6 +60,7 @@ class OpenAI(Dialect):
             "/audio/translations",
         )
     )
+    counting_ends = (b"/responses/input_tokens",)
     model_paths = tuple(
         version + path for version in ("/v1", "", "/openai/v1", "/openai") for path in ("/models", "/models/*")
     )

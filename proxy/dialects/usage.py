@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# No model has read or written more, and a line of the log holds no larger number.
-_MAX_COUNT = 2**48
+# No model reads or writes as much for one request. A larger number is a fault of the vendor's, and would lock its user
+# out until the end of the month: it is none, and what was taken is estimated.
+_MAX_COUNT = 10**9
 _MAX_MODEL = 256
 
 

@@ -25,11 +25,11 @@ from proxy.exchange.attempt import Attempt
 from proxy.exchange.connect import connect
 from proxy.exchange.exchange import ending_of
 from proxy.exchange.preamble import can_be_held, hold
+from proxy.exchange.reserve import meter_of
 from proxy.failover.keys import LIMITED, REFUSALS
 from proxy.failover.policy import Outcome, ends_at_once, moves_on, outcome_of
 from proxy.model import Ending, RetryRules
 from proxy.protocol.retry_after import rest_of
-from proxy.usage import Meter, model_in
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
@@ -100,7 +100,7 @@ class Attempts:
                 result = await self._ask_upstream(route, is_held=False)
             else:
                 result = await self._ask_targets(route, choices)
-            answer = self._choose(result)
+            answer = await self._choose(result)
         except BaseException:
             self._keep(None)
             raise
@@ -134,7 +134,7 @@ class Attempts:
             if following is None:
                 return result
             route = following
-            self._turn_to(route)
+            await self._turn_to(route)
             attempt += 1
 
     def _is_as_left_out(self, result: _Result) -> bool:
@@ -222,7 +222,7 @@ class Attempts:
             deadlines.append((self._deadline_s, "total"))
         return deadlines
 
-    def _choose(self, result: _Result) -> UpstreamResponse:
+    async def _choose(self, result: _Result) -> UpstreamResponse:
         """Return the answer that the client is given: the last one, or the last that a vendor gave.
 
         Raises:
@@ -237,9 +237,10 @@ class Attempts:
         retry = None if choices is None else choices.retry
         if kept is None or kept.answer is None or ends_at_once(result.outcome, retry):
             raise result.error
-        self._kept = None
         if kept.route is not result.route:
-            self._turn_to(kept.route)
+            await self._turn_to(kept.route)
+        # From here on the caller's; before, cancellation closes it.
+        self._kept = None
         return kept.answer
 
     def _keep(self, result: _Result | None) -> None:
@@ -248,13 +249,11 @@ class Attempts:
         if kept is not None and kept.answer is not None:
             kept.answer.abort()
 
-    def _turn_to(self, route: Route) -> None:
+    async def _turn_to(self, route: Route) -> None:
         """Note in the exchange to which upstream it goes now."""
         exchange = self._exchange
         exchange.route, exchange.upstream, exchange.dialect = route, route.upstream, route.dialect
-        exchange.meter = Meter(
-            DIALECTS[route.dialect], model=model_in(route.target, route.body), body_bytes=len(route.body)
-        )
+        exchange.meter = await meter_of(route, self._turns)
         if exchange.early_target is not None:
             exchange.early_target = route.target
         if exchange.early_target is not None or exchange.is_in_band:

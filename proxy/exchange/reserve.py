@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.model import Amounts
+from proxy.usage import Meter, model_in
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
+    from proxy.model import Route
+    from proxy.protocol.json_text import Steps
+    from proxy.routing import Turns
 
 
-async def reserve(exchange: Exchange, model: str | None) -> None:
+async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
     """Reserve tokens and money for an admitted request that has a route; settling it gives back what is left.
 
     One that runs no model (a list of models, the state of a task) needs nothing, and passes however its user stands.
@@ -29,8 +33,9 @@ async def reserve(exchange: Exchange, model: str | None) -> None:
     admission = exchange.admission
     if admission is None or (model is None and not exchange.checked_route.body):
         return
+    estimate = await turns.run(_estimate(exchange, model))
     try:
-        await exchange.rules.store.reserve(admission, _estimate(exchange, model))
+        await exchange.rules.store.reserve(admission, estimate)
     except ProxyError:
         exchange.refund()
         raise
@@ -38,15 +43,28 @@ async def reserve(exchange: Exchange, model: str | None) -> None:
     exchange.admit(admission)
 
 
-def _estimate(exchange: Exchange, model: str | None) -> Amounts:
+async def meter_of(route: Route, turns: Turns) -> Meter:
+    """Make the meter of a request that goes there."""
+    dialect = DIALECTS[route.dialect]
+    model = await turns.run(model_in(route.target, route.body))
+    runs_model, peer = dialect.runs_model(route.target), peer_of(route)
+    return Meter(dialect, model=model, body_bytes=len(route.body), runs_model=runs_model, peer=peer)
+
+
+def peer_of(route: Route) -> str:
+    """Whose server it is, where the client chose it: an envelope's target, which teaches nothing of others."""
+    return route.host.decode("latin-1") if route.is_pinned else ""
+
+
+def _estimate(exchange: Exchange, model: str | None) -> Steps[Amounts]:
     """Foretell what the request will take."""
     route, rules = exchange.checked_route, exchange.rules
     dialect, most_output = DIALECTS[route.dialect], 0
     # Of an answer of which nothing is known nothing is charged but the request.
     if dialect.is_readable:
-        bound = dialect.output_bound(route.fields, route.body)
+        bound = yield from dialect.output_bound(route.fields, route.body)
         most_output = rules.reserve_output if bound is None else min(bound, rules.reserve_output)
     tokens = exchange.registry.estimates.expected(
-        route.upstream, model, body_bytes=len(route.body), most_output=most_output
+        route.upstream, model, body_bytes=len(route.body), most_output=most_output, peer=peer_of(route)
     )
     return Amounts(tokens.input + tokens.output, rules.prices.cost(model, tokens) or 0)

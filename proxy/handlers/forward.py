@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from proxy.dialects import DIALECTS
 from proxy.errors import DrainingError, ProxyError
 from proxy.exchange.attempts import Attempts
 from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.head import check_head
-from proxy.exchange.reserve import reserve
+from proxy.exchange.reserve import meter_of, reserve
 from proxy.handlers.service import SERVICE
 from proxy.relay import EarlyResponse, early_interval_s, relay
-from proxy.usage import Meter, model_in
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -69,10 +67,10 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     """
     route = exchange.checked_route
     exchange.upstream, exchange.dialect = route.upstream, route.dialect
-    model = model_in(route.target, route.body)
-    if exchange.has_token_limits:
-        await reserve(exchange, model)
-    exchange.meter = Meter(DIALECTS[route.dialect], model=model, body_bytes=len(route.body))
+    meter = await meter_of(route, service.turns)
+    if exchange.has_token_limits and meter.runs_model:
+        await reserve(exchange, meter.model, service.turns)
+    exchange.meter = meter
     timers, total_s = service.timers, route.timeouts.total_s
     deadline_s = None if total_s is None else timers.now() + total_s
     interval_s = None

@@ -18,6 +18,9 @@ _TIME_DIGITS: Final = 12
 # What a date can be: the year 9999. Whoever wrote a line's time, reading the sums must not fail of it.
 _LAST_MS: Final = 253_402_300_800_000
 _CHANCE_DIGITS: Final = 20
+_MAX_STATUS: Final = 999
+# What a database's integer holds.
+_MAX_INT: Final = 2**63 - 1
 # What no two exchanges have in common, for a line from before a ledger was kept.
 _TELLING: Final = ("id", "time", "worker", "user", "issuer", "method", "path", "status", "duration_ms", "bytes")
 
@@ -61,20 +64,32 @@ def _row(line: dict[str, Any]) -> Row:
         upstream=_text(line.get("upstream")),
         model=_text(line.get("model")),
         dialect=_text(line.get("dialect")),
-        status=None if line["status"] is None else int(line["status"]),
+        status=None if line["status"] is None else _count(line["status"], _MAX_STATUS),
         ending=str(line["ending"]),
         code=_text(line.get("code")),
         ttfb_ms=None if line["ttfb_ms"] is None else float(line["ttfb_ms"]),
         duration_ms=float(line["duration_ms"]),
-        bytes=int(line["bytes"]),
-        events=int(line["events"]),
-        **{name: int(line.get(name) or 0) for name in TOKEN_COLUMNS},
-        cost_nano=None if cost_usd is None else int(Decimal(str(cost_usd)) * 10**9),
+        bytes=_count(line["bytes"]),
+        events=_count(line["events"]),
+        **{name: _count(line.get(name) or 0) for name in TOKEN_COLUMNS},
+        cost_nano=None if cost_usd is None else _count(Decimal(str(cost_usd)) * 10**9),
         currency="USD",
         usage=str(line.get("usage", "none")),
         price_version=_text(line.get("price_version")),
         attempts=len(attempts) if isinstance(attempts, list) else int("usage" in line),
     )
+
+
+def _count(value: float | Decimal, most: int = _MAX_INT) -> int:
+    """A number of a line, which is never negative: one that is would take from what others have used.
+
+    Raises:
+        ValueError: It is none, or too large.
+    """
+    count = int(value)
+    if not 0 <= count <= most:
+        raise ValueError("not a number of ours")
+    return count
 
 
 def _text(value: object) -> str | None:

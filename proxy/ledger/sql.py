@@ -122,16 +122,10 @@ class Kept(NamedTuple):
 
 def storable(row: Row) -> Row:
     """The row as any database takes it: no NUL, no half of a surrogate pair, no number beyond reason."""
-    texts = f"{row.id}{row.issuer}{row.user}{row.plan}{row.model}"
-    if not texts.isprintable():
+    if not "".join([text for text in row if isinstance(text, str)]).isprintable():
         # Surrogates are unprintable, and so is NUL.
-        row = row._replace(
-            id=_clean(row.id),
-            issuer=_clean(row.issuer),
-            user=_clean(row.user),
-            plan=_clean(row.plan),
-            model=None if row.model is None else _clean(row.model),
-        )
+        texts: dict[str, Any] = {name: clean(value) for name, value in row._asdict().items() if isinstance(value, str)}
+        row = row._replace(**texts)
     if (
         max(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens) > MAX_TOKENS
         or (row.cost_nano or 0) > MAX_COST_NANO
@@ -143,7 +137,8 @@ def storable(row: Row) -> Row:
     return row
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """The text as any database takes it."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
@@ -191,7 +186,7 @@ def sums_statement(query: Query) -> tuple[str, dict[str, Any]]:
         value = getattr(query, column)
         if value is not None:
             whose += f" AND {_name(column)} = :{column}"
-            parameters[column] = value
+            parameters[column] = clean(value)
     parts = f"SELECT {_names((*query.by, *_COUNTED))} FROM days WHERE day >= :first_day{whose}"  # noqa: S608 - names of columns
     if since_ms < first_day * DAY_MS:
         parameters |= {"since_id": first_id(since_ms), "until_id": first_id(first_day * DAY_MS)}

@@ -125,25 +125,40 @@ class Writer:
             if not self._batch:
                 self._batch = [rows.popleft() for _ in range(min(len(rows), _BATCH))]
             try:
-                self._file.add(self._batch)
+                self._add()
             except Exception as exc:  # noqa: BLE001 - a thread that ended would lose every row to come
-                if is_outage(exc):
-                    if not self._failed(exc):
-                        return False
-                    continue
-                self._add_each()
-            self._batch = []
+                if not self._failed(exc):
+                    return False
+                continue
             self._worked()
         return True
 
+    def _add(self) -> None:
+        """Commit the batch, at once or row by row.
+
+        Raises:
+            sqlite3.Error, OSError: an outage; what is not committed is still in the batch.
+        """
+        try:
+            self._file.add(self._batch)
+            self._batch = []
+        except Exception as exc:
+            if is_outage(exc):
+                raise
+            self._add_each()
+
     def _add_each(self) -> None:
         """Commit the rows of a batch one by one, and drop those that no database would take."""
-        for row in self._batch:
+        while self._batch:
             try:
-                self._file.add([row])
-            except Exception:  # noqa: BLE001 - as above; nothing of a row belongs in a log
+                self._file.add(self._batch[:1])
+            except Exception as exc:
+                # Nothing of a row belongs in a log.
+                if is_outage(exc):
+                    raise
                 self.errors += 1
                 self.dropped += 1
+            del self._batch[0]
 
     def _failed(self, exc: Exception) -> bool:
         self.errors += 1

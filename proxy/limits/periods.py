@@ -1,6 +1,7 @@
 """The calendar periods of budgets: days, weeks from Monday and months, in the operator's time zone.
 
-Pure. A day has 23 or 25 hours where the clocks change; where midnight does not exist a day begins with the change.
+Pure. A day has 23 or 25 hours where the clocks change; where midnight does not exist a day begins with the change,
+and where it comes twice with the first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class Period(NamedTuple):
 def period_at(every: Every, at_s: float, zone: tzinfo) -> Period:
     """Give the period of a moment."""
     today = datetime.fromtimestamp(at_s, zone).date()
+    if at_s >= _midnight(today + timedelta(days=1), zone):
+        # Clocks were set back over midnight: the next day has begun, and does not begin again.
+        today += timedelta(days=1)
     if every == "day":
         first, after = today, today + timedelta(days=1)
     elif every == "week":

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # How long a period's figure is kept after its end: a clock that is set back over midnight opens no period anew.
 KEPT_S: Final = 86_400
 
+# Of a rate, in ticks: 35 years. A longer debt is no other, and its end would be no date.
+MOST_DEBT: Final = 2**50
+
 # Unit, kind of period, start: whatever the budget's limit is, so a reload with another one keeps what was spent.
 _Key: TypeAlias = tuple[str, str, int]
 
@@ -99,7 +102,8 @@ class TokenAccount:
     def charge(self, limits: TokenLimits, took: Amounts, at: int, at_s: float, calendar: Calendar) -> None:
         """Charge what an exchange took to every limit of a plan, be it beyond them."""
         for limit in limits.rates:
-            self.tats[limit] = max(self.tats.get(limit, 0), at * limit.quota) + took.tokens * limit.window
+            tat = max(self.tats.get(limit, 0), at * limit.quota) + took.tokens * limit.window
+            self.tats[limit] = min(tat, (at + MOST_DEBT) * limit.quota)
         for budget in limits.budgets:
             self.spending(budget, at_s, calendar).amount += amount(took, budget)
 

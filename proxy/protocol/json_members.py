@@ -21,7 +21,7 @@ from proxy.protocol.json_nesting import MAX_DEPTH, STRING, check_balanced, close
 from proxy.protocol.json_text import PIECE_BYTES, NotTextError, check_utf8, decode_string, encode_string
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from proxy.protocol.json_text import JsonText, Steps
 
@@ -67,11 +67,16 @@ _BRACKETS: Final = re.compile(STRING + rb"|[\[{]++|[\]}]++", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class JsonMembers:
-    """Positions of the wanted members' values in a text, the first of each; `repeated` names occur twice or more."""
+    """Positions of the wanted members' values in a text.
+
+    Attributes:
+        spans: The first of each name.
+        repeated: The last of each name that occurs twice or more.
+    """
 
     text: JsonText = field(repr=False)
     spans: dict[str, tuple[int, int]]
-    repeated: frozenset[str] = frozenset()
+    repeated: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def value(self, name: str) -> JsonText | None:
         """Return a copy of a member's JSON text; None if it is absent or null."""
@@ -80,6 +85,11 @@ class JsonMembers:
             return None
         value = self.text[span[0] : span[1]]
         return None if value == b"null" else value
+
+    def last(self, name: str) -> JsonText | None:
+        """Return a copy of the JSON text of a name's last value, which is what most parsers read; None if absent."""
+        span = self.repeated.get(name) or self.spans.get(name)
+        return None if span is None else self.text[span[0] : span[1]]
 
     def size(self, name: str) -> int:
         """Return the length of a member's JSON text in bytes; 0 if it is absent."""
@@ -130,7 +140,7 @@ class MemberScanner:
             raise InvalidRequestError("The body is not a JSON object.")
         yield from at.skip(_SPACES)
         spans: dict[str, tuple[int, int]] = {}
-        repeated: set[str] = set()
+        repeated: dict[str, tuple[int, int]] = {}
         is_closed = at.takes(b"}")
         while not is_closed:
             start, stop = at.position, at.stop
@@ -155,7 +165,7 @@ class MemberScanner:
                 at.spent += _SLOW_COST
             found = self._names.get(bytes(name)) if b"\\" not in name else self._unescaped(name)
             if found is not None and spans.setdefault(found, span) is not span:
-                repeated.add(found)
+                repeated[found] = span
             at.spent += at.position - start
             if at.spent >= PIECE_BYTES:
                 at.spent = 0
@@ -163,7 +173,7 @@ class MemberScanner:
         yield from at.skip(_SPACES)
         if at.position < len(text):
             at.refuse()
-        return JsonMembers(text, spans, frozenset(repeated))
+        return JsonMembers(text, spans, repeated)
 
     def _member(self, at: _Cursor) -> Steps[tuple[JsonText, tuple[int, int]]]:
         """Skip one member, token by token; return its name (empty if too long to be wanted) and its value's span."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -194,8 +194,8 @@ def secrets_of(settings: Settings) -> Iterator[str]:
                 yield password.get_secret_value()
     yield from egress_secrets(settings)
     ledger = settings.usage.ledger
-    if ledger is not None and (ledger_password := urlsplit(ledger.url.get_secret_value()).password):
-        yield from {ledger_password, unquote(ledger_password)}
+    if ledger is not None:
+        yield from ledger.passwords
     if settings.auth is not None:
         for issuer in settings.auth.jwt:
             if issuer.secret is not None:

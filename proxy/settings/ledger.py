@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
@@ -12,7 +12,12 @@ from pydantic import PlainValidator, SecretStr, WithJsonSchema
 from proxy.settings.model import closest
 from proxy.settings.units import InvalidValue
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _SCHEMES = ("sqlite", "postgresql")
+# Of libpq's.
+_SECRET_OPTIONS = frozenset({"password", "sslpassword"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,14 @@ class LedgerUrl:
     kind: Literal["sqlite", "postgresql"]
     url: SecretStr
     path: str | None = None
+
+    @property
+    def passwords(self) -> Iterator[str]:
+        """What is secret of it, as it is written and as it is sent."""
+        parts = urlsplit(self.url.get_secret_value())
+        if parts.password:
+            yield from {parts.password, unquote(parts.password)}
+        yield from (value for name, value in parse_qsl(parts.query) if name in _SECRET_OPTIONS)
 
     def __str__(self) -> str:
         """Without its password."""
@@ -54,6 +67,9 @@ def read_ledger(value: object) -> LedgerUrl | None:
         raise InvalidValue("must be off, sqlite:///path or postgresql://user:password@host/database", suggestion=hint)
     if parts.scheme == "sqlite":
         return _sqlite(text, parts)
+    if "@" in parts.path:
+        # The part of a password behind its slash would be shown as the database's name.
+        raise InvalidValue("has a password with / or @: write them as %2F and %40")
     if port == 0 or parts.path in {"", "/"} or parts.fragment:
         raise InvalidValue("must name a database: postgresql://user:password@host/database")
     return LedgerUrl("postgresql", SecretStr(text))

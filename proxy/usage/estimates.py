@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 SEED: Final = 0.25
 # What earlier streams count after another one: the last twenty make up most of the ratio.
 _KEPT: Final = 0.95
+# Tokens a byte of one example at most. Images, earlier turns that the vendor keeps, and hidden thoughts take more; but
+# what one user asks for, or a vendor makes up, must not make everybody else's requests a hundred times as large.
+_MOST_TOKENS_A_BYTE: Final = 8
 # What one stream counts at most: a long one is no better an example than several of these.
 _MOST_COUNTED_BYTES: Final = 4096
-# (upstream, model) pairs that are remembered, 1 KiB each; callers choose the model's name.
+# (upstream, peer, model) that are remembered, 1 KiB each; callers choose the model's name.
 MAX_LEARNED: Final = 1000
 _FIRST_ERROR: Final = 400
 # What would teach nothing: a few bytes, of which the vendor's own words are the larger part.
@@ -45,7 +48,7 @@ class _Ratio:
     def learn(self, tokens: int, size: int) -> None:
         """Take another example, of which so many bytes had so many tokens."""
         counted = min(size, _MOST_COUNTED_BYTES)
-        self._tokens = self._tokens * _KEPT + tokens * counted / size
+        self._tokens = self._tokens * _KEPT + min(tokens / size, _MOST_TOKENS_A_BYTE) * counted
         self._bytes = self._bytes * _KEPT + counted
 
 
@@ -67,16 +70,19 @@ class Estimates:
     """One worker's; each learns for itself."""
 
     def __init__(self) -> None:
-        self._learned: dict[tuple[str, str], _Learned] = {}
+        # The one that was learned of last stands last.
+        self._learned: dict[tuple[str, str, str], _Learned] = {}
         # Of all models of an upstream, for those that nothing is known of. Upstreams are the operator's to name.
         self._upstreams: dict[str, RecentOutputs] = {}
 
-    def expected(self, upstream: str, model: str | None, *, body_bytes: int, most_output: int) -> Tokens:
+    def expected(
+        self, upstream: str, model: str | None, *, body_bytes: int, most_output: int, peer: str = ""
+    ) -> Tokens:
         """What a request will probably take: by its size, and by what the model, or else its upstream, usually writes.
 
-        `most_output` is what stands for the output where that is less, or nothing was learned.
+        `most_output` is what stands for the output where that is less, or nothing was learned. `peer` as of `Meter`.
         """
-        learned = self._learned.get((upstream, model or ""))
+        learned = self._learned.get((upstream, peer, model or ""))
         usual = None if learned is None else learned.outputs.percentile()
         if usual is None and (others := self._upstreams.get(upstream)) is not None:
             usual = others.percentile()
@@ -112,15 +118,15 @@ class Estimates:
             return Figures("none", model)
         if is_whole and counts.input is not None and counts.output is not None:
             self._learn_ratios(upstream, model, meter, counts.input, counts.output)
-            self._learn_output(upstream, model, counts.output)
+            self._learn_output(upstream, model, meter.peer, counts.output)
             return _figures("reported", meter, model, counts.input, counts.output)
         figures = self._estimated(meter, upstream, model)
         if is_whole and figures.output:
-            self._learn_output(upstream, model, figures.output)
+            self._learn_output(upstream, model, meter.peer, figures.output)
         return figures
 
     def _estimated(self, meter: Meter, upstream: str, model: str | None) -> Figures:
-        counts, rates = meter.counts, self._learned.get((upstream, model or ""), _NOTHING_LEARNED)
+        counts, rates = meter.counts, self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
         tokens_in = round(meter.body_bytes * rates.input.value) if counts.input is None else counts.input
         tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
         return _figures("estimated", meter, model, tokens_in, tokens_out)
@@ -128,34 +134,36 @@ class Estimates:
     def _learn_ratios(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
         if model is None:
             return
-        learned = self._of(upstream, model)
+        learned = self._of(upstream, meter.peer, model)
         if meter.body_bytes >= _LEAST_BYTES:
             learned.input.learn(tokens_in, meter.body_bytes)
         if (text_bytes := meter.text_bytes) >= _LEAST_BYTES:
             # What is counted and was not streamed, as hidden thoughts are, belongs to the ratio too.
             learned.output.learn(tokens_out, text_bytes)
 
-    def _learn_output(self, upstream: str, model: str | None, tokens: int) -> None:
+    def _learn_output(self, upstream: str, model: str | None, peer: str, tokens: int) -> None:
         if model is not None:
-            self._of(upstream, model).outputs.add(tokens)
+            self._of(upstream, peer, model).outputs.add(tokens)
         if tokens:
             # What writes nothing, as embeddings, is no example of what the upstream's other models write.
             self._upstreams.setdefault(upstream, RecentOutputs()).add(tokens)
 
-    def _of(self, upstream: str, model: str) -> _Learned:
-        learned = self._learned.get((upstream, model))
+    def _of(self, upstream: str, peer: str, model: str) -> _Learned:
+        # Names that somebody makes up push each other out, and not what is in use.
+        learned = self._learned.pop((upstream, peer, model), None)
         if learned is None:
             if len(self._learned) >= MAX_LEARNED:
                 del self._learned[next(iter(self._learned))]
-            learned = self._learned[upstream, model] = _Learned()
+            learned = _Learned()
+        self._learned[upstream, peer, model] = learned
         return learned
 
 
 def _ran_nothing(meter: Meter, model: str | None) -> bool:
-    """Whether no model was run, as far as can be known: no figure was told, of no model, or of an error."""
+    """Whether no model was run, as far as can be known: no figure was told, of no model, of a count, or of an error."""
     if meter.counts.input is not None or meter.counts.output is not None:
         return False
-    return model is None or (meter.status is not None and meter.status >= _FIRST_ERROR)
+    return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_ERROR)
 
 
 def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:

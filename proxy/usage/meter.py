@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from json import JSONDecodeError, JSONDecoder
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
-from urllib.parse import unquote
 
 import orjson
 
@@ -35,13 +34,6 @@ _NEEDLE: Final = b'"usage'
 # last ones, or in all of them.
 _LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
-_MODEL_MEMBER: Final = b'"model"'
-_MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,256})"')
-# Of a large body it is looked for at the beginning and in the last `_MOST_HELD`, and so many times in each.
-_MOST_SEARCHED: Final = 256 * 1024
-_MOST_TRIED: Final = 64
-# Gemini's paths, and Azure's.
-_MODEL_IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
 _MOST_VALUES: Final = 8
@@ -65,29 +57,6 @@ class Figures(NamedTuple):
         return Tokens(self.input, self.output, self.cached, self.cache_write, self.reasoning)
 
 
-def model_in(target: bytes, body: bytes | bytearray) -> str | None:
-    """The model that a request names in its path, or in the first member `model` of its body that is a string.
-
-    For figures, not for decisions: where the member stands is not looked at.
-    """
-    found = _MODEL_IN_PATH.search(target)
-    if found is not None:
-        return unquote(found[1].decode("ascii", "replace"))
-    for start, end in ((0, _MOST_SEARCHED), (max(_MOST_SEARCHED, len(body) - _MOST_HELD), len(body))):
-        at = start - 1
-        for _ in range(_MOST_TRIED):
-            at = body.find(_MODEL_MEMBER, at + 1, end)
-            if at < 0:
-                break
-            found = _MODEL.match(body, at)
-            if found is not None:
-                try:
-                    return str(orjson.loads(b'"%b"' % found[1]))
-                except orjson.JSONDecodeError:
-                    return None
-    return None
-
-
 class Meter:
     """The tokens of one exchange, whose request goes to a vendor.
 
@@ -99,6 +68,8 @@ class Meter:
         status: The response's; None until there is one.
         is_stream: Whether an event stream is read, or a JSON answer; None where nothing can be read.
         figures: What it came to, once somebody has asked: what comes later changes nothing.
+        runs_model: Whether the request is for a model's work; any other takes none, unless the vendor says so.
+        peer: Whose server it is, where a client chose it: what that one tells says nothing of others' models.
     """
 
     __slots__ = (
@@ -117,13 +88,19 @@ class Meter:
         "is_sent",
         "is_stream",
         "model",
+        "peer",
+        "runs_model",
         "status",
     )
 
-    def __init__(self, dialect: Dialect, *, model: str | None, body_bytes: int) -> None:
+    def __init__(
+        self, dialect: Dialect, *, model: str | None, body_bytes: int, runs_model: bool = True, peer: str = ""
+    ) -> None:
         self._dialect = dialect
         self.model = model
         self.body_bytes = body_bytes
+        self.runs_model = runs_model
+        self.peer = peer
         self.counts = Counts()
         self.is_sent = False
         self.status: int | None = None

@@ -75,12 +75,12 @@ def test_table(file: Path) -> None:
 
 def test_csv(file: Path) -> None:
     """CSV has the numbers as they are, and no cell that a spreadsheet takes for a formula."""
-    evil = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", 'a,"b"', "\t=1")
+    evil = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", 'a,"b"', "\t=1", "\uff1d1", 'x";=1;b')
     fill(file, *(row(ago(1000), user=user) for user in evil))
     done = call(file, "--format", "csv", "--by", "user")
     records = list(csv.DictReader(io.StringIO(done.stdout)))
     assert {record["user"] for record in records} == {
-        "'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", 'a,"b"', "\\t=1"
+        "'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", 'a,"b"', "\\t=1", "'\uff1d1", "x\";'=1;b"
     }  # fmt: skip
     assert {record["cost_usd"] for record in records} == {"0.0025"}
 
@@ -172,6 +172,36 @@ def test_import_cut_off_gzip(file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0
     (sums,) = read(file.with_name("ledger.db"), Query(0))
     assert 0 < sums.requests < 2000
+
+
+def test_import_broken_gzip(file: Path, tmp_path: Path) -> None:
+    """Of a gzipped log that is broken in the middle the command says so, without a traceback."""
+    zipped = tmp_path / "log.gz"
+    packed = bytearray(gzip.compress(raw(row_id=f"{ago(1000):012x}{1:020x}") * 100))
+    packed[20:24] = b"\xff" * 4
+    zipped.write_bytes(packed)
+    done = call(file, "import", str(zipped))
+    assert done.exit_code == 1
+    assert str(zipped) in done.stderr
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_import_hostile_lines(file: Path, tmp_path: Path) -> None:
+    """Lines with numbers that are none of ours are skipped: they neither end the import nor spoil anybody's sums."""
+    ids = iter(f"{ago(HOUR_MS) + number:012x}{number:020x}" for number in range(9))
+    lines = [
+        raw(row_id=next(ids)),
+        *(raw(row_id=next(ids), output_tokens=-(2**63)) for _ in range(2)),
+        raw(row_id=next(ids), bytes=2**64 - 1),
+        raw(row_id=next(ids), cost_usd="-1e30"),
+        raw(row_id=next(ids), code="a\0b", upstream="a\0b"),
+    ]
+    log = tmp_path / "log"
+    log.write_bytes(b"\n".join(lines))
+    done = call(file, "import", str(log))
+    assert (done.exit_code, done.stdout.partition(";")[0]) == (0, f"{log}: 2 rows inserted, 0 known already")
+    (sums,) = read(file.with_name("ledger.db"), Query(0))
+    assert sums.output_tokens == 40
 
 
 def test_import_missing_file(file: Path) -> None:

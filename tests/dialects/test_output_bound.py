@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
+from tests.steps import counted, finish
 
 if TYPE_CHECKING:
     from proxy.errors import Field
 
 
 def bound(dialect: str, body: bytes, fields: tuple[Field, ...] = ()) -> int | None:
-    return DIALECTS[dialect].output_bound(fields, body)
+    return finish(DIALECTS[dialect].output_bound(fields, body))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_bound_that_is_no_positive_integer(value: bytes) -> None:
         (b"max_tokens=5", ()),
         (b'["max_tokens"]', ()),
         (b'{"max_tokens": 5', ()),
-        (b'{"max_tokens": 5, "x": NaN}', ()),
+        (b'{"max_tokens": 5, "x": undefined}', ()),
         (b'{"max_tokens": 5}', ((b"content-encoding", b"gzip"),)),
         (b'{"x": "' + b"x" * 300_000 + b'", "max_tokens": 5}', ()),
         (b"", ()),
@@ -74,6 +75,14 @@ def test_bound_of_a_body_that_is_not_read(body: bytes, fields: tuple[Field, ...]
 def test_bound_behind_a_long_conversation() -> None:
     """A body of two hundred kilobytes is read."""
     assert bound("openai", b'{"messages": [{"content": "' + b"x" * 200_000 + b'"}], "max_tokens": 5}') == 5
+
+
+def test_bound_of_a_body_that_takes_long() -> None:
+    """A body that was made to be slow is read in pieces, between which the loop serves others."""
+    body = b'{"x": [' + b"[[[[[[[[[[]]]]]]]]]]," * 12_000 + b'0], "max_tokens": 5}'
+    found, turns = counted(DIALECTS["openai"].output_bound((), body))
+    assert found == 5
+    assert turns > 5
 
 
 @given(

@@ -109,9 +109,11 @@ def test_days_are_of_the_rows(path: Path) -> None:
 def test_any_text_is_stored(path: Path, user: str) -> None:
     """A name that a database would not take is stored with replacement characters; no name is SQL."""
     file = opened(path)
-    assert file.add([row(user=user)]) == 1
+    assert file.add([row(user=user, code=user, upstream=user)]) == 1
     (found,) = file.read_batch(1)
-    assert found.user.isprintable() or found.user == user
+    for text in (found.user, found.code, found.upstream):
+        assert text is not None
+        assert text.isprintable() or text == user
     assert len(read(path, Query(0, ("user",)))) == 1
     file.close()
 

@@ -233,3 +233,27 @@ async def test_append_never_blocks(file: DiskFile) -> None:
     other.close()
     await asyncio.to_thread(writer.close)
     assert requests(file.path) == 1000
+
+
+class LockedAgain(LedgerFile):
+    """A file that somebody locks while the rows of a batch with a bad one are tried one by one."""
+
+    is_to_be_locked = True
+
+    def add(self, rows: Any) -> int:
+        if self.is_to_be_locked and len(rows) == 1 and rows[0].user == "after":
+            self.is_to_be_locked = False
+            locked = sqlite3.OperationalError("database is locked")
+            locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise locked
+        return super().add(rows)
+
+
+def test_outage_while_a_bad_row_is_looked_for(tmp_path: Path) -> None:
+    """Beside a row that no database takes none is lost because the file is locked just then."""
+    file = LockedAgain(tmp_path / "ledger.db", has_totals=True)
+    with writing(file) as writer:
+        for one in (row(user="before"), row(plan=None), row(user="after"), row(user="last")):
+            writer.append(one)
+    assert writer.dropped == 1
+    assert [one.by["user"] for one in read(file.path, Query(0, ("user",)))] == ["after", "before", "last"]

@@ -49,7 +49,27 @@ def test_day_of_a_clock_change(day: str, hours: int) -> None:
     assert period.end_s - period.start_s == hours * 3600
 
 
-ZONES = ["UTC", "Europe/Berlin", "America/Santiago", "America/Havana", "Pacific/Apia", "Asia/Beirut", "Asia/Kathmandu"]
+@pytest.mark.parametrize("every", EVERY)
+def test_day_that_has_begun_does_not_end(every: Every) -> None:
+    """Where the clocks go back over midnight, from 00:01 to 23:01, the old day is not opened again for an hour."""
+    zone = ZoneInfo("America/St_Johns")
+    changed_s = datetime(2009, 11, 1, 2, 31, tzinfo=UTC).timestamp()
+    assert datetime.fromtimestamp(changed_s, zone).day == 31
+    before = period_at(every, changed_s - 1, zone)
+    assert before.start_s < changed_s < before.end_s
+    assert period_at(every, changed_s, zone) == period_at(every, changed_s + 3600, zone) == before
+
+
+ZONES = [
+    "America/St_Johns",
+    "UTC",
+    "Europe/Berlin",
+    "America/Santiago",
+    "America/Havana",
+    "Pacific/Apia",
+    "Asia/Beirut",
+    "Asia/Kathmandu",
+]
 
 
 @given(

@@ -185,11 +185,12 @@ def test_scan_places_of_values() -> None:
 
 
 def test_members_repeated() -> None:
-    """A name that stands there more than once, in any spelling, is told, and its first value counts."""
+    """A name that stands there more than once, in any spelling, is told, and its first value counts, or its last."""
     members = scan(r'{"model":1,"m\u006fdel":2,"body":{"body":3}}')
 
-    assert members.repeated == {"model"}
+    assert members.repeated.keys() == {"model"}
     assert members.value("model") == b"1"
+    assert (members.last("model"), members.last("body"), members.last("x")) == (b"2", b'{"body":3}', None)
     assert members.size("body") == len('{"body":3}')
 
 

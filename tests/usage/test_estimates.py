@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.usage import Estimates, Meter, Tokens
+from proxy.usage.estimates import MAX_LEARNED
 from proxy.usage.outputs import KEPT, RecentOutputs
 from tests.usage.test_meter import sse, text
 
@@ -61,6 +62,46 @@ def test_expected_by_the_upstream() -> None:
     assert expected(estimates, None).output == 300
     assert expected(estimates, "embeds").output == 0
     assert expected(estimates, "new", upstream="other").output == MOST
+
+
+def test_expected_of_others_by_an_odd_stream() -> None:
+    """What a vendor makes up, or one user asks for, makes nobody else's request a hundred times as large."""
+    estimates = Estimates()
+    for _ in range(30):
+        read = meter(body_bytes=32)
+        read.feed(
+            sse(
+                text("hello world " * 4), {"choices": [], "usage": {"prompt_tokens": 10**9, "completion_tokens": 10**9}}
+            )
+        )
+        estimates.figures(read, "up", is_whole=True)
+
+    assert expected(estimates).input <= 8 * 400
+    broken = meter()
+    broken.feed(sse(text("hello world " * 4)))
+    figures = estimates.figures(broken, "up", is_whole=False)
+    assert figures.output <= 8 * 48
+
+
+def test_expected_of_others_by_a_server_of_the_client() -> None:
+    """A server that a client chose teaches nothing of a model of the same name on another one."""
+    estimates = Estimates()
+    read = Meter(DIALECTS["openai"], model="m", body_bytes=400, peer="mine.example")
+    read.begin(200, is_stream=True)
+    read.feed(sse({"choices": [], "usage": {"prompt_tokens": 3000, "completion_tokens": 5}}))
+    estimates.figures(read, "up", is_whole=True)
+    assert expected(estimates).input == 100
+    assert estimates.expected("up", "m", body_bytes=400, most_output=MOST, peer="mine.example") == Tokens(3000, 5)
+
+
+def test_made_up_models_do_not_push_out_one_in_use() -> None:
+    """Names that a caller makes up take the place of each other, not of a model that others use meanwhile."""
+    estimates = Estimates()
+    for number in range(2 * MAX_LEARNED):
+        teach(estimates, 10, model=f"m-{number}")
+        if number % 100 == 0:
+            teach(estimates, 10)
+    assert expected(estimates).input > 100
 
 
 def test_expected_by_streams_whose_vendor_tells_nothing() -> None:

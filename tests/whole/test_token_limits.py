@@ -20,6 +20,7 @@ from tests.whole.token_scenes import (
     DAY,
     DIALECTS,
     EVENTS,
+    MODEL,
     TOOK,
     ask,
     begin,
@@ -157,6 +158,29 @@ async def test_reserved_is_nothing_where_no_model_is_run(start: Callable[..., An
     vendor.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
     answer = await client.read_message()
     assert (answer.status, answer.get("x-ratelimit-remaining-tokens")) == (200, "0")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path"),
+    [
+        ("openai", "/openai/v1/responses/input_tokens"),
+        ("anthropic", "/anthropic/v1/messages/count_tokens?beta=true"),
+        ("gemini", "/gemini/v1beta/models/my-model:countTokens"),
+    ],
+)
+async def test_count_of_tokens_takes_none(
+    start: Callable[..., Any], upstream: Upstream, dialect: str, path: str
+) -> None:
+    """To count a text's tokens is free with the vendors, so it is here: nothing is reserved, and nothing is charged."""
+    proxy = await run(start, dialect, "{budgets: [{tokens: 100, every: day}]}")
+    await complete(proxy, upstream, dialect)
+    client = await proxy.client()
+    client.write(ask(dialect, path))
+    vendor, _ = await upstream.take()
+    vendor.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"input_tokens":11}')
+    assert (await client.read_message()).status == 200
+    line = (await proxy.settled(2))[-1]
+    assert (line["usage"], line["input_tokens"], line["model"]) == ("none", 0, MODEL)
 
 
 async def test_debt(start: Callable[..., Any], upstream: Upstream) -> None:

@@ -149,14 +149,17 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
             "old": ("Upgrade the limits server to Redis 7 or Valkey: older ones are not tested.", None),
         },
         "ledger": {
-            "unusable": ("Create the directory of `usage.ledger`, writable for the proxy's user.", None),
+            "unusable": (
+                "Create the directory of `usage.ledger`, or `usage.spool`, writable for the proxy's user; for PostgreSQL correct the URL.",
+                None,
+            ),
         },
         "descriptors": {
             "few": ("Raise `ulimit -n` (systemd: `LimitNOFILE`): each stream takes two.", None),
         },
         "port": {
             "taken": ("Stop what listens there, or choose another port.", None),
-            "forbidden": ("Choose a port above 1023, or give the process CAP_NET_BIND_SERVICE.", None),
+            "forbidden": ("Choose a port above 1023, or give the process the capability `CAP_NET_BIND_SERVICE`.", None),
             "absent": ("Use an address of this machine, or 0.0.0.0.", None),
         },
         "uvloop": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.limits.token_account import KEPT_S
+from proxy.limits.token_account import KEPT_S, MOST_DEBT
 from proxy.limits.token_status import TokenStatus, amount
 from proxy.model import Amounts
 
@@ -28,8 +28,6 @@ REMEMBERED_S: Final = 600.0
 # What one exchange may hold and take, far beyond any: numbers that Lua's doubles add up exactly.
 _MOST_TOKENS: Final = 10**12
 _MOST_NANO: Final = 10**15
-# Of a rate, in ticks: 35 years.
-_MOST_TICKS: Final = 2**50
 
 
 def bounded(amounts: Amounts) -> Amounts:
@@ -110,7 +108,7 @@ def settle(
     arguments: list[bytes | int] = [life, round(REMEMBERED_S * TICKS_PER_S), id_, member or b"", len(limits.rates)]
     for limit in limits.rates:
         ticks, parts = divmod(took.tokens * limit.window, limit.quota)
-        arguments += [limit.quota, min(ticks, _MOST_TICKS), parts]
+        arguments += [limit.quota, min(ticks, MOST_DEBT), parts]
     for budget, period in zip(limits.budgets, question.periods, strict=True):
         arguments += [amount(took, budget), _expires_ms(period)]
     keys = [account.leases_key, account.held_key, account.sums_key, account.settled_key, *question.keys]

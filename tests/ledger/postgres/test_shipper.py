@@ -6,13 +6,14 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
-from proxy.ledger import Query
+from proxy.ledger import Query, sql
 from proxy.ledger.file import LedgerFile
 from proxy.ledger.postgres import shipper as module
 from proxy.ledger.postgres.database import Database
-from proxy.ledger.postgres.failures import FAILURES, describe
+from proxy.ledger.postgres.failures import describe
 from tests.ledger.postgres.spools import Spooled
 from tests.ledger.postgres.test_database import allow, refuse, some_rows
 from tests.ledger.rows import NOON_MS, row, summed
@@ -103,14 +104,16 @@ def test_row_that_is_refused(spooled: Spooled) -> None:
     assert (spooled.shipped(), spooled.waiting) == ((22 + module.BATCH,) * 2, 0)
 
 
-@pytest.mark.parametrize("code", ["\0", "\ud800"])
-def test_row_that_the_driver_refuses(url: str, code: str) -> None:
-    """What cannot even be sent is a fault of its row, and not of the database."""
+@pytest.mark.parametrize("text", ["\0", "\ud800"])
+def test_text_that_the_driver_refuses(url: str, text: str) -> None:
+    """What cannot even be sent is sent otherwise, and found again; where it was, it is a fault of its row."""
     with closing(Database(url)) as database:
         database.prepare()
-        with pytest.raises(FAILURES) as raised:
-            database.insert([row(code=code)])
-        assert describe(raised.value) == ("the database refuses a value", "22000", None)
+        assert database.insert([row(user=text, code=text, upstream=text)]) == 1
+        (sums,) = database.sums(Query(0, ("code",), "tests", text))
+        assert (sums.requests, sums.by["code"]) == (1, sql.clean(text))
+    for error in (psycopg.DataError("a NUL"), UnicodeEncodeError("utf-8", text, 0, 1, "a surrogate")):
+        assert describe(error) == ("the database refuses a value", "22000", None)
 
 
 def test_schema_of_a_later_release(spooled: Spooled) -> None:

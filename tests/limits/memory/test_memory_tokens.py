@@ -73,6 +73,18 @@ def figures(store: MemoryStore, principal: Principal) -> tuple[tuple[int, ...], 
     return status.spent, status.held
 
 
+async def test_debt_has_an_end() -> None:
+    """However much an exchange took, or many did, the end of a rate's debt is a date."""
+    store = store_at(Clocks())
+    for _ in range(3):
+        admission = await store.admit(user(RATE))
+        admission.settle(Amounts(10**18))
+    (state,) = await store.limits(user(RATE))
+    assert datetime.fromtimestamp(state.resets_s, UTC).year < 2100
+    with pytest.raises(RateLimitExceededError):
+        await reserve(store, user(RATE), 1)
+
+
 async def test_plans_without_token_limits() -> None:
     """A plan without token limits reserves nothing and tells nothing of tokens."""
     store = store_at(Clocks())
