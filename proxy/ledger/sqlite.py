@@ -14,13 +14,13 @@ from proxy.ledger import sql
 from proxy.ledger.file import LedgerFile, open_to_read
 from proxy.ledger.row import LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
-from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from proxy.ledger.row import Row, Sums
+    from proxy.model import Amounts
 
 SUMS_S: Final = 5.0
 USED_S: Final = 0.2

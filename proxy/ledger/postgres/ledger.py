@@ -13,13 +13,13 @@ from proxy.ledger.postgres.asking import ask
 from proxy.ledger.postgres.keeper import Keeper
 from proxy.ledger.row import LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
-from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.ledger.postgres.place import SpoolPlace
     from proxy.ledger.row import Row, Sums
+    from proxy.model import Amounts
 
 SUMS_S: Final = 5.0
 USED_S: Final = 0.2
