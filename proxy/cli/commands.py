@@ -312,8 +312,8 @@ def usage(
 def usage_import(context: click.Context, files: tuple[str, ...], config: Path | None) -> None:
     """Complete the ledger from the log: one row for each line of an authenticated exchange that has none yet.
 
-    FILE is the log, plain or gzipped (.gz), or - for standard input. Lines that are known already change nothing, so
-    any log may be imported any number of times.
+    FILE is the log as `log.format: json` writes it, plain or gzipped (.gz), or - for standard input. Lines that are
+    known already change nothing, so any log may be imported any number of times.
 
     \b
     Example: forward-sse usage import /var/log/forward-sse.log
@@ -338,7 +338,7 @@ def _ledger_of(settings: Settings) -> Iterator[Book]:
         if book is None:
             _fail(
                 "No ledger is kept: set `usage.ledger` in the file, for example to "
-                "sqlite:////var/lib/forward-sse/ledger.db (see `usage`)."
+                "sqlite:////var/lib/forward-sse/ledger.db (docs/usage.md, The ledger)."
             )
         try:
             yield book
