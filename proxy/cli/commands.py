@@ -171,12 +171,13 @@ def check(config: Path | None) -> None:
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
     from proxy.settings.ledgers import check_ledger, check_ledger_url  # noqa: PLC0415 - the same
 
+    ledger = settings.usage.ledger
+    key = "spool" if ledger is not None and ledger.path is None else "ledger"
     try:
         check_ledger(settings)
+        key = "ledger"
         check_ledger_url(settings)
     except OSError as exc:
-        ledger = settings.usage.ledger
-        key = "spool" if ledger is not None and ledger.path is None else "ledger"
         place = config_file.source_of(("usage", key), config_file.path_of(config, os.environ), os.environ)
         _fail(f"{place}: {exc.strerror or exc}")
     click.echo(check_report.report(settings))
