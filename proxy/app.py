@@ -213,7 +213,7 @@ async def reload(app: web.Application, settings: Settings) -> None:
     service.pool.tls = tls
     service.timers.set_tick(timer_tick_s(settings))
     if (ledger := app[LEDGER]) is not None:
-        ledger.keep(settings.usage.retention_s)
+        ledger.set_retention(settings.usage.retention_s)
     ignored = [key for key in FIXED_KEYS if attrgetter(key)(settings) != attrgetter(key)(builder.settings)]
     builder.settings = app[FILES].settings = settings
     if old is not None:

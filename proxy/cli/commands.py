@@ -172,12 +172,13 @@ def check(config: Path | None) -> None:
     from proxy.cli import check_report  # noqa: PLC0415 - only this command needs it
     from proxy.settings.ledgers import check_ledger, check_ledger_url  # noqa: PLC0415 - the same
 
+    ledger = settings.usage.ledger
+    key = "spool" if ledger is not None and ledger.path is None else "ledger"
     try:
         check_ledger(settings)
+        key = "ledger"
         check_ledger_url(settings)
     except OSError as exc:
-        ledger = settings.usage.ledger
-        key = "spool" if ledger is not None and ledger.path is None else "ledger"
         place = config_file.source_of(("usage", key), config_file.path_of(config, os.environ), os.environ)
         _fail(f"{place}: {exc.strerror or exc}")
     click.echo(check_report.report(settings))
@@ -310,8 +311,8 @@ def usage(
 def usage_import(context: click.Context, files: tuple[str, ...], config: Path | None) -> None:
     """Complete the ledger from the log: one row for each line of an authenticated exchange that has none yet.
 
-    FILE is the log, plain or gzipped (.gz), or - for standard input. Lines that are known already change nothing, so
-    any log may be imported any number of times.
+    FILE is the log as `log.format: json` writes it, plain or gzipped (.gz), or - for standard input. Lines that are
+    known already change nothing, so any log may be imported any number of times.
 
     \b
     Example: forward-sse usage import /var/log/forward-sse.log
@@ -336,7 +337,7 @@ def _ledger_of(settings: Settings) -> Iterator[Book]:
         if book is None:
             _fail(
                 "No ledger is kept: set `usage.ledger` in the file, for example to "
-                "sqlite:////var/lib/forward-sse/ledger.db (see `usage`)."
+                "sqlite:////var/lib/forward-sse/ledger.db (docs/usage.md, The ledger)."
             )
         try:
             yield book

@@ -47,6 +47,9 @@ curl -N {base}/forward-sse \\
 Press Ctrl-C in that terminal while it streams: the vendor's request is cancelled at once, and counted:
 curl {mock}/mock/stats
 
+What your requests have used, and what is left of your limits:
+curl {base}/forward-sse/usage -H 'Authorization: Bearer {token}'
+
 Each exchange leaves one line below. Ctrl-C here ends the demo.
 """
 

@@ -141,8 +141,8 @@ class Ledger(Protocol):
         """
         ...
 
-    def keep(self, retention_s: float) -> None:
-        """Keep rows for so long from now on."""
+    def set_retention(self, retention_s: float) -> None:
+        """Delete rows that are older than this, from now on."""
         ...
 
     def counts(self) -> LedgerCounts:

@@ -70,7 +70,7 @@ async def run() -> None:
 async def _listen(reader: asyncio.StreamReader, shipper: Shipper, gone: asyncio.Event) -> None:
     try:
         while line := await reader.readline():
-            shipper.keep(orjson.loads(line)["retention_s"])
+            shipper.set_retention(orjson.loads(line)["retention_s"])
     finally:
         gone.set()
 

@@ -69,8 +69,8 @@ class SqliteLedger:
         """Have a row written; never waits and never raises."""
         self._writer.append(row)
 
-    def keep(self, retention_s: float) -> None:
-        """Keep rows for so long from now on."""
+    def set_retention(self, retention_s: float) -> None:
+        """Delete rows that are older than this, from now on."""
         self._writer.retention_s = retention_s
 
     def counts(self) -> LedgerCounts:

@@ -119,14 +119,6 @@ class Admission(Lease, Protocol):
         """What let it in where the store could not be asked; None where it was."""
         ...
 
-    @property
-    def left(self) -> Amounts | None:
-        """How much this exchange may take before it uses up a budget; None before `reserve`, and without budgets.
-
-        A unit that no budget limits has a number that nobody reaches.
-        """
-        ...
-
     def settle(self, took: Amounts) -> None:
         """Charge what the exchange took in place of what it had reserved, and release the lease, in one atomic step.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.model import Amounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +17,8 @@ if TYPE_CHECKING:
     from proxy.limits.gcra import Limit
     from proxy.limits.periods import Period
     from proxy.limits.token_limits import TokenLimits
-    from proxy.model import Budget
+    from proxy.model import Amounts, Budget
 
-# What an exchange may take of a unit that no budget limits: a number that nobody reaches.
-UNLIMITED: Final = 2**63 - 1
 # Where only what is reserved is in the way: nobody knows when one of those exchanges ends.
 HELD_RETRY_AFTER_S: Final = 1.0
 
@@ -68,16 +65,6 @@ class TokenStatus(NamedTuple):
         limit is not used up: an exchange without a price runs beside those that have reserved dollars.
         """
         return max(self._misfits(estimate), key=lambda misfit: misfit.wait_s, default=None)
-
-    def left(self) -> Amounts | None:
-        """Give what the budgets have left beside all that is reserved; None without budgets."""
-        if not self.limits.budgets:
-            return None
-        least = {"tokens": UNLIMITED, "usd": UNLIMITED}
-        for budget, spent in zip(self.limits.budgets, self.spent, strict=True):
-            left = max(0, budget.limit - spent - amount(self.held, budget))
-            least[budget.unit] = min(least[budget.unit], left)
-        return Amounts(least["tokens"], least["usd"])
 
     def used(self) -> Iterator[int]:
         """Yield the tokens used of each rate, rounded up."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class WithoutUsage:
     """Passes to another transform what is left of the stream.
 
-    Where the stream breaks off within an event of which it could not be told yet whether it is the one, its beginning
-    is not passed: what the client has got ends with an event then, and the reason can follow in one.
+    Where the stream breaks off within an event that may yet be the one that tells usage, the beginning of that event is
+    not passed: what the client has got then ends with a whole event, and the reason can follow in one.
     """
 
     __slots__ = ("_inner", "_remover")

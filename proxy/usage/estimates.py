@@ -67,7 +67,7 @@ _NOTHING_LEARNED: Final = _Learned()
 
 
 class Estimates:
-    """One worker's; each learns for itself."""
+    """Estimates tokens by what one worker has learned from its exchanges; nothing is shared or kept at a restart."""
 
     def __init__(self) -> None:
         # The one that was learned of last stands last.

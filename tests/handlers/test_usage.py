@@ -64,7 +64,7 @@ class FakeLedger:
     async def used(self, issuer: str, user: str, since_ms: int) -> Amounts:
         raise NotImplementedError
 
-    def keep(self, retention_s: float) -> None:
+    def set_retention(self, retention_s: float) -> None:
         """Nothing to do."""
 
     def counts(self) -> LedgerCounts:

@@ -120,7 +120,7 @@ async def test_start_while_locked(path: Path) -> None:
 async def test_retention_may_change(path: Path) -> None:
     """A reload's retention counts from the next sweep on, which is an hour away."""
     async with kept(path, retention_s=1e9) as ledger:
-        ledger.keep(86_400.0)
+        ledger.set_retention(86_400.0)
         assert ledger._writer.retention_s == 86_400.0
 
 

@@ -219,7 +219,6 @@ class History:
         admission = await store.admit(ALICE)
         if fits:
             await store.reserve(admission, estimate)
-            assert admission.left is not None
             self.running.append(Running(admission, worker, estimate))
             return
         with pytest.raises((RateLimitExceededError, InsufficientQuotaError)) as refused:

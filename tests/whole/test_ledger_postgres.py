@@ -105,8 +105,8 @@ async def test_usage_shows_requests(
     assert shipped(server.url) == (7, 7)
     assert PASSWORD not in json.dumps(lines)
     ask(server.url, "DELETE FROM exchanges WHERE \"user\" = 'user-1'")
-    assert "2 new, 5 known" in completed(config, lines)
-    assert "0 new, 7 known" in completed(config, lines)
+    assert "2 rows inserted, 5 known already" in completed(config, lines)
+    assert "0 rows inserted, 7 known already" in completed(config, lines)
 
 
 @linux
@@ -154,7 +154,9 @@ async def test_database_is_away(tmp_path: Path, vendor: MockVendor, upstream: Up
         assert (await one.metrics())["forward_sse_ledger_errors_total"] > 0
         done = await asyncio.to_thread(run, config, "usage")
         assert done.returncode == 1
-        assert done.stderr.startswith("usage.ledger: postgresql://127.0.0.1/ledger: the database gives no connection: ")
+        assert done.stderr.startswith(
+            f"usage.ledger: postgresql://127.0.0.1:{server.port}/ledger: the database gives no connection: "
+        )
         server.start()
         await one.said("ledger.shipping_resumed")
         await arrived(server.url, 5)

@@ -201,11 +201,11 @@ async def test_killed(tmp_path: Path, vendor: MockVendor, upstream: Upstream, sy
         assert [row for row in lost if row.ended_ms < killed_ms - LATE_S * 1000] == []
     lacking = len(set(rows_in(every)) - set(rows_of(path)))
     said = completed(tmp_path / "proxy.yaml", every)
-    assert f"{lacking} new, {len(rows_in(every)) - lacking} known" in said
+    assert f"{lacking} row{'' if lacking == 1 else 's'} inserted, {len(rows_in(every)) - lacking} known already" in said
     rows = rows_of(path)
     # A row may be there whose line the log's thread had not written yet.
     assert set(rows_in(every)) <= set(rows)
-    assert "0 new" in completed(tmp_path / "proxy.yaml", every)
+    assert "0 rows inserted" in completed(tmp_path / "proxy.yaml", every)
     assert rows_of(path) == rows
 
 
@@ -233,7 +233,7 @@ async def test_workers_share_a_ledger(
     found = {row.row_id for row in rows_of(path)}
     lost = [row for row in rows_in(lines) if row.row_id not in found]
     assert all(killed_ms - LATE_S * 1000 <= row.ended_ms <= killed_ms for row in lost)
-    assert f"{len(lost)} new" in completed(tmp_path / "proxy.yaml", lines)
+    assert f" {len(lost)} row{'' if len(lost) == 1 else 's'} inserted" in completed(tmp_path / "proxy.yaml", lines)
     assert set(rows_in(lines)) <= set(rows_of(path))
 
 
@@ -295,9 +295,10 @@ def test_unusable_file(tmp_path: Path, workers: int) -> None:
         f"limits: {{store: 'redis://127.0.0.1:1'}}\n{with_ledger(path)}"
     )
     words = f"usage.ledger: {path}: file is not a database\n"
+    line = config.read_text().splitlines().index(with_ledger(path).splitlines()[-1]) + 1
     for command, code, said in (
         (("serve", "--workers", str(workers)), 1, f"forward-sse: cannot start: {words}"),
-        (("check",), 2, words),
+        (("check",), 2, f"{config}:{line}: {words}"),
     ):
         done = subprocess.run(
             (sys.executable, "-m", "proxy", *command, "--config", str(config)),

@@ -73,8 +73,8 @@ class Keeper:
         """Begin to try."""
         self._task = asyncio.create_task(self._run())
 
-    def keep(self, retention_s: float) -> None:
-        """Have rows kept for so long from now on."""
+    def set_retention(self, retention_s: float) -> None:
+        """Have the shipper delete rows that are older than this, from now on."""
         self._retention_s = retention_s
         if self._shipper is not None:
             self._send(self._shipper, {"retention_s": retention_s})

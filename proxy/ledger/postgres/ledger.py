@@ -65,9 +65,9 @@ class PostgresLedger:
         """Have a row written; never waits and never raises."""
         self._writer.append(row)
 
-    def keep(self, retention_s: float) -> None:
-        """Keep rows for so long from now on."""
-        self._keeper.keep(retention_s)
+    def set_retention(self, retention_s: float) -> None:
+        """Delete rows that are older than this, from now on."""
+        self._keeper.set_retention(retention_s)
 
     def counts(self) -> LedgerCounts:
         """The counts of this worker; of the spool's rows the one worker knows that keeps the shipper."""

@@ -64,8 +64,8 @@ class Shipper:
         # Nodes that start together do not sweep together.
         self._next_sweep_s = time.monotonic() + random.uniform(5.0, 60.0)  # noqa: S311 - no secret
 
-    def keep(self, retention_s: float) -> None:
-        """Keep rows for so long from now on; callable from any thread."""
+    def set_retention(self, retention_s: float) -> None:
+        """Delete rows that are older than this, from now on; callable from any thread."""
         self._retention_s = retention_s
         self._next_sweep_s = 0.0
 

@@ -43,7 +43,7 @@ class _Admission:
     plan, `held` what it has reserved of them.
     """
 
-    __slots__ = ("_store", "account", "ends", "held", "left", "limits", "standing")
+    __slots__ = ("_store", "account", "ends", "held", "limits", "standing")
 
     fallback = None  # always counted
 
@@ -54,7 +54,6 @@ class _Admission:
         self.ends: tuple[int, ...] | None = standing.tats
         self.limits: TokenLimits | None = account.token_limits
         self.held: Amounts | None = None
-        self.left: Amounts | None = None
 
     @property
     def lease(self) -> _Admission:
@@ -207,7 +206,6 @@ class MemoryStore:
         if misfit is not None:
             admission.standing = RateStatus(before.quotas, before.tats, before.at, status)
             raise no_room(misfit)
-        admission.left = status.left()
         if admission in account.live:
             account.tokens.reserve(estimate)
             admission.held = estimate

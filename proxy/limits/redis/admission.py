@@ -39,7 +39,6 @@ class RedisAdmission:
         "is_confirmed",
         "is_refunded",
         "is_registered",
-        "left",
         "limits",
         "shadow",
         "standing",
@@ -69,7 +68,6 @@ class RedisAdmission:
         self.limits: TokenLimits | None = account.token_limits
         self.held: Amounts | None = None
         self.is_confirmed = False
-        self.left: Amounts | None = None
 
     @property
     def member(self) -> bytes | None:

@@ -74,7 +74,6 @@ class Reservations:
         if account.tokens is not None:
             account.tokens.update(status)
             if is_made and admission in account.live:
-                admission.left = status.left()
                 account.tokens.reserve(estimate)
                 status = status._replace(held=account.tokens.held)
         admission.standing = RateStatus(before.quotas, before.tats, before.at, status)

@@ -329,7 +329,7 @@ class RedisStore:
         try:
             await local.reserve(shadow, estimate)
         finally:
-            before, admission.left = admission.standing, shadow.left
+            before = admission.standing
             admission.standing = RateStatus(before.quotas, before.tats, before.at, shadow.standing.tokens)
         # So the server is told of it when it is back, by the renewals.
         admission.held, admission.is_confirmed = estimate, True

@@ -374,7 +374,7 @@ async def test_retention_is_changed(url: str, tmp_path: Path) -> None:
         for one in some_rows(10):
             ledger.append(one)
         await arrived(url, 10)
-        ledger.keep(86_400.0)
+        ledger.set_retention(86_400.0)
         await arrived(url, 0)
 
 

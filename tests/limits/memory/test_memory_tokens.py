@@ -12,7 +12,6 @@ import pytest
 from proxy.errors import InsufficientQuotaError, LimitsUnavailableError, RateLimitExceededError
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.openings import Openings
-from proxy.limits.token_status import UNLIMITED
 from proxy.model import Amounts, Budget, Plan, Principal, Rate
 
 if TYPE_CHECKING:
@@ -89,7 +88,6 @@ async def test_plans_without_token_limits() -> None:
     """A plan without token limits reserves nothing and tells nothing of tokens."""
     store = store_at(Clocks())
     admission = await reserve(store, user(Plan("p")), 10**9)
-    assert admission.left is None
     admission.settle(Amounts(10**9, 10**9))
     assert store.leases_held == 0
     assert store.standing(user(Plan("p"))).tokens is None
@@ -216,19 +214,6 @@ async def test_all_limits_or_none() -> None:
     assert figures(store, alice) == ((0, 0, 0), Amounts(1, USD))
     assert store.standing(alice).rates[0].remaining == 99
     assert store.leases_held == 1
-
-
-async def test_left() -> None:
-    """An admission knows what it may take before it uses up a budget: others' holds count, its own does not."""
-    store, alice = store_at(Clocks()), user(ALL)
-    (await reserve(store, alice, 1, 1)).settle(Amounts(500, USD // 4))
-    await reserve(store, alice, 100, USD // 4)
-    admission: Admission = await store.admit(alice)
-    known = [admission.left]
-    await store.reserve(admission, Amounts(50, 10))
-    assert [*known, admission.left] == [None, Amounts(4400, USD // 2)]
-    assert (await reserve(store, user(DAY, "bob"), 1)).left == Amounts(1000, UNLIMITED)
-    assert (await reserve(store, user(RATE, "carol"), 1)).left is None
 
 
 async def test_settled_in_the_next_period() -> None:

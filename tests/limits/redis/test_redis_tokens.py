@@ -11,7 +11,6 @@ import pytest
 from proxy.errors import InsufficientQuotaError, LimitsUnavailableError, ProxyError, RateLimitExceededError
 from proxy.limits.openings import Openings
 from proxy.limits.redis.leases import BATCH
-from proxy.limits.token_status import UNLIMITED
 from proxy.model import Amounts, Budget, Plan, Principal, Rate
 from tests.limits.redis_support import (
     RedisServer,
@@ -83,8 +82,7 @@ async def test_hold_becomes_charge(workers: Workers[RedisServer]) -> None:
     alice = user(ALL)
     admission = await reserve(one, alice, 400, USD // 2)
     assert await states(other, alice) == [(1, 0), (0, 400), (0, 400), (0, USD // 2), (0, 400)]
-    assert admission.left == Amounts(5000, USD)
-    assert (await reserve(other, alice, 100)).left == Amounts(4600, USD // 2)
+    await reserve(other, alice, 100)
     admission.settle(Amounts(150, 7))
     assert one.leases_held == 0
     await become(other, alice, [(2, 0), (150, 100), (150, 100), (7, 0), (150, 100)])
@@ -92,8 +90,6 @@ async def test_hold_becomes_charge(workers: Workers[RedisServer]) -> None:
     tokens = one.standing(alice).tokens
     assert tokens is not None
     assert tokens.spent == (150, 7, 150)
-    assert (await reserve(one, user(DAY, "bob"), 1)).left == Amounts(1000, UNLIMITED)
-    assert (await reserve(one, user(RATE, "carol"), 1)).left is None
 
 
 @pytest.mark.parametrize("end", ["settle", "release", "refund"])
@@ -373,14 +369,12 @@ async def test_server_away(workers: Workers[RedisServer], policy: str) -> None:
         taken = 0
     elif policy == "allow":
         await store.reserve(between, Amounts(10**6))
-        assert between.left is None
         between.settle(Amounts(60))
         taken = 60
     else:
         with pytest.raises(InsufficientQuotaError):
             await store.reserve(between, Amounts(250))
         await store.reserve(between, Amounts(200))
-        assert between.left == Amounts(200, UNLIMITED)
         assert await attempt(store, alice, 1) == "insufficient_quota"
         between.settle(Amounts(60))
         assert not isinstance(await attempt(store, alice, 140), str)
