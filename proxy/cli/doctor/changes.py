@@ -150,7 +150,7 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
         },
         "ledger": {
             "unusable": (
-                "Create the directory of `usage.ledger`, or `usage.spool`, writable for the proxy's user; for PostgreSQL correct the URL.",
+                "Create the directory of `usage.ledger` or `usage.spool` for the proxy's user; correct the URL.",
                 None,
             ),
         },
