@@ -42,7 +42,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 def token(user: str = "alice", **claims: Any) -> str:
     """A token of the tests' issuer; a claim of None is left out."""
     now_s = int(time.time())
-    base: dict[str, Any] = {"iss": "tests", "aud": "llm", "sub": user, "iat": now_s, "exp": now_s + 600}
+    base: dict[str, Any] = {"iss": "tests", "aud": "llm", "sub": user, "iat": now_s, "exp": now_s + 3600}
     base |= claims
     return jwt.encode({name: value for name, value in base.items() if value is not None}, SECRET, algorithm="HS256")
 

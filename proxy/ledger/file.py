@@ -226,6 +226,16 @@ class LedgerFile:
         Raises:
             OSError: It is not empty, and not ours or of a later release.
         """
+        if connection.in_transaction:
+            return self._judge_one_moment(connection)
+        # All of it at one moment: another worker may be about to make the tables.
+        connection.execute("BEGIN")
+        try:
+            return self._judge_one_moment(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _judge_one_moment(self, connection: sqlite3.Connection) -> bool:
         found, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
         if found == self._id:
             if version > sql.SCHEMA_VERSION:

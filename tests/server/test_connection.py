@@ -169,7 +169,8 @@ SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 MODULES = [
     importlib.import_module(found.name)
     for found in pkgutil.walk_packages(package.__path__, "proxy.")
-    if not found.name.endswith("__main__")
+    # Alembic alone can import its environment.
+    if not found.name.endswith("__main__") and ".migrations." not in found.name
 ]
 DERIVED = [kind for module in MODULES for kind in classes_of(module) if of_aiohttp(kind)]
 # Every attribute that an object of aiohttp's server side may have, and what it is made of.

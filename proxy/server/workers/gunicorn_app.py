@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 
@@ -49,5 +50,9 @@ class WorkerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has 
 
     def update_settings(self, settings: Settings) -> None:
         """Set what workers that start later serve; keys that need a restart keep their values."""
-        fixed = {key: getattr(self.settings, key) for key in FIXED_KEYS}
-        self.settings = settings.model_copy(update=fixed)
+        fixed: dict[str, dict[str, Any]] = {"": {}, "usage": {}}
+        for key in FIXED_KEYS:
+            part, _, name = key.rpartition(".")
+            fixed[part][name] = attrgetter(key)(self.settings)
+        usage = settings.usage.model_copy(update=fixed["usage"])
+        self.settings = settings.model_copy(update=fixed[""] | {"usage": usage})
