@@ -6,6 +6,7 @@ repeat running totals, some in every event.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from proxy.dialects.typed.reader import mapping, sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # out until the end of the month: it is none, and what was taken is estimated.
 _MAX_COUNT = 10**9
 _MAX_MODEL = 256
+# Half a character is text to JSON, and to no log.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -53,7 +56,7 @@ class Counts:
     def keep_model(self, *values: object) -> None:
         """Take the first that is a name."""
         for value in values:
-            if isinstance(value, str) and 0 < len(value) <= _MAX_MODEL:
+            if isinstance(value, str) and 0 < len(value) <= _MAX_MODEL and not _SURROGATE.search(value):
                 self.model = value
                 return
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from proxy.model import Amounts
 
 _TIMEOUT_S: Final = 0.2
-# After a failure nobody asks for so long: else each user would wait for a ledger that is away.
+# After a failure its user does not ask for so long, and after that of another user, too, nobody does: else each would
+# wait for a ledger that is away, or one of whom it has millions of rows would keep it from all the others.
 _RETRY_S: Final = 5.0
 
 
@@ -39,6 +40,8 @@ class Openings:
         self._now = now
         self._asking: dict[tuple[str, str, int], asyncio.Task[Amounts | None]] = {}
         self._again_s = 0.0
+        self._failed_last: tuple[str, str] | None = None
+        self._is_away = False
 
     async def open(
         self, user: tuple[str, str], account: TokenAccount, limits: TokenLimits, at_s: float, calendar: Calendar
@@ -62,17 +65,18 @@ class Openings:
         for asking in self._asking.values():
             asking.cancel()
 
-    @property
-    def can_ask(self) -> bool:
-        """Whether there is a ledger, and it did not just fail."""
-        return self._ask is not None and self._now() >= self._again_s
+    def can_ask(self, user: tuple[str, str]) -> bool:
+        """Whether there is a ledger, and it did not just fail for this user, or for several."""
+        if self._ask is None:
+            return False
+        return self._now() >= self._again_s or not (self._is_away or user == self._failed_last)
 
     async def used(self, user: tuple[str, str], period: Period) -> Amounts | None:
         """Ask the ledger, or wait with others who have; None where it does not answer."""
         key = (*user, period.start_s * 1000)
         asking = self._asking.get(key)
         if asking is None:
-            if not self.can_ask:
+            if not self.can_ask(user):
                 return None
             asking = self._asking[key] = asyncio.create_task(self._ask_in_time(*key), name="limits.opening")
             asking.add_done_callback(lambda _: self._asking.pop(key))
@@ -83,7 +87,13 @@ class Openings:
         assert self._ask is not None  # `open` has checked it
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                return await self._ask(issuer, user, since_ms)
+                used = await self._ask(issuer, user, since_ms)
         except Exception:  # noqa: BLE001 - whatever fails in the ledger, which tells of it itself: it refuses nobody
             self._again_s = self._now() + _RETRY_S
+            self._is_away = self._is_away or self._failed_last not in {None, (issuer, user)}
+            self._failed_last = issuer, user
             return None
+        self._is_away = False
+        if self._failed_last == (issuer, user):
+            self._failed_last = None
+        return used

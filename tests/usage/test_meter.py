@@ -326,3 +326,12 @@ def test_number_that_is_none(number: object) -> None:
     figures = Estimates().figures(read, "up", is_whole=True)
     assert figures.source == "estimated"
     assert 0 <= figures.input + figures.output < 1000
+
+
+@pytest.mark.parametrize("model", ["\\ud800", "x" * 257, ""])
+def test_answer_of_a_model_without_a_name(model: str) -> None:
+    """A name that no log could hold is none: the exchange has its line all the same."""
+    read = Meter(DIALECTS["dashscope"], model=None, body_bytes=400)
+    read.begin(200, is_stream=False)
+    read.feed(b'{"usage": {"models": [{"model_id": "%b", "input_tokens": 1, "output_tokens": 2}]}}' % model.encode())
+    assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", None, 1, 2)

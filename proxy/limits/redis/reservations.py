@@ -55,7 +55,7 @@ class Reservations:
         account = admission.account
         question = self._question(account, limits)
         openings = [-1] * len(limits.budgets)
-        may_ask = bool(limits.budgets) and self._openings.can_ask
+        may_ask = bool(limits.budgets) and self._openings.can_ask(account.key)
         outcome, status = await self._ask(admission, question, estimate, channel, openings, may_ask=may_ask)
         if outcome == _ASK_LEDGER:
             for index, (budget, period) in enumerate(zip(limits.budgets, question.periods, strict=True)):

@@ -287,6 +287,37 @@ async def test_opening_fails() -> None:
     assert figures(store, alice) == ((990,), Amounts())
 
 
+async def test_opening_fails_for_one() -> None:
+    """A user whom the ledger answers too late, because they have made it so many rows, keeps it from nobody else."""
+    asked: list[str] = []
+    failing = {"mallory"}
+
+    async def opening(_issuer: str, name: str, _since_ms: int) -> Amounts:
+        asked.append(name)
+        if name in failing:
+            raise TimeoutError
+        return Amounts(900)
+
+    clock_s = 0.0
+    openings = Openings(opening, now=lambda: clock_s)
+    clocks = Clocks()
+    store = MemoryStore(clocks.now, wall=clocks.wall, openings=openings)
+    for name in ("mallory", "alice", "mallory", "mallory", "bob"):
+        await reserve(store, user(DAY, name), 1)
+    assert asked == ["mallory", "alice", "bob"]
+    assert figures(store, user(DAY, "bob"))[0] == (900,)
+
+    # One that fails for several is away for all.
+    failing |= {"carol", "dave"}
+    for name in ("carol", "dave", "erin", "mallory"):
+        await reserve(store, user(DAY, name), 1)
+    assert asked[3:] == ["carol"]
+    clock_s += 5
+    await reserve(store, user(DAY, "erin"), 1)
+    await reserve(store, user(DAY, "frank"), 1)
+    assert asked[4:] == ["erin", "frank"]
+
+
 async def test_opening_late() -> None:
     """A ledger that does not answer holds a request up for a fifth of a second, and the next ones not at all."""
 
