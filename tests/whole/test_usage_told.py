@@ -17,6 +17,7 @@ from tests.whole.test_usage_whole import BODY, DIALECTS, EVENTS, MODEL, PATHS, T
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Running
     from tests.peers import Peer, Upstream
@@ -29,6 +30,12 @@ FINISH: dict[str, bytes] = {
     "dashscope": b"",
 }
 COST = "0.00066"
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the ledger's relative path leads."""
+    monkeypatch.chdir(tmp_path)
 
 
 def typed(path: str) -> str:
