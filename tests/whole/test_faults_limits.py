@@ -33,6 +33,9 @@ TIMES = 10
 # Of each node.
 WORKERS = 4
 PLANS = f"plans: {{default: {{requests: [{RATE}/1d]}}, streams: {{concurrent_streams: {STREAMS}}}}}\n"
+# Less than a request takes: each reserves the whole of it.
+LAST_DOLLAR = "plans: {default: {budgets: [{usd: 0.00001, every: month}]}}\nprices: {gpt-x: {input: 1, output: 10}}\n"
+RACERS, TRIES = 1000, 3
 # Enough that workers ask for the same user at the same time, few enough that a shared machine answers in time.
 AT_A_TIME = 40
 
@@ -51,10 +54,10 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[RedisServer | G
 
 @asynccontextmanager
 async def two_nodes(
-    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group, plans: str = PLANS
 ) -> AsyncIterator[tuple[Node, Node]]:
     """Two nodes of four workers each on one limits server."""
-    text = configuration(vendor, upstream, PLANS, store.url, "deny")
+    text = configuration(vendor, upstream, plans, store.url, "deny")
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(node(tmp_path / "one.yaml", text, workers=WORKERS))
         other = await stack.enter_async_context(node(tmp_path / "other.yaml", text, workers=WORKERS))
@@ -121,3 +124,28 @@ async def test_faults_streams_of_many_users_over_eight_workers(
             await holds(store, 0)
         for one in nodes:
             await one.quiet()
+
+
+@pytest.mark.parametrize("store", [RedisServer], indirect=True)
+async def test_faults_last_dollar_over_eight_workers(
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer | Group
+) -> None:
+    """Of 1,000 users who race for what is left of a budget each is admitted once, whichever workers they ask."""
+    slots = asyncio.Semaphore(AT_A_TIME)
+    statuses: dict[str, Counter[int]] = {f"user-{number}": Counter() for number in range(RACERS)}
+    async with two_nodes(tmp_path, vendor, upstream, store, LAST_DOLLAR) as nodes:
+
+        async def ask(one: Node, user: str) -> None:
+            async with slots:
+                asked = await one.post(token(user), SHORT)
+            assert asked.code in {None, "insufficient_quota", "limits_unavailable"}
+            statuses[user][asked.status] += 1
+
+        # A user's tries one after the other in the list: they run at the same time, in different nodes.
+        await asyncio.gather(*map(ask, cycle(nodes), [user for user in statuses for _ in range(TRIES)]))
+
+    unanswered = sum(counted[503] for counted in statuses.values())
+    assert unanswered < RACERS // 10
+    for counted in statuses.values():
+        assert 1 - counted[503] <= counted[200] <= 1
+    assert len(vendor.requests) == sum(counted[200] for counted in statuses.values())
