@@ -80,7 +80,8 @@ class Breaker:
         """An attempt that began then was answered. One that began before the last failure says nothing about now."""
         self.failures = 0
         self._counts.count(self._now(), 1, 0)
-        if self.out_until_s is not None and (is_probe or begun_s > self.last_failed_s):
+        # The loop's clock has milliseconds: of the same one it is the later.
+        if self.out_until_s is not None and (is_probe or begun_s >= self.last_failed_s):
             self.reset()
 
     def failed(self, *, is_probe: bool) -> None:
