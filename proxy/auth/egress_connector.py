@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from proxy.protocol.proxy_variables import ProxyVariables
+from proxy.protocol.verify_flags import set_verify_flags
 from proxy.upstream import open_tunnel, resolve
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class EgressConnector(aiohttp.TCPConnector):
         sock = await open_tunnel(proxy, host, port, await resolve(proxy.host, proxy.port))
         context: ssl.SSLContext | None = None
         if req.is_ssl():
-            context = req.ssl if isinstance(req.ssl, ssl.SSLContext) else ssl.create_default_context()
+            context = req.ssl if isinstance(req.ssl, ssl.SSLContext) else set_verify_flags(ssl.create_default_context())
         try:
             _, handler = await loop.create_connection(
                 lambda: ResponseHandler(loop),

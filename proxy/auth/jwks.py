@@ -6,6 +6,7 @@ When to fetch, and what an answer or a failure means for the keys in use, is lef
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import ssl
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from proxy.auth.keys import KeyRefusedError, decode_json
 from proxy.errors import ProxyError
 from proxy.model import NO_TLS_FILES, TlsFiles
 from proxy.protocol.proxy_variables import Egress  # noqa: TC001 - the dataclass' own
+from proxy.protocol.verify_flags import set_verify_flags
 
 _READ_BYTES: Final = 65536
 _HTTP_OK: Final = 200
@@ -136,16 +138,22 @@ def discovered_url(document: object, source: JwksSource) -> URL:
     return jwks_url
 
 
-async def _trust(source: JwksSource) -> ssl.SSLContext | bool:
+@functools.cache
+def _public_trust() -> ssl.SSLContext:
+    """Return the one context with the system's authorities."""
+    return set_verify_flags(ssl.create_default_context())
+
+
+async def _trust(source: JwksSource) -> ssl.SSLContext:
     """Return the TLS context for the key set's server; its files are read each time, because mounted files are rotated.
 
     They are read in a thread: a bundle of all public authorities takes tens of milliseconds.
     """
     files = source.tls
     if files == NO_TLS_FILES:
-        return True
+        return await asyncio.to_thread(_public_trust)
     try:
-        context = await asyncio.to_thread(ssl.create_default_context, cafile=files.ca_file)
+        context = set_verify_flags(await asyncio.to_thread(ssl.create_default_context, cafile=files.ca_file))
     except OSError as error:
         raise KeyFetchError("ca_file cannot be used as a file of authorities", type(error).__name__) from error
     if files.certificate is not None:
@@ -160,7 +168,7 @@ async def _fetch_json(
     session: aiohttp.ClientSession,
     url: URL,
     what: str,
-    trust: ssl.SSLContext | bool,
+    trust: ssl.SSLContext,
     server_name: str | None,
     max_bytes: int,
 ) -> object:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from proxy.protocol.verify_flags import set_verify_flags
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model
 from proxy.settings.scalars import read_text
@@ -68,6 +69,7 @@ def make_server_context(certificate: Path, key: Path, client_ca: Path | None) ->
         OSError: a file cannot be read or used; `ssl.SSLError` is one.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=None if client_ca is None else str(client_ca))
+    set_verify_flags(context)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     # OpenSSL would ask for a passphrase on the terminal.

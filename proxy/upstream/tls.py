@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from proxy.protocol.verify_flags import set_verify_flags
 from proxy.upstream.reasons import ClientHandshake
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         OSError: a file cannot be read or used; `ssl.SSLError` is one.
     """
-    context = ssl.create_default_context(cafile=files.ca_file)
+    context = set_verify_flags(ssl.create_default_context(cafile=files.ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslobject_class = ClientHandshake
     context.set_alpn_protocols(["http/1.1"])

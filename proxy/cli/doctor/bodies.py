@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from multidict import CIMultiDict
 
 from proxy.cli.doctor.way import AGENT, UNANSWERED, NoAnswerError, why
+from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,7 @@ async def send(
     Raises:
         NoAnswerError: none came.
     """
-    context = ssl.create_default_context() if way.is_tls else None
+    context = set_verify_flags(ssl.create_default_context()) if way.is_tls else None
     lines = [f"POST {way.path}{path} HTTP/1.1", f"Host: {way.netloc}", f"User-Agent: {AGENT}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += ["Content-Type: application/json", f"Content-Length: {size}", "Connection: close"]

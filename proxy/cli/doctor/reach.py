@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
 from proxy.cli.doctor.way import ECHO, NoAnswerError, why
+from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ async def check_tls(way: Way) -> list[Verdict]:
     """Shake hands as a browser does, and look at the certificate."""
     if not way.is_tls:
         return [warn("tls", "plain", "The address is http://: tokens and prompts travel unencrypted.")]
-    context = ssl.create_default_context()
+    context = set_verify_flags(ssl.create_default_context())
     context.set_alpn_protocols(["h2", "http/1.1"])
     try:
         async with asyncio.timeout(_CONNECT_S * 2):

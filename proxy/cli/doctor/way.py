@@ -20,6 +20,7 @@ import aiohttp
 
 from proxy.cli.doctor.arrivals import Arrival
 from proxy.cli.doctor.hops import is_from_cache, recognise
+from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -166,7 +167,7 @@ class Way:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=ssl.create_default_context() if self.is_tls else True),
+            connector=aiohttp.TCPConnector(ssl=set_verify_flags(ssl.create_default_context()) if self.is_tls else True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": AGENT, "Accept-Encoding": BROWSERS_CODINGS},
             trust_env=False,

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
 from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, StoreError, translated
+from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -193,7 +194,7 @@ async def drop(connection: AbstractConnection) -> None:
 
 def _tls_context(address: RedisAddress) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=address.ca_file)
+        context = set_verify_flags(ssl.create_default_context(cafile=address.ca_file))
     except OSError as exc:
         raise OSError("limits.store: its ca_file cannot be used as a file of authorities") from exc
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -128,11 +128,11 @@ async def test_late_answer_ends_the_channel(server: Scripted) -> None:
         await until(lost)
         assert not channel.is_usable
         assert [type(answer) for answer in answers] == [int, ConnectionLostError]
+        # It is closed, and nothing more was sent.
+        assert await reader.read() == pack_command(("A",)) + pack_command(("B",))
         writer.write(b":2\r\n")
         with pytest.raises(ConnectionLostError, match="in time"):
             await channel.ask("C")
-        # It is closed, and nothing more was sent.
-        assert await reader.read() == pack_command(("A",)) + pack_command(("B",))
     assert len(answers) == 2
 
 
