@@ -1,12 +1,11 @@
 """What aiohttp's `RequestHandler` lacks on the open internet: a deadline for heads, our page for what is no request.
 
-Everything else (parsing, the body, keep-alive, pipelining, lingering) is aiohttp's. Private names of aiohttp that are
-looked at here, each watched by `tests/server/test_connection.py`:
+Everything else (parsing, the body, keep-alive, lingering) is aiohttp's. Private names of aiohttp that are looked at
+here, each watched by `tests/server/test_connection.py`:
 
 1. `_waiter`: pending exactly while no request is whole. Nothing public tells that from a request being served.
-2. `_messages`: the requests that wait; with a body incomplete, anything in it is an error of the parser's. aiohttp does
-   not tell the body's reader of a chunk that breaks after the head; that can go when `HttpParser` sets the payload's
-   exception.
+2. `_messages`: the requests that wait; with a body incomplete, anything in it is the parser's error: aiohttp does not
+   tell the body's reader of a chunk that breaks after the head. That can go when `HttpParser` sets its exception.
 """
 
 from __future__ import annotations
@@ -136,8 +135,7 @@ class ClientConnection(web.RequestHandler):
         # Of a long read: what is left of it, and the turn of the loop in which it goes on.
         self._unread = b""
         self._turn: asyncio.Handle | None = None
-        # Whether aiohttp holds reading back.
-        self._is_paused = False
+        self._is_paused = False  # whether aiohttp holds reading back
         self._unsent = -1
         self.has_answered = False
         self.is_malformed = False
@@ -206,7 +204,11 @@ class ClientConnection(web.RequestHandler):
             self._unsent = -1
             self._timers.add(self)
         try:
-            return await super().finish_response(request, resp, start_time)
+            answered = await super().finish_response(request, resp, start_time)
+            if self._messages:
+                # From Python 3.12 on handlers start at once: no turn of the loop would end between requests.
+                await asyncio.sleep(0)
+            return answered
         finally:
             self.has_answered = True
             if is_watched:
@@ -334,11 +336,10 @@ class ClientConnection(web.RequestHandler):
     def _may_wait(self, resp: web.StreamResponse) -> bool:
         """Whether writing a response may have to wait for the client: not where the transport takes it as a whole."""
         # Of a chunked response aiohttp tells no length.
-        length = (
-            len(resp.body) if isinstance(resp, web.Response) and isinstance(resp.body, bytes) else resp.content_length
-        )
-        is_small = length is not None and length <= _SMALL_BYTES
-        return not is_small or self.transport is None or self.transport.get_write_buffer_size() > 0
+        body = resp.body if isinstance(resp, web.Response) else None
+        length = len(body) if isinstance(body, bytes) else resp.content_length
+        is_large = length is None or length > _SMALL_BYTES
+        return is_large or self.transport is None or self.transport.get_write_buffer_size() > 0
 
     def _is_idle(self) -> bool:
         """Whether no whole request is here."""

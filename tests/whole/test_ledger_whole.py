@@ -99,6 +99,7 @@ async def test_row_for_every_line_of_a_user(start: Callable[..., Any], upstream:
     vendor.write(STREAM_HEAD + chunk(event("one")))
     await client.read_until(event("one"))
     await client.gone()
+    await proxy.settled(3)
     for credential, status in ((token(), 429), (None, 401)):
         client = await proxy.client()
         client.write(request(body=BODY, token=credential))

@@ -67,6 +67,7 @@ def make_authority(folder: Path) -> Authority:
         encipher_only=False,
         decipher_only=False,
     )
+    own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     certificate = own.add_extension(usage, critical=True).sign(key, hashes.SHA256())
     path = folder / "authority.pem"
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
