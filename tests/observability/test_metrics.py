@@ -56,6 +56,13 @@ def test_event_gap_is_the_streams_mean() -> None:
     assert scraped['forward_sse_mean_event_gap_seconds_bucket{le="0.1",upstream="main"}'] == 1
 
 
+def test_refusals_of_the_proxys_own_begin_at_zero() -> None:
+    """The first refusal that an alert waits for is no increase, because the series begins with it."""
+    scraped = {name: value for name, value in scrape(Metrics()).items() if "refusals_total" in name}
+    codes = ("auth_unavailable", "internal_error", "limits_unavailable", "overloaded")
+    assert scraped == {f'forward_sse_refusals_total{{code="{code}"}}': 0 for code in codes}
+
+
 def test_usage_by_model_adds_up_to_usage_by_upstream() -> None:
     """The figures by model and plan are not those by upstream, or a model without a price has a cost."""
     metrics = Metrics()
