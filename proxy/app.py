@@ -270,6 +270,7 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
     on_change = partial(log_limits_change, settings.limits.on_store_error)
     store = build_store(settings, app[LEDGER], on_failure=metrics.limits_store_failed, on_change=on_change)
     await store.open()
+    metrics.watch_store(store.problem)
     app[STORE] = store
     yield
     await store.close()
@@ -316,6 +317,7 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
         service.rules = builder.build(settings, service.rules.authenticator, is_reload=False)
 
     files = app[FILES] = FileWatch(app[SETTINGS], apply)
+    app[METRICS].watch_secrets(lambda: files.faulty)
     watching = asyncio.create_task(files.run())
     yield
     watching.cancel()

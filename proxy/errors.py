@@ -42,7 +42,7 @@ class ProxyError(Exception):
     """A refusal: `message` is safe to show; docs/operating.md#code-what-the-proxy-refused explains `status` and `code`.
 
     `reason` is one word for the log of why something failed (docs/behaviour.md#log-and-metrics); no client is told it.
-    None where the code says everything.
+    None where the code says everything. `limit` is the kind of the limit that was reached, for the metrics.
     """
 
     status: int = 500
@@ -50,15 +50,23 @@ class ProxyError(Exception):
     blame: Blame = "proxy"
     message: str = "The proxy failed."
     reason: str | None = None
+    limit: str | None = None
 
     def __init__(
-        self, message: str | None = None, *, retry_after_s: float | None = None, reason: str | None = None
+        self,
+        message: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        reason: str | None = None,
+        limit: str | None = None,
     ) -> None:
         super().__init__(message or self.message)
         if message is not None:
             self.message = message
         if reason is not None:
             self.reason = reason
+        if limit is not None:
+            self.limit = limit
         self.retry_after_s = retry_after_s
 
     def challenge(self) -> bytes | None:
@@ -211,12 +219,14 @@ class RateLimitExceededError(ProxyError):
     """One of the plan's rates is used up (429); `retry_after_s` is when the next request would be admitted."""
 
     status, code, blame, message = 429, "rate_limit_exceeded", "client", "Too many requests for your plan."
+    limit = "requests"
 
 
 class TooManyStreamsError(ProxyError):
     """The plan's concurrent streams are all in use (429)."""
 
     status, code, blame, message = 429, "too_many_streams", "client", "Too many concurrent streams for your plan."
+    limit = "streams"
 
 
 class TooManyTicketsError(ProxyError):
@@ -224,6 +234,7 @@ class TooManyTicketsError(ProxyError):
 
     status, code, blame = 429, "rate_limit_exceeded", "client"
     message = "Too many of your tickets are open; use one, or wait until one lapses."
+    limit = "tickets"
 
 
 class TooManyFailuresError(ProxyError):

@@ -66,6 +66,7 @@ class Exchange:
     Attributes:
         status: None until a response has begun.
         interrupted_as: Why somebody other than the two peers ended it.
+        limit: The kind of the limit that refused it or cut it, where one did.
         reason: The word for why an upstream, or what was needed to judge the request, failed.
         head: The request's head, until the stream starts.
         route: Where the request goes, with its body, until the stream starts.
@@ -104,6 +105,7 @@ class Exchange:
     ending: Ending | None = field(init=False, default=None)
     code: str | None = field(init=False, default=None)
     reason: str | None = field(init=False, default=None)
+    limit: str | None = field(init=False, default=None)
     first_byte_s: float | None = field(init=False, default=None)
     bytes: int = field(init=False, default=0)
     events: int = field(init=False, default=0)
@@ -214,6 +216,7 @@ class Exchange:
         self.status = 200 if self.is_in_band or self.early_target is not None else error.status
         self.code = error.code
         self.reason = error.reason
+        self.limit = error.limit
         self.ending = self.interrupted_as or ending_of(error)
         if isinstance(error, UpstreamCredentialsError):
             log_credentials_refused(self.id, self.upstream or "", error.upstream_status)

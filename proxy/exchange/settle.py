@@ -28,6 +28,8 @@ _CHANCE_BYTES: Final = 10
 MAX_PATH_CHARACTERS = 256
 # Refused before a route was found: the label of the metrics.
 NO_UPSTREAM = "none"
+# Of nobody's, or refused before it was known whose it is.
+NO_PLAN = "none"
 # Without a response of the vendor's: no model was run, as far as can be known.
 _NOT_REACHED = frozenset({Ending.REFUSED, Ending.UPSTREAM_ERROR, Ending.TIMEOUT_CONNECT})
 
@@ -106,7 +108,14 @@ def take(exchange: Exchange, metrics: Metrics) -> Taken:
     figures, cost = taken = reckoning.taken(exchange.ending or Ending.CLIENT_CLOSED)
     if figures.source != "none":
         metrics.usage_settled(
-            reckoning.upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost
+            reckoning.upstream,
+            _plan_of(exchange.principal),
+            reckoning.prices.label(figures.model),
+            figures.input,
+            figures.output,
+            figures.cached,
+            figures.reasoning,
+            cost,
         )
     return taken
 
@@ -172,6 +181,13 @@ def settle(
         bytes_=exchange.bytes,
         events=exchange.events,
     )
+    if exchange.limit is not None:
+        metrics.limit_reached(_plan_of(principal), exchange.limit)
+
+
+def _plan_of(principal: Principal | None) -> str:
+    """The label of the user's plan."""
+    return NO_PLAN if principal is None else principal.plan.name
 
 
 def _usage(taken: Taken) -> dict[str, Any]:

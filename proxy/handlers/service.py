@@ -47,7 +47,9 @@ class UsageAskers:
         """
         user = principal.issuer, principal.user
         if self._asking[user] >= MAX_ASKING:
-            raise RateLimitExceededError("Your other questions about usage are being answered; try again.")
+            raise RateLimitExceededError(
+                "Your other questions about usage are being answered; try again.", limit="questions"
+            )
         self._asking[user] += 1
         try:
             yield

@@ -58,7 +58,7 @@ def no_room(misfit: Misfit | None) -> RateLimitExceededError | InsufficientQuota
     None where that was so a moment ago, or is by less than a microsecond.
     """
     if misfit is None:
-        return RateLimitExceededError(f"Tokens used up; {try_again(1.0)}.", retry_after_s=1.0)
+        return RateLimitExceededError(f"Tokens used up; {try_again(1.0)}.", retry_after_s=1.0, limit="tokens")
     rule, wait_s = misfit.rule, misfit.wait_s
     again = try_again(wait_s)
     if isinstance(rule, Limit):
@@ -68,14 +68,14 @@ def no_room(misfit: Misfit | None) -> RateLimitExceededError | InsufficientQuota
             if misfit.cause == "held"
             else f"{text} used up; {again}."
         )
-        return RateLimitExceededError(message, retry_after_s=wait_s)
+        return RateLimitExceededError(message, retry_after_s=wait_s, limit="tokens")
     text = budget_text(rule)
     message = {
         "used": f"Your {text} is used up; {again}.",
         "large": f"What is left of your {text} is too little for this request; {again}.",
         "held": f"What is left of your {text} is reserved for your requests that run; {again}.",
     }[misfit.cause]
-    return InsufficientQuotaError(message, retry_after_s=wait_s)
+    return InsufficientQuotaError(message, retry_after_s=wait_s, limit=f"{rule.unit}_budget")
 
 
 def too_many_streams(plan: Plan) -> TooManyStreamsError:

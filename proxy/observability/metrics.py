@@ -11,6 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
+from proxy.observability.process_metrics import ProcessMetrics
+from proxy.observability.usage_metrics import UsageCount, collect_usage, family
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
@@ -21,7 +24,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Model answers begin within milliseconds (a mock, a cache) or minutes (reasoning).
 _FIRST_BYTE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+# A fast model writes a hundred events a second; a model that thinks is silent for seconds.
+_GAP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _DURATION_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+# Refusals that are the proxy's own fault: alerts ask for an increase, and Prometheus sees none in a series that begins
+# with its first 1.
+_COUNTED_FROM_ZERO = ("auth_unavailable", "internal_error", "limits_unavailable", "overloaded")
 
 
 class _Histogram:
@@ -48,12 +57,13 @@ class _Histogram:
 class _Upstream:
     """What is counted of one upstream."""
 
-    __slots__ = ("active", "bytes", "duration", "events", "first_byte")
+    __slots__ = ("active", "bytes", "duration", "events", "first_byte", "gap")
 
     def __init__(self) -> None:
         self.active = self.bytes = self.events = 0
         self.first_byte = _Histogram(_FIRST_BYTE_BUCKETS_S)
         self.duration = _Histogram(_DURATION_BUCKETS_S)
+        self.gap = _Histogram(_GAP_BUCKETS_S)
 
 
 class Metrics:
@@ -67,10 +77,10 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=False)
         self._upstreams: defaultdict[str, _Upstream] = defaultdict(_Upstream)
         self._requests: defaultdict[tuple[str, int | None, str], int] = defaultdict(int)
-        self._refusals: defaultdict[str, int] = defaultdict(int)
-        self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._cost: defaultdict[str, int] = defaultdict(int)
-        self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._refusals: defaultdict[str, int] = defaultdict(int, dict.fromkeys(_COUNTED_FROM_ZERO, 0))
+        self._limits: defaultdict[tuple[str, str], int] = defaultdict(int)
+        # By upstream, plan and model.
+        self._usage: defaultdict[tuple[str, str, str], UsageCount] = defaultdict(UsageCount)
         self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.registry.register(self)
         self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
@@ -96,22 +106,40 @@ class Metrics:
             counted = self._upstreams[upstream]
             counted.first_byte.observe(first_byte_s)
             counted.duration.observe(duration_s)
+            if events > 1:
+                counted.gap.observe((duration_s - first_byte_s) / events)
             counted.bytes += bytes_
             counted.events += events
 
+    def limit_reached(self, plan: str, limit: str) -> None:
+        """Count a request that a limit refused, or a stream that it cut, by the limit's kind."""
+        self._limits[plan, limit] += 1
+
     def usage_settled(
-        self, upstream: str, input_: int, output: int, cached: int, reasoning: int, cost_nano: int | None
+        self,
+        upstream: str,
+        plan: str,
+        model: str,
+        input_: int,
+        output: int,
+        cached: int,
+        reasoning: int,
+        cost_nano: int | None,
     ) -> None:
-        """Count an exchange's tokens by kind, and its cost in nano-dollars; None where the price is unknown."""
-        tokens = self._tokens
-        tokens[upstream, "input"] += input_
-        tokens[upstream, "output"] += output
-        tokens[upstream, "cached"] += cached
-        tokens[upstream, "reasoning"] += reasoning
+        """Count an exchange's tokens by kind, and its cost in nano-dollars; None where the price is unknown.
+
+        `model` is one of few names (`Prices.label`), whatever was asked for.
+        """
+        usage = self._usage[upstream, plan, model]
+        usage.input += input_
+        usage.output += output
+        usage.cached += cached
+        usage.reasoning += reasoning
         if cost_nano is None:
-            self._unpriced[upstream] += 1
+            usage.unpriced += 1
         else:
-            self._cost[upstream] += cost_nano
+            usage.priced += 1
+            usage.cost += cost_nano
 
     def attempt_ended(self, upstream: str, outcome: str) -> None:
         """Count a request to a vendor, by how it came out."""
@@ -127,14 +155,14 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What was counted of exchanges, in the library's form; called by the registry."""
-        requests = _family("requests", "Exchanges that ended.", "upstream", "status", "ending")
+        requests = family("requests", "Exchanges that ended.", "upstream", "status", "ending")
         for (upstream, status, ending), count in self._requests.items():
             requests.add_metric((upstream, "" if status is None else str(status), ending), count)
-        refusals = _family("refusals", "Answers of the proxy's own, by code.", "code")
+        refusals = family("refusals", "Answers of the proxy's own, by code.", "code")
         for code, count in self._refusals.items():
             refusals.add_metric([code], count)
-        bytes_ = _family("relayed_bytes", "Body bytes passed to clients.", "upstream")
-        events = _family("relayed_events", "Events passed to clients.", "upstream")
+        bytes_ = family("relayed_bytes", "Body bytes passed to clients.", "upstream")
+        events = family("relayed_events", "Events passed to clients.", "upstream")
         active = GaugeMetricFamily("forward_sse_active_streams", "Answers that are running.", labels=["upstream"])
         first_byte = HistogramMetricFamily(
             "forward_sse_time_to_first_byte_seconds",
@@ -146,28 +174,29 @@ class Metrics:
             "From the request's head to the end of the exchange.",
             labels=["upstream"],
         )
+        gap = HistogramMetricFamily(
+            "forward_sse_mean_event_gap_seconds",
+            "Of each stream of two events or more: from its first byte to its end, divided by its events. "
+            "A mean of the stream, not its longest silence.",
+            labels=["upstream"],
+        )
+        limits = family(
+            "limits_reached", "Requests that a limit refused, and streams that it cut, by its kind.", "plan", "limit"
+        )
+        for (plan, limit), count in self._limits.items():
+            limits.add_metric([plan, limit], count)
         for name, counted in self._upstreams.items():
             active.add_metric([name], counted.active)
             bytes_.add_metric([name], counted.bytes)
             events.add_metric([name], counted.events)
             first_byte.add_metric([name], counted.first_byte.buckets(), counted.first_byte.total)
             duration.add_metric([name], counted.duration.buckets(), counted.duration.total)
-        tokens = _family(
-            "tokens", "Tokens of exchanges, reported or estimated; `input` has `cached` in it.", "upstream", "kind"
-        )
-        for (upstream, kind), count in self._tokens.items():
-            tokens.add_metric([upstream, kind], count)
-        cost = _family("cost_usd", "Cost of exchanges whose model has a price.", "upstream")
-        for upstream, nano in self._cost.items():
-            cost.add_metric([upstream], nano / 1e9)
-        unpriced = _family("unpriced_exchanges", "Exchanges whose model has no price.", "upstream")
-        for upstream, count in self._unpriced.items():
-            unpriced.add_metric([upstream], count)
-        attempts = _family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
+            gap.add_metric([name], counted.gap.buckets(), counted.gap.total)
+        attempts = family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
         for (upstream, outcome), count in self._attempts.items():
             attempts.add_metric((upstream, outcome), count)
-        yield from (tokens, cost, unpriced, attempts)
-        yield from (requests, refusals, bytes_, events, active, first_byte, duration)
+        yield from collect_usage(self._usage)
+        yield from (attempts, requests, refusals, limits, bytes_, events, active, first_byte, duration, gap)
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:
         """Count a fetch of an issuer's keys."""
@@ -180,6 +209,30 @@ class Metrics:
     def watch_connections(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Ask `counts` for the upstream connections by (upstream, state) at every scrape."""
         self.registry.register(_Connections(counts))
+
+    def watch_store(self, problem: Callable[[], str | None]) -> None:
+        """Ask `problem` at every scrape why the limits store, or a server of it, is not asked; None while all are."""
+        self.registry.register(
+            _Gauge(
+                "limits_store_up",
+                "Whether the limits store, with all of its servers, is asked; 0 while `on_store_error` decides.",
+                lambda: problem() is None,
+            )
+        )
+
+    def watch_secrets(self, faulty: Callable[[], int]) -> None:
+        """Ask `faulty` at every scrape how many of the files of secrets and certificates cannot be used."""
+        self.registry.register(
+            _Gauge(
+                "secrets_unreadable",
+                "Files of secrets or certificates that cannot be used: the last good value is.",
+                faulty,
+            )
+        )
+
+    def watch_process(self, worker: str, *, workers: int, is_alone: bool) -> None:
+        """Tell of this process at every scrape; see `ProcessMetrics`."""
+        self.registry.register(ProcessMetrics(worker, workers=workers, is_alone=is_alone))
 
     def watch_ledger(self, counts: Callable[[], tuple[int, int, int]]) -> None:
         """Ask `counts` at every scrape how many rows wait, how often writing failed, and how many rows were dropped."""
@@ -197,10 +250,6 @@ class Metrics:
         return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
 
 
-def _family(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"forward_sse_{name}_total", documentation, labels=labels)
-
-
 class _Connections:
     def __init__(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         self._counts = counts
@@ -212,6 +261,16 @@ class _Connections:
         for (upstream, state), count in self._counts().items():
             family.add_metric([upstream, state], count)
         yield family
+
+
+class _Gauge:
+    def __init__(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        self._name = f"forward_sse_{name}"
+        self._documentation = documentation
+        self._value = value
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._value())
 
 
 class _Ledger:

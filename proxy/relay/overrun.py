@@ -65,6 +65,7 @@ class OverrunWatch:
             self._is_over = self._is_used_up()
         if self._is_over and self._response.ending is None and self._transform.at_boundary:
             self._exchange.code = BUDGET_USED_UP.code
+            self._exchange.limit = "overrun"
             self._response.finish(Ending.STOPPED, BUDGET_USED_UP)
 
     def update(self, taken: Amounts) -> None:

@@ -37,6 +37,8 @@ _HANDSHAKE_S: Final = 60.0
 _ARRIVING_S: Final = 1.0
 # After the last stream was ended: time for its last bytes to leave.
 _PARTING_S: Final = 1.0
+# The label of a worker that is alone, whose log lines name none.
+_ALONE: Final = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Server:
         if self._runner.server is not None:
             self._runner.server.request_handler = bound_segments(self._runner.server.request_handler)
         service = self.service
+        name = _ALONE if place is None else place.name
+        service.metrics.watch_process(name, workers=settings.workers, is_alone=place is None)
         one = WorkerStatus(service)
         if place is not None:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)

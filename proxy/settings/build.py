@@ -38,10 +38,10 @@ from proxy.protocol.paths import TargetPattern, below
 from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.routing.model_routes import ModelRoute
+from proxy.settings.build_prices import build_prices
 from proxy.settings.build_ways import egress_of, egress_secrets, unpinned_proxy, way_of
 from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
-from proxy.usage.prices import Price, Prices, per_million
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from proxy.settings import (
         BudgetSettings,
         JwtIssuer,
-        PriceSettings,
         Settings,
         StoreUrl,
         UpstreamSettings,
@@ -174,11 +173,6 @@ def build_plans(settings: Settings) -> dict[str, Plan]:
     }
 
 
-def build_prices(settings: Settings) -> Prices:
-    """Build the models' prices: those of the file over the built-in table."""
-    return Prices({name: _price(price) for name, price in settings.prices.items()}, settings.usage.rates)
-
-
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Yield every secret of the configuration, to be redacted from log lines."""
     for upstream in settings.upstreams.values():
@@ -269,16 +263,6 @@ def _budget(budget: BudgetSettings) -> Budget:
         return Budget("usd", budget.usd, budget.every)
     assert budget.tokens is not None  # one of them is given
     return Budget("tokens", budget.tokens, budget.every)
-
-
-def _price(price: PriceSettings) -> Price:
-    return Price(
-        input=per_million(price.input),
-        cached_input=None if price.cached_input is None else per_million(price.cached_input),
-        cache_write=None if price.cache_write is None else per_million(price.cache_write),
-        output=per_million(price.output),
-        currency=price.currency,
-    )
 
 
 def _password(secret: SecretStr | None) -> str | None:

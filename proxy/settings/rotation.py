@@ -81,6 +81,11 @@ class FileWatch:
         self._faults: dict[str, str] = {}
         self._tls: dict[TlsFiles, tuple[bytes, ...]] = {}
 
+    @property
+    def faulty(self) -> int:
+        """How many of the files could not be used the last time."""
+        return len(self._faults)
+
     async def run(self) -> None:
         """Read the files at once and then after each pause, until cancelled."""
         while True:

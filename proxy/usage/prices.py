@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TABLE: Final = Path(__file__).with_name("prices.json")
 USD: Final = "USD"
+# The label of every model that neither a price nor the configuration names.
+OTHER_MODELS: Final = "other"
 # A price per million tokens times this is pico-units per token.
 PICO_PER_TOKEN: Final = 1_000_000
 _PICO_PER_NANO = 1000
@@ -99,12 +101,16 @@ class Prices:
     Args:
         own: The operator's prices, by model.
         rates: Dollars for one unit of each currency other than USD.
+        listed: Names of models that the configuration has elsewhere.
     """
 
-    def __init__(self, own: Mapping[str, Price], rates: Mapping[str, Decimal]) -> None:
+    def __init__(
+        self, own: Mapping[str, Price], rates: Mapping[str, Decimal], listed: frozenset[str] = frozenset()
+    ) -> None:
         self._own = dict(own)
         self._rates = {currency: rate.as_integer_ratio() for currency, rate in rates.items()} | {USD: (1, 1)}
-        self._found: dict[str, Price | None] = {}
+        self._listed = listed
+        self._found: dict[str, _Found] = {}
 
     @property
     def version(self) -> str:
@@ -113,7 +119,7 @@ class Prices:
 
     def cost(self, model: str | None, tokens: Tokens) -> int | None:
         """Return the cost in nano-dollars; None if the model's price or its currency's rate is unknown."""
-        price = self._price(model)
+        price = self._find(model).price
         rate = None if price is None else self._rates.get(price.currency)
         if price is None or rate is None:
             return None
@@ -122,23 +128,44 @@ class Prices:
 
     def is_known(self, model: str | None) -> bool:
         """Whether the model has a cost in dollars."""
-        price = self._price(model)
+        price = self._find(model).price
         return price is not None and price.currency in self._rates
 
-    def _price(self, model: str | None) -> Price | None:
+    def label(self, model: str | None) -> str:
+        """Return the model's name for a metric: the operator's, else that of its price, else `other`.
+
+        Clients choose what they ask for, and vendors what they answer; labels are as many as the file and the built-in
+        table have names.
+        """
+        return self._find(model).label
+
+    def _find(self, model: str | None) -> _Found:
         if model is None or len(model) > _MAX_NAME:
-            return None
-        if model in self._found:
-            return self._found[model]
+            return _NOT_FOUND
+        found = self._found.get(model)
+        if found is not None:
+            return found
         if len(self._found) >= _MAX_REMEMBERED:
             self._found.clear()
         names = tuple(_names(model))
-        price = next((self._own[name] for name in names if name in self._own), None)
-        if price is None:
+        found = next((_Found(name, self._own[name]) for name in names if name in self._own), None)
+        if found is None:
             built_in = _built_in().models
-            price = next((built_in[name] for name in names if name in built_in), None)
-        self._found[model] = price
-        return price
+            found = next((_Found(name, built_in[name]) for name in names if name in built_in), _NOT_FOUND)
+        if model in self._listed:
+            found = _Found(model, found.price)
+        self._found[model] = found
+        return found
+
+
+class _Found(NamedTuple):
+    """What is known of a model."""
+
+    label: str
+    price: Price | None
+
+
+_NOT_FOUND: Final = _Found(OTHER_MODELS, None)
 
 
 class Table(NamedTuple):

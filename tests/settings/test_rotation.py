@@ -142,8 +142,10 @@ async def test_secret_that_cannot_be_used(
     assert [(line["event"], line["place"]) for line in told] == [("secret.unreadable", "upstreams.one.api_key")]
     assert told[0]["log_level"] == "warning"
     assert "leaky" not in str(told)
+    assert scene.watch.faulty == 1
     (scene.folder / "key").write_bytes(b"good-again")
     await scene.watch.look()
+    assert scene.watch.faulty == 0
     assert scene.secrets[0] == "good-again"
     assert [line["event"] for line in told] == ["secret.unreadable", "secret.reread"]
 

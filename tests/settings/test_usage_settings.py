@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from proxy.cli import check_report
 from proxy.settings import Settings, load_settings
-from proxy.settings.build import build_prices
+from proxy.settings.build_prices import build_prices
 from proxy.settings.loading import marked_yaml
 from proxy.usage import Tokens
 
@@ -57,6 +57,19 @@ def test_prices_are_built() -> None:
     assert prices.cost("m", Tokens(input=1000, cached=400, output=100)) == 3_000_000
     assert prices.cost("n", Tokens(input=1000, output=100)) == 168_000
     assert prices.is_known("gpt-4o")
+
+
+def test_models_of_the_file_are_labels() -> None:
+    """A model that the file names is `other` in the metrics, or a pattern of models is a name."""
+    prices = build_prices(
+        settings(
+            "upstreams:\n"
+            "  a: {url: https://a.example, dialect: openai, api_key: none, models: [house-model, 'any-*']}\n"
+            "routes: [{models: [routed, 'r[0-9]'], upstreams: [{name: a, model: a-deployment}]}]\n"
+        )
+    )
+    names = ("house-model", "routed", "a-deployment", "any-*", "any-thing", "r[0-9]", "r1")
+    assert [prices.label(name) for name in names] == ["house-model", "routed", "a-deployment", *["other"] * 4]
 
 
 def test_prices_from_variables(tmp_path: Path) -> None:

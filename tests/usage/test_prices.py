@@ -153,6 +153,27 @@ def test_own_price_comes_before_the_built_in_one() -> None:
     assert [prices.cost(model, Tokens(input=1)) for model in ("gpt-4o", "gpt-4o-2024-05-13")] == [7, 7]
 
 
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("anybody/anything/my-model-2031-01-01", "my-model"),
+        ("eu-deployment", "eu-deployment"),
+        ("my-model-latest", "my-model-latest"),
+        ("gpt-4o-of-a-client", "other"),
+        ("x" * 10_000, "other"),
+        ("", "other"),
+        (None, "other"),
+    ],
+)
+def test_label_is_one_of_few(model: str | None, label: str) -> None:
+    """A name that a client makes up becomes a label, or one that the operator wrote does not."""
+    prices = Prices({"my-model": PRICE}, {}, frozenset({"eu-deployment", "my-model-latest"}))
+    assert [prices.label(model), prices.label(model)] == [label, label]
+    assert prices.is_known("my-model-latest")
+    assert not prices.is_known("eu-deployment")
+
+
 def test_currency_without_a_rate() -> None:
     """A price in a currency whose rate is unknown counts as dollars."""
     own = {"m": Price(input=1_000_000, output=0, currency="CNY")}

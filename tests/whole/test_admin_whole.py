@@ -73,6 +73,9 @@ async def test_admin_metrics(proxy: Running, upstream: Upstream) -> None:
         re.search(r'state="[a-z_]+",upstream="main"|upstream="main",state="[a-z_]+"', name) for name in connections
     )
     assert after[prefix + "limits_store_errors_total"] == 0
+    assert after[prefix + "limits_store_up"] == 1
+    assert after[prefix + "workers_configured"] == after[prefix + 'workers{state="answering"}'] == 1
+    assert after[prefix + 'worker_cpu_seconds_total{worker="1"}'] > 0
     assert f"# TYPE {prefix}jwks_refreshes_total counter" in answer.body.decode()
     assert secret_free(answer.body, "alice", token(), VENDOR_KEY)
 

@@ -134,7 +134,11 @@ async def test_workers_one_killed(tmp_path: Path, upstream: Upstream) -> None:
     counts = [name for name in before if "_total{" in name or "_bucket{" in name or "_count{" in name]
     assert counts
     for name in counts:
-        assert before[name] == while_gone[name] == after[name], name
+        if "_cpu_seconds" in name:
+            # Taken by being asked, too; its successor adds its own.
+            assert before[name] <= while_gone[name] <= after[name], name
+        else:
+            assert before[name] == while_gone[name] == after[name], name
     assert after['forward_sse_workers{state="answering"}'] == WORKERS
 
 

@@ -4,12 +4,14 @@ Prometheus takes a counter that decreases for one that was restarted from zero: 
 `rate()` would add all that is left. So a worker writes its counters to a file whenever they are collected, and at its
 end; the worker that replaces it starts from that file. Counts since the last scrape are lost with a worker that is
 killed. Gauges (open connections, running streams) are of living workers only.
+
+What is 0 or 1 (an upstream that is out, a key that rests) is not summed: 1 where it is so in one worker.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import structlog
@@ -17,10 +19,20 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 _COUNTS = frozenset({"counter", "histogram"})
+# How gauges of several workers become one, where it is not their sum: what is true of the service if it is true of one
+# worker, and the store that is up if it is up for all.
+_MERGES: Final[Mapping[str, Callable[[float, float], float]]] = {
+    "forward_sse_build_info": max,
+    "forward_sse_limits_store_up": min,
+    "forward_sse_secrets_unreadable": max,
+    "forward_sse_upstream_key_resting": max,
+    "forward_sse_upstream_out": max,
+    "forward_sse_workers_configured": max,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +93,32 @@ def counts(families: Iterable[Family]) -> list[Family]:
 
 
 def add(*workers: Iterable[Family]) -> list[Family]:
-    """Sum up the workers' samples, label by label; a series that only some have is the sum of those."""
+    """Sum up the workers' samples, label by label; a series that only some have is the sum of those.
+
+    Gauges that have no sum are merged by `_MERGES`.
+    """
     families: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for worker in workers:
         for family in worker:
             _, sums = families.setdefault(family.name, (family, {}))
+            merge = _MERGES.get(family.name, _sum)
             for sample in family.samples:
                 key = sample.name, tuple(sample.labels.items())
-                if sample.name.endswith("_created"):
+                if key not in sums:
+                    sums[key] = sample.value
+                elif sample.name.endswith("_created"):
                     # The time when counting began: the earliest.
-                    sums[key] = min(sums.get(key, sample.value), sample.value)
+                    sums[key] = min(sums[key], sample.value)
                 else:
-                    sums[key] = sums.get(key, 0.0) + sample.value
+                    sums[key] = merge(sums[key], sample.value)
     return [
         replace(family, samples=[Sample(name, dict(labels), value) for (name, labels), value in sums.items()])
         for family, sums in families.values()
     ]
+
+
+def _sum(one: float, other: float) -> float:
+    return one + other
 
 
 def render(families: Iterable[Family]) -> bytes:

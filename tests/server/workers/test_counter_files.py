@@ -69,6 +69,28 @@ def test_add() -> None:
     assert summed["forward_sse_active_streams", (("upstream", "main"),)] == 3
 
 
+def test_add_states_are_not_summed() -> None:
+    """What is 0 or 1 becomes 2 with two workers, or a store that one worker cannot reach counts as up."""
+
+    def one(*, is_out: bool, is_up: bool) -> Metrics:
+        metrics = Metrics()
+        keys = [{"key": "0a1b2c3d", "resting": is_out}]
+        metrics.watch_upstreams(lambda: [{"name": "main", "state": "out" if is_out else "on", "keys": keys}])
+        metrics.watch_store(lambda: None if is_up else "lost")
+        metrics.watch_process("1" if is_out else "2", workers=2, is_alone=False)
+        return metrics
+
+    workers = one(is_out=True, is_up=True), one(is_out=True, is_up=False), one(is_out=False, is_up=True)
+    for order in (workers, workers[::-1]):
+        summed = values(render(add(*map(families, order))))
+        by_name = {name: value for (name, _), value in summed.items()}
+        assert by_name["forward_sse_upstream_out"] == 1
+        assert by_name["forward_sse_upstream_key_resting"] == 1
+        assert by_name["forward_sse_limits_store_up"] == 0
+        assert by_name["forward_sse_build_info"] == 1
+        assert by_name["forward_sse_workers_configured"] == 2
+
+
 def test_families_survive_json() -> None:
     """What another worker is told is what was taken."""
     taken = families(worker(active=1))
