@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from proxy.ledger.row import Query
 
-SCHEMA_VERSION: Final = 1
 _EPOCH: Final = date(1970, 1, 1)
 DAY_MS: Final = 86_400_000
 MAX_GROUPS: Final = 10_000

@@ -142,12 +142,13 @@ class SqliteBook:
         """Sum the rows, the groups with the most requests first; at most 10,000 groups. No file is no row.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, or is of an earlier release, which reading does not change.
         """
         self._file.check()
         if not self._file.path.exists():
             return []
         with self._translated():
+            self._file.check_upgraded()
             return read(self._file.path, query)
 
     def add(self, rows: Sequence[Row]) -> int:
