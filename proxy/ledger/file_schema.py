@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from proxy.ledger import sql
-
 if TYPE_CHECKING:
     import sqlite3
 
 Step: TypeAlias = tuple[str, ...]
+
+
+class WrongFileError(Exception):
+    """A file that is not to be used; the text says what it is."""
 
 
 class FileSchema(NamedTuple):
@@ -77,23 +79,63 @@ class FileSchema(NamedTuple):
         raise WrongFileError("is " + kinds.get(found, "another program's database"))
 
 
-class WrongFileError(Exception):
-    """A file that is not to be used; the text says what it is."""
+_EXCHANGES: Final = """CREATE TABLE exchanges (
+    row_id TEXT NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL,
+    ended_ms BIGINT NOT NULL,
+    issuer TEXT NOT NULL,
+    "user" TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    upstream TEXT,
+    model TEXT,
+    dialect TEXT,
+    status INTEGER,
+    ending TEXT NOT NULL,
+    code TEXT,
+    ttfb_ms DOUBLE PRECISION,
+    duration_ms DOUBLE PRECISION NOT NULL,
+    bytes BIGINT NOT NULL,
+    events BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    cost_nano BIGINT,
+    currency TEXT NOT NULL,
+    usage TEXT NOT NULL,
+    price_version TEXT,
+    attempts INTEGER NOT NULL
+) WITHOUT ROWID"""
+# One user's rows since a moment.
+_EXCHANGES_INDEX: Final = 'CREATE INDEX exchanges_of_user ON exchanges (issuer, "user", row_id)'
+# One user's days stand together; a day is that of UTC, counted from the epoch.
+_DAYS: Final = """CREATE TABLE days (
+    issuer TEXT NOT NULL,
+    "user" TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    plan TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    model TEXT NOT NULL,
+    ending TEXT NOT NULL,
+    code TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL,
+    unpriced BIGINT NOT NULL,
+    PRIMARY KEY (issuer, "user", day, plan, upstream, model, ending, code)
+) WITHOUT ROWID"""
+_DAYS_INDEX: Final = "CREATE INDEX days_of_all ON days (day)"
 
 
 LEDGER_SCHEMA: Final = FileSchema(
     0x66737365,  # fsse
     "a ledger",
-    (
-        (
-            f"{sql.CREATE_EXCHANGES} WITHOUT ROWID",
-            sql.CREATE_EXCHANGES_INDEX,
-            f"{sql.CREATE_DAYS} WITHOUT ROWID",
-            sql.CREATE_DAYS_INDEX,
-        ),
-    ),
+    ((_EXCHANGES, _EXCHANGES_INDEX, _DAYS, _DAYS_INDEX),),
 )
-SPOOL_SCHEMA: Final = FileSchema(0x66737370, "a spool", ((f"{sql.CREATE_EXCHANGES} WITHOUT ROWID",),))  # fssp
+SPOOL_SCHEMA: Final = FileSchema(0x66737370, "a spool", ((_EXCHANGES,),))  # fssp
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

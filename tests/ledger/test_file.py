@@ -18,7 +18,7 @@ from proxy.ledger import COLUMNS, Query, Row
 from proxy.ledger import file as file_module
 from proxy.ledger.file import LedgerFile
 from proxy.ledger.file_schema import LEDGER_SCHEMA
-from proxy.ledger.sql import DAY_MS, MAX_TOKENS
+from proxy.ledger.sql import DAY_MS, MAX_TOKENS, TYPES
 from proxy.ledger.sqlite import SqliteBook, read
 from tests.ledger.rows import NOON_MS, row, summed
 
@@ -290,6 +290,16 @@ def test_file_of_the_first_release(path: Path) -> None:
     new.close()
     assert shape(path) == shape(new.path)
     assert len(kept(path)) == 1
+
+
+def test_columns_are_those_of_a_row(path: Path) -> None:
+    """The steps make exactly the columns that a row has, of the types that both databases have."""
+    opened(path).close()
+    connection = sqlite3.connect(path)
+    columns = connection.execute("SELECT name, type FROM pragma_table_info('exchanges')").fetchall()
+    connection.close()
+    assert dict(columns) == {name: kind.partition(" NOT")[0] for name, kind in TYPES.items()}
+    assert [name for name, _ in columns] == list(Row._fields)
 
 
 def test_upgraded_by_several_at_once(path: Path) -> None:
