@@ -198,6 +198,24 @@ async def test_budget_too_little_left() -> None:
     await reserve(store, alice, 100)
 
 
+async def test_budget_held_by_what_runs() -> None:
+    """Where only running exchanges are in the way, the wait is short: nobody knows when one of them ends."""
+    clocks = Clocks()
+    store, alice = store_at(clocks), user(DAY)
+    running = await reserve(store, alice, 900)
+    for to_end_s, wait_s in ((DAY_LEFT_S, 10.0), (4.0, 4.0)):
+        clocks.passed_s = DAY_LEFT_S - to_end_s
+        with pytest.raises(InsufficientQuotaError) as refused:
+            await reserve(store, alice, 200)
+        assert refused.value.retry_after_s == pytest.approx(wait_s, abs=0.1)
+        assert refused.value.message == (
+            "What is left of your budget of 1000 tokens a day is reserved for your requests that run; "
+            f"try again in {wait_s:.0f} s, or when one has ended."
+        )
+    running.settle(Amounts(100))
+    await reserve(store, alice, 200)
+
+
 async def test_unpriced_beside_held_dollars() -> None:
     """An exchange without a price is not counted against dollars, so those that are held do not refuse it."""
     store, alice = store_at(Clocks()), user(MONTH)
