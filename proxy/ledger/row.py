@@ -109,6 +109,11 @@ class LedgerCounts(NamedTuple):
 class Ledger(Protocol):
     """Where rows go. Nobody is refused because of it."""
 
+    @property
+    def start_s(self) -> float:
+        """How long after `open` it may be that it does not answer yet, though nothing is wrong."""
+        ...
+
     async def open(self) -> None:
         """Get ready.
 

@@ -34,6 +34,8 @@ _STEPS: Final = 10_000
 class SqliteLedger:
     """The ledger of one node. All of its workers write to the file; each reads by connections of its own."""
 
+    start_s: Final = 0.0
+
     def __init__(self, path: str | Path, *, is_synced: bool = False, retention_s: float | None = None) -> None:
         """`is_synced` commits each row without waiting for others, and has it on the disk right then."""
         self._file = LedgerFile(path, has_totals=True)
