@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 Column = Literal["user", "issuer", "plan", "upstream", "model", "day", "ending", "code"]
 COLUMNS: Final[tuple[Column, ...]] = ("user", "issuer", "plan", "upstream", "model", "day", "ending", "code")
-
-
+# How long sums may take, and what a user has used.
+SUMS_S: Final = 5.0
+USED_S: Final = 0.2
 TOKEN_COLUMNS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger import sql
 from proxy.ledger.file import LedgerFile, open_to_read
-from proxy.ledger.row import LedgerCounts, Query, amounts
+from proxy.ledger.row import SUMS_S, USED_S, LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from proxy.ledger.row import Row, Sums
     from proxy.model import Amounts
 
-SUMS_S: Final = 5.0
-USED_S: Final = 0.2
 # Sums that are made at a time, and those that may wait for them: users ask for these.
 _READERS: Final = 2
 _MAX_ASKED: Final = 64

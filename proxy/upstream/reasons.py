@@ -12,25 +12,12 @@ import socket
 import ssl
 from typing import Final
 
+from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
+
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_HOSTNAME_MISMATCH and
 # X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h); Python gives the numbers, but no names for them.
 _OUT_OF_DATE: Final = frozenset({9, 10})
 _OTHER_NAME: Final = frozenset({62, 64})
-# The alerts by which a server refuses the client's certificate, or that there is none (RFC 8446 §6.2). `decrypt_error`
-# is that of a certificate whose authority has the right name and another key.
-CLIENT_CERTIFICATE_ALERTS: Final = frozenset(
-    {
-        "BAD_CERTIFICATE",
-        "CERTIFICATE_EXPIRED",
-        "CERTIFICATE_REQUIRED",
-        "CERTIFICATE_REVOKED",
-        "CERTIFICATE_UNKNOWN",
-        "DECRYPT_ERROR",
-        "NO_CERTIFICATE",
-        "UNKNOWN_CA",
-        "UNSUPPORTED_CERTIFICATE",
-    }
-)
 _RESET: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -98,8 +85,3 @@ def _reason_of_tls(exc: ssl.SSLError) -> str:
     if isinstance(exc, CertificateDemandedError) or alert_of(exc) in CLIENT_CERTIFICATE_ALERTS:
         return "tls_client_certificate"
     return "tls_handshake"
-
-
-def alert_of(exc: ssl.SSLError) -> str:
-    """The name of the alert that the peer sent; empty where it sent none. Its prefix is the protocol it came with."""
-    return (exc.reason or "").partition("ALERT_")[2]

@@ -11,7 +11,7 @@ import structlog
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger.postgres.asking import ask
 from proxy.ledger.postgres.keeper import Keeper
-from proxy.ledger.row import LedgerCounts, Query, amounts
+from proxy.ledger.row import SUMS_S, USED_S, LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from proxy.ledger.row import Row, Sums
     from proxy.model import Amounts
 
-SUMS_S: Final = 5.0
-USED_S: Final = 0.2
 # Questions that are under way: users ask them.
 _MAX_ASKED: Final = 64
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from redis.exceptions import AskError, InvalidResponse, MovedError, RedisError, ResponseError
 
-from proxy.upstream.reasons import CLIENT_CERTIFICATE_ALERTS, alert_of
+from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
 
 # What a call of redis-py's may raise: its own errors, a socket's, and of a server that says what no server should,
 # those of its parsers, which are of any kind.
