@@ -247,6 +247,7 @@ async def pool_ctx(app: web.Application) -> AsyncIterator[None]:
     app[METRICS].watch_connections(pool.counts)
     yield
     pool.close()
+    await pool.resolver.close()
 
 
 async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -278,7 +279,13 @@ async def limits_store_ctx(app: web.Application) -> AsyncIterator[None]:
 
 async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     """The rules, with the authenticator and the resolver behind them, and what the handlers share."""
-    builder = app[BUILDER] = RulesBuilder(app[SETTINGS], store=app[STORE], now=app[TIMERS].now, metrics=app[METRICS])
+    builder = app[BUILDER] = RulesBuilder(
+        app[SETTINGS],
+        store=app[STORE],
+        resolver=app[POOL].resolver,
+        now=app[TIMERS].now,
+        metrics=app[METRICS],
+    )
     rules = builder.build(app[SETTINGS], builder.make_authenticator(app[SETTINGS], None))
     if rules.authenticator is not None:
         await rules.authenticator.open()
@@ -301,7 +308,6 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     if service.rules.authenticator is not None:
         await service.rules.authenticator.close()
-    await builder.resolver.close()
 
 
 async def files_ctx(app: web.Application) -> AsyncIterator[None]:

@@ -245,7 +245,10 @@ class TooManyFailuresError(ProxyError):
 
 
 class InsufficientQuotaError(ProxyError):
-    """One of the plan's budgets has no room (429); `retry_after_s` is when its next period begins."""
+    """One of the plan's budgets has no room (429).
+
+    `retry_after_s` is when its next period begins, or some seconds where running exchanges have reserved the rest.
+    """
 
     status, code, blame, message = 429, "insufficient_quota", "client", "Your budget is used up."
 

@@ -41,6 +41,8 @@ _SEPARATED: Final = re.compile(f";(?={_FORMULA.pattern})")
 _BATCH: Final = 1000
 # A line of ours has at most some thousand bytes; what is longer is read in pieces, which are no lines of ours.
 _MAX_LINE: Final = 1024 * 1024
+# By so much the clocks of two nodes may differ. What is later has no true date, and would be of a period to come.
+_MAX_AHEAD_S: Final = 300.0
 
 
 def report(book: Book, *, since_ms: int, by: tuple[Column, ...], user: str | None, format_: Format) -> str:
@@ -127,11 +129,13 @@ class Imported(NamedTuple):
     known: int = 0
     skipped: int = 0
     too_old: int = 0
+    to_come: int = 0
 
     def __str__(self) -> str:
         return (
             f"{_count(self.new, 'row')} inserted, {self.known} known already; left out: "
-            f"{_count(self.skipped, 'line')} of no authenticated exchange, {self.too_old} older than usage.retention"
+            f"{_count(self.skipped, 'line')} of no authenticated exchange, {self.too_old} older than usage.retention, "
+            f"{self.to_come} dated in the future"
         )
 
 
@@ -145,11 +149,12 @@ def import_log(book: Book, lines: Iterator[bytes], *, retention_s: float) -> Imp
     Raises:
         OSError: the log cannot be read, or the ledger does not take the rows; those of earlier lines are inserted.
     """
-    since_ms = int((time.time() - retention_s) * 1000)
     done = Imported()
     while batch := list(islice(lines, _BATCH)):
+        now_s = time.time()  # of each batch: a log may be followed for days
+        since_ms, until_ms = int((now_s - retention_s) * 1000), int((now_s + _MAX_AHEAD_S) * 1000)
         rows: list[Row] = []
-        too_old = 0
+        too_old = to_come = 0
         for raw in batch:
             row = read_line(raw)
             if row is None:
@@ -157,11 +162,14 @@ def import_log(book: Book, lines: Iterator[bytes], *, retention_s: float) -> Imp
             # The next sweep would delete it.
             if row.ended_ms < since_ms:
                 too_old += 1
+            elif row.ended_ms > until_ms:
+                to_come += 1
             else:
                 rows.append(row)
         new = book.add(rows) if rows else 0
-        skipped = len(batch) - len(rows) - too_old
-        done = Imported(done.new + new, done.known + len(rows) - new, done.skipped + skipped, done.too_old + too_old)
+        skipped = len(batch) - len(rows) - too_old - to_come
+        found = Imported(new, len(rows) - new, skipped, too_old, to_come)
+        done = Imported(*map(sum, zip(done, found, strict=True)))
     return done
 
 

@@ -2,8 +2,8 @@
 
 A request moves on only while nothing has reached the client, and only where nothing can be lost or paid twice, unless
 the operator allows that (`retry_paid`); `failover.policy` has the rule. All attempts of an exchange are one after the
-other: each is over, and its connection closed, before the next begins. The last answer that a vendor gave is held
-meanwhile, unread, for the case that nobody has a better one.
+other: each is over before the next begins. The last answer that a vendor gave is kept meanwhile, for the case that
+nobody has a better one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.errors import (
 from proxy.exchange.attempt import Attempt
 from proxy.exchange.connect import connect
 from proxy.exchange.exchange import ending_of
+from proxy.exchange.kept import KeptAnswer
 from proxy.exchange.preamble import can_be_held, hold
 from proxy.exchange.reserve import meter_of
 from proxy.failover.keys import LIMITED, REFUSALS
@@ -80,7 +81,7 @@ class Attempts:
         self._metrics = metrics
         self._deadline_s = deadline_s
         # The last answer of a vendor that the request has moved on from.
-        self._kept: _Result | None = None
+        self._kept: KeptAnswer | None = None
 
     async def reach(self) -> UpstreamResponse:
         """Send the request to its upstream, and where that fails to others, until there is an answer for the client.
@@ -102,7 +103,7 @@ class Attempts:
                 result = await self._ask_targets(route, choices)
             answer = await self._choose(result)
         except BaseException:
-            self._keep(None)
+            self._drop_kept()
             raise
         exchange.is_answered = True
         return answer
@@ -127,8 +128,7 @@ class Attempts:
                 or not (self._is_as_left_out(result) or choices.may_retry())
             ):
                 return result
-            if result.answer is not None:
-                self._keep(result)
+            self._keep(result)
             await asyncio.sleep(backoff_s)
             following = await self._turns.run(choices.take())
             if following is None:
@@ -157,8 +157,7 @@ class Attempts:
         tried = [key]
         while result.status in REFUSALS and (following := state.keys.next_after(tried, result.status)) is not None:
             tried.append(following)
-            if result.answer is not None:
-                self._keep(result)
+            self._keep(result)
             result = await self._ask(route, state, following, is_held=is_held)
         return result
 
@@ -228,26 +227,33 @@ class Attempts:
         Raises:
             ProxyError: there is none, or the request may have been run and is not to be paid twice.
         """
-        kept = self._kept
-        if result.answer is not None:
-            self._keep(None)
-            return result.answer
-        assert result.error is not None  # one of the two is there
+        kept, answer = self._kept, result.answer
+        if answer is not None and (kept is None or kept.answer is not answer):
+            self._drop_kept()
+            return answer
         choices = result.route.choices
         retry = None if choices is None else choices.retry
-        if kept is None or kept.answer is None or ends_at_once(result.outcome, retry):
-            raise result.error
-        if kept.route is not result.route:
-            await self._turn_to(kept.route)
-        # From here on the caller's; before, cancellation closes it.
-        self._kept = None
-        return kept.answer
+        if kept is not None and kept.answer.failure is None and not ends_at_once(result.outcome, retry):
+            if kept.route is not result.route:
+                await self._turn_to(kept.route)
+            # From here on the caller's; before, cancellation closes it.
+            self._kept = None
+            return kept.give_back()
+        # Of an answer that broke off meanwhile nothing is told: half of an error is none.
+        error = result.error if answer is None else answer.failure
+        assert error is not None  # the attempt's, where it has no answer
+        raise error
 
-    def _keep(self, result: _Result | None) -> None:
-        """Hold an answer in place of the one that was held, which is closed."""
-        kept, self._kept = self._kept, result
-        if kept is not None and kept.answer is not None:
-            kept.answer.abort()
+    def _keep(self, result: _Result) -> None:
+        """Keep an answer in place of the one that was kept; an error of ours takes no place."""
+        if result.answer is not None:
+            self._drop_kept()
+            self._kept = KeptAnswer(result.answer, result.route)
+
+    def _drop_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.answer.abort()
+            self._kept = None
 
     async def _turn_to(self, route: Route) -> None:
         """Note in the exchange to which upstream it goes now."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from proxy.errors import DrainingError, InvalidRequestError, MethodNotAllowedError
-from proxy.exchange.authenticate import authenticate_head
-from proxy.exchange.head import check_head
+from proxy.errors import InvalidRequestError
+from proxy.handlers.own_reads import begin_own_read
 from proxy.handlers.service import SERVICE
 from proxy.model import Ending
 from proxy.protocol.header_fields import STREAM_FIELDS
@@ -37,12 +36,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
     """
     service = request.app[SERVICE]
     with service.exchanges.begin(request, service.rules) as exchange:
-        head = check_head(request, exchange, prefix=service.prefix)
-        if service.must_refuse(request):
-            raise DrainingError
-        if head.method not in {"GET", "HEAD"}:
-            raise MethodNotAllowedError("GET, HEAD")
-        principal = await authenticate_head(exchange, head)
+        head, principal = await begin_own_read(request, exchange, service)
         schedule = read_schedule(head.query)
         exchange.admit(await exchange.rules.store.admit(principal))
         if head.method == "HEAD":

@@ -66,6 +66,7 @@ class Service:
     A reload replaces `rules` as a whole; running exchanges keep those that they began with.
 
     Attributes:
+        is_leaving: Whether readiness is withdrawn, because a drain begins soon.
         stop_elsewhere: Stops a user's stream in the other workers: id, issuer, user; None where there are none.
         ledger: Where usage is kept; None where it is not.
         prefix: The path below which the application is mounted in another one.
@@ -84,6 +85,7 @@ class Service:
     usage_askers: UsageAskers = field(default_factory=UsageAskers)
     ledger: Ledger | None = None
     stop_elsewhere: Callable[[str, str, str], Awaitable[bool]] | None = None
+    is_leaving: bool = False
     is_draining: bool = False
     prefix: bytes = b""
 
@@ -99,7 +101,7 @@ class Service:
         """What stands against serving a request that arrives now, and what only limps."""
         reasons: list[str] = []
         limping: list[str] = []
-        if self.is_draining:
+        if self.is_leaving or self.is_draining:
             reasons.append("draining")
         authenticator = self.rules.authenticator
         if authenticator is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -49,7 +50,10 @@ async def create(request: web.Request) -> web.StreamResponse:
                 principal = authenticate_body(exchange, members)
             route = await service.turns.run(router.by_body(destination, asked, body, principal, members))
             exchange.upstream, exchange.dialect = route.upstream, route.dialect
-            made = await make_ticket(rules.store, asked, body, principal, service.turns)
+            buffer = BytesIO(body)
+            # The buffer alone has it: it is encrypted where it is, or a large body would be held twice.
+            del body, route, members
+            made = await make_ticket(rules.store, asked, buffer, principal, service.turns)
         exchange.status, exchange.ending = 201, Ending.COMPLETE
         return web.Response(status=201, body=made, content_type="application/json")
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from proxy.errors import DrainingError, InvalidRequestError, MethodNotAllowedError
-from proxy.exchange.authenticate import authenticate_head
-from proxy.exchange.head import check_head
+from proxy.errors import InvalidRequestError
+from proxy.handlers.own_reads import begin_own_read
 from proxy.handlers.service import SERVICE
 from proxy.ledger import COLUMNS, Query
 from proxy.model import Ending
@@ -54,12 +53,7 @@ async def own(request: web.Request) -> web.StreamResponse:
     """
     service = request.app[SERVICE]
     with service.exchanges.begin(request, service.rules) as exchange:
-        head = check_head(request, exchange, prefix=service.prefix)
-        if service.must_refuse(request):
-            raise DrainingError
-        if head.method not in {"GET", "HEAD"}:
-            raise MethodNotAllowedError("GET, HEAD")
-        principal = await authenticate_head(exchange, head)
+        head, principal = await begin_own_read(request, exchange, service)
         asked = read_query(head.query, default=_OWN_DEFAULT)
         with service.usage_askers.one_more(principal):
             own_only = asked._replace(issuer=principal.issuer, user=principal.user)

@@ -10,20 +10,19 @@ import os
 import re
 import sqlite3
 import time
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from proxy.ledger import sql
+from proxy.ledger.file_schema import LEDGER_SCHEMA, SPOOL_SCHEMA, WrongFileError
 from proxy.ledger.row import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-# `fsse` and `fssp`: a file of another program, and the other kind of ours, are told at once.
-_LEDGER_ID: Final = 0x66737365
-_SPOOL_ID: Final = 0x66737370
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -47,6 +46,7 @@ class LedgerFile:
     def __init__(self, path: str | Path, *, has_totals: bool) -> None:
         self.path = Path(path)
         self._has_totals = has_totals
+        self._schema = LEDGER_SCHEMA if has_totals else SPOOL_SCHEMA
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -55,7 +55,7 @@ class LedgerFile:
         return "usage.ledger" if self._has_totals else "usage.spool"
 
     def open(self) -> None:
-        """Open the file, and create it where there is none. Idempotent.
+        """Open the file, create it where there is none, and upgrade that of an earlier release. Idempotent.
 
         Raises:
             OSError: the file cannot be used, or was written by a later release; the text says which and why.
@@ -110,14 +110,30 @@ class LedgerFile:
         if not self.path.is_file() or not os.access(self.path, os.R_OK | os.W_OK):
             raise OSError(f"{self.key}: {self.path}: is not a file that can be written")
         try:
-            connection = open_to_read(self.path)
-            try:
-                self._judge(connection)
-            finally:
-                connection.close()
+            with closing(open_to_read(self.path)) as connection:
+                self._version_of(connection)
         except sqlite3.DatabaseError as exc:
             if not may_pass(exc):
                 raise OSError(f"{self.key}: {self.path}: {exc}") from exc
+
+    def check_upgraded(self) -> None:
+        """Find out, without changing anything, whether an existing file has the tables of this release.
+
+        Raises:
+            OSError: It is of an earlier one, or cannot be used at all; the text says which.
+            sqlite3.Error: It cannot be read now.
+        """
+        with closing(open_to_read(self.path)) as connection:
+            version = self._version_of(connection)
+        if version == self._schema.version:
+            return
+        what = (
+            f"was written by an earlier release of forward-sse (schema {version}, this one reads "
+            f"{self._schema.version}); a start of this release's proxy upgrades it"
+            if version
+            else "has no tables yet; a start of the proxy makes them"
+        )
+        raise OSError(f"{self.key}: {self.path}: {what}")
 
     def add(self, rows: Sequence[Row]) -> int:
         """Insert the rows that are not there yet, in one transaction, and return how many were new.
@@ -195,60 +211,25 @@ class LedgerFile:
             _execute(connection, sql.ADD_DAY, [tuple(day.values()) for day in sql.totals(rows)])
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        is_new = self._judge(connection)
+        version = self._version_of(connection)
         _set_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
-        if not is_new:
-            return
-        with _Transaction(connection):
-            # Another worker may have been faster.
-            if self._judge(connection):
-                for statement in self._schema():
-                    connection.execute(statement)
+        if version < self._schema.version:
+            with _Transaction(connection), self._told():
+                # Another worker may have been faster: this asks again, with the lock.
+                self._schema.upgrade(connection)
 
-    def _schema(self) -> Iterable[str]:
-        yield f"{sql.CREATE_EXCHANGES} WITHOUT ROWID"
-        if self._has_totals:
-            yield sql.CREATE_EXCHANGES_INDEX
-            yield f"{sql.CREATE_DAYS} WITHOUT ROWID"
-            yield sql.CREATE_DAYS_INDEX
-        yield f"PRAGMA application_id = {self._id}"
-        yield f"PRAGMA user_version = {sql.SCHEMA_VERSION}"
+    def _version_of(self, connection: sqlite3.Connection) -> int:
+        with self._told():
+            return self._schema.version_of(connection)
 
-    @property
-    def _id(self) -> int:
-        return _LEDGER_ID if self._has_totals else _SPOOL_ID
-
-    def _judge(self, connection: sqlite3.Connection) -> bool:
-        """Say whether the database is empty.
-
-        Raises:
-            OSError: It is not empty, and not ours or of a later release.
-        """
-        if connection.in_transaction:
-            return self._judge_one_moment(connection)
-        # All of it at one moment: another worker may be about to make the tables.
-        connection.execute("BEGIN")
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            return self._judge_one_moment(connection)
-        finally:
-            connection.execute("ROLLBACK")
-
-    def _judge_one_moment(self, connection: sqlite3.Connection) -> bool:
-        found, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        if found == self._id:
-            if version > sql.SCHEMA_VERSION:
-                raise OSError(
-                    f"{self.key}: {self.path}: was written by a later release of forward-sse (schema {version}, "
-                    f"this one knows {sql.SCHEMA_VERSION})"
-                )
-            return False
-        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if found == 0 and version == 0 and tables == 0:
-            return True
-        what = {_LEDGER_ID: "a ledger", _SPOOL_ID: "a spool"}.get(found, "another program's database")
-        raise OSError(f"{self.key}: {self.path}: is {what}")
+            yield
+        except WrongFileError as exc:
+            raise OSError(f"{self.key}: {self.path}: {exc}") from exc
 
 
 def may_pass(exc: sqlite3.Error) -> bool:
@@ -308,11 +289,6 @@ class _Transaction:
         # SQLite has done it by itself where the disk is full.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
-    return int(value)
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 Column = Literal["user", "issuer", "plan", "upstream", "model", "day", "ending", "code"]
 COLUMNS: Final[tuple[Column, ...]] = ("user", "issuer", "plan", "upstream", "model", "day", "ending", "code")
-
-
+# How long sums may take, and what a user has used.
+SUMS_S: Final = 5.0
+USED_S: Final = 0.2
 TOKEN_COLUMNS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
@@ -108,6 +109,11 @@ class LedgerCounts(NamedTuple):
 
 class Ledger(Protocol):
     """Where rows go. Nobody is refused because of it."""
+
+    @property
+    def start_s(self) -> float:
+        """How long after `open` it may be that it does not answer yet, though nothing is wrong."""
+        ...
 
     async def open(self) -> None:
         """Get ready.

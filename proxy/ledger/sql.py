@@ -1,4 +1,4 @@
-"""The ledger's SQL, the same text for SQLite and for PostgreSQL: tables, statements, and sums.
+"""The ledger's SQL, the same text for SQLite and for PostgreSQL: columns, statements, and sums.
 
 Parameters are written `:name`, as both sqlite3 and SQLAlchemy's `text()` read them. Rows are found by time through
 `row_id`, which begins with the time: the primary key serves for it, and for deletion.
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from proxy.ledger.row import Query
 
-SCHEMA_VERSION: Final = 1
 _EPOCH: Final = date(1970, 1, 1)
 DAY_MS: Final = 86_400_000
 MAX_GROUPS: Final = 10_000
@@ -24,7 +23,7 @@ MAX_GROUPS: Final = 10_000
 MAX_TOKENS: Final = 10**10
 MAX_COST_NANO: Final = 10**13
 
-# Of the columns of `exchanges`, in both databases.
+# Of the columns of `exchanges`, in both databases; `file_schema` and the migrations make them.
 TYPES: Final = {
     "row_id": "TEXT NOT NULL PRIMARY KEY",
     "id": "TEXT NOT NULL",
@@ -70,19 +69,6 @@ def _names(columns: Iterable[str]) -> str:
 def _parameters(columns: Iterable[str]) -> str:
     return ", ".join(f":{column}" for column in columns)
 
-
-CREATE_EXCHANGES: Final = f"""CREATE TABLE IF NOT EXISTS exchanges (
-    {", ".join(f"{_name(column)} {kind}" for column, kind in TYPES.items())}
-)"""
-# One user's rows since a moment.
-CREATE_EXCHANGES_INDEX: Final = 'CREATE INDEX IF NOT EXISTS exchanges_of_user ON exchanges (issuer, "user", row_id)'
-# One user's days stand together; a day is that of UTC, counted from the epoch.
-CREATE_DAYS: Final = f"""CREATE TABLE IF NOT EXISTS days (
-    {", ".join(f"{_name(column)} {'INTEGER' if column == 'day' else 'TEXT'} NOT NULL" for column in _KEY)},
-    {", ".join(f"{column} BIGINT NOT NULL" for column in _COUNTED)},
-    PRIMARY KEY ({_names(_KEY)})
-)"""
-CREATE_DAYS_INDEX: Final = "CREATE INDEX IF NOT EXISTS days_of_all ON days (day)"
 
 # Only rows that are really inserted may be added to the days: see `totals`.
 INSERT_ROW: Final = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger import sql
 from proxy.ledger.file import LedgerFile, open_to_read
-from proxy.ledger.row import LedgerCounts, Query, amounts
+from proxy.ledger.row import SUMS_S, USED_S, LedgerCounts, Query, amounts
 from proxy.ledger.writer import Writer
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from proxy.ledger.row import Row, Sums
     from proxy.model import Amounts
 
-SUMS_S: Final = 5.0
-USED_S: Final = 0.2
 # Sums that are made at a time, and those that may wait for them: users ask for these.
 _READERS: Final = 2
 _MAX_ASKED: Final = 64
@@ -33,6 +31,8 @@ _STEPS: Final = 10_000
 
 class SqliteLedger:
     """The ledger of one node. All of its workers write to the file; each reads by connections of its own."""
+
+    start_s: Final = 0.0
 
     def __init__(self, path: str | Path, *, is_synced: bool = False, retention_s: float | None = None) -> None:
         """`is_synced` commits each row without waiting for others, and has it on the disk right then."""
@@ -142,12 +142,13 @@ class SqliteBook:
         """Sum the rows, the groups with the most requests first; at most 10,000 groups. No file is no row.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, or is of an earlier release, which reading does not change.
         """
         self._file.check()
         if not self._file.path.exists():
             return []
         with self._translated():
+            self._file.check_upgraded()
             return read(self._file.path, query)
 
     def add(self, rows: Sequence[Row]) -> int:

@@ -73,7 +73,7 @@ def no_room(misfit: Misfit | None) -> RateLimitExceededError | InsufficientQuota
     message = {
         "used": f"Your {text} is used up; {again}.",
         "large": f"What is left of your {text} is too little for this request; {again}.",
-        "held": f"What is left of your {text} is reserved for your requests that run; {again}.",
+        "held": f"What is left of your {text} is reserved for your requests that run; {again}, or when one has ended.",
     }[misfit.cause]
     return InsufficientQuotaError(message, retry_after_s=wait_s, limit=f"{rule.unit}_budget")
 

@@ -172,7 +172,8 @@ class Store(Protocol):
 
         Raises:
             RateLimitExceededError: A token rate has no room; `retry_after_s` is when it will.
-            InsufficientQuotaError: A budget has no room; `retry_after_s` is when its next period begins.
+            InsufficientQuotaError: A budget has no room; `retry_after_s` is when its next period begins, or some
+                seconds where only what is reserved is in the way.
             LimitsUnavailableError: The question cannot be answered.
         """
         ...

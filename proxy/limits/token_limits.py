@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proxy.limits.quotas import TICKS_PER_S, limits_of, rate_name
+from proxy.usage import usd_text
 
 if TYPE_CHECKING:
     from proxy.limits.gcra import Limit
     from proxy.model import Budget, Plan, Rate
 
-NANO_PER_USD: Final = 1_000_000_000
 # The window of a budget in `RateLimit-Policy`, which is one number: of a month the longest, which promises least.
 _WINDOWS_S: Final = {"day": 86_400, "week": 7 * 86_400, "month": 31 * 86_400}
 
@@ -67,10 +67,7 @@ def budget_name(budget: Budget) -> str:
 
 def amount_text(budget: Budget) -> str:
     """Write a budget's limit in its unit: nano-dollars as dollars with the decimals that they have."""
-    if budget.unit == "tokens":
-        return str(budget.limit)
-    dollars, nano = divmod(budget.limit, NANO_PER_USD)
-    return f"{dollars}.{nano:09d}".rstrip("0") if nano else str(dollars)
+    return str(budget.limit) if budget.unit == "tokens" else usd_text(budget.limit)
 
 
 NO_TOKEN_LIMITS: Final = TokenLimits((), ())

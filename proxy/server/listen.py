@@ -139,13 +139,20 @@ class Server:
         self._options = _options(settings)
 
     async def drain(self, timeout_s: float | None = None) -> None:
-        """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
-        service = self.service
+        """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them.
+
+        Without a timeout the settings' own, and before it their delay, in which only readiness is withdrawn.
+        """
+        service, settings = self.service, self.app[BUILDER].settings
+        service.is_leaving = True
+        if timeout_s is None:
+            timeout_s = settings.drain_timeout_s
+            if settings.drain_delay_s is not None:
+                structlog.get_logger().info("drain.announced", delay_s=settings.drain_delay_s)
+                await asyncio.sleep(settings.drain_delay_s)
         service.is_draining = True
         for server in self._public:
             server.close()
-        if timeout_s is None:
-            timeout_s = self.app[BUILDER].settings.drain_timeout_s
         structlog.get_logger().info("drain.started", streams=len(service.exchanges.live()), timeout_s=timeout_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

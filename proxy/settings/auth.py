@@ -20,7 +20,7 @@ from proxy.settings.model import Contradiction, Model, closest, default, sequenc
 from proxy.settings.scalars import Flag, Text, at_most, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue
-from proxy.settings.ways import ClientCertificate, EgressText, ServerName  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
 
 # RFC 7518 §3.2: the key is at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -129,16 +129,9 @@ class JwtIssuer(Model):
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file of the authorities trusted for the key set's server, instead of the system's."
     )
-    egress_proxy: EgressText | None = Field(
-        None,
-        description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…",
-    )
-    client_certificate: ClientCertificate | None = Field(
-        None, description="The certificate that the server demands of its clients."
-    )
-    server_name: ServerName | None = Field(
-        None, description="The name in the server's certificate, where it is not the url's host."
-    )
+    egress_proxy: OwnEgress = None
+    client_certificate: OwnCertificate = None
+    server_name: OwnServerName = None
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
     audience_claim: Text = Field(

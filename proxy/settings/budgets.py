@@ -10,6 +10,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model
 from proxy.settings.units import InvalidValue
+from proxy.usage.prices import NANO_PER_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 MAX_USD = 1_000_000
 MAX_TOKENS = 10**12
 _DOLLARS = re.compile(r"\d{1,7}(\.\d{1,9})?", re.ASCII)
-_NANO_PER_USD = 1_000_000_000
 
 
 def read_usd(value: object) -> int:
@@ -30,7 +30,7 @@ def read_usd(value: object) -> int:
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if _DOLLARS.fullmatch(text) is None or not 0 < Decimal(text) <= MAX_USD:
         raise InvalidValue(f"must be dollars: a number above 0 and at most {MAX_USD}, such as 50 or 0.5")
-    return int(Decimal(text) * _NANO_PER_USD)
+    return int(Decimal(text) * NANO_PER_UNIT)
 
 
 def read_tokens(value: object) -> int:

@@ -212,7 +212,8 @@ def build_store(
     """
     limits = settings.limits
     url = limits.store
-    calendar, openings = Calendar(settings.usage.budget_timezone), Openings(None if ledger is None else ledger.used)
+    calendar = Calendar(settings.usage.budget_timezone)
+    openings = Openings() if ledger is None else Openings(ledger.used, start_s=ledger.start_s)
     if url == "memory":
         return MemoryStore(calendar=calendar, openings=openings)
     # 9 MiB and a sixth of a second of redis-py, which only those pay who have a limits server.

@@ -32,14 +32,11 @@ def _read_file(value: object) -> Path:
 PemFile = Annotated[Path, PlainValidator(_read_file), WithJsonSchema({"type": "string", "minLength": 1})]
 
 
-class ListenerTls(Model):
-    """TLS towards clients, without a load balancer that terminates it."""
+class CertificateAndKey(Model):
+    """A certificate with its private key."""
 
     certificate: PemFile = Field(description="A PEM file: the certificate, then those between it and a trusted one.")
     key: PemFile = Field(description="A PEM file: the certificate's private key, without a passphrase.")
-    client_ca: AuthoritiesFile | None = Field(
-        None, description="A PEM file of authorities: then a client must have a certificate of theirs."
-    )
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -57,6 +54,14 @@ class ListenerTls(Model):
                         "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
                     ),
                 )
+
+
+class ListenerTls(CertificateAndKey):
+    """TLS towards clients, without a load balancer that terminates it."""
+
+    client_ca: AuthoritiesFile | None = Field(
+        None, description="A PEM file of authorities: then a client must have a certificate of theirs."
+    )
 
 
 def make_server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:

@@ -12,7 +12,7 @@ from proxy.limits.failures import AuthFailures
 from proxy.observability.logging import UpstreamLog
 from proxy.playground import Page
 from proxy.settings.build import build_authenticator, build_rules
-from proxy.upstream.addresses import Resolver, check_addresses
+from proxy.upstream.addresses import check_addresses
 from proxy.upstream.egress import unreachable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.routing import Rules
     from proxy.settings import Settings
     from proxy.upstream import Address
+    from proxy.upstream.addresses import Resolver
 
 
 class RulesBuilder:
@@ -36,10 +37,12 @@ class RulesBuilder:
         states: What is known of the upstreams and their keys.
     """
 
-    def __init__(self, settings: Settings, *, store: Store, now: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, *, store: Store, resolver: Resolver, now: Callable[[], float], metrics: Metrics
+    ) -> None:
         """`now` gives the loop's time, in seconds."""
         self.settings = settings
-        self.resolver = Resolver()
+        self._resolver = resolver
         self.own_listeners: list[tuple[str, int]] = []
         self._store = store
         self._now = now
@@ -62,7 +65,7 @@ class RulesBuilder:
         async def resolve(route: Route) -> Sequence[Address]:
             if (proxy := route.way.proxy) is not None:
                 return await self._resolve_proxy(proxy)
-            addresses = await self.resolver.resolve(route.origin.host, route.origin.port)
+            addresses = await self._resolver.resolve(route.origin.host, route.origin.port)
             if route.is_pinned:
                 check_addresses(addresses, allow_private=allow_private, own=self.own_listeners)
             return addresses
@@ -81,7 +84,7 @@ class RulesBuilder:
 
     async def _resolve_proxy(self, proxy: EgressProxy) -> Sequence[Address]:
         try:
-            return await self.resolver.resolve(proxy.host, proxy.port)
+            return await self._resolver.resolve(proxy.host, proxy.port)
         except UpstreamUnreachableError as exc:
             raise unreachable() from exc
 

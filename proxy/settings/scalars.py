@@ -38,11 +38,11 @@ class HttpOrigin(NamedTuple):
     port: int
 
 
-def read_text(value: object) -> str:
-    """Read one line of text that is not empty.
+def check_text(value: object) -> str:
+    """Return text that is not empty.
 
     Raises:
-        InvalidValue: Anything else.
+        InvalidValue: Anything else; no fault contains it.
     """
     if isinstance(value, bool | int):
         raise InvalidValue("must be text: put it in quotes")
@@ -50,6 +50,16 @@ def read_text(value: object) -> str:
         raise InvalidValue("must be text")
     if not value.strip():
         raise InvalidValue("must not be empty")
+    return value
+
+
+def read_text(value: object) -> str:
+    """Read one line of text that is not empty.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
+    value = check_text(value)
     if len(value) > _TEXT_LIMIT or not value.isprintable():
         raise InvalidValue(f"must be one line of at most {_TEXT_LIMIT} printable characters")
     return value

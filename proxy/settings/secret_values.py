@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
+from proxy.settings.scalars import check_text
 from proxy.settings.units import InvalidValue
 
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
@@ -31,12 +32,7 @@ def read_secret(value: object) -> SecretStr:
     Raises:
         InvalidValue: Not text, empty, or with white space or quotes around it.
     """
-    if isinstance(value, bool | int):
-        raise InvalidValue("must be text: put it in quotes")
-    if not isinstance(value, str):
-        raise InvalidValue("must be text")
-    if not value.strip():
-        raise InvalidValue("must not be empty")
+    value = check_text(value)
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are not UTF-8
         raise InvalidValue("must be UTF-8 text")
     check_ends(value)

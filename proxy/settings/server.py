@@ -181,6 +181,11 @@ class Settings(Model):
     drain_timeout_s: Duration = Field(
         default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
     )
+    drain_delay_s: Clock = Field(
+        default("off"),
+        alias="drain_delay",
+        description="How long after SIGTERM clients are still taken, while readiness is 503 for balancers to see.",
+    )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
         description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=_none_in_schema
     )

@@ -18,9 +18,9 @@ from proxy.settings.units import InvalidValue
 from proxy.settings.upstream_keys import HealthSettings, KeyPoolSettings, ListedKey
 from proxy.settings.ways import (
     EGRESS_WORDS,
-    ClientCertificate,
-    EgressText,
-    ServerName,
+    OwnCertificate,
+    OwnEgress,
+    OwnServerName,
     plain_faults,
     read_egress_proxy,
 )
@@ -173,16 +173,9 @@ class UpstreamSettings(Model):
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file that replaces the system's trusted authorities."
     )
-    egress_proxy: EgressText | None = Field(
-        None,
-        description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…",
-    )
-    client_certificate: ClientCertificate | None = Field(
-        None, description="The certificate that the server demands of its clients."
-    )
-    server_name: ServerName | None = Field(
-        None, description="The name in the server's certificate, where it is not the url's host."
-    )
+    egress_proxy: OwnEgress = None
+    client_certificate: OwnCertificate = None
+    server_name: OwnServerName = None
     events: Literal["raw", "typed"] = Field(
         "raw",
         description="How streams are passed on: `raw` as they come (and typed where ?events=typed asks), `typed`.",

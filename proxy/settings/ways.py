@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.model import EgressProxy, TlsFiles
-from proxy.settings.listener_tls import PemFile, make_server_context
-from proxy.settings.model import Contradiction, Model, closest
+from proxy.settings.listener_tls import CertificateAndKey
+from proxy.settings.model import Contradiction, closest
 from proxy.settings.scalars import read_text
 from proxy.settings.units import InvalidValue, is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from proxy.protocol.proxy_variables import ProxyVariables
 
@@ -105,28 +105,21 @@ EgressText = Annotated[
 ServerName = Annotated[str, PlainValidator(_read_server_name), WithJsonSchema({"type": "string", "minLength": 1})]
 
 
-class ClientCertificate(Model):
+class ClientCertificate(CertificateAndKey):
     """The certificate that the proxy shows to a server which demands one."""
 
-    certificate: PemFile = Field(description="A PEM file: the certificate, then those between it and a trusted one.")
-    key: PemFile = Field(description="A PEM file: the certificate's private key, without a passphrase.")
 
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that the key belongs to the certificate and needs no passphrase."""
-        certificate, key = data.get("certificate"), data.get("key")
-        if not (isinstance(certificate, str) and isinstance(key, str)):
-            return
-        if Path(certificate).is_file() and Path(key).is_file():
-            try:
-                make_server_context(Path(certificate), Path(key), None)
-            except (OSError, ValueError):
-                yield (
-                    ("key",),
-                    InvalidValue(
-                        "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
-                    ),
-                )
+# The keys that an issuer has as an upstream has them.
+OwnEgress = Annotated[
+    EgressText | None,
+    Field(description="The proxy on the way, instead of the top level's: `environment`, `none`, http://…, socks5://…"),
+]
+OwnCertificate = Annotated[
+    ClientCertificate | None, Field(description="The certificate that the server demands of its clients.")
+]
+OwnServerName = Annotated[
+    ServerName | None, Field(description="The name in the server's certificate, where it is not the url's host.")
+]
 
 
 def tls_files(ca_file: Path | None, certificate: ClientCertificate | None) -> TlsFiles:

@@ -4,7 +4,8 @@ A ticket is two random values, as one URL-safe word. By the first the sealed req
 second is the key that it is encrypted with, and is kept nowhere. So whoever reads the store has neither prompts nor
 tokens, and cannot use what is there; whoever writes to it can make a ticket fail, not change what it asks for.
 
-Pure but for the random values. Where sealed requests are kept and how often they can be taken is the limits store's.
+Pure but for the random values, and for the buffers that it overwrites. Where sealed requests are kept and how often
+they can be taken is the limits store's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -27,6 +28,8 @@ from proxy.model import RequestHead
 from proxy.protocol.json_text import PIECE_BYTES
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
+
     from proxy.errors import Field
     from proxy.protocol.json_text import Steps
 
@@ -35,7 +38,7 @@ _ID_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _TICKET: Final = re.compile(rb"[A-Za-z0-9_-]{64}")
 # Bound into what is sealed: a later form of it cannot be taken for this one.
-_VERSION: Final = b"\x01"
+_VERSION: Final = b"\x02"
 # NIST SP 800-38D §8.2 asks that no nonce comes twice under one key: each key seals once.
 _NONCE: Final = bytes(12)
 _TAG_BYTES: Final = 16
@@ -74,8 +77,11 @@ class Ticket:
         """The key in the store; reveals nothing of the ticket."""
         return hashlib.sha256(self.id).hexdigest()
 
-    def seal(self, head: RequestHead, body: bytes) -> Steps[bytes]:
-        """Encrypt a request, in pieces; only once for each ticket. Uses memory for the result besides the body."""
+    def seal(self, head: RequestHead, body: BytesIO) -> Steps[bytes]:
+        """Encrypt a request, in pieces; only once for each ticket.
+
+        The body is encrypted where it is, if nobody else has its bytes: no second one is held.
+        """
         plain = orjson.dumps(
             {
                 "method": head.method,
@@ -86,47 +92,39 @@ class Ticket:
         )
         encryptor = Cipher(AES(self.key), GCM(_NONCE)).encryptor()
         encryptor.authenticate_additional_data(_VERSION + self.id)
-        # Unlike a bytearray it gives its content as bytes without copying it.
-        sealed = BytesIO()
-        sealed.write(_VERSION + encryptor.update(len(plain).to_bytes(_LENGTH_BYTES) + plain))
-        rest = memoryview(body)
-        while rest:
-            sealed.write(encryptor.update(rest[:PIECE_BYTES]))
-            rest = rest[PIECE_BYTES:]
-            if rest:
-                yield
-        sealed.write(encryptor.finalize() + encryptor.tag)
-        return sealed.getvalue()
+        yield from _replace(body, encryptor)
+        # Behind the body, which is not moved: the head, its length, the tag, the version.
+        end = encryptor.update(plain + len(plain).to_bytes(_LENGTH_BYTES)) + encryptor.finalize()
+        body.seek(0, SEEK_END)
+        body.write(end + encryptor.tag + _VERSION)
+        return body.getvalue()
 
-    def unseal(self, sealed: bytes) -> Steps[tuple[RequestHead, bytes]]:
-        """Decrypt the request, in pieces. Nothing of it is used before all of it is verified.
+    def unseal(self, sealed: BytesIO) -> Steps[tuple[RequestHead, bytes]]:
+        """Decrypt the request, in pieces and where it is. Nothing of it is used before all of it is verified.
 
         Raises:
             ValueError: This ticket did not seal it, or it is not as it was.
         """
-        if sealed[:1] != _VERSION:
-            raise ValueError("not a sealed request of this version")
-        view = memoryview(sealed)[1:]
-        if len(view) < _TAG_BYTES:
+        end = sealed.seek(0, SEEK_END) - _TAG_BYTES - len(_VERSION)
+        if end < 0:
             raise ValueError("not sealed by this ticket")
-        rest, tag = view[:-_TAG_BYTES], bytes(view[-_TAG_BYTES:])
+        sealed.seek(end)
+        tag, version = sealed.read(_TAG_BYTES), sealed.read()
+        if version != _VERSION:
+            raise ValueError("not a sealed request of this version")
+        sealed.truncate(end)
         decryptor = Cipher(AES(self.key), GCM(_NONCE, tag)).decryptor()
         decryptor.authenticate_additional_data(_VERSION + self.id)
-        # The length of the head, the head, the body.
-        size = int.from_bytes(decryptor.update(rest[:_LENGTH_BYTES]))
-        rest = rest[_LENGTH_BYTES:]
-        plain = decryptor.update(rest[:size])
-        rest = rest[size:]
-        body = BytesIO()
-        while rest:
-            body.write(decryptor.update(rest[:PIECE_BYTES]))
-            rest = rest[PIECE_BYTES:]
-            if rest:
-                yield
+        yield from _replace(sealed, decryptor)
         try:
             decryptor.finalize()
         except InvalidTag:
             raise ValueError("not sealed by this ticket") from None
+        sealed.seek(end - _LENGTH_BYTES)
+        size = int.from_bytes(sealed.read())
+        sealed.seek(end - _LENGTH_BYTES - size)
+        plain = sealed.read(size)
+        sealed.truncate(end - _LENGTH_BYTES - size)
         # Whole and ours from here on: nothing below can be malformed.
         head = orjson.loads(plain)
         query = head["query"]
@@ -137,9 +135,19 @@ class Ticket:
                 None if query is None else query.encode("latin-1"),
                 tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in head["fields"]),
             ),
-            body.getvalue(),
+            sealed.getvalue(),
         )
 
 
 def _text(header: Field) -> tuple[str, str]:
     return header[0].decode("latin-1"), header[1].decode("latin-1")
+
+
+def _replace(buffer: BytesIO, cipher: CipherContext) -> Steps[None]:
+    """Put what the cipher makes of a buffer's content in its place, a piece at a time."""
+    with buffer.getbuffer() as view:
+        for start in range(0, len(view), PIECE_BYTES):
+            if start:
+                yield
+            piece = view[start : start + PIECE_BYTES]
+            piece[:] = cipher.update(piece)

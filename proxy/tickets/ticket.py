@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -84,8 +85,8 @@ def ticket_in(head: RequestHead) -> Ticket:
     return ticket
 
 
-async def make_ticket(store: Store, head: RequestHead, body: bytes, owner: Principal, turns: Turns) -> bytes:
-    """Store a request under a new ticket, and return the response's JSON.
+async def make_ticket(store: Store, head: RequestHead, body: BytesIO, owner: Principal, turns: Turns) -> bytes:
+    """Store a request under a new ticket, and return the response's JSON. The body is overwritten.
 
     Raises:
         TooManyTicketsError, LimitsUnavailableError: as `store.Store.put_ticket` says.
@@ -111,10 +112,13 @@ async def use_ticket(
     sealed = await store.take_ticket(ticket.name)
     if isinstance(sealed, Spent):
         return Spent.SPENT
+    if sealed is None:
+        raise NotFoundError("No such ticket.")
+    buffer = BytesIO(sealed)
+    # The buffer alone has it: it is decrypted where it is.
+    del sealed
     try:
-        if sealed is None:
-            raise NotFoundError("No such ticket.")
-        asked, body = await turns.run(ticket.unseal(sealed))
+        asked, body = await turns.run(ticket.unseal(buffer))
     except ValueError:
         raise NotFoundError("No such ticket.") from None
     if asks_for_typed(head) and not asks_for_typed(asked):

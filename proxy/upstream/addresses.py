@@ -117,7 +117,12 @@ class Resolver:
 
     Args:
         clock: Gives monotonic seconds.
+
+    Attributes:
+        on_found: Called with a host, its port and what was found, each time that it was looked up.
     """
+
+    on_found: Callable[[str, int, tuple[Address, ...]], None] | None = None
 
     def __init__(
         self,
@@ -146,9 +151,7 @@ class Resolver:
         if task is None:
             if len(self._tasks) >= MAX_LOOK_UPS:
                 return self._stale(key, UpstreamUnreachableError(reason="dns"))
-            task = asyncio.get_running_loop().create_task(self._run(key))
-            self._tasks[key] = task
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+            task = self._begin(key)
         await asyncio.wait([task])  # not a plain await: that would cancel the look-up with the waiter
         if task.cancelled():
             raise UpstreamUnreachableError(reason="dns")
@@ -157,6 +160,14 @@ class Resolver:
             return self._stale(key, found)
         return found
 
+    def refresh(self, host: str, port: int) -> None:
+        """Begin to look up again what was found more than `TTL_S` ago; never waits."""
+        key = (host, port)
+        known = self._found.get(key)
+        is_old = known is not None and self._clock() - known[0] >= TTL_S
+        if is_old and key not in self._tasks and len(self._tasks) < MAX_LOOK_UPS:
+            self._begin(key)
+
     async def close(self) -> None:
         """Abandon running look-ups; those who await one get its failure."""
         tasks = list(self._tasks.values())
@@ -164,6 +175,11 @@ class Resolver:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def _begin(self, key: tuple[str, int]) -> asyncio.Task[tuple[Address, ...] | UpstreamUnreachableError]:
+        task = self._tasks[key] = asyncio.get_running_loop().create_task(self._run(key))
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return task
 
     async def _run(self, key: tuple[str, int]) -> tuple[Address, ...] | UpstreamUnreachableError:
         # A failure is a value: with nobody left to wait, an exception would be reported as never retrieved.
@@ -175,6 +191,8 @@ class Resolver:
         self._found.move_to_end(key)
         while len(self._found) > MAX_NAMES:
             self._found.popitem(last=False)
+        if self.on_found is not None:
+            self.on_found(*key, found)
         return found
 
     def _stale(self, key: tuple[str, int], error: UpstreamUnreachableError) -> tuple[Address, ...]:

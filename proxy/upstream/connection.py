@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self,
         *,
         upstream: str,
-        key: object,
+        key: Any,
         on_idle: Callable[[Connection], None],
         on_closed: Callable[[Connection], None],
     ) -> None:

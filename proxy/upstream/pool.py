@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import aiohappyeyeballs
 
 from proxy.errors import OverloadedError, UpstreamUnreachableError
+from proxy.upstream.addresses import Resolver
 from proxy.upstream.connection import Connection
 from proxy.upstream.egress import ATTEMPT_DELAY_S, NO_ROOM, open_tunnel
 from proxy.upstream.reasons import reason_of_dial
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
 MARGIN_S = 1.0
 # Per origin and worker. More than that are closed as they come back; the bound is on descriptors, not on streams.
 MAX_KEPT = 256
-# A connection is not used again after this: an upstream that moves by its DNS record is followed, however busy it is.
+# A connection is not used again after this: an upstream that moves is followed, however busy the connection is, also
+# where its name is looked up by an egress proxy.
 MAX_AGE_S = 300.0
+# How often the names of kept connections are looked at, whether they are due for another look-up.
+LOOK_S = 2.0
 
 # What two exchanges must share to share a connection: the origin, and how it is reached.
 Key: TypeAlias = "tuple[Origin, Way]"
@@ -44,14 +48,22 @@ class Pool:
     Kept ones are used last in, first out, so that few stay warm and the rest run out: each when the `keep_alive` of the
     upstream that used it last is over, or a second before its vendor's own `Keep-Alive: timeout=` is, and none after
     `MAX_AGE_S`. `tls` may be replaced; connections that stand keep theirs.
+
+    While an origin has kept connections its name is looked up again by the resolver, every `TTL_S`. A connection to an
+    address that is no longer among those of the name is not used again: kept ones are closed, those in use after their
+    exchange.
     """
 
-    def __init__(self, clocks: DeadlineTimer, tls: TlsContexts) -> None:
+    def __init__(self, clocks: DeadlineTimer, tls: TlsContexts, resolver: Resolver | None = None) -> None:
         self._clocks = clocks
         self.tls = tls
+        self.resolver = Resolver() if resolver is None else resolver
+        self.resolver.on_found = self._retire_moved
+        self._look_s = 0.0
         # While there is a key in it, the clocks ask.
-        self._kept: dict[object, list[Connection]] = {}
-        self._open: set[Connection] = set()
+        self._kept: dict[Key, list[Connection]] = {}
+        # Each with the address that it is connected to.
+        self._open: dict[Connection, tuple[Key, str]] = {}
 
     def take(self, key: Key, upstream: str, *, keep_s: float) -> Connection | None:
         """Take a kept connection that is usable now, or return None. Does not wait.
@@ -98,6 +110,7 @@ class Pool:
         try:
             family, _, _, _, (host, port, *scope) = addresses[0].info
             if way.proxy is not None:
+                host = ""
                 sock = await open_tunnel(way.proxy, origin.host, origin.port, addresses)
                 await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
             elif len(addresses) == 1 and not any(scope):
@@ -114,6 +127,7 @@ class Pool:
                 sock = await aiohappyeyeballs.start_connection(
                     [address.info for address in addresses], happy_eyeballs_delay=ATTEMPT_DELAY_S, loop=loop
                 )
+                host = sock.getpeername()[0]
                 await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=server_hostname)
         except OSError as exc:
             if exc.errno in NO_ROOM and not isinstance(exc, ssl.SSLError):
@@ -125,7 +139,7 @@ class Pool:
             raise
         # It may have been lost again already, and told so.
         if not connection.is_closed:
-            self._open.add(connection)
+            self._open[connection] = key, _without_scope(host)
         return connection
 
     def counts(self) -> dict[tuple[str, str], int]:
@@ -144,6 +158,11 @@ class Pool:
                 connection.abort()
             if not kept:
                 del self._kept[key]
+        if now_s >= self._look_s:
+            self._look_s = now_s + LOOK_S
+            for origin, way in self._kept:
+                if way.proxy is None:
+                    self.resolver.refresh(origin.host, origin.port)
         if not self._kept:
             self._clocks.discard(self)
 
@@ -173,8 +192,22 @@ class Pool:
         connection.kept_until_s = now_s + keep_s
         kept.append(connection)
 
+    def _retire_moved(self, host: str, port: int, addresses: Sequence[Address]) -> None:
+        """Use no connection to that host again that goes to none of these addresses."""
+        known = {_without_scope(address.info[4][0]) for address in addresses}
+        for connection, (key, address) in list(self._open.items()):
+            origin, way = key
+            if origin.host == host and origin.port == port and way.proxy is None and address not in known:
+                connection.retire_s = 0.0
+                if connection in self._kept.get(key, ()):
+                    connection.abort()
+
     def _forget(self, connection: Connection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         kept = self._kept.get(connection.key)
         if kept is not None and connection in kept:
             kept.remove(connection)
+
+
+def _without_scope(host: str) -> str:
+    return host.partition("%")[0]

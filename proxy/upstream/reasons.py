@@ -12,23 +12,12 @@ import socket
 import ssl
 from typing import Final
 
+from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
+
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_HOSTNAME_MISMATCH and
 # X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h); Python gives the numbers, but no names for them.
 _OUT_OF_DATE: Final = frozenset({9, 10})
 _OTHER_NAME: Final = frozenset({62, 64})
-# The alerts by which a server refuses the client's certificate, or that there is none (RFC 8446 §6.2).
-_CLIENT_CERTIFICATE_ALERTS: Final = frozenset(
-    {
-        "BAD_CERTIFICATE",
-        "CERTIFICATE_EXPIRED",
-        "CERTIFICATE_REQUIRED",
-        "CERTIFICATE_REVOKED",
-        "CERTIFICATE_UNKNOWN",
-        "NO_CERTIFICATE",
-        "UNKNOWN_CA",
-        "UNSUPPORTED_CERTIFICATE",
-    }
-)
 _RESET: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -54,7 +43,7 @@ class ClientHandshake(ssl.SSLObject):
             super().do_handshake()
         except ssl.SSLError as exc:
             # The cipher suite is known from the ServerHello on.
-            if _alert(exc) == "HANDSHAKE_FAILURE" and self.cipher() is not None:
+            if alert_of(exc) == "HANDSHAKE_FAILURE" and self.cipher() is not None:
                 raise CertificateDemandedError(*exc.args) from exc
             raise
 
@@ -70,7 +59,8 @@ def reason_of_dial(exc: OSError, *, is_tls: bool) -> str:
 def reason_of_loss(exc: Exception | None) -> str:
     """Return the `reason` why an open connection was lost; None is an orderly end.
 
-    With TLS 1.3 a server judges the client after the client's handshake is over: its alert arrives here.
+    With TLS 1.3 a server judges the client after the client's handshake is over: its alert arrives here. uvloop reads
+    what has arrived before it writes; asyncio's own loop closes at a write that fails, and may lose an alert by it.
     """
     if exc is None:
         return "closed"
@@ -92,11 +82,6 @@ def _reason_of_tls(exc: ssl.SSLError) -> str:
         if exc.verify_code in _OUT_OF_DATE:
             return "tls_expired"
         return "tls_name" if exc.verify_code in _OTHER_NAME else "tls_untrusted"
-    if isinstance(exc, CertificateDemandedError) or _alert(exc) in _CLIENT_CERTIFICATE_ALERTS:
+    if isinstance(exc, CertificateDemandedError) or alert_of(exc) in CLIENT_CERTIFICATE_ALERTS:
         return "tls_client_certificate"
     return "tls_handshake"
-
-
-def _alert(exc: ssl.SSLError) -> str:
-    """The name of the alert that the peer sent; empty where it sent none. Its prefix is the protocol it came with."""
-    return (exc.reason or "").partition("ALERT_")[2]

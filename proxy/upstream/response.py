@@ -85,11 +85,6 @@ class UpstreamResponse:
         self.fields = []
         self.index = _NO_FIELDS
 
-    @property
-    def has_body_waiting(self) -> bool:
-        """Whether `attach` will call the sink before it returns."""
-        return bool(self.held) or self.is_complete
-
     def attach(self, sink: Sink) -> None:
         """Send what has arrived and all that follows to `sink`, the first bytes before this returns."""
         held, self.held = self.held, b""

@@ -27,7 +27,7 @@ OTHER_MODELS: Final = "other"
 # A price per million tokens times this is pico-units per token.
 PICO_PER_TOKEN: Final = 1_000_000
 _PICO_PER_NANO = 1000
-_NANO_PER_UNIT = 1_000_000_000
+NANO_PER_UNIT = 1_000_000_000
 # Names come from clients: neither many nor long ones may fill the memory.
 _MAX_REMEMBERED = 1024
 _MAX_NAME = 256
@@ -179,7 +179,7 @@ class Table(NamedTuple):
 def usd_text(nano: int) -> str:
     """Write nano-dollars as a decimal number of dollars: `0.000123`, never with an exponent."""
     sign = "-" if nano < 0 else ""
-    whole, rest = divmod(abs(nano), _NANO_PER_UNIT)
+    whole, rest = divmod(abs(nano), NANO_PER_UNIT)
     digits = f"{rest:09d}".rstrip("0")
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
 

@@ -12,7 +12,7 @@ from proxy.exchange import attempts
 from tests.conftest import token
 from tests.failover import vendors as acts
 from tests.failover.test_matrix import ask, start_with
-from tests.failover.vendors import BODY, ROLE, config
+from tests.failover.vendors import BODY, ROLE, config, has_read
 from tests.peers import STREAM_HEAD, Peer, chunk, event, only, request
 from tests.stopwatch import Stopwatch
 from tests.whole.leavers import blackhole
@@ -32,8 +32,6 @@ def signals(reached: asyncio.Event, *parts: bytes) -> Callable[[Vendor, Peer], A
     async def act(vendor: Vendor, peer: Peer) -> None:
         if parts:
             await peer.send(b"".join(parts))
-        # What was sent has to arrive, and nothing tells of it.
-        await asyncio.sleep(0.05)
         reached.set()
         await peer.closed()
 
@@ -60,6 +58,7 @@ async def test_cancel(start: Start, vendors: list[Vendor], phase: str, position:
     client = await proxy.client()
     client.write(request("/v1/chat/completions", body=BODY, token=token()))
     await reached.wait()
+    await has_read(proxy, vendors[position].peers[-1])
 
     with Stopwatch() as watch:
         client.reset()
@@ -81,17 +80,14 @@ async def test_cancel_backoff(start: Start, vendors: list[Vendor], monkeypatch: 
     monkeypatch.setattr(attempts, "LONGEST_BACKOFF_S", 30.0)
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
 
-    async def begins_an_error(vendor: Vendor, peer: Peer) -> None:
-        await peer.send(b"HTTP/1.1 503 No\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf")
-        await peer.closed()
-
-    vendors[0].script = [begins_an_error]
+    reached = asyncio.Event()
+    half = b"HTTP/1.1 503 No\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf"
+    vendors[0].script = [signals(reached, half)]
     proxy = await start_with(start, vendors, ", retry: {within: 5m}")
     client = await proxy.client()
     client.write(request("/v1/chat/completions", body=BODY, token=token()))
-    await vendors[0].is_asked()
-    # The head has to arrive, and nothing tells of it.
-    await asyncio.sleep(0.1)
+    await reached.wait()
+    await has_read(proxy, vendors[0].peers[0])
     assert vendors[0].open == 1
 
     with Stopwatch() as watch:

@@ -12,7 +12,7 @@ from tests.conftest import token
 from tests.failover import vendors as acts
 from tests.failover.test_matrix import ask, check_end, start_with
 from tests.failover.vendors import BODY, DONE, ERROR, PING, ROLE, config, words
-from tests.peers import LAST, STREAM_HEAD, Peer, chunk, event, only, read_events, request
+from tests.peers import LAST, STREAM_HEAD, WAIT_S, Peer, chunk, event, only, read_events, request
 
 if TYPE_CHECKING:
     from tests.conftest import Running, Start
@@ -141,13 +141,14 @@ async def test_hold_total_is_one_clock(start: Start, vendors: list[Vendor]) -> N
 
 async def test_within_bounds_the_start_of_attempts(start: Start, vendors: list[Vendor]) -> None:
     """After `within` no further attempt begins, and one that runs is not cut."""
+    now = asyncio.get_running_loop().time
+    proxy = await start_with(start, vendors, ", retry: {within: 10s}")
 
     async def late(vendor: Vendor, peer: Peer) -> None:
-        await asyncio.sleep(0.4)
+        proxy.service.timers.now = lambda: now() + 10
         await acts.status(503)(vendor, peer)
 
     vendors[0].script = [late]
-    proxy = await start_with(start, vendors, ", retry: {within: 200ms}")
 
     answer = await ask(proxy)
 
@@ -187,9 +188,10 @@ async def test_retry_budget(start: Start, vendors: list[Vendor]) -> None:
 @pytest.mark.parametrize("way", ["early", "typed", "ticket"])
 async def test_hold_behind_other_ways(start: Start, vendors: list[Vendor], way: str) -> None:
     """Early heartbeats, typed events and tickets go with failover: the client sees one vendor's answer."""
+    go_on = asyncio.Event()
 
     async def slow(vendor: Vendor, peer: Peer) -> None:
-        await asyncio.sleep(0.4)
+        await go_on.wait()
         await acts.says_error(vendor, peer)
 
     vendors[0].script = [slow]
@@ -204,6 +206,9 @@ async def test_hold_behind_other_ways(start: Start, vendors: list[Vendor], way: 
     else:
         path = "/v1/chat/completions" + ("?events=typed" if way == "typed" else "")
         client.write(request(path, body=BODY, token=token()))
+    if way == "early":
+        await has_ping(client)
+    go_on.set()
     answer = await client.read_message()
 
     assert answer.is_whole
@@ -225,6 +230,13 @@ async def test_hold_behind_other_ways(start: Start, vendors: list[Vendor], way: 
     assert (line["ending"], len(line["attempts"])) == ("complete", 2)
 
 
+async def has_ping(client: Peer) -> None:
+    """Wait until a ping has come, and leave it to be read."""
+    async with asyncio.timeout(WAIT_S):
+        while b": ping\n\n" not in client.reader._buffer:  # type: ignore[attr-defined]  # noqa: ASYNC110 - read later
+            await asyncio.sleep(0.005)
+
+
 async def lines(proxy: Running) -> list[dict[str, Any]]:
     async with asyncio.timeout(30):
         while not (found := [one for one in proxy.lines() if one.get("attempts")]):  # noqa: ASYNC110 - the log's thread
@@ -234,9 +246,10 @@ async def lines(proxy: Running) -> list[dict[str, Any]]:
 
 async def test_early_heartbeat_tells_the_last_failure(start: Start, vendors: list[Vendor]) -> None:
     """Behind early pings, an error of the last vendor's is told in the stream, in its words."""
+    go_on = asyncio.Event()
 
     async def slow(vendor: Vendor, peer: Peer) -> None:
-        await asyncio.sleep(0.3)
+        await go_on.wait()
         await acts.status(503)(vendor, peer)
 
     for vendor in vendors:
@@ -244,8 +257,11 @@ async def test_early_heartbeat_tells_the_last_failure(start: Start, vendors: lis
     urls = {vendor.name: vendor.url for vendor in vendors}
     more = "heartbeat: 100ms\nearly_heartbeat: true"
     proxy = await start(config=config(urls, '{models: ["gpt-*"], upstreams: [a, b], retry: {}}', more=more))
-
-    answer = await ask(proxy)
+    client = await proxy.client()
+    client.write(request("/v1/chat/completions", body=BODY, token=token()))
+    await has_ping(client)
+    go_on.set()
+    answer = await client.read_message()
 
     assert (answer.status, answer.is_whole) == (200, False)
     assert "no, says b" in read_events(answer.body)[-1][1]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import struct
+import termios
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +15,7 @@ from tests.conftest import SECRET
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Message, Peer, chunk, event, only
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from tests.conftest import Running
@@ -184,6 +188,22 @@ def config(vendors: dict[str, str], routes: str, *, upstream: str = "", plan: st
         lines.append(f"  {name}: {{url: {url}, dialect: openai, api_key: key-of-{name}{upstream}}}")
     lines += [f"default_upstream: {next(iter(vendors))}", "routes:", f"  - {routes}", more]
     return "\n".join(lines).replace("{", "{{").replace("}", "}}") + "\n"
+
+
+async def has_read(proxy: Running, peer: Peer) -> None:
+    """Wait until the proxy has read all that was sent to it on a vendor's connection."""
+    address = peer.writer.get_extra_info("peername")
+    socks = [connection._transport.get_extra_info("socket") for connection in proxy.service.pool._open]  # type: ignore[union-attr]
+    (sock,) = [sock for sock in socks if sock.getsockname() == address]
+    async with asyncio.timeout(WAIT_S):
+        while unread(sock):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.001)
+
+
+def unread(sock: socket.socket) -> int:
+    """How many bytes have arrived at a socket that its process has not read."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4))
+    return int(count)
 
 
 async def line_of(proxy: Running, name: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class FakeLedger:
     asked: list[Query] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     is_away: bool = False
+    start_s: float = 0.0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     is_holding: bool = False
 

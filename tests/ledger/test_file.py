@@ -15,9 +15,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from proxy.ledger import COLUMNS, Query, Row
+from proxy.ledger import file as file_module
 from proxy.ledger.file import LedgerFile
-from proxy.ledger.sql import DAY_MS, MAX_TOKENS
-from proxy.ledger.sqlite import read
+from proxy.ledger.file_schema import LEDGER_SCHEMA
+from proxy.ledger.sql import DAY_MS, MAX_TOKENS, TYPES
+from proxy.ledger.sqlite import SqliteBook, read
 from tests.ledger.rows import NOON_MS, row, summed
 
 
@@ -229,6 +231,150 @@ def test_no_directory(path: Path) -> None:
     for ask in (file.open, file.check):
         with pytest.raises(OSError, match=r"usage\.ledger: .*none"):
             ask()
+
+
+# As the first release made it: what it wrote is read by every later one.
+FIRST = """
+CREATE TABLE exchanges (row_id TEXT NOT NULL PRIMARY KEY, id TEXT NOT NULL, ended_ms BIGINT NOT NULL,
+    issuer TEXT NOT NULL, "user" TEXT NOT NULL, plan TEXT NOT NULL, upstream TEXT, model TEXT, dialect TEXT,
+    status INTEGER, ending TEXT NOT NULL, code TEXT, ttfb_ms DOUBLE PRECISION, duration_ms DOUBLE PRECISION NOT NULL,
+    bytes BIGINT NOT NULL, events BIGINT NOT NULL, input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT, currency TEXT NOT NULL,
+    usage TEXT NOT NULL, price_version TEXT, attempts INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX exchanges_of_user ON exchanges (issuer, "user", row_id);
+CREATE TABLE days (issuer TEXT NOT NULL, "user" TEXT NOT NULL, day INTEGER NOT NULL, plan TEXT NOT NULL,
+    upstream TEXT NOT NULL, model TEXT NOT NULL, ending TEXT NOT NULL, code TEXT NOT NULL, requests BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT NOT NULL, unpriced BIGINT NOT NULL,
+    PRIMARY KEY (issuer, "user", day, plan, upstream, model, ending, code)) WITHOUT ROWID;
+CREATE INDEX days_of_all ON days (day);
+PRAGMA application_id = 0x66737365;
+PRAGMA user_version = 1;
+"""
+
+
+def shape(path: Path) -> dict[str, object]:
+    """The tables and indexes of a file with their columns, and its version."""
+    connection = sqlite3.connect(path)
+    found: dict[str, object] = {
+        name: connection.execute(f"PRAGMA {kind}_info({name})").fetchall()
+        for kind, name in connection.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    }
+    found["version"] = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    return found
+
+
+def of_the_first_release(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(FIRST)
+    connection.close()
+
+
+# A step of a release to come.
+NEXT = (
+    "from proxy.ledger import file, file_schema\n"
+    "first = file_schema.LEDGER_SCHEMA\n"
+    "added = ('ALTER TABLE exchanges ADD COLUMN region TEXT', 'CREATE INDEX regions ON exchanges (region)')\n"
+    "file.LEDGER_SCHEMA = first._replace(steps=(*first.steps, added))\n"
+)
+
+
+def test_file_of_the_first_release(path: Path) -> None:
+    """The file of the first release is used with its rows, and becomes what a new one is."""
+    of_the_first_release(path)
+    old = opened(path)
+    old.add([row(user="alice")])
+    old.close()
+    new = opened(path.with_name("new.db"))
+    new.close()
+    assert shape(path) == shape(new.path)
+    assert len(kept(path)) == 1
+
+
+def test_columns_are_those_of_a_row(path: Path) -> None:
+    """The steps make exactly the columns that a row has, of the types that both databases have."""
+    opened(path).close()
+    connection = sqlite3.connect(path)
+    columns = connection.execute("SELECT name, type FROM pragma_table_info('exchanges')").fetchall()
+    connection.close()
+    assert dict(columns) == {name: kind.partition(" NOT")[0] for name, kind in TYPES.items()}
+    assert [name for name, _ in columns] == list(Row._fields)
+
+
+def test_upgraded_by_several_at_once(path: Path) -> None:
+    """Processes that start together upgrade a file once, keep its rows, and all can write then."""
+    of_the_first_release(path)
+    opened(path).add([row(user="alice")])
+    script = (
+        f"import sys\n{NEXT}"
+        "from tests.ledger.rows import row\n"
+        "made = file.LedgerFile(sys.argv[1], has_totals=True)\n"
+        "made.open()\n"
+        "made.add([row(row_id=sys.argv[2])])\n"
+    )
+    with ThreadPoolExecutor(4) as starters:
+        codes = starters.map(
+            lambda name: subprocess.run([sys.executable, "-c", script, str(path), name], check=False).returncode, "abcd"
+        )
+        assert list(codes) == [0, 0, 0, 0]
+    assert shape(path)["version"] == (2,)
+    (sums,) = read(path, Query(0))
+    assert sums.requests == 5
+
+
+def test_upgrade_waits_for_the_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody upgrades while another process writes: that is no fault of the file, and passes."""
+    of_the_first_release(path)
+    opened(path).close()
+    monkeypatch.setattr(
+        file_module, "LEDGER_SCHEMA", LEDGER_SCHEMA._replace(steps=(*LEDGER_SCHEMA.steps, ("SELECT 1",)))
+    )
+    monkeypatch.setattr(file_module, "BUSY_S", 0.05)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        opened(path)
+    assert shape(path)["version"] == (1,)
+    writer.execute("COMMIT")
+    writer.close()
+    opened(path).close()
+    assert shape(path)["version"] == (2,)
+
+
+def test_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that fails in its middle leaves the file as it was, for the earlier release to use."""
+    of_the_first_release(path)
+    before = shape(path)
+    step = ("ALTER TABLE exchanges ADD COLUMN region TEXT", "ALTER TABLE exchanges ADD COLUMN region TEXT")
+    monkeypatch.setattr(file_module, "LEDGER_SCHEMA", LEDGER_SCHEMA._replace(steps=(*LEDGER_SCHEMA.steps, step)))
+    with pytest.raises(OSError, match=r"usage\.ledger: .*region"):
+        opened(path)
+    assert shape(path) == before
+    monkeypatch.undo()
+    opened(path).add([row()])
+
+
+def test_reading_changes_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who only reads a ledger of an earlier release is told so, and leaves it to a proxy; who adds rows upgrades it."""
+    of_the_first_release(path)
+    before = path.read_bytes()
+    step = ("ALTER TABLE exchanges ADD COLUMN region TEXT",)
+    monkeypatch.setattr(file_module, "LEDGER_SCHEMA", LEDGER_SCHEMA._replace(steps=(*LEDGER_SCHEMA.steps, step)))
+    book = SqliteBook(path)
+    with pytest.raises(OSError, match=r"ledger\.db: was written by an earlier release .*schema 1, this one reads 2"):
+        book.sums(Query(0))
+    assert path.read_bytes() == before
+    assert book.add([row()]) == 1
+    assert len(book.sums(Query(0))) == 1
+    book.close()
+
+
+def test_reading_an_empty_file(path: Path) -> None:
+    """A file without tables is told as that."""
+    path.touch()
+    with pytest.raises(OSError, match="has no tables yet"):
+        SqliteBook(path).sums(Query(0))
 
 
 def test_created_by_several_at_once(path: Path) -> None:

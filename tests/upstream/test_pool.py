@@ -8,6 +8,7 @@ import resource
 import socket
 import ssl
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, cast
 
 import pytest
@@ -15,15 +16,15 @@ import pytest
 from proxy.errors import OverloadedError, UpstreamUnreachableError
 from proxy.model import DIRECT, EgressProxy, Origin, TlsFiles
 from proxy.timers import DeadlineTimer
-from proxy.upstream.addresses import Address
-from proxy.upstream.pool import MAX_AGE_S, Pool
+from proxy.upstream.addresses import TTL_S, Address, Resolver
+from proxy.upstream.pool import LOOK_S, MAX_AGE_S, Pool
 from proxy.upstream.tls import TlsContexts
 from tests.peers import Upstream
 from tests.whole.leavers import blackhole
 from tests.whole.nodes import descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from proxy.timers import Watched
     from proxy.upstream.connection import Connection
@@ -213,9 +214,16 @@ class HandClocks:
         self.watched.discard(watched)
 
 
-async def kept(pool: Pool, upstream: Upstream, *fields: str, keep_s: float) -> Connection:
+async def kept_at(pool: Pool, upstream: Upstream, addresses: Sequence[Address]) -> Connection:
+    """A connection to one of these addresses that has served one answer, and is kept for long."""
+    return await kept(pool, upstream, keep_s=500, addresses=addresses)
+
+
+async def kept(
+    pool: Pool, upstream: Upstream, *fields: str, keep_s: float, addresses: Sequence[Address] = ()
+) -> Connection:
     """A connection that has served one answer with these fields."""
-    connection = await pool.dial(key(), "main", addresses_of(upstream, 1), keep_s=keep_s)
+    connection = await pool.dial(key(), "main", addresses or addresses_of(upstream, 1), keep_s=keep_s)
     asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
     vendor, _ = await upstream.take()
     vendor.write("\r\n".join(["HTTP/1.1 204 No Content", *fields, "", ""]).encode())
@@ -298,6 +306,119 @@ async def test_old_connection_is_not_kept(upstream: Upstream) -> None:
         assert (taken is connection) is (age_s < MAX_AGE_S)
     pool.close()
     clocks.close()
+
+
+class Names:
+    """A resolver's look-up whose answers the test changes, and who waits for them."""
+
+    def __init__(self, *answers: tuple[Address, ...]) -> None:
+        self.answers = list(answers)
+        self.asked = asyncio.Event()
+
+    async def __call__(self, host: str, port: int) -> tuple[Address, ...]:
+        assert (host, port) == ("vendor.example", 1)
+        self.asked.set()
+        if not self.answers:
+            raise UpstreamUnreachableError(reason="dns")
+        return self.answers.pop(0)
+
+
+@asynccontextmanager
+async def moving(*answers: tuple[Address, ...]) -> AsyncIterator[tuple[Pool, HandClocks, Names]]:
+    """A pool whose clocks, and whose name's addresses, the test moves; the first answer is known already."""
+    clocks, names = HandClocks(), Names(*answers)
+    resolver = Resolver(look_up=names, clock=clocks.now)
+    pool = Pool(cast("DeadlineTimer", clocks), TlsContexts(), resolver)
+    await resolver.resolve("vendor.example", 1)
+    names.asked.clear()
+    yield pool, clocks, names
+    pool.close()
+    await resolver.close()
+
+
+async def looked_up(pool: Pool, names: Names) -> None:
+    """The look-up that is under way has been answered, and the pool told."""
+    async with asyncio.timeout(5):
+        await names.asked.wait()
+        await asyncio.gather(*pool.resolver._tasks.values())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_kept_connection_after_a_move(upstream: Upstream, count: int) -> None:
+    """A vendor's name is read again while a connection is kept; one to an address that it left is closed, not used."""
+    here = tuple(addresses_of(upstream, count))
+    async with moving(here, here, (address("127.9.9.9", 1),)) as (pool, clocks, names):
+        connection = await kept_at(pool, upstream, here)
+
+        clocks.now_s += TTL_S
+        pool.check(clocks.now_s)
+        await looked_up(pool, names)
+        assert pool.take(key(), "main", keep_s=500) is connection
+        pool._keep(connection)
+
+        names.asked.clear()
+        clocks.now_s += TTL_S
+        pool.check(clocks.now_s)
+        await looked_up(pool, names)
+        assert connection.is_closed
+        assert pool.take(key(), "main", keep_s=500) is None
+        assert pool.counts() == {}
+
+
+async def test_running_stream_during_a_move(upstream: Upstream) -> None:
+    """A stream goes on to its end at an address that the name has left; its connection is closed then."""
+    here = tuple(addresses_of(upstream, 1))
+    async with moving(here, (address("127.9.9.9", 1),)) as (pool, clocks, _):
+        connection = await pool.dial(key(), "main", here, keep_s=500)
+        asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+        vendor, _ = await upstream.take()
+
+        clocks.now_s += TTL_S
+        await pool.resolver.resolve("vendor.example", 1)
+        assert not connection.is_closed
+        vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert (await asked).status == 204
+        await vendor.closed()
+        assert pool.counts() == {}
+
+
+async def test_kept_connection_without_a_resolver(upstream: Upstream) -> None:
+    """A resolver that fails takes no kept connection away, and is asked again at most every few seconds."""
+    here = tuple(addresses_of(upstream, 1))
+    async with moving(here) as (pool, clocks, names):
+        connection = await kept_at(pool, upstream, here)
+        for _ in range(3):
+            names.asked.clear()
+            clocks.now_s += TTL_S
+            pool.check(clocks.now_s)
+            await looked_up(pool, names)
+            names.asked.clear()
+            clocks.now_s += LOOK_S / 2
+            pool.check(clocks.now_s)
+            await asyncio.sleep(0)
+            assert not names.asked.is_set()
+        assert pool.take(key(), "main", keep_s=500) is connection
+
+
+async def test_tunnel_is_not_of_the_name(upstream: Upstream) -> None:
+    """The address of a tunnel is the egress proxy's: the vendor's name tells nothing of it, and is not looked up."""
+    here = tuple(addresses_of(upstream, 1))
+    async with moving(here, (address("127.9.9.9", 1),)) as (pool, clocks, names):
+        origin, way = key()
+        tunnelled = (origin, way._replace(proxy=EgressProxy("http", "127.0.0.1", upstream.address[1])))
+        dialling = asyncio.create_task(pool.dial(tunnelled, "main", here, keep_s=500))
+        vendor, _ = await upstream.take()
+        vendor.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection = await dialling
+        asked = connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", is_head_request=False)
+        await vendor.read_message()
+        vendor.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await asked
+        clocks.now_s += TTL_S
+        pool.check(clocks.now_s)
+        await pool.resolver.resolve("vendor.example", 1)
+        assert not names.answers
+        assert pool.take(tunnelled, "main", keep_s=500) is connection
 
 
 async def test_ways_do_not_share_connections(pool: Pool, upstream: Upstream) -> None:

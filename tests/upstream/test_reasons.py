@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.errors import UpstreamUnreachableError
+from proxy.model import DIRECT, Origin, TlsFiles
+from proxy.server.run import new_event_loop
+from proxy.timers import DeadlineTimer
+from proxy.upstream.addresses import resolve
+from proxy.upstream.pool import Pool
 from proxy.upstream.reasons import CertificateDemandedError, reason_of_dial, reason_of_loss
+from proxy.upstream.tls import TlsContexts
+from tests.whole.test_reasons import blocking_tls, server_context
+from tests.whole.test_tls import make_authority
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def tls(reason: str) -> ssl.SSLError:
@@ -79,3 +93,35 @@ def test_reason_of_a_handshake(error: OSError, reason: str) -> None:
 def test_reason_of_loss(error: Exception | None, reason: str) -> None:
     """What ended a connection that stood."""
     assert reason_of_loss(error) == reason
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_certificate_demanded_after_the_handshake(tmp_path: Path, size: int) -> None:
+    """By the proxy's loop the alert of TLS 1.3 is found, however much of the request was written by then."""
+    authority = make_authority(tmp_path)
+    context = server_context(authority.good)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.certificate)
+
+    way = DIRECT._replace(tls=TlsFiles(ca_file=str(authority.certificate)))
+
+    async def reason_of(url: str) -> str | None:
+        clocks = DeadlineTimer(asyncio.get_running_loop())
+        pool = Pool(clocks, TlsContexts())
+        port = int(url.rpartition(":")[2])
+        try:
+            connection = await pool.dial(
+                (Origin("https", "localhost", port), way), "main", await resolve("127.0.0.1", port), keep_s=0
+            )
+            with pytest.raises(UpstreamUnreachableError) as raised:
+                await connection.send(b"POST / HTTP/1.1\r\n\r\n", b"x" * size, is_head_request=False)
+            return raised.value.reason
+        finally:
+            pool.close()
+            clocks.close()
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        for _ in range(10):
+            with blocking_tls(context) as url:
+                assert runner.run(reason_of(url)) == "tls_client_certificate"

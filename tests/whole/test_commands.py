@@ -94,6 +94,50 @@ async def test_serve_drains_on_sigterm(tmp_path: Path, upstream: Upstream) -> No
     assert only(lines, "drain.finished")["streams_ended"] == 0
 
 
+async def test_serve_takes_clients_within_its_delay(tmp_path: Path, upstream: Upstream) -> None:
+    """With `drain_delay` readiness is withdrawn first; everybody is served, until a second signal ends the wait."""
+    more = "drain_delay: 1h\n"
+    async with serve(tmp_path, upstream, more) as (served, address), await connect(address) as client:
+        client.write(request("/readyz", method="GET"))
+        assert (await client.read_message()).status == 200
+        served.signal(signal.SIGTERM)
+        assert (await served.line("drain.announced"))["delay_s"] == 3600
+
+        client.write(request("/readyz", method="GET"))
+        answer = await client.read_message()
+        assert (answer.status, answer.json["reasons"]) == (503, ["draining"])
+        # On the kept connection, and on another one.
+        async with await connect(address) as other:
+            for one in (client, other):
+                one.write(request(body=BODY, token=token(), fields=(("Connection", "close"),)))
+                vendor, _ = await upstream.take()
+                vendor.write(STREAM_HEAD + chunk(event("one")) + LAST)
+                assert (await one.read_head()).status == 200
+                await one.read_until(LAST)
+                await vendor.gone()
+
+        served.signal(signal.SIGTERM)
+        lines = await served.rest()
+    assert served.process.returncode == 0
+    assert [line["ending"] for line in lines if line["event"] == "exchange.settled"] == ["complete"] * 2
+
+
+async def test_serve_closes_after_its_delay(tmp_path: Path, upstream: Upstream) -> None:
+    """When `drain_delay` is over the listener closes, and the drain begins by itself."""
+    async with serve(tmp_path, upstream, "drain_delay: 50ms\n") as (served, address):
+        served.signal(signal.SIGTERM)
+        await served.line("drain.started")
+        lines = await served.rest()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+    assert served.process.returncode == 0
+    assert [line["event"] for line in lines if line["event"].startswith("drain.")] == [
+        "drain.announced",
+        "drain.started",
+        "drain.finished",
+    ]
+
+
 async def test_serve_ends_streams_on_a_second_signal(tmp_path: Path, upstream: Upstream) -> None:
     """Who asks twice does not wait: running streams end as `drained`, visibly cut off."""
     async with serve(tmp_path, upstream) as (served, address), await connect(address) as client:

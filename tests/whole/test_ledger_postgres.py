@@ -166,6 +166,22 @@ async def test_database_is_away(tmp_path: Path, vendor: MockVendor, upstream: Up
     assert PASSWORD not in json.dumps(lines) + done.stderr
 
 
+async def test_budget_over_a_restart(
+    tmp_path: Path, vendor: MockVendor, upstream: Upstream, server: PostgresServer
+) -> None:
+    """Who had used up a budget is refused by a node that has just started: it waits for what the database knows."""
+    plan = "plans: {default: {budgets: [{tokens: 1, every: month}]}}\n"
+    more = with_ledger(server.url, tmp_path / "spool").replace(NO_BOUND, plan)
+    text = configuration(vendor, upstream, more, "memory", "deny")
+    for expected in ((200, None), (429, "insufficient_quota")):
+        async with node(tmp_path / "proxy.yaml", text, workers=1) as one:
+            asked = await one.post(token())
+            assert (asked.status, asked.code) == expected
+            await arrived(server.url, 1)
+            one.process.send_signal(signal.SIGTERM)
+            await one.read_to_end()
+
+
 async def test_wrong_password(tmp_path: Path, vendor: MockVendor, upstream: Upstream, server: PostgresServer) -> None:
     """A password that the server refuses is told in the server's words, and is in no text; everybody is served."""
     wrong = "not-the-password-of-the-ledger"

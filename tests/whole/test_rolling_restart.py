@@ -131,8 +131,9 @@ async def balancer(tmp_path: Path, port: int, nodes: list[Node]) -> AsyncIterato
         await process.wait()
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["balancer is told", "drain_delay"])
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
+async def test_rolling_restart(tmp_path: Path, workers: int, *, is_told: bool) -> None:
     """Each node is drained and started again while clients stream: every request is served, every stream is whole."""
     need("haproxy")
     port, *ports = free_ports(5)
@@ -159,15 +160,17 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
             served[0] += 1
 
     async def restarted(node: Node) -> None:
-        # As `preStop` is for: no more clients are sent, and those that were sent last have been accepted, in order.
-        await _tell_balancer(tmp_path, node, "drain")
-        async with await connect(("127.0.0.1", node.port)) as last:
-            last.write(request("/healthz", method="GET"))
-            assert (await last.read_message()).status == 200
+        if is_told:
+            # As `preStop` is for: no more clients are sent, and those that were sent last have been accepted, in order.
+            await _tell_balancer(tmp_path, node, "drain")
+            async with await connect(("127.0.0.1", node.port)) as last:
+                last.write(request("/healthz", method="GET"))
+                assert (await last.read_message()).status == 200
         assert await node.stop() == 0
         endings.extend(node.endings())
         await node.start()
-        await _tell_balancer(tmp_path, node, "ready")
+        if is_told:
+            await _tell_balancer(tmp_path, node, "ready")
         async with asyncio.timeout(WAIT_S):
             # Until the balancer sends it clients again.
             while not (await _requests(node)):  # noqa: ASYNC110 - the other process counts
@@ -184,7 +187,9 @@ async def test_rolling_restart(tmp_path: Path, workers: int) -> None:
             text = CONFIG.format(secret=SECRET, url=f"http://127.0.0.1:{vendor.port}", key="mock-key")
             text = text.replace("listen: 127.0.0.1:0\n", f"listen: 127.0.0.1:{ports[index]}\n", 1)
             text = text.replace("admin_listen: 127.0.0.1:0", f"admin_listen: 127.0.0.1:{ports[2 + index]}")
-            config.write_text(text + "plans: {default: {}}\n" + with_store(f"unix://{server.path}"))
+            # Ten of the balancer's checks.
+            delay = "" if is_told else "drain_delay: 1s\n"
+            config.write_text(text + delay + "plans: {default: {}}\n" + with_store(f"unix://{server.path}"))
             node = Node(("one", "two")[index], config, ports[index], ports[2 + index], workers)
             await node.start()
             stack.push_async_callback(node.stop)

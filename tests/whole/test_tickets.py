@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,31 @@ class Clock:
 async def tickets(start: Callable[..., Any]) -> Running:
     """An app for the pages of another origin."""
     return await start(CORS)  # type: ignore[no-any-return]  # the factory's options are open
+
+
+async def test_large_ticket_is_held_once(tickets: Running, upstream: Upstream) -> None:
+    """A large body is in the process once while its ticket is made, and once again when it is used."""
+    size = 16 * 2**20
+    whole = request("/forward-sse/tickets", {**BODY, "messages": ["x" * size]}, token=token())
+    client = await tickets.client()
+    tracemalloc.start()
+    try:
+        for start in range(0, len(whole), 2**18):
+            # So that little of it waits in this process, on its way.
+            await client.send(whole[start : start + 2**18])
+        made = await client.read_message()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.status == 201
+    # The growth of its buffer takes an eighth; what is on its way the rest.
+    assert peak < 1.5 * size
+    other = await tickets.client()
+    other.write(request(made.json["url"], method="GET"))
+    vendor, asked = await upstream.take()
+    assert len(asked.body) > size
+    vendor.write(STREAM_HEAD + LAST)
+    assert (await other.read_message()).status == 200
 
 
 async def test_ticket_answer(tickets: Running, upstream: Upstream) -> None:

@@ -88,6 +88,24 @@ async def test_refused(start: Callable[..., Any], upstream: Upstream, kind: str,
     assert proxy.leases_held == 0
 
 
+async def test_refused_while_another_runs(start: Callable[..., Any], upstream: Upstream) -> None:
+    """A budget that only a running stream has reserved names seconds, not the period's end, and no SDK waits for it."""
+    proxy = await run(start, "openai", KINDS["budget"][0])
+    running = await proxy.client()
+    running.write(ask("openai"))
+    peer, _ = await upstream.take()
+    answer = await refused(proxy, "openai")
+
+    assert (answer.status, code_of("openai", answer.body)) == (429, "insufficient_quota")
+    assert 1 <= int(answer.get("retry-after") or 0) <= 10
+    assert answer.get("x-should-retry") == "false"
+    assert "is reserved for your requests that run" in message_of("openai", answer.body)
+    await running.gone()
+    await peer.closed()
+    assert {line["ending"] for line in await proxy.settled(2)} == {"refused", "client_closed"}
+    assert proxy.leases_held == 0
+
+
 async def test_refused_in_the_stream_of_a_ticket(start: Callable[..., Any], upstream: Upstream) -> None:
     """Making a ticket reserves nothing; using it does, and the refusal is told in its stream."""
     proxy = await run(start, "openai", KINDS["budget"][0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.postgres.asking import MAX_QUESTION_BYTES, read_question, write_answer
 from proxy.ledger.postgres.failures import FAILURES
-from proxy.ledger.postgres.ledger import SUMS_S, USED_S
+from proxy.ledger.row import SUMS_S, USED_S
 
 if TYPE_CHECKING:
     from types import TracebackType

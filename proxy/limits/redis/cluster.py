@@ -60,6 +60,8 @@ class ClusterLinks(Links):
         # Whether each node with a channel is to be asked whether it serves.
         self._is_doubtful = False
         self._of_renewals = {word for script in self._scripts.renewals for word in (script.digest, script.source)}
+        # Done at the first reading, once it was begun.
+        self._opened: asyncio.Future[None] | None = None
         # Done at the next reading.
         self._read: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,9 +105,11 @@ class ClusterLinks(Links):
         raise AssertionError
 
     async def open(self) -> None:
-        """Read the slots, and connect to each primary."""
-        await self._read_slots(is_patient=True)
-        self._start(self._follow())
+        """Read the slots, and connect to each primary; once, however often it is called. Cancelling is safe."""
+        if self._opened is None:
+            self._opened = self._loop.create_future()
+            self._start(self._follow(self._opened))
+        await asyncio.wait((self._opened,))
 
     async def close(self) -> None:
         """Leave all nodes."""
@@ -117,6 +121,7 @@ class ClusterLinks(Links):
             await link.close()
         await super().close()
         self._links.clear()
+        self._opened = None
 
     async def ask_alone(self, slot: int, command: Command) -> Answer:
         """Run a large command on a connection of its own, to whichever node has the slot."""
@@ -140,12 +145,16 @@ class ClusterLinks(Links):
         return self._owners[index] if index >= 0 else None
 
     def _start(self, work: Any) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(work)
+        task: asyncio.Task[None] = self._loop.create_task(work, name="limits.cluster")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self) -> None:
-        """Read the slots again when an answer or a lost node wants it, and for as long as anything is wrong."""
+    async def _follow(self, opened: asyncio.Future[None]) -> None:
+        """Read the slots, and again when an answer or a lost node wants it, and for as long as anything is wrong."""
+        try:
+            await self._read_slots(is_patient=True)
+        finally:
+            opened.set_result(None)
         while True:
             if self.problem is None:
                 await self._is_wanted.wait()

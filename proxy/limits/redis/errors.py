@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from redis.exceptions import AskError, InvalidResponse, MovedError, RedisError, ResponseError
 
+from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
+
 # What a call of redis-py's may raise: its own errors, a socket's, and of a server that says what no server should,
 # those of its parsers, which are of any kind.
 UNEXPECTED = (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
@@ -86,8 +88,17 @@ def translated(error: BaseException, otherwise: str) -> StoreError:
                 return answered
     if isinstance(error, InvalidResponse) or not isinstance(error, RedisError | OSError):
         return ConnectionLostError("the server does not speak the protocol")
-    if any(isinstance(cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(cause) for cause in causes):
-        return ConnectionLostError("the server wants a client certificate")
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return ConnectionLostError("the server's certificate is not trusted, or it speaks no TLS")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return ConnectionLostError(_of_tls(cause))
     return ConnectionLostError(otherwise)
+
+
+def _of_tls(error: ssl.SSLError) -> str:
+    """What a failure of TLS was. With TLS 1.3 a server's alert may come as late as in place of the first answer."""
+    alert = alert_of(error)
+    if alert == "CERTIFICATE_REQUIRED":
+        return "the server wants a client certificate"
+    if alert in CLIENT_CERTIFICATE_ALERTS:
+        return "the server does not trust our certificate"
+    return "the server's certificate is not trusted, or it speaks no TLS"

@@ -204,7 +204,8 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """Have every worker drain, end their streams at a second signal, and kill those left at the timeout."""
         self._is_stopping = True
         self.app.shared.stop_listening()
-        drain_s = self.app.settings.drain_timeout_s or 0.0
+        settings = self.app.settings
+        drain_s = (settings.drain_delay_s or 0.0) + (settings.drain_timeout_s or 0.0)
         limit_s = time.monotonic() + (drain_s if graceful else 0.0) + EXIT_TIMEOUT_S
         number = signal.SIGTERM if graceful else signal.SIGQUIT
         while self.WORKERS and time.monotonic() < limit_s:

@@ -20,7 +20,7 @@ import structlog
 from proxy.errors import LedgerUnavailableError
 from proxy.ledger import Query
 from proxy.ledger.postgres import PostgresLedger, SpoolPlace, keeper
-from proxy.ledger.postgres.ledger import USED_S
+from proxy.ledger.row import USED_S
 from proxy.ledger.sql import DAY_MS
 from proxy.model import Amounts
 from tests.ledger.postgres.test_database import some_rows

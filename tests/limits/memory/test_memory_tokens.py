@@ -198,6 +198,24 @@ async def test_budget_too_little_left() -> None:
     await reserve(store, alice, 100)
 
 
+async def test_budget_held_by_what_runs() -> None:
+    """Where only running exchanges are in the way, the wait is short: nobody knows when one of them ends."""
+    clocks = Clocks()
+    store, alice = store_at(clocks), user(DAY)
+    running = await reserve(store, alice, 900)
+    for to_end_s, wait_s in ((DAY_LEFT_S, 10.0), (4.0, 4.0)):
+        clocks.passed_s = DAY_LEFT_S - to_end_s
+        with pytest.raises(InsufficientQuotaError) as refused:
+            await reserve(store, alice, 200)
+        assert refused.value.retry_after_s == pytest.approx(wait_s, abs=0.1)
+        assert refused.value.message == (
+            "What is left of your budget of 1000 tokens a day is reserved for your requests that run; "
+            f"try again in {wait_s:.0f} s, or when one has ended."
+        )
+    running.settle(Amounts(100))
+    await reserve(store, alice, 200)
+
+
 async def test_unpriced_beside_held_dollars() -> None:
     """An exchange without a price is not counted against dollars, so those that are held do not refuse it."""
     store, alice = store_at(Clocks()), user(MONTH)
@@ -285,6 +303,68 @@ async def test_opening_fails() -> None:
     with pytest.raises(InsufficientQuotaError):
         await reserve(store, alice, 20)
     assert figures(store, alice) == ((990,), Amounts())
+
+
+async def test_opening_waits_for_a_ledger_that_starts() -> None:
+    """While the ledger starts, a request that needs a period waits for it; others of the user wait with it."""
+    ready, asked = asyncio.Event(), 0
+
+    async def opening(_issuer: str, _name: str, _since_ms: int) -> Amounts:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            ready.set()
+        if asked < 4:
+            raise OSError("not yet")
+        return Amounts(990)
+
+    clocks = Clocks()
+    store = MemoryStore(clocks.now, wall=clocks.wall, openings=Openings(opening, now=lambda: 0.0, start_s=5.0))
+    alice = user(DAY)
+    waiting = [asyncio.create_task(reserve(store, alice, 20)) for _ in range(3)]
+    without = await reserve(store, user(RATE, "bob"), 20)
+    assert without.standing.tokens is not None
+    async with asyncio.timeout(5):
+        await ready.wait()
+        assert not any(task.done() for task in waiting)
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [InsufficientQuotaError] * 3
+    assert (asked, figures(store, alice)) == (4, ((990,), Amounts()))
+
+
+async def test_opening_of_a_ledger_that_does_not_start() -> None:
+    """A ledger that has not answered when its start is over refuses nobody, and from then on is not waited for."""
+    asked, clock_s = 0, 0.0
+
+    async def opening(_issuer: str, _name: str, _since_ms: int) -> Amounts:
+        nonlocal asked, clock_s
+        asked += 1
+        clock_s += 2.0
+        raise OSError("away")
+
+    clocks = Clocks()
+    store = MemoryStore(clocks.now, wall=clocks.wall, openings=Openings(opening, now=lambda: clock_s, start_s=5.0))
+    await reserve(store, user(DAY), 20)
+    assert asked == 3
+    await reserve(store, user(DAY, "bob"), 20)
+    assert asked == 4
+
+
+async def test_opening_after_the_start() -> None:
+    """Once the ledger has answered, its start is over: one that fails then holds nobody up."""
+    answers: list[Amounts | None] = [Amounts(1), None]
+
+    async def opening(_issuer: str, _name: str, _since_ms: int) -> Amounts:
+        answer = answers.pop(0)
+        if answer is None:
+            raise OSError("away")
+        return answer
+
+    clocks = Clocks()
+    store = MemoryStore(clocks.now, wall=clocks.wall, openings=Openings(opening, now=lambda: 0.0, start_s=5.0))
+    await reserve(store, user(DAY), 20)
+    await reserve(store, user(DAY, "bob"), 20)
+    assert answers == []
 
 
 async def test_opening_fails_for_one() -> None:

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from proxy.errors import LimitsUnavailableError
 from proxy.limits.redis.accounts import UserAccount
 from proxy.limits.redis.cluster import ClusterLinks
+from proxy.limits.redis.store import RedisStore
 from proxy.limits.store import SPENT
 from proxy.model import Plan, Rate
 from tests.limits.redis_groups import Cluster, running, slot_of
@@ -22,7 +23,6 @@ from tests.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from proxy.limits.redis.store import RedisStore
     from proxy.limits.store import Admission
 
 TIMEOUT_S = 0.4
@@ -324,6 +324,17 @@ async def test_a_node_is_new(workers: Workers[Cluster]) -> None:
     await cluster.end_move(slot_of(name), target)
     assert (await store.admit(user(TEN, name))).standing.rates[0].remaining == QUOTA - 2
     assert node in links._links
+
+
+async def test_opened_twice(cluster: Cluster) -> None:
+    """A store that is opened several times, also at once, follows the Cluster by one task, and closes it."""
+    store = RedisStore(cluster.address)
+    await asyncio.gather(store.open(), store.open())
+    await store.open()
+    assert [task.get_name() for task in asyncio.all_tasks()].count("limits.cluster") == 1
+    (await store.admit(user(TEN))).lease.release()
+    await store.close()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("limits.")]
 
 
 def test_slots_are_those_of_the_tag() -> None:

@@ -132,6 +132,23 @@ async def test_refusals(workers: Workers[RedisServer]) -> None:
     assert used == (1, 0)
 
 
+async def test_budget_held_by_another_worker(workers: Workers[RedisServer]) -> None:
+    """What other workers' exchanges have reserved makes the wait short, as it does in the memory store's words."""
+    one, other = await workers.several(2)
+    alice = user(DAY)
+    running = await reserve(one, alice, 900)
+    with pytest.raises(
+        InsufficientQuotaError,
+        match=r"reserved for your requests that run; try again in \d+ s, or when one has ended\.$",
+    ) as refused:
+        await reserve(other, alice, 200)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s <= 10.0
+    running.settle(Amounts(100))
+    await become(other, alice, [(100, 0)])
+    await reserve(other, alice, 200)
+
+
 async def test_full_allowance_admits_one(workers: Workers[RedisServer]) -> None:
     """A reservation larger than the whole limit fits where nothing is used or held, and then nothing beside it."""
     store = await workers.one()
