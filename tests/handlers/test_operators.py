@@ -350,6 +350,7 @@ async def test_session_forged(admin: Client) -> None:
 async def test_login_refused(admin: Client, view: Fake, lines: list[Any]) -> None:
     """A login without a good token, or with a body that is something else, sets no cookie."""
     seen = []
+    body: object
     for body in ({"token": "wrong"}, {"token": ""}, {"token": 7}, {}, [], {"token": OPS, "more": "x" * 1100}):
         async with admin.post("/console/session", json=body) as response:
             assert "Set-Cookie" not in response.headers
