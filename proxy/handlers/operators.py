@@ -47,7 +47,7 @@ SESSION_PATH: Final = "/console/session"
 # Of each client address, in each worker. A token of `key new` cannot be guessed at any speed; one that somebody has
 # thought of could be.
 FAILURES: Final = Rate(10, 60.0)
-# Lines about tries that were refused before it was known who asks, in each worker.
+# Lines about tries of whom nobody knows, in each worker.
 REFUSED_LINES: Final = 20
 REFUSED_WINDOW_S: Final = 60.0
 
@@ -147,13 +147,13 @@ class Access:
     def log(self, request: web.Request, action: str, error: ProxyError | None, *, has_failed: bool = False) -> None:
         """Write the one line of an action, or of a try that was refused.
 
-        What is known of an action stands in it once it is known who asks; of those before there are only so many lines.
+        What an action is about stands in it once it is known who asks. Of all others there are only so many lines.
         """
         operator = request.get(OPERATOR)
         fields: dict[str, Any] = {"operator": None, "action": action, "target": None}
         if operator is not None:
             fields |= {"operator": operator.name} | request.get(_ACT, {})
-        elif error is not None:
+        else:
             unlogged = self._lines.take()
             if unlogged is None:
                 return

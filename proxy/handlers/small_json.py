@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES: Final = 1024
 # A body of that size comes with the head.
-_BODY_S: Final = 10.0
+BODY_S: Final = 10.0
 
 
-async def read_object(request: web.Request) -> dict[str, Any]:
+async def read_object(request: web.Request, *, within_s: float = BODY_S) -> dict[str, Any]:
     """Read a body that is a JSON object of at most 1 KiB; empty where it is anything else.
 
     Raises:
-        RequestTimeoutError: it did not come within ten seconds.
+        RequestTimeoutError: it did not come in time.
     """
     body = b""
     try:
-        async with asyncio.timeout(_BODY_S):
+        async with asyncio.timeout(within_s):
             while len(body) <= MAX_BODY_BYTES and (piece := await request.content.readany()):
                 body += piece
     except TimeoutError:
