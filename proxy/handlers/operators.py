@@ -12,6 +12,7 @@ can send. No answer has CORS fields.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -26,14 +27,13 @@ from proxy.errors import (
     MissingTokenError,
     OriginNotAllowedError,
     ProxyError,
-    TooManyFailuresError,
 )
 from proxy.limits.failures import AuthFailures
 from proxy.model import FieldIndex, Rate
 from proxy.protocol.own_origin import is_own_page, is_this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from proxy.handlers.errors import Handler
@@ -166,8 +166,20 @@ class Access:
             "operator.acted", **fields, result=result, client=None if client is None else str(client)
         )
 
-    def _guessing(self, request: web.Request) -> _Guess:
-        return _Guess(self._failures, self._client(request))
+    @contextmanager
+    def _guessing(self, request: web.Request) -> Iterator[None]:
+        """A look at a token, which may be a guess: counted where it was one.
+
+        Raises:
+            TooManyFailuresError: too many came from the address; then no token is looked at, not even a good one.
+        """
+        client = self._client(request)
+        self._failures.check(client)
+        try:
+            yield
+        except InvalidTokenError:
+            self._failures.count(client)
+            raise
 
     def _client(self, request: web.Request) -> IPv4Address | IPv6Address | None:
         return self.rules.clients.of(request.remote, FieldIndex(request.raw_headers))
@@ -190,27 +202,6 @@ class Access:
             raise OriginNotAllowedError
         if needs_field and not is_safe and COOKIE in request.cookies and headers.get(PAGE_FIELD) != PAGE_VALUE:
             raise OriginNotAllowedError(f"With the console's cookie this needs {PAGE_FIELD}: {PAGE_VALUE}.")
-
-
-class _Guess:
-    """A look at a token: refused where too many bad ones came from the address, counted where this one is bad, too."""
-
-    def __init__(self, failures: AuthFailures, client: IPv4Address | IPv6Address | None) -> None:
-        self._failures = failures
-        self._client = client
-
-    def __enter__(self) -> None:
-        try:
-            self._failures.check(self._client)
-        except TooManyFailuresError as error:
-            raise _too_many(error) from None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, InvalidTokenError):
-            try:
-                self._failures.count(self._client)
-            except TooManyFailuresError as later:
-                raise _too_many(later) from None
 
 
 class _Window:
@@ -302,9 +293,3 @@ def _bearer_token(request: web.Request) -> str | None:
     if scheme.lower() != "bearer" or not token.strip():
         raise InvalidTokenError("Authorization must be `Bearer` and an operator's token.")
     return token.strip()
-
-
-def _too_many(error: TooManyFailuresError) -> TooManyFailuresError:
-    return TooManyFailuresError(
-        "Too many bad tokens came from your address; try again later.", retry_after_s=error.retry_after_s
-    )

@@ -6,6 +6,7 @@ is good for any worker until it expires, or until its token is removed; logging 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import orjson
@@ -60,10 +61,9 @@ async def log_out(request: web.Request) -> web.Response:
     access = request.app[ACCESS]
     session = request.cookies.get(COOKIE)
     if session is not None and access.rules.needs_credential:
-        try:
+        # For the line. Of a session that has ended the cookie is removed, too.
+        with contextlib.suppress(ExpiredTokenError):
             request[OPERATOR] = access.operators.resume_session(session)
-        except ExpiredTokenError:
-            session = None
     response = web.Response(status=204)
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_encrypted(request) or None)
     return response

@@ -260,6 +260,40 @@ async def test_refused_lines(admin: Client, lines: list[Any]) -> None:
     assert "fssa_" not in repr(lines)
 
 
+async def test_refused_lines_later(
+    aiohttp_client: AiohttpClient, operators: Operators, clock: Clock, lines: list[Any]
+) -> None:
+    """When there is room for lines again, the first one says how many were left out."""
+    app = make_admin_app(Fake(), operators)
+    app[access.ACCESS] = access.Access(operators, now=clock)
+    admin = await aiohttp_client(app)
+    for _ in range(REFUSED_LINES + 3):
+        await ask(admin, "DELETE", "/admin/streams/one")
+    clock.now_s += access.REFUSED_WINDOW_S
+    for _ in range(2):
+        await ask(admin, "DELETE", "/admin/streams/one")
+    assert [line.get("unlogged") for line in lines] == [None] * REFUSED_LINES + [3, None]
+
+
+async def test_action_that_fails(admin: Client, view: Fake, lines: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in an action leaves its line, too."""
+
+    async def fail(_id: str) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(view, "stop", fail)
+    assert (await ask(admin, "DELETE", "/admin/streams/one", headers=bearer(OPS)))[0] == 500
+    acted = [line for line in lines if line["event"] == "operator.acted"]
+    assert [(line["target"], line["result"], line["log_level"]) for line in acted] == [("one", "failed", "warning")]
+
+
+async def test_logout_of_an_ended_session(admin: Client) -> None:
+    """The cookie of a session that has ended is removed, too."""
+    async with admin.delete("/console/session", headers=with_cookie("gone", **PAGE)) as response:
+        assert response.status == 204
+        assert "Max-Age=0" in response.headers["Set-Cookie"]
+
+
 async def test_session(admin: Client, lines: list[Any]) -> None:
     """A login makes a cookie that no script reads and no other site sends; it reads and acts until the logout."""
     async with admin.post("/console/session", json={"token": OPS}, headers=PAGE) as response:
