@@ -7,13 +7,15 @@ receives plain values.
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
 
+from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.handlers import (
@@ -29,6 +31,7 @@ from proxy.handlers import (
     tickets,
     usage,
 )
+from proxy.handlers import operators as access
 from proxy.handlers.echo import echo
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor, log_limits_change
@@ -53,7 +56,6 @@ from proxy.upstream import Pool
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Mapping
-    from typing import Any
 
     from proxy.handlers.admin import View
     from proxy.ledger import Ledger
@@ -168,10 +170,16 @@ def own(*routes: tuple[str, str, errors.Handler]) -> list[web.RouteDef]:
     ]
 
 
-def make_admin_app(view: View) -> web.Application:
-    """Build the application of the operator's listener; `view` tells of all workers."""
-    app = web.Application(middlewares=[admin.translate])
+def make_admin_app(view: View, operators: Operators | None = None) -> web.Application:
+    """Build the application of the operator's listener; `view` tells of all workers.
+
+    `operators` decides who gets in. Without it no credential is asked for, as on loopback: only requests whose `Host`
+    is `localhost` or an IP address are answered, and none of another origin's page.
+    """
+    app = web.Application(middlewares=[admin.translate, access.admit])
     app[admin.VIEW] = view
+    app[access.ACCESS] = access.Access(operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES)))
+    app.on_response_prepare.append(_add_admin_fields)
     app.add_routes(admin.ROUTES)
     return app
 
@@ -196,8 +204,19 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def reload(app: web.Application, settings: Settings) -> None:
+def keep_fixed(settings: Settings, running: Settings) -> Settings:
+    """The settings with the `FIXED_KEYS` of those that the process was started with."""
+    fixed: dict[str, dict[str, Any]] = {"": {}, "usage": {}}
+    for key in FIXED_KEYS:
+        part, _, name = key.rpartition(".")
+        fixed[part][name] = attrgetter(key)(running)
+    return settings.model_copy(update=fixed[""] | {"usage": settings.usage.model_copy(update=fixed["usage"])})
+
+
+async def reload(app: web.Application, settings: Settings) -> list[str]:
     """Replace the rules at once; running exchanges keep theirs, users keep what they have used.
+
+    Returns the keys that have changed and need a restart.
 
     Raises:
         OSError: an authority file cannot be read; nothing has changed.
@@ -215,10 +234,12 @@ async def reload(app: web.Application, settings: Settings) -> None:
     if (ledger := app[LEDGER]) is not None:
         ledger.set_retention(settings.usage.retention_s)
     ignored = [key for key in FIXED_KEYS if attrgetter(key)(settings) != attrgetter(key)(builder.settings)]
-    builder.settings = app[FILES].settings = settings
+    # What is in force, so that the next reload names them again.
+    builder.settings = app[FILES].settings = keep_fixed(settings, builder.settings)
     if old is not None:
         await old.close()
     structlog.get_logger().info("configuration.reloaded", needs_restart=ignored)
+    return ignored
 
 
 # What is opened at start-up, in this order, and closed at clean-up in the reverse one.
@@ -332,6 +353,13 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
 
 BUILDER: Final = web.AppKey("builder", RulesBuilder)
 FILES: Final = web.AppKey("files", FileWatch)
+
+
+async def _add_admin_fields(_request: web.Request, response: web.StreamResponse) -> None:
+    """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
 
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:

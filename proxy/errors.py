@@ -120,6 +120,13 @@ class InsufficientScopeError(ProxyError):
         return b'Bearer realm="forward-sse", error="insufficient_scope"'
 
 
+class OriginNotAllowedError(ProxyError):
+    """A web page of another origin asks the operator's listener, or one that is not known to be of its own (403)."""
+
+    status, code, blame = 403, "origin_not_allowed", "client"
+    message = "Pages of another origin have no access here."
+
+
 class UpstreamNotAllowedError(ProxyError):
     """The user's plan does not include the upstream (403)."""
 

@@ -226,7 +226,7 @@ def request(
 ) -> bytes:
     """A request's bytes."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
-    lines = [f"{method} {path} HTTP/1.1", "Host: proxy.test"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")
     lines += [f"{name}: {value}" for name, value in fields]

@@ -14,7 +14,7 @@ from proxy.dialects import DIALECTS
 PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
-    "auth": ("egress_connector",),
+    "auth": ("egress_connector", "operators"),
     "exchange": ("attempts", "authenticate", "body", "head", "reserve"),
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),

@@ -3,6 +3,8 @@
 A credential enters, found in a request's head, query or envelope by `find_credential`; a `Principal` leaves, or a 401,
 403 or 503 error. `repeats_credential` and `strip_query` keep the credential out of what is forwarded. Nothing here
 knows about requests, limits or upstreams.
+
+`operators` is the same for those who operate the proxy: their tokens and the console's sessions.
 """
 
 from proxy.auth.authenticator import Authenticator

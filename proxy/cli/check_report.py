@@ -11,6 +11,8 @@ from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
 from proxy.settings.build_ways import ways
 from proxy.settings.ledgers import spool_directory
+from proxy.settings.scalars import is_loopback
+from proxy.settings.units import duration_text
 from proxy.settings.ways import choose
 from proxy.usage import usd_text
 
@@ -37,6 +39,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
 def _lines(settings: Settings) -> Iterator[str]:
     yield f"listen         {', '.join(map(str, settings.listen))}"
     yield f"admin_listen   {settings.admin_listen or 'off'}"
+    yield from _admin(settings)
     yield f"workers        {settings.workers}"
     yield from _auth(settings)
     yield "plans"
@@ -70,6 +73,20 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield f"log            {settings.log.format}, {settings.log.level}"
 
 
+def _admin(settings: Settings) -> Iterator[str]:
+    admin = settings.admin
+    if settings.admin_listen is None:
+        return
+    if admin is None:
+        yield "admin          without credentials: only from this machine"
+    elif admin.is_open:
+        yield "admin          open: without credentials"
+    else:
+        metrics = "open" if admin.metrics == "open" else "with a token"
+        yield f"admin          {len(admin.tokens)} token{'s' if len(admin.tokens) > 1 else ''}, metrics {metrics}"
+        yield from (f"  operator     {one.name}: {one.role}, SHA-256 {one.sha256[:8]}…" for one in admin.tokens)
+
+
 def _usage(settings: Settings) -> Iterator[str]:
     if settings.prices:
         yield "prices"
@@ -89,7 +106,7 @@ def _ledger(settings: Settings) -> str:
         return "off"
     when = "each row at once" if usage.sync == "each" else "rows within 50ms"
     spool = "" if usage.ledger.path is not None else f", spool {spool_directory(settings).absolute()}"
-    return f"{usage.ledger}{spool}, kept for {_seconds(usage.retention_s)}, {when}"
+    return f"{usage.ledger}{spool}, kept for {duration_text(usage.retention_s)}, {when}"
 
 
 def _auth(settings: Settings) -> Iterator[str]:
@@ -139,16 +156,7 @@ def _way(found: tuple[EgressProxy, str] | None) -> str:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{rate.quota}/{_seconds(rate.window_s)}"
-
-
-def _seconds(value: float | None) -> str:
-    """The duration as it would stand in the file, in its largest whole unit."""
-    if value is None:
-        return "off"
-    units = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-    size, unit = next(((size, unit) for size, unit in units if value and value % size == 0), (1, "s"))
-    return f"{value / size:g}{unit}"
+    return f"{rate.quota}/{duration_text(rate.window_s)}"
 
 
 def _plan(plan: PlanSettings) -> str:
@@ -206,9 +214,12 @@ def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "paths", _paths(upstream)
     if upstream.headers:
         yield "headers", ", ".join(upstream.headers)
-    yield "timeouts", ", ".join(f"{name.removesuffix('_s')} {_seconds(value)}" for name, value in upstream.timeouts)
+    yield (
+        "timeouts",
+        ", ".join(f"{name.removesuffix('_s')} {duration_text(value)}" for name, value in upstream.timeouts),
+    )
     if upstream.heartbeat_s is not None:
-        yield "heartbeat", _seconds(upstream.heartbeat_s)
+        yield "heartbeat", duration_text(upstream.heartbeat_s)
     if upstream.events == "typed":
         yield "events", "typed"
     renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
@@ -232,9 +243,9 @@ def _route(route: RouteSettings) -> str:
     if retry is None:
         return f"{said}; no retry"
     paid = ", and what may be paid twice" if retry.retry_paid else ""
-    output = "" if retry.first_output_s is None else f", first output within {_seconds(retry.first_output_s)}"
+    output = "" if retry.first_output_s is None else f", first output within {duration_text(retry.first_output_s)}"
     causes = ", ".join(retry.on) or "nothing else than a refused key"
-    return f"{said}; {retry.attempts} attempts within {_seconds(retry.within_s)} on {causes}{paid}{output}"
+    return f"{said}; {retry.attempts} attempts within {duration_text(retry.within_s)} on {causes}{paid}{output}"
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
@@ -242,8 +253,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "auth: none: everybody who reaches the proxy spends your vendors' keys"
     else:
         yield from _auth_warnings(settings.auth)
-    if settings.admin_listen is not None and settings.admin_listen.host not in _LOOPBACK:
-        yield "admin_listen: reachable from other machines, and it asks for no credential"
+    yield from _admin_warnings(settings)
     if any(network.prefixlen == 0 for network in settings.trusted_proxies or ()):
         yield "trusted_proxies: every client is a trusted proxy, and may claim any address"
     yield from _plan_warnings(settings)
@@ -264,6 +274,16 @@ def _warnings(settings: Settings) -> Iterator[str]:
         for glob in upstream.models:
             if (first := models.setdefault(glob, name)) != name:
                 yield f"upstreams.{name}.models: {glob!r} is also {first}'s, which comes first"
+
+
+def _admin_warnings(settings: Settings) -> Iterator[str]:
+    admin, listen = settings.admin, settings.admin_listen
+    if admin is None:
+        return
+    if listen is None:
+        yield "admin: admin_listen is off, so it changes nothing"
+    elif admin.is_open and not is_loopback(listen.host):
+        yield "admin: open: everybody who reaches admin_listen sees who streams what, and may stop it"
 
 
 def _plan_warnings(settings: Settings) -> Iterator[str]:

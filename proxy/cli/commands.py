@@ -6,7 +6,6 @@ those run, so that `check` and `token` start fast and do not depend on them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -21,6 +20,7 @@ import jwt
 
 from proxy import __version__
 from proxy.cli.doctor.command import doctor
+from proxy.cli.keys import key
 from proxy.ledger import COLUMNS, Column
 from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
@@ -229,40 +229,6 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
     click.echo(jwt.encode(claims, issuer.secret.get_secret_value(), algorithm=algorithm))
 
 
-@cli.group()
-def key() -> None:
-    """API keys, for callers that have no issuer."""
-
-
-@key.command("new")
-@click.option("--user", required=True, help="Whose key it is.")
-@click.option("--plan", default="default", show_default=True, help="The user's plan.")
-def key_new(user: str, plan: str) -> None:
-    """Make an API key: shown once, then only its SHA-256 is kept, in the YAML line that is printed.
-
-    The key goes to standard output's first line, the line to paste below `auth.api_keys` to its last.
-
-    \b
-    Example: forward-sse key new --user ci --plan pro
-    """  # noqa: D301 - \b is click's mark for "keep these lines"
-    if not user.strip() or not user.isprintable() or not plan.strip() or not plan.isprintable():
-        _fail("--user and --plan must be one line of printable characters.")
-    # 256 bits of the system's randomness: a plain digest cannot be reversed by guessing.
-    made = f"fsse_{secrets.token_urlsafe(32)}"
-    digest = hashlib.sha256(made.encode()).hexdigest()
-    click.echo(made)
-    click.echo("It is not shown again. Below `auth.api_keys` of the file:", err=True)
-    click.echo(f'- {{user: {_yaml_text(user)}, sha256: "{digest}", plan: {_yaml_text(plan)}}}')
-
-
-def _yaml_text(text: str) -> str:
-    """A YAML scalar: plain where nobody could misread it, else in double quotes (JSON strings are YAML)."""
-    if text.isascii() and text.replace("-", "").replace("_", "").isalnum() and text[0].isalpha():
-        return text if text.lower() not in {"true", "false", "null"} else json.dumps(text)
-    # The file expands `${…}` in quoted text too.
-    return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
-
-
 @cli.group(invoke_without_command=True)
 @click.option("--since", type=_Lifetime(), default="7d", show_default=True, help="How far back.")
 @click.option(
@@ -377,6 +343,7 @@ def demo(listen: Address) -> None:
 
 
 cli.add_command(doctor)
+cli.add_command(key)
 
 
 def main() -> None:

@@ -358,6 +358,20 @@ class Exchanges:
             exchange.interrupt(Ending.STOPPED)
         return len(own)
 
+    def stop_all(self, *, user: str | None = None, issuer: str | None = None, upstream: str | None = None) -> int:
+        """End every running exchange of a user or an upstream, and return how many there were."""
+        found = [exchange for exchange in self._running if _is_of(exchange, user, issuer, upstream)]
+        for exchange in found:
+            exchange.interrupt(Ending.STOPPED)
+        return len(found)
+
+
+def _is_of(exchange: Exchange, user: str | None, issuer: str | None, upstream: str | None) -> bool:
+    if upstream is not None:
+        return exchange.upstream == upstream
+    principal = exchange.principal
+    return principal is not None and principal.user == user and issuer in {None, principal.issuer}
+
 
 class _Ids:
     """Makes the ids of exchanges. One a worker, made in its own process: what it has drawn must not be drawn twice."""

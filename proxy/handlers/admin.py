@@ -1,8 +1,11 @@
-"""The operator's listener: metrics, the live streams, usage, the upstreams, health of all workers."""
+"""The operator's listener: metrics, the live streams, usage, the upstreams, health of all workers.
+
+Who may ask for what is decided before, by `operators.admit`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import orjson
 from aiohttp import web
@@ -10,12 +13,16 @@ from aiohttp import web
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.exchange.head import check_head
-from proxy.handlers import health
+from proxy.handlers import health, sessions
 from proxy.handlers.errors import as_headers
-from proxy.handlers.usage import read_query
+from proxy.handlers.operators import SESSION_PATH, note, note_more
+from proxy.handlers.small_json import read_object
+from proxy.handlers.usage import read_members, read_query
 from proxy.observability import metrics as names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxy.handlers.errors import Handler
     from proxy.handlers.service import Problems
     from proxy.ledger import Query
@@ -25,7 +32,15 @@ Stream = dict[str, object]
 # An upstream's state: name, `on`, `off` or `out`, and its keys without what they are.
 UpstreamReport = dict[str, Any]
 _STATES: Final = {"on": False, "off": True}
-_MAX_BODY: Final = 1024
+# Those of whom all streams are ended at once.
+_WHOSE: Final = ("user", "issuer", "upstream")
+
+
+class Stopped(NamedTuple):
+    """How many streams were ended, and how many workers could not be asked to end theirs."""
+
+    streams: int
+    silent: int = 0
 
 
 class View(Protocol):
@@ -43,6 +58,10 @@ class View(Protocol):
         """End the streams of that id, and say whether there were any."""
         ...
 
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        """End every stream of a `user`, perhaps of one `issuer` only, or of an `upstream`."""
+        ...
+
     async def upstreams(self) -> list[UpstreamReport]:
         """The upstreams and what is known of them."""
         ...
@@ -53,6 +72,10 @@ class View(Protocol):
 
     async def problems(self) -> Problems:
         """What stands against serving a request that arrives now."""
+        ...
+
+    async def configuration(self) -> dict[str, Any]:
+        """The configuration in force without its secrets, since when, and what the last reload has come to."""
         ...
 
     async def usage(self, asked: Query) -> tuple[str, bytes]:
@@ -96,9 +119,33 @@ async def stop(request: web.Request) -> web.Response:
     Raises:
         NotFoundError: none is running.
     """
-    if not await request.app[VIEW].stop(request.match_info["id"]):
+    id_ = request.match_info["id"]
+    note(request, id_)
+    if not await request.app[VIEW].stop(id_):
         raise NotFoundError("No such stream is running.")
     return web.Response(status=204)
+
+
+async def stop_all(request: web.Request) -> web.Response:
+    """End all streams of a user or of an upstream, in every worker, and tell how many there were.
+
+    Raises:
+        InvalidRequestError: the query names neither, or both.
+    """
+    whose = read_members(check_head(request).query, _WHOSE)
+    if set(whose) not in ({"user"}, {"user", "issuer"}, {"upstream"}) or not all(whose.values()):
+        raise InvalidRequestError("The query must have user, perhaps with issuer, or upstream.")
+    note(request, whose.get("user") or whose["upstream"], by="user" if "user" in whose else "upstream")
+    stopped = await request.app[VIEW].stop_all(whose)
+    told = {"stopped": stopped.streams} | ({"silent": stopped.silent} if stopped.silent else {})
+    note_more(request, **told)
+    return web.Response(body=orjson.dumps(told), content_type="application/json")
+
+
+async def configuration(request: web.Request) -> web.Response:
+    """The configuration in force, without secrets, and the last reload's result; of the worker that answers."""
+    body = orjson.dumps(await request.app[VIEW].configuration())
+    return web.Response(body=body, content_type="application/json")
 
 
 async def usage(request: web.Request) -> web.Response:
@@ -128,26 +175,15 @@ async def switch(request: web.Request) -> web.Response:
         NotFoundError: there is no such upstream.
     """
     name, view = request.match_info["name"], request.app[VIEW]
-    is_off = _STATES.get(await _asked_state(request))
+    state = (await read_object(request)).get("state")
+    is_off = _STATES.get(state) if isinstance(state, str) else None
     if is_off is None:
         raise InvalidRequestError('The body must be {"state": "on"} or {"state": "off"}.')
+    note(request, name, state=state)
     if not await view.switch(name, is_off=is_off):
         raise NotFoundError("There is no upstream of this name.")
     report = next((report for report in await view.upstreams() if report["name"] == name), None)
     return web.Response(body=orjson.dumps(report), content_type="application/json")
-
-
-async def _asked_state(request: web.Request) -> str:
-    """The member `state` of a body that is a small JSON object; empty where there is none."""
-    body = b""
-    while len(body) <= _MAX_BODY and (piece := await request.content.readany()):
-        body += piece
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    state = value.get("state") if isinstance(value, dict) else None
-    return state if isinstance(state, str) else ""
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -163,7 +199,9 @@ async def otherwise(request: web.Request) -> web.Response:
     """
     path = request.path.removesuffix("/")
     if path in _PATHS:
-        raise MethodNotAllowedError("GET, HEAD")
+        raise MethodNotAllowedError("GET, HEAD, DELETE" if path == _STREAMS else "GET, HEAD")
+    if path == SESSION_PATH:
+        raise MethodNotAllowedError("GET, HEAD, POST, DELETE")
     if path.startswith("/admin/streams/"):
         raise MethodNotAllowedError("DELETE")
     if path.startswith("/admin/upstreams/"):
@@ -171,10 +209,12 @@ async def otherwise(request: web.Request) -> web.Response:
     raise NotFoundError
 
 
+_STREAMS: Final = "/admin/streams"
 _PAGES: Final = (
     ("/metrics", metrics),
-    ("/admin/streams", streams),
+    (_STREAMS, streams),
     ("/admin/usage", usage),
+    ("/admin/config", configuration),
     ("/admin/upstreams", upstreams),
     ("/healthz", health.alive),
     ("/readyz", ready),
@@ -183,7 +223,9 @@ _PATHS: Final = frozenset(path for path, _ in _PAGES)
 # One slash at the end of a path changes nothing.
 ROUTES: Final = (
     *(web.get(path + slash, page) for path, page in _PAGES for slash in ("", "/")),
+    *(web.delete(_STREAMS + slash, stop_all) for slash in ("", "/")),
     *(web.delete("/admin/streams/{id:[^/]+}" + slash, stop) for slash in ("", "/")),
     *(web.put("/admin/upstreams/{name:[^/]+}" + slash, switch) for slash in ("", "/")),
+    *sessions.ROUTES,
     web.route("*", r"/{path:[\s\S]*}", otherwise),
 )

@@ -79,7 +79,23 @@ def read_query(query: bytes | None, *, default: str, whose: Collection[str] = ()
         InvalidRequestError: another member, one twice, or a value that is not understood: a typing error must not
             look like an answer to what was meant.
     """
-    known = ("since", "by", *whose)
+    members = read_members(query, ("since", "by", *whose))
+    by = members.get("by", default)
+    names = by.split(",") if by else []
+    columns = [column for column in COLUMNS if column not in _WHOSE or column in whose]
+    chosen = tuple(column for name in names for column in columns if column == name)
+    if len(chosen) != len(names) or len(set(names)) != len(names):
+        raise InvalidRequestError(f"by must be a list of {_listed(columns)}, each once.")
+    since_s = int(time.time()) - _seconds(members.get("since", _DEFAULT_SINCE))
+    return Query(since_s * 1000, chosen, members.get("issuer"), members.get("user"))
+
+
+def read_members(query: bytes | None, known: Sequence[str]) -> dict[str, str]:
+    """Read a query's members, each at most once.
+
+    Raises:
+        InvalidRequestError: one is not known, or comes twice.
+    """
     members: dict[str, str] = {}
     for raw_name, raw_value in query_members(query):
         name, value = raw_name.decode("utf-8", "replace"), raw_value.decode("utf-8", "replace")
@@ -90,14 +106,7 @@ def read_query(query: bytes | None, *, default: str, whose: Collection[str] = ()
         if name in members:
             raise InvalidRequestError(f"The query has the member {name} twice.")
         members[name] = value
-    by = members.get("by", default)
-    names = by.split(",") if by else []
-    columns = [column for column in COLUMNS if column not in _WHOSE or column in whose]
-    chosen = tuple(column for name in names for column in columns if column == name)
-    if len(chosen) != len(names) or len(set(names)) != len(names):
-        raise InvalidRequestError(f"by must be a list of {_listed(columns)}, each once.")
-    since_s = int(time.time()) - _seconds(members.get("since", _DEFAULT_SINCE))
-    return Query(since_s * 1000, chosen, members.get("issuer"), members.get("user"))
+    return members
 
 
 async def find_rows(service: Service, asked: Query) -> tuple[str, bytes]:

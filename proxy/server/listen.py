@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
 
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
+from proxy.auth.operators import SECRET_BYTES, Operators
 from proxy.handlers import SERVICE
 from proxy.model import Ending
+from proxy.server.configuration import ConfigurationStatus
 from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
 from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
+from proxy.settings.build_admin import build_admin_rules
 from proxy.settings.listener_tls import make_server_context
 
 if TYPE_CHECKING:
@@ -43,15 +47,16 @@ _ALONE: Final = "1"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A worker's place among several: its name, where they meet, and the listening sockets that they share.
+    """A worker's place among several: its name, where they meet, and what they share.
 
-    The server closes its own copies of the sockets.
+    That is the listening sockets, of which the server closes its own copies, and what seals the console's sessions.
     """
 
     name: str
     directory: Path
     listen: Sequence[socket.socket]
     admin_listen: Sequence[socket.socket]
+    secret: bytes = field(repr=False)
 
 
 class Server:
@@ -66,6 +71,11 @@ class Server:
         self._settings = settings
         self._place = place
         self.app = make_app(settings, redactor=redactor)
+        self.configuration = ConfigurationStatus(redactor, None if place is None else place.directory)
+        self.operators = Operators(
+            build_admin_rules(settings, settings.admin_listen),
+            secret=os.urandom(SECRET_BYTES) if place is None else place.secret,
+        )
         self._runner = web.AppRunner(self.app)
         self._admin_runner: web.AppRunner | None = None
         self._public: list[asyncio.Server] = []
@@ -107,12 +117,12 @@ class Server:
         service = self.service
         name = _ALONE if place is None else place.name
         service.metrics.watch_process(name, workers=settings.workers, is_alone=place is None)
-        one = WorkerStatus(service)
+        one = WorkerStatus(service, lambda: self.configuration.report(self.app[BUILDER].settings))
         if place is not None:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere
             await self._whole.open()
-        self._admin_runner = web.AppRunner(make_admin_app(self._whole or one))
+        self._admin_runner = web.AppRunner(make_admin_app(self._whole or one, self.operators))
         await self._admin_runner.setup()
         self._tls = _make_tls(settings)
         self.listens = await self._serve(
@@ -132,7 +142,9 @@ class Server:
             OSError: a file of certificates or authorities cannot be used; nothing has changed.
         """
         tls = _make_tls(settings)
-        await reload(self.app, settings)
+        needs_restart = await reload(self.app, settings)
+        self.operators.rules = build_admin_rules(settings, self._settings.admin_listen)
+        self.configuration.loaded(needs_restart)
         await self._replace_tls(tls)
         new = _client_timeouts(settings)
         self._timeouts.header_s, self._timeouts.write_s = new.header_s, new.write_s

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.server.configuration import faults_of
 from proxy.settings.build_ways import ways
 from proxy.settings.loading import ConfigurationError
 
@@ -62,13 +63,13 @@ async def reload_when_asked(signals: Signals, server: Server, load: Callable[[],
         try:
             await server.reload(load())
         except (ConfigurationError, OSError) as exc:
+            server.configuration.refused(exc)
             log_refused(exc)
 
 
 def log_refused(exc: ConfigurationError | OSError) -> None:
     """Log in one line why a configuration was refused."""
-    faults = [str(fault) for fault in exc.faults] if isinstance(exc, ConfigurationError) else [str(exc)]
-    structlog.get_logger().error("configuration.refused", faults=faults)
+    structlog.get_logger().error("configuration.refused", faults=faults_of(exc))
 
 
 def log_egress_proxies(settings: Settings) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.handlers.admin import Stopped
 from proxy.handlers.usage import find_rows
 from proxy.model import Ending
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
     from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
     from proxy.ledger import Query
@@ -16,8 +20,10 @@ if TYPE_CHECKING:
 class WorkerStatus:
     """The view of a worker on itself."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, configuration: Callable[[], dict[str, Any]]) -> None:
+        """`configuration` tells what is in force, without secrets."""
         self._service = service
+        self._configuration = configuration
 
     async def metrics(self) -> bytes:
         """The text of a scrape."""
@@ -30,6 +36,14 @@ class WorkerStatus:
     async def stop(self, id_: str) -> bool:
         """End the streams of that id."""
         return self.stop_now(id_)
+
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        """End every stream of a user or of an upstream."""
+        return Stopped(self.stop_all_now(whose))
+
+    async def configuration(self) -> dict[str, Any]:
+        """The configuration in force, and the last reload's result."""
+        return self._configuration()
 
     async def problems(self) -> Problems:
         """What stands against being ready."""
@@ -78,6 +92,10 @@ class WorkerStatus:
     def stop_now(self, id_: str) -> bool:
         """The same, for who must not wait."""
         return self._service.exchanges.interrupt(Ending.STOPPED, id_) > 0
+
+    def stop_all_now(self, whose: Mapping[str, str]) -> int:
+        """The same, for who must not wait."""
+        return self._service.exchanges.stop_all(**whose)
 
     def problems_now(self) -> Problems:
         """The same, for who must not wait."""

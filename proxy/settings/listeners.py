@@ -30,7 +30,12 @@ def _one_or_many(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _read_admin_listen(value: object) -> Address | None:
+def read_admin_listen(value: object) -> Address | None:
+    """Read `admin_listen`: an address, or `off` as None.
+
+    Raises:
+        InvalidValue: Neither.
+    """
     if value == "off":
         return None
     if isinstance(value, bool):
@@ -46,7 +51,7 @@ ListenAddresses = Annotated[
 ]
 AdminAddress = Annotated[
     Address | None,
-    PlainValidator(_read_admin_listen),
+    PlainValidator(read_admin_listen),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9090", "off"]}),
 ]
 
@@ -73,7 +78,7 @@ def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
                 break
         known.append((f"listen[{index}]", address))
     try:
-        admin = _read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
+        admin = read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
     except InvalidValue:
         return  # reported by the field
     if admin is not None and any(admin.port and _clash(admin, address) for _, address in known):

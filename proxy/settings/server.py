@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJs
 
 from proxy.dialects import DIALECTS
 from proxy.protocol.proxy_variables import ProxyVariables
+from proxy.settings.admin import Admin, admin_faults, read_admin
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.clients import FailureRate, TrustedProxies  # noqa: TC001 - pydantic reads the annotation
@@ -148,6 +149,10 @@ def _none_in_schema(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"const": "none"})
 
 
+def _open_in_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(1, {"const": "open"})
+
+
 DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_streams": 8})
 
 
@@ -159,6 +164,12 @@ class Settings(Model):
     )
     admin_listen: AdminAddress = Field(
         default(ADMIN_LISTEN_DEFAULT), description="Where /metrics and /admin/* are; `off` to have none."
+    )
+    admin: Annotated[Admin, BeforeValidator(read_admin)] | None = Field(
+        None,
+        description="Who may use `admin_listen`: operators' `tokens`, or the word `open`; needed where it is not on "
+        "loopback.",
+        json_schema_extra=_open_in_schema,
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
@@ -284,6 +295,7 @@ class Settings(Model):
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Check names, references between parts, listeners, and that an upstream's key stays with its origin."""
         yield from listen_faults(data)
+        yield from admin_faults(data)
         yield from _worker_faults(data)
         yield from retention_faults(data)
         yield from _name_faults(data)

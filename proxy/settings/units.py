@@ -143,6 +143,21 @@ def read_size(value: object) -> int:
     return size
 
 
+def duration_text(seconds: float | None) -> str:
+    """The duration as it would stand in the file, in its largest whole unit; None is `off`."""
+    if seconds is None:
+        return "off"
+    units = reversed(_SECONDS.items())
+    unit, size = next(((unit, size) for unit, size in units if size >= 1 and seconds and seconds % size == 0), ("s", 1))
+    return f"{seconds / size:g}{unit}"
+
+
+def size_text(size: int) -> str:
+    """The size as it would stand in the file, in its largest whole unit."""
+    unit, factor = next((unit, factor) for unit, factor in reversed(_BYTES.items()) if size % factor == 0)
+    return f"{size // factor}{unit}"
+
+
 def read_rate(value: object, *, what: str = "request", example: str = "60/10s") -> Rate:
     """Read a rate: `60/10s` is 60 requests at once, refilled by 60 every 10 seconds.
 

@@ -269,6 +269,11 @@ def test_check_missing_file(tmp_path: Path) -> None:
         ("token", "--user", "a", "--ttl", "0s"),
         ("key", "new"),
         ("key", "new", "--user", "a\nb"),
+        ("key", "new", "--user", "a", "--admin", "b"),
+        ("key", "new", "--user", "a", "--role", "view"),
+        ("key", "new", "--admin", "a", "--plan", "pro"),
+        ("key", "new", "--admin", "a", "--role", "all"),
+        ("key", "new", "--admin", ""),
         ("mock", "--listen", "x"),
         ("demo", "--listen", "x"),
     ],
@@ -362,6 +367,25 @@ def test_token_without_a_secret() -> None:
     done = run("token", "--user", "alice", environ=KEYS)
     assert (done.returncode, done.stdout) == (2, "")
     assert "No issuer in the file has a `secret`" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "role"), [("ops", "operate"), ("a: b", "view"), ("müller", None)])
+def test_key_new_for_an_operator(name: str, role: str | None, tmp_path: Path) -> None:
+    """The printed line, pasted into the file, is that operator with the digest of the token that was shown."""
+    done = call("key", "new", "--admin", name, *(() if role is None else ("--role", role)))
+    shown, line = done.stdout.splitlines()
+    path = tmp_path / "proxy.yaml"
+    path.write_text(
+        f"auth: none\nadmin:\n  tokens:\n    {line}\n"
+        "upstreams: {a: {url: 'https://h', dialect: openai, api_key: none}}\n"
+    )
+    admin = load(path, {}).admin
+    assert admin is not None
+    (entry,) = admin.tokens
+    digest = hashlib.sha256(shown.encode()).hexdigest()
+    assert (entry.name, entry.role, entry.sha256) == (name, role or "view", digest)
+    assert (len(shown), shown[:5]) == (48, "fssa_")
+    assert "admin.tokens" in done.stderr
 
 
 @pytest.mark.parametrize("user", ["ci", "true", "a: b", 'quote" and # hash', "müller", "${HOME}", "- x", "null", "1"])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy.app import make_admin_app
+from proxy.handlers.admin import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from pytest_aiohttp.plugin import AiohttpClient
 
@@ -30,6 +31,8 @@ class Fake:
     stopped: list[str] = field(default_factory=list)
     asked: list[Query] = field(default_factory=list)
     off: bool = False
+    whose: list[Mapping[str, str]] = field(default_factory=list)
+    ended: Stopped = field(default_factory=lambda: Stopped(2))
 
     async def metrics(self) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
@@ -40,6 +43,13 @@ class Fake:
     async def stop(self, id_: str) -> bool:
         self.stopped.append(id_)
         return id_ == "one"
+
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        self.whose.append(whose)
+        return self.ended
+
+    async def configuration(self) -> dict[str, Any]:
+        return {"config": {"workers": 1}, "loaded_at": "2026-01-01T00:00:00Z", "last_reload": None}
 
     async def usage(self, asked: Query) -> tuple[str, bytes]:
         self.asked.append(asked)
@@ -112,6 +122,48 @@ async def test_admin_stop(admin: Client, view: Fake) -> None:
     assert view.stopped == ["one", "two"]
 
 
+async def test_admin_stop_all(admin: Client, view: Fake) -> None:
+    """All streams of a user, of one issuer's or of any, or of an upstream are stopped, and their number is told."""
+    told = []
+    for query in ("user=a%20b", "user=alice&issuer=tests", "upstream=main"):
+        async with admin.delete(f"/admin/streams?{query}") as response:
+            told.append((response.status, await response.json()))
+    view.ended = Stopped(0, silent=1)
+    async with admin.delete("/admin/streams/?upstream=main") as response:
+        told.append((response.status, await response.json()))
+    assert told == [(200, {"stopped": 2})] * 3 + [(200, {"stopped": 0, "silent": 1})]
+    assert view.whose == [
+        {"user": "a b"},
+        {"user": "alice", "issuer": "tests"},
+        *[{"upstream": "main"}] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?user=a&upstream=main",
+        "?issuer=tests",
+        "?upstream=main&issuer=tests",
+        "?user=",
+        "?user=a&user=b",
+        "?id=one",
+    ],
+)
+async def test_admin_stop_all_refused(admin: Client, view: Fake, query: str) -> None:
+    """What does not say exactly whose streams stops none."""
+    async with admin.delete(f"/admin/streams{query}") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_request")
+    assert view.whose == []
+
+
+async def test_admin_config(admin: Client) -> None:
+    """The configuration is told as the view has it."""
+    async with admin.get("/admin/config") as response:
+        assert (response.status, (await response.json())["config"]) == (200, {"workers": 1})
+
+
 async def test_admin_usage(admin: Client, view: Fake) -> None:
     """Usage is asked for by columns and since when, of one user or of all."""
     async with admin.get("/admin/usage/?since=24h&by=day,ending&user=a%20b&issuer=tests") as response:
@@ -148,7 +200,9 @@ async def test_admin_ready(admin: Client, view: Fake) -> None:
     ("method", "path", "status", "allow"),
     [
         ("POST", "/metrics", 405, "GET, HEAD"),
-        ("DELETE", "/admin/streams", 405, "GET, HEAD"),
+        ("PUT", "/admin/streams", 405, "GET, HEAD, DELETE"),
+        ("POST", "/admin/config", 405, "GET, HEAD"),
+        ("PUT", "/console/session", 405, "GET, HEAD, POST, DELETE"),
         ("POST", "/admin/usage", 405, "GET, HEAD"),
         ("GET", "/admin/streams/one", 405, "DELETE"),
         ("GET", "/", 404, None),

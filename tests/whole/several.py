@@ -41,8 +41,9 @@ ONCE = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
 class Several(Served):
-    """A service of several workers."""
+    """A service of several workers; `admin_token` is an operator's, where one is needed."""
 
+    admin_token: str | None = None
     address: tuple[str, int]
     admin_address: tuple[str, int]
     pids: dict[str, int]
@@ -64,7 +65,7 @@ class Several(Served):
 
     async def ask(self, path: str, method: str = "GET") -> Message:
         async with await connect(self.admin_address) as admin:
-            admin.write(request(path, method=method))
+            admin.write(request(path, method=method, token=self.admin_token))
             return await admin.read_message()
 
     async def metrics(self) -> dict[str, float]:
@@ -122,6 +123,7 @@ async def several(
     *,
     store: str | None = None,
     command: tuple[str, ...] = SERVE,
+    admin_token: str | None = None,
 ) -> AsyncIterator[Several]:
     """A service on free ports; every process of it has ended when this is left.
 
@@ -138,6 +140,7 @@ async def several(
         stdout=asyncio.subprocess.PIPE,
     )
     served = Several(process, config)
+    served.admin_token = admin_token
     try:
         await served.up()
         yield served

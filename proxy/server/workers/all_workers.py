@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from proxy.handlers.admin import Stopped
 from proxy.server.workers import counter_files
 from proxy.server.workers.counter_files import CounterFile, Family, Sample
 from proxy.server.workers.peers import PeerChannel
@@ -27,7 +28,7 @@ _DRAINING = "draining"
 # The states of an upstream, the worst last.
 _WORSE = ("on", "out", "off")
 # A worker that is busy for longer than that shows itself in the report that follows.
-_SWITCH_ATTEMPTS = 5
+_ACT_ATTEMPTS = 5
 
 
 class AllWorkers:
@@ -92,6 +93,22 @@ class AllWorkers:
         here = self._one.stop_now(id_)
         return await self._anywhere({"ask": "stop", "id": id_}) or here
 
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        """End every stream of a user or of an upstream, in every worker that can be reached."""
+        counts = {self._name: self._one.stop_all_now(whose)}
+        for _ in range(_ACT_ATTEMPTS):
+            answers = await self._peers.ask({"ask": "stop_all", **whose})
+            for name, answer in answers.given.items():
+                # At a second attempt those of the first may still be ending.
+                counts.setdefault(name, answer if isinstance(answer, int) else 0)
+            if not (silent := answers.silent - counts.keys()):
+                break
+        return Stopped(sum(counts.values()), len(silent))
+
+    async def configuration(self) -> dict[str, Any]:
+        """The configuration in force in this worker."""
+        return await self._one.configuration()
+
     async def stop_elsewhere(self, id_: str, issuer: str, user: str) -> bool:
         """End a user's streams of that id in the other workers."""
         return await self._anywhere({"ask": "stop_own", "id": id_, "issuer": issuer, "user": user})
@@ -106,7 +123,7 @@ class AllWorkers:
     async def switch(self, name: str, *, is_off: bool) -> bool:
         """Turn an upstream off or on in every worker."""
         is_known = self._one.switch_now(name, is_off=is_off)
-        for _ in range(_SWITCH_ATTEMPTS):
+        for _ in range(_ACT_ATTEMPTS):
             answers = await self._peers.ask({"ask": "switch", "name": name, "state": "off" if is_off else "on"})
             is_known |= any(answer is True for answer in answers.given.values())
             if not answers.silent:
@@ -144,6 +161,8 @@ class AllWorkers:
                 return self._listed()
             case "stop":
                 return self._one.stop_now(question["id"])
+            case "stop_all":
+                return self._one.stop_all_now({name: text for name, text in question.items() if name != "ask"})
             case "stop_own":
                 return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
             case "upstreams":

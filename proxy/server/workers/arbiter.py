@@ -30,6 +30,7 @@ from gunicorn.errors import HaltServer
 
 from proxy import __version__
 from proxy.observability.logging import Redactor, configure
+from proxy.server.configuration import note_refused
 from proxy.server.signals import log_egress_proxies, log_refused
 from proxy.server.sockets import format_addresses
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
@@ -278,6 +279,7 @@ class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types
             settings = self.app.load_settings()
             trust(settings)
         except (ConfigurationError, OSError) as exc:
+            note_refused(self.app.shared.directory, exc)
             log_refused(exc)
             return None
         return settings

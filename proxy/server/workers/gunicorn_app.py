@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gunicorn.app.base import BaseApplication
 
-from proxy.app import FIXED_KEYS
+from proxy.app import keep_fixed
 
 if TYPE_CHECKING:
     import socket
@@ -50,9 +49,4 @@ class WorkerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has 
 
     def update_settings(self, settings: Settings) -> None:
         """Set what workers that start later serve; keys that need a restart keep their values."""
-        fixed: dict[str, dict[str, Any]] = {"": {}, "usage": {}}
-        for key in FIXED_KEYS:
-            part, _, name = key.rpartition(".")
-            fixed[part][name] = attrgetter(key)(self.settings)
-        usage = settings.usage.model_copy(update=fixed["usage"])
-        self.settings = settings.model_copy(update=fixed[""] | {"usage": usage})
+        self.settings = keep_fixed(settings, self.settings)

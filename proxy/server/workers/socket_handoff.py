@@ -10,12 +10,13 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
 
+from proxy.auth.operators import SECRET_BYTES
 from proxy.server.sockets import listening
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "SSE_PROXY_HANDOVER"
 _CLIENTS, _OPERATORS = "listen", "admin_listen"
+_SEAL_KEY = "sessions.key"
 _Key: TypeAlias = "tuple[str, str]"
 # Of 108 bytes for the path of a socket in the system's interface; the names are short.
 _MAX_PATH = 70
@@ -37,6 +39,8 @@ class SharedSockets:
     directory: Path
     # By role and by the address in the file, which may be a name of several addresses.
     sockets: dict[_Key, tuple[socket.socket, ...]]
+    # Seals the console's sessions. In a file of the directory, so that the next generation has it, too.
+    secret: bytes = field(repr=False)
 
     @classmethod
     def prepare(cls, settings: Settings, environ: Mapping[str, str]) -> SharedSockets:
@@ -68,6 +72,7 @@ class SharedSockets:
             for sock in (sock for sockets in taken.values() for sock in sockets):
                 sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
                 sock.set_inheritable(False)
+            secret = _secret_in(directory)
         except BaseException:
             for sock in (sock for sockets in taken.values() for sock in sockets):
                 sock.close()
@@ -75,7 +80,7 @@ class SharedSockets:
                 shutil.rmtree(directory, ignore_errors=True)
             raise
         # In the file's order, whoever made them.
-        return cls(directory, {key: taken[key] for key in wanted})
+        return cls(directory, {key: taken[key] for key in wanted}, secret)
 
     @property
     def listen(self) -> tuple[socket.socket, ...]:
@@ -115,6 +120,26 @@ def _addresses(settings: Settings) -> dict[_Key, Address]:
     if settings.admin_listen is not None:
         addresses[_OPERATORS, str(settings.admin_listen)] = settings.admin_listen
     return addresses
+
+
+def _secret_in(directory: Path) -> bytes:
+    """The secret of the service, made where there is none yet; the directory is its owner's alone.
+
+    Raises:
+        OSError: it cannot be written or read.
+    """
+    path = directory / _SEAL_KEY
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        secret = path.read_bytes()
+        if len(secret) != SECRET_BYTES:
+            raise OSError(f"{path} is not whole") from None
+        return secret
+    secret = os.urandom(SECRET_BYTES)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+    return secret
 
 
 def _new_directory(environ: Mapping[str, str]) -> Path:

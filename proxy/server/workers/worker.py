@@ -137,7 +137,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         server = Server(
             application.settings,
             application.redactor,
-            Place(self.name, shared.directory, shared.listen, shared.admin_listen),
+            Place(self.name, shared.directory, shared.listen, shared.admin_listen, shared.secret),
         )
         notifying = asyncio.create_task(self._notify_regularly())
         reloading: asyncio.Task[None] | None = None
@@ -192,6 +192,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
                     try:
                         await server.reload(application.load_settings())
                     except (ConfigurationError, OSError) as exc:
+                        server.configuration.refused(exc)
                         log_refused(exc)
             structlog.get_logger().warning("arbiter.lost")
             self._is_orphan = True

@@ -57,6 +57,20 @@ def test_prepare_from_nothing(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
+def test_secret_is_handed_over(tmp_path: Path) -> None:
+    """What seals the console's sessions is random, its owner's alone, and the same in the next generation."""
+    first, other = (SharedSockets.prepare(settings(tmp_path), {}) for _ in range(2))
+    second = SharedSockets.prepare(settings(tmp_path), handed(first))
+    assert first.secret == second.secret != other.secret
+    assert len(first.secret) == 32
+    assert (first.directory / "sessions.key").stat().st_mode & 0o777 == 0o600
+    assert repr(first.secret) not in repr(first)
+    (first.directory / "sessions.key").write_bytes(b"half")
+    with pytest.raises(OSError, match="is not whole"):
+        SharedSockets.prepare(settings(tmp_path), handed(first))
+    leave(first, second, other)
+
+
 def test_prepare_without_admin_listener(tmp_path: Path) -> None:
     """`off` is no listener."""
     ground = SharedSockets.prepare(settings(tmp_path, admin_listen="'off'"), {})
