@@ -60,14 +60,11 @@ class ProxyError(Exception):
         reason: str | None = None,
         limit: str | None = None,
     ) -> None:
-        super().__init__(message or self.message)
-        if message is not None:
-            self.message = message
-        if reason is not None:
-            self.reason = reason
-        if limit is not None:
-            self.limit = limit
+        self.message = message or self.message
+        self.reason = reason or self.reason
+        self.limit = limit or self.limit
         self.retry_after_s = retry_after_s
+        super().__init__(self.message)
 
     def challenge(self) -> bytes | None:
         """The value of `WWW-Authenticate` (RFC 6750 §3), or None where the status asks for none."""
@@ -123,8 +120,7 @@ class InsufficientScopeError(ProxyError):
 class OriginNotAllowedError(ProxyError):
     """A web page of another origin asks the operator's listener, or one that is not known to be of its own (403)."""
 
-    status, code, blame = 403, "origin_not_allowed", "client"
-    message = "Pages of another origin have no access here."
+    status, code, blame, message = 403, "origin_not_allowed", "client", "Pages of another origin have no access here."
 
 
 class UpstreamNotAllowedError(ProxyError):
@@ -252,10 +248,7 @@ class TooManyFailuresError(ProxyError):
 
 
 class InsufficientQuotaError(ProxyError):
-    """One of the plan's budgets has no room (429).
-
-    `retry_after_s` is when its next period begins, or some seconds where running exchanges have reserved the rest.
-    """
+    """One of the plan's budgets has no room until its next period, or until running exchanges leave some (429)."""
 
     status, code, blame, message = 429, "insufficient_quota", "client", "Your budget is used up."
 
