@@ -186,6 +186,13 @@ class Store(Protocol):
         """
         ...
 
+    def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
+        """Charge what an exchange took whose worker was killed, and whose row is in the ledger; never waits.
+
+        Once for each `name`, however often it is said. What it had reserved lapses by itself.
+        """
+        ...
+
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request under a name until it is taken, for at most `ttl_s`; charges no rate.
 
