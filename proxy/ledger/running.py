@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from glob import escape
 from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.log_lines import read_line
@@ -51,7 +52,7 @@ class RunningFile:
             OSError: There can be no file; then nothing is kept.
         """
         lines: list[bytes] = []
-        for path in self._prefix.parent.glob(f"{self._prefix.name}*"):
+        for path in self._prefix.parent.glob(f"{escape(self._prefix.name)}*"):
             lines += self._recover(path)
         path = self._prefix.with_name(f"{self._prefix.name}{os.getpid()}-{secrets.token_hex(4)}")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

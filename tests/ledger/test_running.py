@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.db"
+    return tmp_path / "[a] ledger?.db"
 
 
 def running(path: Path) -> RunningFile:
-    return RunningFile(path.with_name("ledger.db-running-"), lambda: LedgerFile(path, has_totals=True))
+    return RunningFile(path.with_name(f"{path.name}-running-"), lambda: LedgerFile(path, has_totals=True))
 
 
 def files(path: Path) -> list[Path]:
-    return sorted(path.parent.glob("ledger.db-running-*"))
+    return sorted(path.parent.glob("*-running-*"))
 
 
 def line(number: int, **changes: object) -> bytes:
