@@ -18,6 +18,7 @@ from aiohttp import web
 from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
+from proxy.exchange.running import RunningExchanges, settle_dead
 from proxy.handlers import (
     SERVICE,
     Service,
@@ -46,7 +47,7 @@ from proxy.settings.build import (
     timer_tick_s,
 )
 from proxy.settings.build_ways import trust
-from proxy.settings.ledgers import build_ledger
+from proxy.settings.ledgers import build_ledger, build_running_file
 from proxy.settings.rotation import FileWatch
 from proxy.settings.rules_builder import RulesBuilder
 from proxy.tickets import Makers
@@ -55,10 +56,11 @@ from proxy.upstream import Pool
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from proxy.handlers.admin import View
     from proxy.ledger import Ledger
+    from proxy.ledger.running import RunningFile
     from proxy.limits import Store
     from proxy.model import TlsFiles
 
@@ -82,6 +84,8 @@ TIMERS: Final = web.AppKey("timers", DeadlineTimer)
 POOL: Final = web.AppKey("pool", Pool)
 STORE: Final[web.AppKey[Store]] = web.AppKey("store")
 LEDGER: Final[web.AppKey[Ledger | None]] = web.AppKey("ledger")
+DEAD: Final[web.AppKey[Sequence[bytes]]] = web.AppKey("dead")
+RUNNING: Final[web.AppKey[RunningFile | None]] = web.AppKey("running")
 
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S: Final = 2.0
@@ -278,9 +282,16 @@ async def ledger_ctx(app: web.Application) -> AsyncIterator[None]:
         OSError: the ledger's file cannot be used, or was written by a later release.
     """
     ledger = app[LEDGER] = build_ledger(app[SETTINGS])
-    if ledger is not None:
+    app[DEAD] = []
+    running = app[RUNNING] = build_running_file(app[SETTINGS])
+    if ledger is not None and running is not None:
         await ledger.open()
         app[METRICS].watch_ledger(ledger.counts)
+        try:
+            # Before the limits store, which asks the ledger.
+            app[DEAD] = await asyncio.to_thread(running.open)
+        except OSError as exc:
+            structlog.get_logger().warning("ledger.running_not_kept", reason=exc.strerror or str(exc))
     yield
     if ledger is not None:
         await ledger.close()
@@ -326,7 +337,15 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
         ledger=app[LEDGER],
         prefix=app.router[_CATCH_ALL].canonical.removesuffix("/{path}").encode(),
     )
+    file = app[RUNNING]
+    running = None if file is None else RunningExchanges(service.exchanges, file)
+    if running is not None:
+        running.start()
+        plans = build_plans(app[SETTINGS])
+        settle_dead(app[DEAD], plans=plans, prices=rules.prices, store=app[STORE], metrics=metrics)
     yield
+    if running is not None:
+        running.close()
     if service.rules.authenticator is not None:
         await service.rules.authenticator.close()
 

@@ -81,6 +81,7 @@ class Exchange:
         is_answered: What the client is given is a vendor's answer.
         meter: What the vendor's answer took; once the limits have let the request out.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
+        slot: Where it stands in the file of what runs; None where it does not.
         typed_names: The names of typed events where the client or the operator asked for them.
     """
 
@@ -120,6 +121,7 @@ class Exchange:
     is_answered: bool = field(init=False, default=False)
     meter: Meter | None = field(init=False, default=None, repr=False)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
+    slot: int | None = field(init=False, default=None)
     response: RelayResponse | None = field(init=False, default=None, repr=False)
     task: asyncio.Task[object] | None = field(init=False, default=None, repr=False)
     transport: asyncio.Transport | None = field(init=False, default=None, repr=False)
@@ -264,12 +266,14 @@ class Exchanges:
     """The exchanges of one worker: begins them, knows those that run, settles them.
 
     Attributes:
+        now: Gives the loop's time, in seconds.
         estimates: What was learned from those that have ended.
+        on_end: Told the slot of each that has one, when it is settled.
     """
 
     def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:
-        """`now` gives the loop's time, in seconds."""
-        self._now = now
+        self.now = now
+        self.on_end: Callable[[int], None] | None = None
         self._metrics = metrics
         self._ledger = ledger
         self._running: set[Exchange] = set()
@@ -280,7 +284,7 @@ class Exchanges:
 
     def begin(self, request: web.BaseRequest, rules: Rules) -> Exchange:
         """A running exchange for the request, in the handler's own task; leaving its context ends it."""
-        exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self._now(), rules, self, request.method)
+        exchange = Exchange(self._ids.of(request.headers.get(_REQUEST_ID)), self.now(), rules, self, request.method)
         exchange.task = asyncio.current_task()
         exchange.transport = request.transport
         if len(request):
@@ -292,7 +296,7 @@ class Exchanges:
 
     def refuse(self, rules: Rules, error: ProxyError, request: web.BaseRequest | None = None) -> Exchange:
         """Settle what never became an exchange: a head that could not be parsed, or came too late."""
-        exchange = Exchange(self._ids.new(), self._now(), rules, self)
+        exchange = Exchange(self._ids.new(), self.now(), rules, self)
         exchange.record_refusal(error)
         if request is not None:
             exchange.log_fields = request.get(LOG_FIELDS)
@@ -319,7 +323,10 @@ class Exchanges:
             self._idle_waiters.clear()
         if exchange.limits is None and exchange.principal is not None:
             exchange.limits = exchange.rules.store.fallback(exchange.principal)
-        settle(exchange, taken, now_s=self._now(), metrics=self._metrics, ledger=self._ledger, log=self._log)
+        # Before there is a row: it would be there twice, were the worker killed in between.
+        if exchange.slot is not None and self.on_end is not None:
+            self.on_end(exchange.slot)
+        settle(exchange, taken, now_s=self.now(), metrics=self._metrics, ledger=self._ledger, log=self._log)
 
     def live(self) -> list[tuple[Exchange, int, int]]:
         """The exchanges that are running, with the bytes and events that have passed so far."""

@@ -131,7 +131,35 @@ def settle(
 ) -> None:
     """Write the line and the ledger's row, and count the exchange; called exactly once for each, whatever happened."""
     principal = exchange.principal
-    ending = exchange.ending or Ending.CLIENT_CLOSED
+    line = line_of(exchange, taken, exchange.ending or Ending.CLIENT_CLOSED, now_s)
+    if exchange.log_fields is not None:
+        # The line's own fields win, `limits` included, which most lines do not have.
+        line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
+    if exchange.limits is not None:
+        line["limits"] = exchange.limits
+    if ledger is not None and principal is not None:
+        # Before the line, which names the row.
+        row = row_of(exchange, principal, taken, line)
+        line |= named(row)
+        ledger.append(row)
+    log(line)
+    metrics.exchange_settled(
+        upstream=exchange.upstream or NO_UPSTREAM,
+        status=exchange.status,
+        ending=line["ending"],
+        code=exchange.code,
+        first_byte_s=None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s,
+        duration_s=now_s - exchange.started_s,
+        bytes_=exchange.bytes,
+        events=exchange.events,
+    )
+    if exchange.limit is not None:
+        metrics.limit_reached(_plan_of(principal), exchange.limit)
+
+
+def line_of(exchange: Exchange, taken: Taken, ending: Ending, now_s: float) -> dict[str, Any]:
+    """The line of an exchange that ends, or would end so now; without an embedder's fields."""
+    principal = exchange.principal
     duration_s = now_s - exchange.started_s
     ttfb_s = None if exchange.first_byte_s is None else exchange.first_byte_s - exchange.started_s
     path = exchange.path
@@ -160,29 +188,12 @@ def settle(
         line["client"] = None if exchange.client is None else str(exchange.client)
     if exchange.meter is not None:
         line |= _usage(taken)
-    if exchange.log_fields is not None:
-        # The line's own fields win, `limits` included, which most lines do not have.
-        line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
-    if exchange.limits is not None:
-        line["limits"] = exchange.limits
-    if ledger is not None and principal is not None:
-        # Before the line, which names the row.
-        row = _row(exchange, principal, taken, line)
-        line |= {"row_id": row.row_id, "dialect": row.dialect, "price_version": row.price_version}
-        ledger.append(row)
-    log(line)
-    metrics.exchange_settled(
-        upstream=exchange.upstream or NO_UPSTREAM,
-        status=exchange.status,
-        ending=ending,
-        code=exchange.code,
-        first_byte_s=ttfb_s,
-        duration_s=duration_s,
-        bytes_=exchange.bytes,
-        events=exchange.events,
-    )
-    if exchange.limit is not None:
-        metrics.limit_reached(_plan_of(principal), exchange.limit)
+    return line
+
+
+def named(row: Row) -> dict[str, Any]:
+    """What the line of an exchange with a row has besides."""
+    return {"row_id": row.row_id, "dialect": row.dialect, "price_version": row.price_version}
 
 
 def _plan_of(principal: Principal | None) -> str:
@@ -204,7 +215,8 @@ def _usage(taken: Taken) -> dict[str, Any]:
     }
 
 
-def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any]) -> Row:
+def row_of(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any]) -> Row:
+    """The row of an exchange that ends now."""
     figures = taken.figures
     ended_ms = time.time_ns() // 1_000_000
     return Row(

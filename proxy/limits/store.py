@@ -172,8 +172,7 @@ class Store(Protocol):
 
         Raises:
             RateLimitExceededError: A token rate has no room; `retry_after_s` is when it will.
-            InsufficientQuotaError: A budget has no room; `retry_after_s` is when its next period begins, or some
-                seconds where only what is reserved is in the way.
+            InsufficientQuotaError: A budget has no room; `retry_after_s` is when its next period begins.
             LimitsUnavailableError: The question cannot be answered.
         """
         ...
@@ -183,6 +182,13 @@ class Store(Protocol):
 
         Raises:
             LimitsUnavailableError: The question cannot be answered.
+        """
+        ...
+
+    def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
+        """Charge what an exchange took whose worker was killed, and whose row is in the ledger; never waits.
+
+        Once for each `name`, however often it is said. What it had reserved lapses by itself.
         """
         ...
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Where only what is reserved is in the way: nobody knows when one of those exchanges ends.
 HELD_RETRY_AFTER_S: Final = 1.0
-# The same of a budget, which no time refills: when they end it may well be used up.
-HELD_BUDGET_RETRY_AFTER_S: Final = 10.0
 
 
 class Misfit(NamedTuple):
@@ -107,9 +105,7 @@ class TokenStatus(NamedTuple):
             return Misfit(budget, wait_s, "used")
         if spent + wanted > most:
             return Misfit(budget, wait_s, "large")
-        if spent + held + wanted > most:
-            return Misfit(budget, min(wait_s, HELD_BUDGET_RETRY_AFTER_S), "held")
-        return None
+        return Misfit(budget, wait_s, "held") if spent + held + wanted > most else None
 
     def _misfit_of_rate(self, limit: Limit, used: int, tokens: int) -> Misfit | None:
         wanted = min(tokens, limit.quota) * limit.window

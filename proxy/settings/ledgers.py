@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proxy.ledger import Book, Ledger
+    from proxy.ledger.running import RunningFile
     from proxy.settings.server import Settings
 
 
@@ -33,6 +34,23 @@ def build_ledger(settings: Settings) -> Ledger | None:
         is_synced=usage.sync == "each",
         retention_s=usage.retention_s,
     )
+
+
+def build_running_file(settings: Settings) -> RunningFile | None:
+    """The file of what a worker runs, beside the ledger or in the spool's directory; None where no ledger is kept."""
+    url = settings.usage.ledger
+    if url is None:
+        return None
+    from proxy.ledger.file import LedgerFile  # noqa: PLC0415 - as above
+    from proxy.ledger.running import RunningFile  # noqa: PLC0415 - as above
+
+    if (path := url.path) is not None:
+        ledger = Path(path)
+        return RunningFile(ledger.with_name(f"{ledger.name}-running-"), lambda: LedgerFile(ledger, has_totals=True))
+    from proxy.ledger.postgres import SpoolPlace  # noqa: PLC0415 - as above
+
+    place = SpoolPlace(spool_directory(settings))
+    return RunningFile(place.directory / "running-", place.file)
 
 
 def spool_directory(settings: Settings) -> Path:

@@ -89,7 +89,7 @@ async def test_refused(start: Callable[..., Any], upstream: Upstream, kind: str,
 
 
 async def test_refused_while_another_runs(start: Callable[..., Any], upstream: Upstream) -> None:
-    """A budget that only a running stream has reserved names seconds, not the period's end, and no SDK waits for it."""
+    """Of a budget that only a running stream has reserved the message says so, and no SDK waits for it."""
     proxy = await run(start, "openai", KINDS["budget"][0])
     running = await proxy.client()
     running.write(ask("openai"))
@@ -97,7 +97,6 @@ async def test_refused_while_another_runs(start: Callable[..., Any], upstream: U
     answer = await refused(proxy, "openai")
 
     assert (answer.status, code_of("openai", answer.body)) == (429, "insufficient_quota")
-    assert 1 <= int(answer.get("retry-after") or 0) <= 10
     assert answer.get("x-should-retry") == "false"
     assert "is reserved for your requests that run" in message_of("openai", answer.body)
     await running.gone()

@@ -219,6 +219,9 @@ class MemoryStore:
             await self._openings.open(account.key, account.tokens, account.token_limits, self._wall(), self._calendar)
         return limit_states(self._standing(account), self._wall())
 
+    def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
+        """Do nothing: the figures died with the process, and its row is among those that the ledger tells of."""
+
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
         self._tickets.put(name, sealed, ttl_s, (owner.issuer, owner.user))

@@ -252,6 +252,14 @@ class RedisStore:
         question = token_commands.Question.at(account, limits, at_s, self._calendar)
         self._charges.settle(Charge(question, admission.id, admission.member, token_commands.bounded(took)))
 
+    def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
+        """Charge what an exchange of a dead worker took; see `store.Store.charge_dead`."""
+        account = self._accounts.get(principal)
+        if account.token_limits is not None and any(took):
+            at_s = self._link(account).clock.now_s()
+            question = token_commands.Question.at(account, account.token_limits, at_s, self._calendar)
+            self._charges.settle(Charge(question, name.encode(), None, token_commands.bounded(took)))
+
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
         await self._tickets.put(name, sealed, ttl_s, owner)
