@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
+from proxy.console import Feed, load_page
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.handlers import (
     SERVICE,
     Service,
     admin,
+    console,
     errors,
     forward,
     health,
@@ -172,7 +174,15 @@ def make_admin_app(view: View) -> web.Application:
     """Build the application of the operator's listener; `view` tells of all workers."""
     app = web.Application(middlewares=[admin.translate])
     app[admin.VIEW] = view
-    app.add_routes(admin.ROUTES)
+    app[console.PAGE], feed = load_page(), Feed(view)
+    app[console.FEED] = feed
+
+    async def end_consoles(_app: web.Application) -> None:
+        await feed.close()
+
+    # Before the connections are waited for.
+    app.on_shutdown.append(end_consoles)
+    app.add_routes([*console.ROUTES, *admin.ROUTES])
     return app
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 from aiohttp import web
 
+from proxy.console import Source
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.exchange.head import check_head
@@ -28,7 +29,7 @@ _STATES: Final = {"on": False, "off": True}
 _MAX_BODY: Final = 1024
 
 
-class View(Protocol):
+class View(Source, Protocol):
     """What an operator may ask; every answer comes soon, whatever the state of other workers."""
 
     async def metrics(self) -> bytes:

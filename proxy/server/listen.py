@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.handlers import SERVICE
+from proxy.handlers.console import FEED
 from proxy.model import Ending
 from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
 from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
@@ -65,6 +66,8 @@ class Server:
         self._place = place
         self.app = make_app(settings, redactor=redactor)
         self._runner = web.AppRunner(self.app)
+        self._one: WorkerStatus | None = None
+        self._admin_app: web.Application | None = None
         self._admin_runner: web.AppRunner | None = None
         self._public: list[asyncio.Server] = []
         self._admin: list[asyncio.Server] = []
@@ -108,7 +111,8 @@ class Server:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere
             await self._whole.open()
-        self._admin_runner = web.AppRunner(make_admin_app(self._whole or one))
+        self._one, self._admin_app = one, make_admin_app(self._whole or one)
+        self._admin_runner = web.AppRunner(self._admin_app)
         await self._admin_runner.setup()
         self._tls = _make_tls(settings)
         self.listens = await self._serve(
@@ -138,6 +142,9 @@ class Server:
         """Take no new connection, refuse new requests, and wait for the running ones; after the timeout end them."""
         service = self.service
         service.is_draining = True
+        if self._admin_app is not None:
+            # They come back, to a worker that stays where there is one.
+            self._admin_app[FEED].end()
         for server in self._public:
             server.close()
         if timeout_s is None:
@@ -175,6 +182,8 @@ class Server:
         for runner in (self._admin_runner, self._runner):
             if runner is not None:
                 await runner.cleanup()
+        if self._one is not None:
+            await self._one.close()
 
     def _refuse_public(self, error: ProxyError) -> list[Field]:
         service = self.service

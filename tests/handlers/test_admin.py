@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.app import make_admin_app
+from proxy.console import Parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from pytest_aiohttp.plugin import AiohttpClient
 
+    from proxy.console import Choice
     from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems
     from proxy.ledger import Query
@@ -54,6 +56,12 @@ class Fake:
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}
+
+    async def console(self, choices: Sequence[Choice]) -> Parts:
+        return Parts({}, frozenset(), [])
+
+    async def spend(self) -> None:
+        return None
 
 
 @pytest.fixture
