@@ -31,6 +31,8 @@ _LEAST_INTERVAL_S: Final = 0.1
 SPEND_EVERY_S: Final = 10.0
 # Without a picture for so long, a comment shows that the connection is alive.
 HEARTBEAT_S: Final = 5.0
+# A reader that takes nothing for so long is disconnected: a picture may be larger than what sockets hold.
+WRITE_S: Final = 10.0
 _PING: Final = b": waiting\n\n"
 
 
@@ -114,9 +116,14 @@ class Console:
 
 
 class Feed:
-    """The consoles of one worker. Without any, no task runs and nobody is asked."""
+    """The consoles of one worker. Without any, no task runs and nobody is asked.
+
+    Attributes:
+        write_s: How long a console may take to read what it is told.
+    """
 
     def __init__(self, source: Source) -> None:
+        self.write_s = WRITE_S
         self._source = source
         self._consoles: dict[Console, Choice] = {}
         self._channels: dict[Choice, _Channel] = {}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 FEED: Final = web.AppKey("feed", Feed)
 PAGE: Final = web.AppKey("page", Page)
-# A reader that takes nothing for so long is disconnected: a picture is larger than what sockets hold.
-_WRITE_S: Final = 10.0
 _FIELDS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
@@ -70,7 +68,7 @@ async def _tell(request: web.Request, response: web.StreamResponse, console: Con
     while (told := await console.next()) is not None:
         if operator is not None and not operator.is_valid():
             return
-        async with asyncio.timeout(_WRITE_S):
+        async with asyncio.timeout(request.app[FEED].write_s):
             await response.write(told)
 
 
