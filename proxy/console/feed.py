@@ -100,7 +100,7 @@ class Console:
         while not self.is_over and self._seen == self._channel.number:
             self._wake.clear()
             try:
-                async with asyncio.timeout(HEARTBEAT_S):
+                async with asyncio.timeout(self._feed.heartbeat_s):
                     await self._wake.wait()
             except TimeoutError:
                 return _PING
@@ -120,10 +120,14 @@ class Feed:
 
     Attributes:
         write_s: How long a console may take to read what it is told.
+        heartbeat_s: After how long without a picture a comment is written.
+        spend_every_s: How often the ledger is asked at most.
     """
 
     def __init__(self, source: Source) -> None:
         self.write_s = WRITE_S
+        self.heartbeat_s = HEARTBEAT_S
+        self.spend_every_s = SPEND_EVERY_S
         self._source = source
         self._consoles: dict[Console, Choice] = {}
         self._channels: dict[Choice, _Channel] = {}
@@ -139,6 +143,11 @@ class Feed:
     def consoles(self) -> int:
         """How many are connected."""
         return len(self._consoles)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether workers are being asked."""
+        return self._running is not None
 
     def open(self, choice: Choice) -> Console:
         """Connect another console.
@@ -228,7 +237,7 @@ class Feed:
     def _ask_for_spend(self) -> None:
         """Ask the ledger anew, if it is time; nothing waits for it."""
         now_s = asyncio.get_running_loop().time()
-        if self._asking is None and now_s - self._spend_asked_s >= SPEND_EVERY_S:
+        if self._asking is None and now_s - self._spend_asked_s >= self.spend_every_s:
             self._spend_asked_s = now_s
             self._asking = asyncio.create_task(self._ask_ledger())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
@@ -17,6 +17,17 @@ from proxy.protocol.paths import query_members
 if TYPE_CHECKING:
     from proxy.console.feed import Console
 
+
+class Operator(Protocol):
+    """Who watches."""
+
+    def is_valid(self) -> bool:
+        """Whether the credential that they came with still is one."""
+        ...
+
+
+# Set by whatever checks the credentials of this listener; absent where it asks for none.
+OPERATOR: Final[web.RequestKey[Operator]] = web.RequestKey("operator", Operator)  # type: ignore[type-abstract]
 FEED: Final = web.AppKey("feed", Feed)
 PAGE: Final = web.AppKey("page", Page)
 _FIELDS: Final = {
@@ -64,7 +75,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def _tell(request: web.Request, response: web.StreamResponse, console: Console) -> None:
-    operator = request.get("operator")
+    operator = request.get(OPERATOR)
     while (told := await console.next()) is not None:
         if operator is not None and not operator.is_valid():
             return

@@ -129,10 +129,11 @@ class Metrics:
         """What was counted since the start: exchanges by ending, refusals by code, attempts by upstream and outcome."""
         endings: defaultdict[str, int] = defaultdict(int)
         for (_, _, ending), count in self._requests.items():
-            endings[ending] += count
+            # The words themselves, as JSON's keys have to be.
+            endings[str(ending)] += count
         attempts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for (upstream, outcome), count in self._attempts.items():
-            attempts[upstream][outcome] = count
+            attempts[upstream][str(outcome)] = count
         return {"endings": dict(endings), "refusals": dict(self._refusals), "attempts": dict(attempts)}
 
     def collect(self) -> Iterator[Metric]:

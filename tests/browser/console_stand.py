@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.app import make_admin_app
+from proxy.handlers.console import OPERATOR, Operator
 from proxy.model import Ending
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class StandIn:
             )
         if request.path == "/admin/streams" and request.method == "DELETE":
             return web.json_response({"stopped": self._stop_many(request)})
-        request["operator"] = _Operator(self, request.cookies.get(_COOKIE, ""))
+        request[OPERATOR] = _Operator(self, request.cookies.get(_COOKIE, ""))
         return await handler(request)
 
     async def _session(self, request: web.Request, who: tuple[str | None, str] | None) -> web.Response:
@@ -92,7 +93,7 @@ class StandIn:
 
 
 @dataclass
-class _Operator:
+class _Operator(Operator):
     stand: StandIn
     session: str
 
@@ -105,7 +106,9 @@ def _refused(status: int, message: str) -> web.Response:
 
 
 @asynccontextmanager
-async def console_at(view: View, *, service: Service | None = None, needs_token: bool = False) -> AsyncIterator[Site]:
+async def console_at(
+    view: View, *, service: Service | None = None, needs_token: bool = False
+) -> AsyncIterator[ConsoleSite]:
     """Serve an operator's listener."""
     stand_in = StandIn(service, needs_token)
     app = make_admin_app(view)
@@ -119,13 +122,13 @@ async def console_at(view: View, *, service: Service | None = None, needs_token:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}", stand_in, app)
+        yield ConsoleSite(f"http://127.0.0.1:{runner.addresses[0][1]}", stand_in, app)
     finally:
         await runner.cleanup()
 
 
 @dataclass
-class Site:
+class ConsoleSite:
     """Where the console is."""
 
     origin: str

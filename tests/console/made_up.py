@@ -56,7 +56,7 @@ class MadeUp:
             "is_draining": False,
             **self.given,
         }
-        return Parts({"7-1": part}, self.silent, self.reports)
+        return Parts({"7-1": part}, self.silent, [dict(report) for report in self.reports])
 
     async def spend(self) -> dict[str, Any] | None:
         return self.spent

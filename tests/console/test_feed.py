@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.console import Choice, Feed
+from proxy.console import Choice, Feed, Parts
 from proxy.console import feed as module
 from proxy.errors import DrainingError, TooManyConsolesError
 from tests.console.made_up import MadeUp, made_up
 from tests.peers import WAIT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.console.feed import Console
 
 
@@ -37,18 +39,18 @@ async def test_feed_each_at_its_own_pace() -> None:
     await feed.close()
 
 
-async def test_feed_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_feed_heartbeat() -> None:
     """While workers do not answer, a comment shows that the connection is alive."""
-    monkeypatch.setattr(module, "HEARTBEAT_S", 0.05)
     asked = asyncio.Event()
 
     class Stuck(MadeUp):
-        async def console(self, choices: object) -> object:  # type: ignore[override]
+        async def console(self, choices: Sequence[Choice]) -> Parts:
             asked.set()
             await asyncio.Event().wait()
-            return choices
+            return await super().console(choices)
 
     feed = Feed(Stuck([]))
+    feed.heartbeat_s = 0.05
     with feed.open(Choice()) as console:
         assert await console.next() == b": waiting\n\n"
         assert asked.is_set()

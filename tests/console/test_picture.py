@@ -56,7 +56,7 @@ def test_picture_of_two_workers() -> None:
 
 
 def test_picture_delta() -> None:
-    """What has changed is told: of a known stream its other members, a new one whole, the keys of those that are gone."""
+    """What has changed is told: the members of a known stream, a new one whole, the keys of those that are gone."""
     before = picture(Parts({"w": part([made_up(1), made_up(2)])}, frozenset(), []))
     after = picture(Parts({"w": part([made_up(2, bytes=5000, phase="paused"), made_up(3)])}, frozenset(), []), at_ms=2)
     name, delta = told(after.delta(before))
@@ -68,7 +68,9 @@ def test_picture_delta() -> None:
     assert changed == {"key": "w-2", "bytes": 5000, "phase": "paused"}
     # Members that are as they were are not told again.
     assert set(delta) == {"at_ms", "gone", "streams", "totals"}
-    assert told(picture(Parts({"w": part()}, frozenset(), [])).delta(picture(Parts({"w": part()}, frozenset(), [])))) == (
+    assert told(
+        picture(Parts({"w": part()}, frozenset(), [])).delta(picture(Parts({"w": part()}, frozenset(), [])))
+    ) == (
         "delta",
         {"at_ms": 1},
     )

@@ -176,8 +176,10 @@ class Grid {
   /** Bring the elements of the rows that can be seen up to date; nothing that is the same already is written. */
   #paint() {
     const height = this.#rowHeight;
-    const first = Math.max(0, Math.floor(this.#element.scrollTop / height) - Grid.#MARGIN);
     const seen = Math.ceil(this.#element.clientHeight / height) + 2 * Grid.#MARGIN;
+    const top = Math.floor(this.#element.scrollTop / height) - Grid.#MARGIN;
+    // Where the list has become shorter, the browser has not scrolled up yet.
+    const first = Math.max(0, Math.min(top, this.#order.length - seen));
     const last = Math.min(this.#order.length, first + seen);
     const wanted = last - first;
     while (this.#pool.length < wanted) this.#pool.push(this.#makeRow(this.#pool.length));

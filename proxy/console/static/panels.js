@@ -84,7 +84,7 @@ const panels = (() => {
       let card = known.get(report.name);
       known.delete(report.name);
       if (card === undefined) {
-        card = make("li", "card upstream");
+        card = make("li", "card upstream-card");
         card.dataset.name = report.name;
         list.append(card);
         fill(card, report, attempts, act);

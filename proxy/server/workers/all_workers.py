@@ -110,7 +110,7 @@ class AllWorkers:
 
     async def console(self, choices: Sequence[Choice]) -> Parts:
         """What every worker shows on a console."""
-        question = {"ask": "console", "choices": orjson.dumps(choices).decode()}
+        question = {"ask": "console", "choices": orjson.dumps([list(choice) for choice in choices]).decode()}
         own, answers = await asyncio.gather(self._part(choices), self._peers.ask(question))
         given = {self._name: own}
         given.update((name, part) for name, part in answers.given.items() if isinstance(part, dict))
