@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SLICE: Final = 100
 # Who asks within that time after a look is shown the same.
 _FRESH_S: Final = 0.9
-# What looking may cost of a worker's time.
+# What looking may cost of a worker's CPU time.
 _MOST_OF_TIME: Final = 0.05
 # Whoever asks is told what was seen before, where looking takes longer: another worker waits 0.2 s.
 _PATIENCE_S: Final = 0.1
@@ -63,7 +63,8 @@ class Collector:
         if self._looking is None and self._is_due():
             self._looking = asyncio.create_task(self._look())
         if self._looking is not None:
-            await asyncio.wait((self._looking,), timeout=_PATIENCE_S)
+            # The first who asks waits: there is nothing else to be shown.
+            await asyncio.wait((self._looking,), timeout=None if self._looked_s is None else _PATIENCE_S)
         part = self._report()
         part["streams"] = len(self._rows)
         part["chosen"] = []
@@ -103,7 +104,7 @@ class Collector:
         for start in range(0, len(running), _SLICE):
             if start:
                 await asyncio.sleep(0)
-            slice_s = self._now_exactly()
+            slice_s = time.thread_time()
             for exchange, bytes_, events in running[start : start + _SLICE]:
                 # It may have ended between two slices.
                 if exchange.task is not None:
@@ -116,7 +117,7 @@ class Collector:
                         rate = round(max(0, events - known.events) / since_s, 1) if since_s else None
                     seen[exchange] = known._replace(events=events)
                     rows.append(row_of(exchange, bytes_, events, known.key, known.started_ms, rate))
-            cost_s += self._now_exactly() - slice_s
+            cost_s += time.thread_time() - slice_s
         self._rows, self._seen, self._looked_s, self._cost_s = rows, seen, began_s, cost_s
         if self._forgetting is not None:
             self._forgetting.cancel()
@@ -126,10 +127,6 @@ class Collector:
         # The clients choose ids, and may choose the same.
         self._keys += 1
         return f"{self._keys:x}"
-
-    def _now_exactly(self) -> float:
-        # The loop's own clock stands still within a turn.
-        return time.perf_counter()
 
     def _forget(self) -> None:
         if self._forgetting is not None:
