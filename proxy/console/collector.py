@@ -175,4 +175,6 @@ def _phase_of(exchange: Exchange, unsent: int) -> str:
         return _STREAMING if response.sent else _WAITING
     if not exchange.attempts:
         return _RECEIVING
-    return _CONNECTING if exchange.attempts[-1].sent_s is None else _WAITING
+    last = exchange.attempts[-1]
+    # One that has failed waits for the next.
+    return _CONNECTING if last.sent_s is None or last.ending is not None else _WAITING
