@@ -62,9 +62,11 @@ class Collector:
         """The part of these choices, in their order. Waits for a look, if one is due, but not for long."""
         if self._looking is None and self._is_due():
             self._looking = asyncio.create_task(self._look())
-        if self._looking is not None:
+        if (looking := self._looking) is not None:
             # The first who asks waits: there is nothing else to be shown.
-            await asyncio.wait((self._looking,), timeout=None if self._looked_s is None else _PATIENCE_S)
+            await asyncio.wait((looking,), timeout=None if self._looked_s is None else _PATIENCE_S)
+            if looking.done():
+                looking.result()
         part = self._report()
         part["streams"] = len(self._rows)
         part["chosen"] = []
