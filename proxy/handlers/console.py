@@ -27,7 +27,7 @@ class Operator(Protocol):
 
 
 # Set by whatever checks the credentials of this listener; absent where it asks for none.
-OPERATOR: Final[web.RequestKey[Operator]] = web.RequestKey("operator", Operator)  # type: ignore[type-abstract]
+OPERATOR: Final[web.RequestKey[Operator]] = web.RequestKey("operator", Operator)
 FEED: Final = web.AppKey("feed", Feed)
 PAGE: Final = web.AppKey("page", Page)
 _FIELDS: Final = {

@@ -191,6 +191,7 @@ const panels = (() => {
       if (last.faults?.length) parts.push(last.faults.join(" "));
     }
     text("reload", parts.filter(Boolean).join(" "));
+    element("reload").classList.toggle("bad", Boolean(last) && last.result !== "ok");
     text("config-text", JSON.stringify(told.config, null, 2));
   }
 
