@@ -218,6 +218,8 @@ class Feed:
         choices = list(self._channels)
         self._ask_for_spend()
         parts = await self._source.console(choices)
+        # Choosing the rows has taken some milliseconds already.
+        await asyncio.sleep(0)
         self._tally.add(parts)
         at_ms = time.time_ns() // 1_000_000
         common: Mapping[str, Any] = common_of(parts) | {
