@@ -315,13 +315,14 @@ async def test_console_around_the_list(made: ConsoleSite, view: MadeUp, open_pag
     await page.get_by_text("Configuration in force").click()
     assert '"api_key": "[redacted]"' in (await page.locator("#config-text").text_content() or "")
 
-    view.ended, view.refused, view.cut = 50, 30, 20
+    view.growth = (50, 30, 20)
     for name in ("requests", "refusals", "endings"):
         await page.wait_for_function(f"() => Number(document.getElementById('tile-{name}').textContent) > 5")
-        path = await page.locator(f"#spark-{name} .stroke").get_attribute("d")
-        assert re.match(r"M[\d.]+,[\d.]+L", path or "")
-    assert await page.locator("#tile-codes").text_content() == "30 × rate_limit_exceeded"
-    assert await page.locator("#tile-endings-sum").text_content() == "20 × timeout_idle"
+        # A line, once there are two points.
+        line = f"() => /^M[0-9.]+,[0-9.]+L/.test(document.querySelector('#spark-{name} .stroke').getAttribute('d'))"
+        await page.wait_for_function(line)
+    assert re.fullmatch(r"\d+ × rate_limit_exceeded", await page.locator("#tile-codes").text_content() or "")
+    assert re.fullmatch(r"\d+ × timeout_idle", await page.locator("#tile-endings-sum").text_content() or "")
     assert tab.errors == []
 
 

@@ -26,6 +26,8 @@ class MadeUp:
         self.ended = 0
         self.refused = 0
         self.cut = 0
+        # How much the three grow each time.
+        self.growth = (0, 0, 0)
         self.limits: dict[str, Any] = {"state": "ok", "problem": None}
         self.given: Problems = {"reasons": [], "limping": []}
         self.silent: frozenset[str] = frozenset()
@@ -34,6 +36,8 @@ class MadeUp:
 
     async def console(self, choices: Sequence[Choice]) -> Parts:
         self.asked += 1
+        more = self.growth
+        self.ended, self.refused, self.cut = self.ended + more[0], self.refused + more[1], self.cut + more[2]
         for row in self.rows:
             row["events"] += 20
             row["bytes"] += 4000

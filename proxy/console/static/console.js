@@ -291,8 +291,9 @@
     }
     const all = running === 1 ? "the one stream" : `all ${words.number(running)} streams`;
     confirm(`Stop ${all} of ${whose}?`, "Clients see their streams break off, or end with Cancelled where events are typed. New ones may begin.", `Stop ${words.plural(running, "stream")}`, async () => {
-      const {stopped} = await operate("DELETE", path);
-      return `${words.plural(stopped, "stream")} of ${whose} ${stopped === 1 ? "was" : "were"} stopped.`;
+      const {stopped, silent = 0} = await operate("DELETE", path);
+      const missed = silent > 0 ? ` ${words.plural(silent, "worker")} did not answer: streams may run on there.` : "";
+      return `${words.plural(stopped, "stream")} of ${whose} ${stopped === 1 ? "was" : "were"} stopped.${missed}`;
     });
   }
 
