@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
+from proxy.console import Feed, load_page
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.exchange.running import RunningExchanges, settle_dead
@@ -23,6 +24,7 @@ from proxy.handlers import (
     SERVICE,
     Service,
     admin,
+    console,
     errors,
     forward,
     health,
@@ -184,7 +186,15 @@ def make_admin_app(view: View, operators: Operators | None = None) -> web.Applic
     app[admin.VIEW] = view
     app[access.ACCESS] = access.Access(operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES)))
     app.on_response_prepare.append(_add_admin_fields)
-    app.add_routes(admin.ROUTES)
+    app[console.PAGE], feed = load_page(), Feed(view)
+    app[console.FEED] = feed
+
+    async def end_consoles(_app: web.Application) -> None:
+        await feed.close()
+
+    # Before the connections are waited for.
+    app.on_shutdown.append(end_consoles)
+    app.add_routes([*console.ROUTES, *admin.ROUTES])
     return app
 
 

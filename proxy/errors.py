@@ -339,6 +339,12 @@ class OverloadedError(ProxyError):
     status, code, message = 503, "overloaded", "The proxy has no room for another connection; try again."
 
 
+class TooManyConsolesError(ProxyError):
+    """As many consoles are connected to this worker as it serves (503)."""
+
+    status, code, message = 503, "too_many_consoles", "Too many consoles are open; close one and try again."
+
+
 class UpstreamOffError(ProxyError):
     """An operator has turned the upstream off, or all upstreams of the route (503)."""
 

@@ -15,11 +15,13 @@ PROXY = Path(__file__).parents[1] / "proxy"
 # Rooms whose modules are imported by name from outside: each is a phase, or a subject of its own.
 FACES = {
     "auth": ("egress_connector", "operators"),
+    "console": ("choice", "feed", "spend"),
     "exchange": ("attempts", "authenticate", "body", "head", "reserve"),
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
     "limits": ("failures", "memory", "redis"),
     "observability": ("logging", "metrics"),
+    "pages": (),
     "playground": (),
     "relay": ("echo",),
     "routing": (),

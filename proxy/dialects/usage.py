@@ -46,6 +46,14 @@ class Counts:
         # Of figures that are told in parts, perhaps in several events.
         self.parts: dict[str, int] = {}
 
+    def copy(self) -> Counts:
+        """The same figures, to go on from without changing these."""
+        other = Counts()
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.parts = dict(self.parts)
+        return other
+
     def keep(self, name: str, *values: object) -> None:
         """Take the first of the values that is a count, if any is."""
         for value in values:

@@ -72,6 +72,18 @@ class Reckoning(NamedTuple):
             return Taken(figures)
         return Taken(figures, self.prices.cost(figures.model, figures.tokens))
 
+    def shown(self) -> Taken:
+        """What it has taken so far, for an onlooker: changes no figure of what it will be charged."""
+        meter = self.meter
+        if meter is None:
+            return NOTHING_TAKEN
+        if not meter.is_sent:
+            return Taken(Figures("none", meter.model))
+        figures = self.estimates.shown(meter, self.upstream)
+        if figures.source == "none":
+            return Taken(figures)
+        return Taken(figures, self.prices.cost(figures.model, figures.tokens))
+
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
         figures, cost_nano = self.taken(Ending.COMPLETE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import orjson
 from aiohttp import web
 
+from proxy.console import Source
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
 from proxy.exchange.head import check_head
@@ -43,7 +44,7 @@ class Stopped(NamedTuple):
     silent: int = 0
 
 
-class View(Protocol):
+class View(Source, Protocol):
     """What an operator may ask; every answer comes soon, whatever the state of other workers."""
 
     async def metrics(self) -> bytes:

@@ -5,23 +5,14 @@ The page is no exchange, as health is none: no credential, no limit, no log line
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from aiohttp import web
 
 from proxy.errors import DrainingError, MethodNotAllowedError, NotFoundError
 from proxy.exchange.authenticate import authenticate_head
 from proxy.exchange.head import check_head
-from proxy.handlers.errors import as_headers
+from proxy.handlers.pages import serve
 from proxy.handlers.service import SERVICE
 from proxy.model import Ending
-
-if TYPE_CHECKING:
-    from proxy.playground import Page
-
-# Asked for anew each time, and sent anew only when it has changed: an update of the proxy is an update of the page.
-_REVALIDATED: Final = "no-cache"
-_WITHOUT_BODY: Final = 304
 
 
 async def page(request: web.Request) -> web.StreamResponse:
@@ -29,7 +20,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     playground = request.app[SERVICE].rules.playground
     if playground is None:
         return await _refuse(request)
-    return _serve(request, playground.page)
+    return serve(request, playground.page)
 
 
 async def upstreams(request: web.Request) -> web.StreamResponse:
@@ -50,19 +41,6 @@ async def upstreams(request: web.Request) -> web.StreamResponse:
 async def otherwise(request: web.Request) -> web.StreamResponse:
     """Refuse other methods on the playground's paths."""
     return await _refuse(request)
-
-
-def _serve(request: web.Request, page: Page) -> web.Response:
-    headers = [*as_headers(page.fields), ("Cache-Control", _REVALIDATED)]
-    etag = page.etag.decode()
-    is_known = any(
-        tag.strip().removeprefix("W/") in {etag, "*"}
-        for value in request.headers.getall("If-None-Match", ())
-        for tag in value.split(",")
-    )
-    if is_known:
-        return web.Response(status=_WITHOUT_BODY, headers=headers)
-    return web.Response(body=page.body, headers=headers)
 
 
 async def _refuse(request: web.Request) -> web.StreamResponse:

@@ -153,6 +153,17 @@ class Metrics:
         """One less."""
         self._upstreams[upstream].active -= 1
 
+    def totals(self) -> dict[str, Any]:
+        """What was counted since the start: exchanges by ending, refusals by code, attempts by upstream and outcome."""
+        endings: defaultdict[str, int] = defaultdict(int)
+        for (_, _, ending), count in self._requests.items():
+            # The words themselves, as JSON's keys have to be.
+            endings[str(ending)] += count
+        attempts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for (upstream, outcome), count in self._attempts.items():
+            attempts[upstream][str(outcome)] = count
+        return {"endings": dict(endings), "refusals": dict(self._refusals), "attempts": dict(attempts)}
+
     def collect(self) -> Iterator[Metric]:
         """What was counted of exchanges, in the library's form; called by the registry."""
         requests = family("requests", "Exchanges that ended.", "upstream", "status", "ending")

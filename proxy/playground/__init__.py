@@ -1,10 +1,10 @@
 """The playground: a web page that sends requests through the proxy and shows the stream.
 
-`Page` serves the static files; `Playground` is what the page is told of the upstreams that its user may use. No key and
-no header's value leaves.
+`load_page` reads the static files; `Playground` is what the page is told of the upstreams that its user may use. No key
+and no header's value leaves.
 """
 
-from proxy.playground.page import Page
+from proxy.playground.page import load_page
 from proxy.playground.upstreams import Playground
 
-__all__ = ["Page", "Playground"]
+__all__ = ["Playground", "load_page"]

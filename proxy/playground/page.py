@@ -1,84 +1,26 @@
-"""The playground's page: one document, made at start of the files beside this module.
-
-Style and scripts stand inside the document and are allowed by their digests. `'self'` would allow less safely: below
-`/{upstream}/…` this origin also answers with what vendors send, and none of that may ever run as a script of the page.
-"""
+"""The playground's page: one document, made at start of the files beside this module."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from base64 import b64encode
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from proxy.errors import Field
+from proxy.pages import Page
 
-_FOLDER: Final = Path(__file__).parent / "static"
-_STYLE: Final = re.compile(r'<link rel="stylesheet" href="([a-z_]+\.css)">')
-_SCRIPT: Final = re.compile(r'<script src="([a-z_]+\.js)"></script>')
+_DOCUMENT: Final = Path(__file__).parent / "static" / "playground.html"
 # Where the document says whether a token is asked for.
 _AUTH: Final = 'data-auth="token"'
+_NO_AUTH: Final = 'data-auth="none"'
+# An answer's pictures: inside the stream, or where the vendor keeps them.
+_IMAGES: Final = "data: https:"
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The document and the fields that go with it, its validator among them. The same for everybody who asks."""
+def load_page(*, needs_token: bool) -> Page:
+    """Read the files and put them together; blocks, so it is for the start only.
 
-    body: bytes
-    etag: bytes
-    fields: tuple[Field, ...]
+    `needs_token` is all that the page knows of the configuration: whoever asks without a token learns it anyway.
 
-    @classmethod
-    def load(cls, *, needs_token: bool) -> Page:
-        """Read the files and put them together; blocks, so it is for the start only.
-
-        `needs_token` is all that the page knows of the configuration: whoever asks without a token learns it anyway.
-
-        Raises:
-            OSError: a file is missing; the installation is broken.
-        """
-        digests: dict[str, list[str]] = {"style": [], "script": []}
-
-        def inline(kind: str, name: str) -> str:
-            text = (_FOLDER / name).read_text("utf-8")
-            digests[kind].append(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
-            return f"<{kind}>{text}</{kind}>"
-
-        document = (_FOLDER / "playground.html").read_text("utf-8")
-        document = _STYLE.sub(lambda match: inline("style", match[1]), document)
-        document = _SCRIPT.sub(lambda match: inline("script", match[1]), document)
-        if not needs_token:
-            document = document.replace(_AUTH, 'data-auth="none"', 1)
-        body = document.encode()
-        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode()
-        return cls(body, etag, (*_fields(" ".join(digests["style"]), " ".join(digests["script"])), (b"ETag", etag)))
-
-
-def _fields(styles: str, scripts: str) -> tuple[Field, ...]:
-    policy = (
-        "default-src 'none'",
-        f"script-src {scripts}",
-        f"style-src {styles}",
-        "connect-src 'self'",
-        # An answer's pictures: inside the stream, or where the vendor keeps them.
-        "img-src data: https:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        # Text can never become markup, whatever a model says.
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-    return (
-        (b"Content-Type", b"text/html; charset=utf-8"),
-        (b"Content-Security-Policy", "; ".join(policy).encode()),
-        (b"X-Content-Type-Options", b"nosniff"),
-        (b"X-Frame-Options", b"DENY"),
-        (b"Referrer-Policy", b"no-referrer"),
-        (b"Cross-Origin-Opener-Policy", b"same-origin"),
-        (b"Cross-Origin-Resource-Policy", b"same-origin"),
-        (b"Permissions-Policy", b"camera=(), geolocation=(), microphone=()"),
-    )
+    Raises:
+        OSError: a file is missing; the installation is broken.
+    """
+    return Page.load(_DOCUMENT, images=_IMAGES, replaced={} if needs_token else {_AUTH: _NO_AUTH})

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxy.model import Principal, Upstream
-    from proxy.playground.page import Page
+    from proxy.pages import Page
 
 
 class Playground:

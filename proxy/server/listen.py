@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.auth.operators import SECRET_BYTES, Operators
 from proxy.handlers import SERVICE
+from proxy.handlers.console import FEED
 from proxy.model import Ending
 from proxy.server.configuration import ConfigurationStatus
 from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
@@ -77,6 +78,8 @@ class Server:
             secret=os.urandom(SECRET_BYTES) if place is None else place.secret,
         )
         self._runner = web.AppRunner(self.app)
+        self._one: WorkerStatus | None = None
+        self._admin_app: web.Application | None = None
         self._admin_runner: web.AppRunner | None = None
         self._public: list[asyncio.Server] = []
         self._admin: list[asyncio.Server] = []
@@ -122,7 +125,8 @@ class Server:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere
             await self._whole.open()
-        self._admin_runner = web.AppRunner(make_admin_app(self._whole or one, self.operators))
+        self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators)
+        self._admin_runner = web.AppRunner(self._admin_app)
         await self._admin_runner.setup()
         self._tls = _make_tls(settings)
         self.listens = await self._serve(
@@ -163,6 +167,9 @@ class Server:
                 structlog.get_logger().info("drain.announced", delay_s=settings.drain_delay_s)
                 await asyncio.sleep(settings.drain_delay_s)
         service.is_draining = True
+        if self._admin_app is not None:
+            # They come back, to a worker that stays where there is one.
+            self._admin_app[FEED].end()
         for server in self._public:
             server.close()
         structlog.get_logger().info("drain.started", streams=len(service.exchanges.live()), timeout_s=timeout_s)
@@ -198,6 +205,8 @@ class Server:
         for runner in (self._admin_runner, self._runner):
             if runner is not None:
                 await runner.cleanup()
+        if self._one is not None:
+            await self._one.close()
 
     def _refuse_public(self, error: ProxyError) -> list[Field]:
         service = self.service

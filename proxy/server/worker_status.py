@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.console import Collector, Parts
+from proxy.console.spend import spend_of
 from proxy.handlers.admin import Stopped
 from proxy.handlers.usage import find_rows
 from proxy.model import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from proxy.console import Choice, Part
     from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
     from proxy.ledger import Query
+
+
+# What a worker that is alone is called.
+_ALONE = "worker"
 
 
 class WorkerStatus:
@@ -24,6 +31,11 @@ class WorkerStatus:
         """`configuration` tells what is in force, without secrets."""
         self._service = service
         self._configuration = configuration
+        self._collector = Collector(service.exchanges, now=service.timers.now, report=self._report)
+
+    async def close(self) -> None:
+        """End what is being looked at."""
+        await self._collector.close()
 
     async def metrics(self) -> bytes:
         """The text of a scrape."""
@@ -61,6 +73,19 @@ class WorkerStatus:
         """Turn an upstream off or on."""
         return self.switch_now(name, is_off=is_off)
 
+    async def console(self, choices: Sequence[Choice]) -> Parts:
+        """What a console shows."""
+        return Parts({_ALONE: await self.part(choices)}, frozenset(), self.upstreams_now())
+
+    async def part(self, choices: Sequence[Choice]) -> Part:
+        """This worker's part of what a console shows; waits 0.1 s at most."""
+        return await self._collector.part(choices)
+
+    async def spend(self) -> dict[str, Any] | None:
+        """Who has spent most today: the ledger is the whole node's."""
+        ledger = self._service.ledger
+        return None if ledger is None else await spend_of(ledger)
+
     def upstreams_now(self) -> list[UpstreamReport]:
         """The same, for who must not wait."""
         return self._service.upstreams.reports()
@@ -96,6 +121,17 @@ class WorkerStatus:
     def stop_all_now(self, whose: Mapping[str, str]) -> int:
         """The same, for who must not wait."""
         return self._service.exchanges.stop_all(**whose)
+
+    def _report(self) -> Part:
+        store = self._service.store
+        problem = store.problem()
+        state = "ok" if problem is None else "limping" if store.is_serving else "down"
+        return {
+            "counters": self._service.metrics.totals(),
+            "limits": {"state": state, "problem": problem},
+            "is_draining": self._service.is_draining,
+            **self.problems_now(),
+        }
 
     def problems_now(self) -> Problems:
         """The same, for who must not wait."""

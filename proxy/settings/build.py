@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from proxy.limits.failures import AuthFailures
     from proxy.limits.redis import RedisAddress
     from proxy.model import Route
-    from proxy.playground import Page
+    from proxy.pages import Page
     from proxy.settings import (
         BudgetSettings,
         JwtIssuer,

@@ -10,7 +10,7 @@ from proxy.errors import UpstreamUnreachableError
 from proxy.failover import UpstreamStates
 from proxy.limits.failures import AuthFailures
 from proxy.observability.logging import UpstreamLog
-from proxy.playground import Page
+from proxy.playground import load_page
 from proxy.settings.build import build_authenticator, build_rules
 from proxy.upstream.addresses import check_addresses
 from proxy.upstream.egress import unreachable
@@ -51,7 +51,7 @@ class RulesBuilder:
         self.states = UpstreamStates(now=now, listener=UpstreamLog())
         self._metrics.watch_upstreams(self.states.reports)
         # Both at start: a reload may turn the playground on, or authentication off.
-        self._guarded_page, self._open_page = Page.load(needs_token=True), Page.load(needs_token=False)
+        self._guarded_page, self._open_page = load_page(needs_token=True), load_page(needs_token=False)
 
     def make_authenticator(self, settings: Settings, old: Authenticator | None) -> Authenticator | None:
         """The authenticator; key sets of the old one are used again where nothing about them changed."""

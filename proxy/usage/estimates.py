@@ -14,6 +14,7 @@ from proxy.usage.outputs import RecentOutputs
 from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
+    from proxy.dialects.usage import Counts
     from proxy.usage.meter import Meter, Source
 
 # Tokens a byte, before anything was learned.
@@ -93,7 +94,21 @@ class Estimates:
         """The figures of an exchange that runs, as they would be if it ended now. Learns nothing."""
         meter.catch_up()
         model = meter.model or meter.counts.model
-        return Figures("none", model) if _ran_nothing(meter, model) else self._estimated(meter, upstream, model)
+        if _ran_nothing(meter, model, meter.counts):
+            return Figures("none", model)
+        return self._estimated(meter, upstream, model, meter.counts)
+
+    def shown(self, meter: Meter, upstream: str) -> Figures:
+        """The figures of an exchange for an onlooker: as `so_far`, and nothing that is charged or learned changes."""
+        if meter.figures is not None:
+            return meter.figures
+        counts = meter.counts_so_far()
+        model = meter.model or counts.model
+        if _ran_nothing(meter, model, counts):
+            return Figures("none", model)
+        figures = self._estimated(meter, upstream, model, counts)
+        is_told = counts.input is not None and counts.output is not None
+        return figures._replace(source="reported") if is_told else figures
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
@@ -114,22 +129,22 @@ class Estimates:
         meter.end()
         counts = meter.counts
         model = meter.model or counts.model
-        if _ran_nothing(meter, model):
+        if _ran_nothing(meter, model, counts):
             return Figures("none", model)
         if is_whole and counts.input is not None and counts.output is not None:
             self._learn_ratios(upstream, model, meter, counts.input, counts.output)
             self._learn_output(upstream, model, meter.peer, counts.output)
-            return _figures("reported", meter, model, counts.input, counts.output)
-        figures = self._estimated(meter, upstream, model)
+            return _figures("reported", counts, model, counts.input, counts.output)
+        figures = self._estimated(meter, upstream, model, counts)
         if is_whole and figures.output:
             self._learn_output(upstream, model, meter.peer, figures.output)
         return figures
 
-    def _estimated(self, meter: Meter, upstream: str, model: str | None) -> Figures:
-        counts, rates = meter.counts, self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
+    def _estimated(self, meter: Meter, upstream: str, model: str | None, counts: Counts) -> Figures:
+        rates = self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
         tokens_in = round(meter.body_bytes * rates.input.value) if counts.input is None else counts.input
         tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
-        return _figures("estimated", meter, model, tokens_in, tokens_out)
+        return _figures("estimated", counts, model, tokens_in, tokens_out)
 
     def _learn_ratios(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
         if model is None:
@@ -159,15 +174,14 @@ class Estimates:
         return learned
 
 
-def _ran_nothing(meter: Meter, model: str | None) -> bool:
+def _ran_nothing(meter: Meter, model: str | None, counts: Counts) -> bool:
     """Whether no model was run, as far as can be known: no figure was told, of no model, of a count, or of an error."""
-    if meter.counts.input is not None or meter.counts.output is not None:
+    if counts.input is not None or counts.output is not None:
         return False
     return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_ERROR)
 
 
-def _figures(source: Source, meter: Meter, model: str | None, tokens_in: int, tokens_out: int) -> Figures:
-    counts = meter.counts
+def _figures(source: Source, counts: Counts, model: str | None, tokens_in: int, tokens_out: int) -> Figures:
     return Figures(
         source, model, tokens_in, tokens_out, counts.cached or 0, counts.cache_write or 0, counts.reasoning or 0
     )

@@ -168,6 +168,15 @@ class Meter:
             self._count(self._latest)
             self._latest = b""
 
+    def counts_so_far(self) -> Counts:
+        """What the vendor has told, a running stream's last event with usage included; changes nothing."""
+        event = _object_in(self._latest) if self._latest else None
+        if event is None:
+            return self.counts
+        counts = self.counts.copy()
+        self._dialect.count(event, counts)
+        return counts
+
     @property
     def text_bytes(self) -> int:
         """About how many UTF-8 bytes of text the stream had, if all of it had as much as what was looked at."""

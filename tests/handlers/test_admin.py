@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.app import make_admin_app
+from proxy.console import Parts
 from proxy.handlers.admin import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pytest_aiohttp.plugin import AiohttpClient
 
+    from proxy.console import Choice
     from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems
     from proxy.ledger import Query
@@ -64,6 +66,12 @@ class Fake:
 
     async def problems(self) -> Problems:
         return {"reasons": self.reasons, "limping": []}
+
+    async def console(self, choices: Sequence[Choice]) -> Parts:
+        return Parts({}, frozenset(), [])
+
+    async def spend(self) -> None:
+        return None
 
 
 @pytest.fixture

@@ -175,6 +175,46 @@ def test_so_far_changes_nothing_of_the_end(pieces: list[int]) -> None:
     assert estimates.figures(looked, "up", is_whole=False)[:4] == Estimates().figures(other, "up", is_whole=False)[:4]
 
 
+@given(pieces=st.lists(st.integers(0, 3), max_size=30))
+def test_shown_changes_nothing(pieces: list[int]) -> None:
+    """An onlooker sees what `so_far` would say, and leaves every figure, and what is learned, as without them."""
+    events: list[dict[str, Any]] = [
+        text("hello world " * 4),
+        text("x" * 300),
+        text("y", usage={"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}),
+        text("", usage={"prompt_tokens": 7, "completion_tokens": 90}),
+    ]
+    looked, other, estimates, others = meter(), meter(), Estimates(), Estimates()
+    for piece in pieces:
+        looked.feed(sse(events[piece]))
+        other.feed(sse(events[piece]))
+        shown = estimates.shown(looked, "up")
+        assert estimates.shown(looked, "up") == shown
+        assert looked.text_bytes == other.text_bytes
+        if looked.counts_so_far().output is not None:
+            assert shown[:4] == ("reported", "m", 7, looked.counts_so_far().output)
+    figures = estimates.figures(looked, "up", is_whole=True)
+    assert figures == others.figures(other, "up", is_whole=True)
+    assert estimates.shown(looked, "up") == figures
+    assert expected(estimates) == expected(others)
+
+
+def test_shown_of_the_last_event() -> None:
+    """What a running stream's last event with usage says is seen, though it is taken for the bill at the end only."""
+    estimates, read = Estimates(), meter()
+    for total in (1, 2, 3, 4):
+        read.feed(sse(text("x", usage={"prompt_tokens": 70, "completion_tokens": total})))
+        assert estimates.shown(read, "up")[:4] == ("reported", "m", 70, total)
+    assert read.counts.output == 2
+
+
+def test_shown_where_no_model_is_run() -> None:
+    """What would be charged nothing has taken nothing."""
+    read = meter(None)
+    read.feed(sse({"data": "x" * 1000}))
+    assert Estimates().shown(read, "up") == ("none", None, 0, 0, 0, 0, 0)
+
+
 @given(outputs=st.lists(st.integers(0, 10**6), max_size=200))
 def test_percentile(outputs: list[int]) -> None:
     """Of the last 64 outputs, at most one in twenty is larger, and it is one of them."""

@@ -6,9 +6,13 @@ The workers share the admin listener's socket. The worker that accepts a request
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from proxy.console import Choice, Parts
 from proxy.handlers.admin import Stopped
 from proxy.server.workers import counter_files
 from proxy.server.workers.counter_files import CounterFile, Family, Sample
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from proxy.console import Part
     from proxy.handlers.admin import Stream, UpstreamReport
     from proxy.handlers.service import Problems, Service
     from proxy.ledger import Query
@@ -120,6 +125,18 @@ class AllWorkers:
         parts.update((name, _reports_in(reports)) for name, reports in answers.given.items())
         return merge_reports(parts)
 
+    async def console(self, choices: Sequence[Choice]) -> Parts:
+        """What every worker shows on a console."""
+        question = {"ask": "console", "choices": orjson.dumps([list(choice) for choice in choices]).decode()}
+        own, answers = await asyncio.gather(self._part(choices), self._peers.ask(question))
+        given = {self._name: own}
+        given.update((name, part) for name, part in answers.given.items() if isinstance(part, dict))
+        return Parts(given, answers.silent, merge_reports({name: part["upstreams"] for name, part in given.items()}))
+
+    async def spend(self) -> dict[str, Any] | None:
+        """Who has spent most today: every worker reads the same ledger."""
+        return await self._one.spend()
+
     async def switch(self, name: str, *, is_off: bool) -> bool:
         """Turn an upstream off or on in every worker."""
         is_known = self._one.switch_now(name, is_off=is_off)
@@ -167,6 +184,8 @@ class AllWorkers:
                 return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
             case "upstreams":
                 return self._one.upstreams_now()
+            case "console":
+                return self._part([Choice(*choice) for choice in orjson.loads(question["choices"])])
             case "switch":
                 return self._one.switch_now(question["name"], is_off=question["state"] == "off")
             case "problems":
@@ -176,6 +195,9 @@ class AllWorkers:
     async def _anywhere(self, question: Question) -> bool:
         answers = await self._peers.ask(question)
         return any(answer is True for answer in answers.given.values())
+
+    async def _part(self, choices: Sequence[Choice]) -> Part:
+        return {**await self._one.part(choices), "upstreams": self._one.upstreams_now()}
 
     def _listed(self) -> list[Stream]:
         return [{**stream, "worker": self._name} for stream in self._one.streams_now()]

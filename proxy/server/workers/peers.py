@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,8 @@ class Answers:
 class PeerChannel:
     """A worker's connection to the other workers.
 
-    `answer` is called for each question of another worker, must not wait, and returns a value that JSON can hold; a
-    question that raises KeyError is not answered.
+    `answer` is called for each question of another worker, must not wait for long, and returns a value that JSON can
+    hold, or an awaitable of one; a question that raises KeyError is not answered.
     """
 
     def __init__(self, directory: Path, name: str, answer: Callable[[Question], Any]) -> None:
@@ -135,6 +136,9 @@ class PeerChannel:
         question = orjson.loads(line)
         if not isinstance(question, dict) or len(line) > MAX_QUESTION_BYTES:
             raise ValueError
-        writer.write(orjson.dumps(self._answer(question)))
+        answer = self._answer(question)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        writer.write(orjson.dumps(answer))
         with contextlib.suppress(ConnectionError):
             await writer.drain()
