@@ -19,7 +19,7 @@ FACES = {
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
     "limits": ("failures", "memory", "redis"),
-    "observability": ("logging", "metrics"),
+    "observability": ("gen_ai", "logging", "metrics", "tracing"),
     "playground": (),
     "relay": ("echo",),
     "routing": (),
@@ -31,6 +31,7 @@ FACES = {
 BUILDERS = {
     "app.py",
     "settings/build.py",
+    "settings/build_telemetry.py",
     "settings/build_ways.py",
     "settings/ledgers.py",
     "settings/rotation.py",

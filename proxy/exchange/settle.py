@@ -151,6 +151,8 @@ def settle(
         line["client"] = None if exchange.client is None else str(exchange.client)
     if exchange.meter is not None:
         line |= _usage(taken)
+    if exchange.trace_ids is not None:
+        line["trace_id"], line["span_id"] = exchange.trace_ids
     if exchange.log_fields is not None:
         # The line's own fields win, `limits` included, which most lines do not have.
         line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line

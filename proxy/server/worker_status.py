@@ -19,9 +19,9 @@ class WorkerStatus:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         """The text of a scrape."""
-        return self._service.metrics.render()
+        return self._service.metrics.render(is_openmetrics=is_openmetrics)
 
     async def streams(self) -> list[Stream]:
         """The live streams."""

@@ -31,7 +31,7 @@ class Fake:
     asked: list[Query] = field(default_factory=list)
     off: bool = False
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
 
     async def streams(self) -> list[Stream]:
