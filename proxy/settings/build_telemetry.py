@@ -15,6 +15,7 @@ from proxy.observability.tracing import Sampling, Tracer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from proxy.observability.gen_ai import Semconv
     from proxy.settings import Settings
     from proxy.settings.telemetry import OtlpVariables
 
@@ -37,9 +38,7 @@ def build_telemetry(settings: Settings, redact: Callable[[bytes], bytes]) -> Bui
     telemetry, variables = settings.telemetry, settings.otel
     if variables.is_disabled or not (telemetry.traces or telemetry.metrics):
         return None
-    semconv = telemetry.semconv
-    if variables.is_latest and "semconv" not in telemetry.model_fields_set:
-        semconv = "latest"
+    semconv = semconv_of(settings)
     metrics = GenAiMetrics(semconv, frozenset(_models(settings))) if telemetry.metrics else None
     targets = targets_of(settings)
     exporter = None
@@ -67,6 +66,13 @@ def sampling_of(settings: Settings) -> Sampling:
     """Which traces are recorded: by `sample`, else by the variables' sampler."""
     found = settings.otel.sampler
     return Sampling(settings.telemetry.sample) if found is None else Sampling(*found)
+
+
+def semconv_of(settings: Settings) -> Semconv:
+    """Whose names are used: by `semconv`, else by the variables."""
+    if settings.otel.is_latest and "semconv" not in settings.telemetry.model_fields_set:
+        return "latest"
+    return settings.telemetry.semconv
 
 
 def targets_of(settings: Settings) -> dict[str, Target]:
