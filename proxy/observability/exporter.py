@@ -63,6 +63,17 @@ class Batching(NamedTuple):
     delay_s: float = 5.0
 
 
+def _without_secrets(span: Span, redact: Callable[[bytes], bytes]) -> Span:
+    attributes: dict[str, Value] = {
+        name: _clean(value, redact) if isinstance(value, str) else value for name, value in span.attributes.items()
+    }
+    return span._replace(name=_clean(span.name, redact), state=redact(span.state), attributes=attributes)
+
+
+def _clean(text: str, redact: Callable[[bytes], bytes]) -> str:
+    return redact(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+
+
 class Exporter:
     """Sends spans and metrics from its own thread; `open` in the process that uses it, after any fork.
 
@@ -182,31 +193,32 @@ class Exporter:
         self._tell_of_drops()
 
     def _send_spans(self) -> None:
-        message = self._otlp.trace_request(self._version, self._resource, self._schema_url)
-        count = 0
-        while self._waiting and count < self._batching.most_in_batch:
-            spans = self._waiting.popleft()
-            try:
-                for span in spans:
-                    self._otlp.add_span(message, self._without_secrets(span))
-            except ValueError:
-                # Half of a character in a user's name: no text to protobuf.
-                self._failed += len(spans)
-                continue
-            if count // _AT_ONCE != (count + len(spans)) // _AT_ONCE:
-                time.sleep(_BREATH_S)
-            count += len(spans)
-        if self._send("traces", message.SerializeToString()):
-            self._exported += count
+        batch: list[Span] = []
+        while self._waiting and len(batch) < self._batching.most_in_batch:
+            batch += self._waiting.popleft()
+        try:
+            data = self._encode(batch)
+            if self._redact(data) != data:
+                # A client has sent a secret of the operator's, as a path or as a model's name.
+                data = self._encode([_without_secrets(span, self._redact) for span in batch])
+        except (TypeError, ValueError):
+            # A defect of ours, which must not end the thread.
+            self._failed += len(batch)
+            self._tell_failed("traces", "not_encoded")
+            return
+        if self._send("traces", data):
+            self._exported += len(batch)
         else:
-            self._failed += count
+            self._failed += len(batch)
 
-    def _without_secrets(self, span: Span) -> Span:
-        path = span.attributes.get("url.path")
-        if not isinstance(path, str):
-            return span
-        clean = self._redact(path.encode()).decode()
-        return span if clean == path else span._replace(attributes={**span.attributes, "url.path": clean})
+    def _encode(self, batch: Sequence[Span]) -> bytes:
+        message = self._otlp.trace_request(self._version, self._resource, self._schema_url)
+        for number, span in enumerate(batch, 1):
+            self._otlp.add_span(message, span)
+            if number % _AT_ONCE == 0:
+                time.sleep(_BREATH_S)
+        data: bytes = message.SerializeToString()
+        return data
 
     def _send_metrics(self) -> None:
         counted, self._counted = self._counted, None

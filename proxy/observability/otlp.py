@@ -123,7 +123,8 @@ def _add_attributes(to: Any, attributes: Mapping[str, Value]) -> None:
     for name, value in attributes.items():
         made = to.add(key=name).value
         if isinstance(value, str):
-            made.string_value = value
+            # Half of a character, which a token's JSON may name a user with, is no text to protobuf.
+            made.string_value = value if value.isascii() else value.encode("utf-8", "replace").decode()
         elif isinstance(value, bool):
             made.bool_value = value
         elif isinstance(value, int):

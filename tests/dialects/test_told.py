@@ -38,9 +38,9 @@ def test_told_in_a_read() -> None:
     """The event before that of the usage is found in one read; text of the answer that looks like it is not."""
     told = Told()
     told.look(b'data: {"choices":[{"delta":{"content":"\\"finish_reason\\":\\"secret\\""}}]}\n\n')
-    assert told.finish_reasons == ()
+    assert list(told.finish_reasons) == []
     told.look(b'data: {"choices":[{"finish_reason":null}]}\n\ndata: {"choices":[{"finish_reason": "tool_calls"}]}\n\n')
-    assert told.finish_reasons == ("tool_calls",)
+    assert list(told.finish_reasons) == ["tool_calls"]
 
 
 def test_told_in_a_whole_answer() -> None:

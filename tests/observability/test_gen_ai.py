@@ -78,7 +78,7 @@ def test_exemplars(is_traced: bool) -> None:
     metrics.observe_operation(SERIES, 0.5, "500", TRACED if is_traced else None)
     metrics.observe_operation(SERIES, 0.6, "500", None)
     text = render(registry, is_openmetrics=True).decode()
-    families = {family.name: family for family in read_openmetrics(text)}
+    families = {family.name: family for family in read_openmetrics(text)}  # type: ignore[no-untyped-call]  # the library's
     samples = families["gen_ai_client_operation_duration_seconds"].samples
     buckets = {sample.labels["le"]: sample for sample in samples if sample.name.endswith("_bucket")}
     assert buckets["0.64"].value == 2
@@ -141,7 +141,7 @@ async def test_scrape_and_push(start: Callable[..., Any], upstream: Upstream) ->
         await proxy.close()
     assert answer.get("content-type") == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert plain.get("content-type") == "text/plain; version=0.0.4; charset=utf-8"
-    families = {family.name: family for family in read_openmetrics(answer.body.decode())}
+    families = {family.name: family for family in read_openmetrics(answer.body.decode())}  # type: ignore[no-untyped-call]  # as above
     shown = {family.name for family in read_text(plain.body.decode())}
     assert {name for name in shown if not name.endswith("_created")} == set(families)
     counted: dict[str, dict[str | None, float]] = {}

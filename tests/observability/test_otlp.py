@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from google.protobuf.json_format import MessageToDict
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # the stubs are a package of their own
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import (
@@ -26,10 +28,10 @@ from proxy.observability import otlp
 from proxy.observability.gen_ai import _COMMON, Instrument, Reading
 from proxy.observability.tracing import Event, Span
 
-RESOURCE = {"service.name": "x", "process.pid": 7}
+RESOURCE: dict[str, Any] = {"service.name": "x", "process.pid": 7}
 SCOPE = InstrumentationScope(otlp.SCOPE, "1.2", "https://schema.test")
 TRACE, SPAN, PARENT, OTHER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7", "1" * 16
-ATTRIBUTES = {"s": "é", "i": 3, "f": 0.5, "b": True, "l": ["a", "b"]}
+ATTRIBUTES: dict[str, Any] = {"s": "é", "i": 3, "f": 0.5, "b": True, "l": ["a", "b"]}
 
 
 def context(span: str, *, is_remote: bool = False, state: TraceState | None = None) -> SpanContext:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.model import Ending
+from proxy.settings.loading import load
 from tests.collector import CLIENT, SERVER, Collector, Seen
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, chunk, event, request, secret_free
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.conftest import Running
     from tests.peers import Upstream
@@ -487,3 +489,19 @@ async def test_resource_and_headers(start: Start, upstream: Upstream, collector:
     assert {fields["Content-Encoding"] for _, fields in collector.requests} == {"gzip"}
     await proxy.settled(2)
     assert b"collector-canary" not in proxy.log_bytes()
+
+
+async def test_reload_keeps_telemetry(start: Start, upstream: Upstream, collector: Collector, tmp_path: Path) -> None:
+    """A reload says that telemetry needs a restart, and the spans of streams that run meanwhile arrive."""
+    proxy = await start(traced(collector), environ=AT_ONCE)
+    client, vendor = await running(proxy, upstream)
+    path = tmp_path / "proxy.yaml"
+    path.write_text(path.read_text().replace("traces: true", "traces: false"))
+    await proxy.server.reload(load(path, {}))
+    vendor.write(LAST)
+    await client.read_until(LAST)
+    assert len(await collector.wait(2)) == 2
+    await proxy.settled()
+    assert [line["needs_restart"] for line in proxy.lines() if line["event"] == "configuration.reloaded"] == [
+        ["telemetry"]
+    ]

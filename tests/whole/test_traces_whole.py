@@ -233,7 +233,7 @@ async def test_several_workers(tmp_path: Path, upstream: Upstream, monkeypatch: 
             text = await scrape(served.admin_address, "application/openmetrics-text")
             lines = (await scrape(served.admin_address)).splitlines()
         pushed = await collector.wait_metric("gen_ai.client.operation.duration")
-    families = {family.name: family for family in text_string_to_metric_families(text)}
+    families = {family.name: family for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]  # the library's
     operations = families["gen_ai_client_operation_duration_seconds"].samples
     assert [sample.value for sample in operations if sample.name.endswith("_count")] == [streams]
     exemplars = [sample.exemplar for sample in operations if sample.exemplar is not None]
