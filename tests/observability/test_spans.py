@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.app import make_app
 from proxy.model import Ending
 from proxy.settings.loading import load
 from tests.collector import CLIENT, SERVER, Collector, Seen
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, chunk, event, request, secret_free
+from tests.settings_builder import settings
+from tests.whole.scenes import fill
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from pytest_aiohttp.plugin import AiohttpClient
 
     from tests.conftest import Running
     from tests.peers import Upstream
@@ -212,6 +219,24 @@ async def end_idle(proxy: Running, upstream: Upstream) -> None:
     await client.read_to_end()
 
 
+async def end_total(proxy: Running, upstream: Upstream) -> None:
+    client, _ = await running(proxy, upstream)
+    await client.read_to_end()
+
+
+async def end_write(proxy: Running, upstream: Upstream) -> None:
+    client = await proxy.client(receive_buffer=4096)
+    client.write(request(body=BODY, token=token()))
+    vendor, _ = await upstream.take()
+    with contextlib.suppress(ConnectionError):
+        await fill(vendor)
+
+
+async def end_unreachable(proxy: Running, upstream: Upstream) -> None:
+    upstream._server.close()
+    assert (await (await ask(proxy)).read_message()).status == 502
+
+
 async def end_stopped(proxy: Running, upstream: Upstream) -> None:
     client, _ = await running(proxy, upstream)
     assert proxy.service.exchanges.interrupt(Ending.STOPPED) == 1
@@ -251,6 +276,9 @@ ENDINGS: list[tuple[Any, str, str, int | None, str | None, tuple[int | None, str
     (end_vendor_429, "", "upstream_error", 429, None, (429, "429")),
     (end_first_byte, CLOCKS, "timeout_first_byte", 504, "504", (None, "timeout_first_byte")),
     (end_idle, CLOCKS, "timeout_idle", 200, "timeout_idle", (200, "timeout_idle")),
+    (end_total, "timeouts: {total: 300ms}\n", "timeout_total", 200, "timeout_total", (200, "timeout_total")),
+    (end_write, "client_timeouts: {write: 300ms}\n", "timeout_write", 200, None, (200, None)),
+    (end_unreachable, "", "upstream_error", 502, "502", (None, "upstream_error")),
     (end_stopped, "", "stopped", 200, None, (200, None)),
     (end_drained, "", "drained", 200, "drained", (200, "drained")),
 ]
@@ -489,6 +517,20 @@ async def test_resource_and_headers(start: Start, upstream: Upstream, collector:
     assert {fields["Content-Encoding"] for _, fields in collector.requests} == {"gzip"}
     await proxy.settled(2)
     assert b"collector-canary" not in proxy.log_bytes()
+
+
+async def test_embedded(aiohttp_client: AiohttpClient, upstream: Upstream, collector: Collector) -> None:
+    """An application that somebody else runs traces, too, and has sent everything when it is closed."""
+    made = settings(upstream.url, telemetry={"otlp": collector.url, "traces": True})
+    client = await aiohttp_client(make_app(made))
+    asking = asyncio.create_task(client.post("/forward-sse", json=BODY, headers={"Authorization": f"Bearer {token()}"}))
+    vendor, _ = await upstream.take()
+    vendor.write(STREAM_HEAD + chunk(ANSWER) + LAST)
+    assert await (await asking).read() == ANSWER
+    await client.close()
+    server, attempts = sorted_spans(collector.spans)
+    assert server.attributes["forward_sse.ending"] == "complete"
+    assert len(attempts) == 1
 
 
 async def test_reload_keeps_telemetry(start: Start, upstream: Upstream, collector: Collector, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def telemetry(url: str, *more: str) -> str:
 
 @contextlib.asynccontextmanager
 async def serve(
-    folder: Path, vendor: str, more: str, *, config: str = CONFIG
+    folder: Path, vendor: str, more: str, *, config: str = CONFIG, **environ: str
 ) -> AsyncIterator[tuple[Served, Address, Address]]:
     """The command on free ports, which exports at once: where clients come in, and the operator."""
     path = folder.with_suffix(".yaml")
@@ -45,7 +45,7 @@ async def serve(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy", "serve", "--config", str(path)),
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_EXPORTER_OTLP_TIMEOUT": "300"},
+        env=os.environ | {"OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_EXPORTER_OTLP_TIMEOUT": "300"} | environ,
     )
     try:
         served = Served(process, path)
@@ -180,14 +180,20 @@ async def test_collector_dies(tmp_path: Path, upstream: Upstream) -> None:
 
 
 async def test_silent_collector_holds_nobody(tmp_path: Path, upstream: Upstream) -> None:
-    """A collector that takes and never answers: streams go on, the queue is bounded, SIGTERM ends the process soon."""
+    """A collector that takes and never answers: streams go on, what is too much is dropped, SIGTERM ends it soon."""
+    never = {"OTEL_EXPORTER_OTLP_TIMEOUT": "60000", "OTEL_BSP_MAX_QUEUE_SIZE": "5"}
     async with Collector() as collector:
         collector.hold()
         more = telemetry(collector.url)
-        async with serve(tmp_path / "a", upstream.url, more) as (served, at, _admin):
+        async with serve(tmp_path / "a", upstream.url, more, **never) as (served, at, admin):
             await stream(at, upstream)
             await collector.asked(1)
-            await stream(at, upstream)
+            for _ in range(3):
+                await stream(at, upstream)
+            # Two are being sent, two wait, and four were too much.
+            lines_now = (await scrape(admin)).splitlines()
+            assert 'forward_sse_telemetry_spans_total{outcome="dropped"} 4.0' in lines_now
+            assert "forward_sse_telemetry_spans_waiting 4.0" in lines_now
             begin_s = asyncio.get_running_loop().time()
             served.signal(signal.SIGTERM)
             lines = await served.rest()
@@ -195,7 +201,8 @@ async def test_silent_collector_holds_nobody(tmp_path: Path, upstream: Upstream)
     assert served.process.returncode == 0
     # The drain's own second, the bound of two, and a machine that is busy.
     assert took_s < WAIT_S / 2
-    assert [line["event"] for line in lines].count("exchange.settled") == 2
+    assert [line["event"] for line in lines].count("exchange.settled") == 4
+    assert sum(line["spans"] for line in lines if line["event"] == "telemetry.spans_dropped") == 8
 
 
 async def test_drained_stream_is_exported(tmp_path: Path, upstream: Upstream) -> None:
