@@ -85,7 +85,7 @@ def _telemetry(settings: Settings) -> str:
     parts = []
     if telemetry.traces:
         ratio, follows_parent = sampling_of(settings)
-        share = f"{ratio:.6g} of {'those that begin here' if follows_parent else 'all'}"
+        share = f"sample {ratio:.6g}{', or as the caller says' if follows_parent else ''}"
         parts.append(f"traces ({share}, user {telemetry.user}) to {targets['traces'].url}")
     if telemetry.metrics:
         parts.append("metrics on /metrics" + (f" and to {targets['metrics'].url}" if "metrics" in targets else ""))

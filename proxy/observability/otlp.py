@@ -121,7 +121,9 @@ def _fill(exemplar: Exemplar, point: Point) -> None:
 def _add_attributes(to: Any, attributes: Mapping[str, Value]) -> None:
     """Add them to a repeated field of key-value pairs."""
     for name, value in attributes.items():
-        made = to.add(key=name).value
+        # Not `add(key=…)`, which takes half as long again.
+        pair = to.add()
+        pair.key, made = name, pair.value
         if isinstance(value, str):
             # Half of a character, which a token's JSON may name a user with, is no text to protobuf.
             made.string_value = value if value.isascii() else value.encode("utf-8", "replace").decode()

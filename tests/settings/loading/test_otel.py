@@ -172,10 +172,9 @@ def test_warnings(tmp_path: Path) -> None:
 def test_report(tmp_path: Path) -> None:
     """`check` says what would be sent where."""
     text = report(loaded(tmp_path, ON + ", otlp: 'http://c.test', sample: 0.1, user: hashed}\n"))
-    assert (
-        "telemetry      traces (0.1 of those that begin here, user hashed) to http://c.test/v1/traces and metrics on "
-        "/metrics and to http://c.test/v1/metrics, names of 1.41" in text
-    )
+    traces = "traces (sample 0.1, or as the caller says, user hashed) to http://c.test/v1/traces"
+    metrics = "metrics on /metrics and to http://c.test/v1/metrics"
+    assert f"telemetry      {traces} and {metrics}, names of 1.41" in text
     assert "log            json, info\n" in text
     assert "telemetry      off (OTEL_SDK_DISABLED)" in report(
         loaded(tmp_path, ON + ", otlp: 'http://c.test'}\n", {"OTEL_SDK_DISABLED": "TRUE"})
