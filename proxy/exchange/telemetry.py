@@ -93,24 +93,19 @@ class Telemetry:
 
         What the request asks for is read here, before its body is dropped; only where its trace is recorded.
         """
-        trace, tracer, origin = exchange.trace, self.tracer, route.origin
-        attempt.call = Call(
-            "" if tracer is None else tracer.new_id(),
-            operation_of(route.target),
-            provider_at(origin.host) or DIALECTS[route.dialect].provider or route.upstream,
-            None if exchange.meter is None else exchange.meter.model,
-            route.method,
-            origin.host,
-            origin.port,
-        )
+        trace, tracer = exchange.trace, self.tracer
+        span_id = "" if tracer is None else tracer.new_id()
+        is_sampled = trace is not None and trace.is_sampled
+        if is_sampled or self._metrics is not None:
+            attempt.call = _call(exchange, route, span_id)
         if trace is None:
             return route
-        if trace.is_sampled and exchange.meter is not None:
+        if is_sampled and exchange.meter is not None:
             exchange.meter.told = Told()
             if trace.asked is None and len(route.body) <= _MOST_READ:
                 trace.asked = await turns.run(_read(route))
         fields = [field for field in route.fields if fold(field[0]) not in TRACE_FIELDS]
-        fields.append((TRACEPARENT, write_traceparent(trace.trace_id, attempt.call.span_id, trace.flags)))
+        fields.append((TRACEPARENT, write_traceparent(trace.trace_id, span_id, trace.flags)))
         if trace.state:
             fields.append((TRACESTATE, trace.state))
         return route._replace(fields=tuple(fields))
@@ -347,6 +342,19 @@ class _Made:
             attributes=without_nothing(attributes),
             **{"is_server": False, **more},
         )
+
+
+def _call(exchange: Exchange, route: Route, span_id: str) -> Call:
+    origin = route.origin
+    return Call(
+        span_id,
+        operation_of(route.target),
+        provider_at(origin.host) or DIALECTS[route.dialect].provider or route.upstream,
+        None if exchange.meter is None else exchange.meter.model,
+        route.method,
+        origin.host,
+        origin.port,
+    )
 
 
 def _read(route: Route) -> Steps[Asked]:
