@@ -1,8 +1,10 @@
 # syntax=docker/dockerfile:1
 FROM python:3.12-slim AS build
 WORKDIR /app
-COPY .ci/install.sh .ci/requirements.txt ./
-RUN PIP_NO_CACHE_DIR=1 sh install.sh requirements.txt /venv/.runtime
+# With the extra `otel`, of which nothing is loaded unless `telemetry` is on; LOCK=requirements.txt leaves it out.
+ARG LOCK=requirements-otel.txt
+COPY .ci/install.sh .ci/requirements.txt .ci/requirements-otel.txt ./
+RUN PIP_NO_CACHE_DIR=1 sh install.sh "$LOCK" /venv/.runtime
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin forward \

@@ -48,6 +48,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-stri
 lock: $(DEVELOPMENT)  ## bring every lock file in line with what is asked for; ARGS=--upgrade, or ARGS="--upgrade-package NAME"
 	$(COMPILE) $(ARGS) --output-file .ci/requirements.txt pyproject.toml
 	$(COMPILE) $(ARGS) --extra dev --output-file .ci/requirements-dev.txt pyproject.toml .ci/requirements.txt
+	$(COMPILE) --extra otel --constraint .ci/requirements-dev.txt --output-file .ci/requirements-otel.txt pyproject.toml .ci/requirements.txt
 	$(COMPILE) $(ARGS) --output-file benchmarks/requirements.txt benchmarks/requirements.in
 	$(COMPILE) $(ARGS) --output-file benchmarks/peers/requirements.txt benchmarks/peers/requirements.in
 	cd tests/clients/node && npm install --package-lock-only

@@ -48,8 +48,10 @@ from proxy.settings.build import (
     secrets_of,
     timer_tick_s,
 )
+from proxy.settings.build_telemetry import build_telemetry
 from proxy.settings.build_ways import trust
 from proxy.settings.ledgers import build_ledger, build_running_file
+from proxy.settings.loading.otel import EXTRA
 from proxy.settings.rotation import FileWatch
 from proxy.settings.rules_builder import RulesBuilder
 from proxy.tickets import Makers
@@ -60,11 +62,14 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from proxy.exchange.telemetry import Telemetry
     from proxy.handlers.admin import View
     from proxy.ledger import Ledger
     from proxy.ledger.running import RunningFile
     from proxy.limits import Store
     from proxy.model import TlsFiles
+    from proxy.observability.exporter import Exporter
+    from proxy.observability.gen_ai import GenAiMetrics
 
 __all__ = [
     "LOG_FIELDS",
@@ -88,12 +93,13 @@ STORE: Final[web.AppKey[Store]] = web.AppKey("store")
 LEDGER: Final[web.AppKey[Ledger | None]] = web.AppKey("ledger")
 DEAD: Final[web.AppKey[Sequence[bytes]]] = web.AppKey("dead")
 RUNNING: Final[web.AppKey[RunningFile | None]] = web.AppKey("running")
+TELEMETRY: Final[web.AppKey[Telemetry | None]] = web.AppKey("telemetry")
 
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S: Final = 2.0
 # Read once, at start; a reload that changes one of them reports it and leaves it.
 FIXED_KEYS: Final = (
-    *("listen", "admin_listen", "workers", "limits", "log"),
+    *("listen", "admin_listen", "workers", "limits", "log", "telemetry"),
     *("usage.ledger", "usage.spool", "usage.sync", "usage.budget_timezone"),
 )
 
@@ -132,7 +138,8 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     )
     app[SETTINGS] = settings
     app[REDACTOR] = redactor or Redactor()
-    app.cleanup_ctx.extend([metrics_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx, service_ctx, files_ctx])
+    app.cleanup_ctx.extend([metrics_ctx, telemetry_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx])
+    app.cleanup_ctx.extend([service_ctx, files_ctx])
     app.on_response_prepare.append(_add_own_fields)
     app.add_routes(
         [
@@ -265,6 +272,47 @@ async def metrics_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def telemetry_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Traces and metrics by OpenTelemetry, where they are on; closed after the service, whose last exchanges end.
+
+    Raises:
+        OSError: what sends them is not installed.
+    """
+    built = build_telemetry(app[SETTINGS], app[REDACTOR].redact)
+    app[TELEMETRY] = None if built is None else built.telemetry
+    if built is None:
+        yield
+        return
+    exporter, metrics = built.exporter, built.metrics
+    if metrics is not None:
+        app[METRICS].registry.register(metrics)
+    if exporter is None:
+        yield
+        return
+    try:
+        exporter.open()
+    except ImportError as exc:
+        raise OSError(f"telemetry {EXTRA}") from exc
+    app[METRICS].registry.register(exporter)
+    pushing = None
+    if metrics is not None:
+        pushing = asyncio.create_task(_push(metrics, exporter, built.metrics_every_s))
+    yield
+    if pushing is not None:
+        pushing.cancel()
+        await asyncio.wait([pushing])
+    if metrics is not None:
+        exporter.replace_metrics(metrics.read())
+    # It waits for the collector, for at most two seconds.
+    await asyncio.to_thread(exporter.close)
+
+
+async def _push(metrics: GenAiMetrics, exporter: Exporter, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        exporter.replace_metrics(metrics.read())
+
+
 async def timers_ctx(app: web.Application) -> AsyncIterator[None]:
     """The one timer of all deadlines."""
     timers = app[TIMERS] = DeadlineTimer(asyncio.get_running_loop(), tick_s=timer_tick_s(app[SETTINGS]))
@@ -335,7 +383,7 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     timers, metrics = app[TIMERS], app[METRICS]
     service = app[SERVICE] = Service(
         rules=rules,
-        exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER]),
+        exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER], telemetry=app[TELEMETRY]),
         pool=app[POOL],
         upstreams=builder.states,
         store=app[STORE],

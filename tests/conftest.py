@@ -154,10 +154,12 @@ async def starter(tmp_path: Path, log_file: tuple[Path, Redactor], upstream: Ups
     """Start apps on demand, and close them in the end."""
     async with AsyncExitStack() as stack:
 
-        async def begin(more: str = "", *, config: str = CONFIG, **overrides: Any) -> Running:
+        async def begin(
+            more: str = "", *, config: str = CONFIG, environ: dict[str, str] | None = None, **overrides: Any
+        ) -> Running:
             path = tmp_path / "proxy.yaml"
             path.write_text(config.format(secret=SECRET, url=upstream.url, key=VENDOR_KEY) + more)
-            server = Server(load(path, {}, overrides=overrides), log_file[1])
+            server = Server(load(path, environ or {}, overrides=overrides), log_file[1])
             await server.open()
             running = Running(server, log_file[0])
             stack.push_async_callback(running.close)

@@ -214,12 +214,14 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     runtime = project["project"]["dependencies"]
     development = runtime + project["project"]["optional-dependencies"]["dev"] + project["build-system"]["requires"]
-    names = (".ci/requirements.txt", ".ci/requirements-dev.txt")
-    part, whole = (read((ROOT / name).read_text()) for name in names)
+    traced = runtime + project["project"]["optional-dependencies"]["otel"]
+    names = (".ci/requirements.txt", ".ci/requirements-dev.txt", ".ci/requirements-otel.txt")
+    part, whole, otel = (read((ROOT / name).read_text()) for name in names)
     here = packages()
     fine = [
         _report(names[0], part, missing(runtime, part, here) + differences(part, whole), "complete"),
         _report(names[1], whole, missing(development, whole, here), "complete"),
+        _report(names[2], otel, missing(traced, otel, here) + differences(otel, whole), "complete"),
     ]
     for directory, stamp in (("benchmarks", ".venv/.ready"), ("benchmarks/peers", "../.peers/litellm/.ready")):
         text = (ROOT / directory / "requirements.txt").read_text()

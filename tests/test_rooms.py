@@ -20,7 +20,7 @@ FACES = {
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
     "limits": ("failures", "memory", "redis"),
-    "observability": ("logging", "metrics"),
+    "observability": ("gen_ai", "logging", "metrics", "tracing"),
     "pages": (),
     "playground": (),
     "relay": ("echo",),
@@ -33,6 +33,7 @@ FACES = {
 BUILDERS = {
     "app.py",
     "settings/build.py",
+    "settings/build_telemetry.py",
     "settings/build_ways.py",
     "settings/ledgers.py",
     "settings/rotation.py",

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
+from proxy.settings.build_telemetry import sampling_of, semconv_of, targets_of
 from proxy.settings.build_ways import ways
 from proxy.settings.ledgers import spool_directory
 from proxy.settings.scalars import is_loopback
@@ -70,7 +71,28 @@ def _lines(settings: Settings) -> Iterator[str]:
     for what, names in (("headers", settings.cors.headers), ("expose", settings.cors.expose)):
         if names:
             yield f"  {what:<12} {', '.join(names)}"
-    yield f"log            {settings.log.format}, {settings.log.level}"
+    yield f"log            {_log(settings)}"
+    yield f"telemetry      {_telemetry(settings)}"
+
+
+def _log(settings: Settings) -> str:
+    log = settings.log
+    fields = f", with {', '.join(log.fields)}" if log.fields else ""
+    return f"{log.format}, {log.level}{fields}" + (", exchanges only where they fail" if log.access == "off" else "")
+
+
+def _telemetry(settings: Settings) -> str:
+    telemetry, targets = settings.telemetry, targets_of(settings)
+    if settings.otel.is_disabled:
+        return "off (OTEL_SDK_DISABLED)"
+    parts = []
+    if telemetry.traces:
+        ratio, follows_parent = sampling_of(settings)
+        share = f"sample {ratio:.6g}{', or as the caller says' if follows_parent else ''}"
+        parts.append(f"traces ({share}, user {telemetry.user}) to {targets['traces'].url}")
+    if telemetry.metrics:
+        parts.append("metrics on /metrics" + (f" and to {targets['metrics'].url}" if "metrics" in targets else ""))
+    return f"{' and '.join(parts)}, names of {semconv_of(settings)}" if parts else "off"
 
 
 def _admin(settings: Settings) -> Iterator[str]:
@@ -257,6 +279,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     if any(network.prefixlen == 0 for network in settings.trusted_proxies or ()):
         yield "trusted_proxies: every client is a trusted proxy, and may claim any address"
     yield from _plan_warnings(settings)
+    yield from _telemetry_warnings(settings)
     if settings.cors.origins == ("*",):
         yield "cors.origins: every web page may use a token that it has"
     yield from _price_warnings(settings)
@@ -292,6 +315,18 @@ def _plan_warnings(settings: Settings) -> Iterator[str]:
     for name, plan in settings.plans.items():
         if plan.budget_overrun == "cut" and not plan.budgets:
             yield f"plans.{name}.budget_overrun: cut changes nothing: the plan has no budgets"
+
+
+def _telemetry_warnings(settings: Settings) -> Iterator[str]:
+    telemetry = settings.telemetry
+    if telemetry.otlp is not None and not (telemetry.traces or telemetry.metrics):
+        yield "telemetry.otlp: nothing is sent there: neither `traces` nor `metrics` is on"
+    for target in targets_of(settings).values():
+        url = urlsplit(target.url)
+        if target.headers and url.scheme == "http" and url.hostname not in _LOOPBACK:
+            yield f"telemetry: the headers for {target.url} travel unencrypted (http://)"
+    if settings.log.access == "off" and settings.usage.ledger is not None:
+        yield "log.access: off: `usage import` cannot complete the ledger from such a log"
 
 
 def _target_warnings(settings: Settings) -> Iterator[str]:

@@ -41,6 +41,7 @@ class Anthropic(Dialect):
     """`{"type": "error", "error": {…}}`; in a stream the event must be *named* `error`: the SDKs skip nameless ones."""
 
     name = "anthropic"
+    provider = "anthropic"
     default_path = "/v1/messages"
     root_paths = (b"/v1/messages",)
     models_path = "/v1/models"

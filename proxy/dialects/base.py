@@ -72,6 +72,8 @@ class Dialect(ABC):
     usage_on_request: ClassVar[bool] = False
     # Whether it is known what streams say, so that they can be typed.
     is_readable: ClassVar[bool] = True
+    # Whose servers speak it, unless their name says otherwise (`gen_ai.provider.name`); None where it may be anybody's.
+    provider: ClassVar[str | None] = None
     # Where a request's body says how much output it asks for at most; None where it is not known to.
     bound_members: ClassVar[BoundMembers | None] = None
     # What the vendor wants in every request besides its credential, for one that no client has made.

@@ -27,6 +27,7 @@ class DashScope(Dialect):
     """Text, multimodal and application generation. Its "compatible mode" is the openai dialect at another url."""
 
     name = "dashscope"
+    provider = "dashscope"
     default_path = "/api/v1/services/aigc/text-generation/generation"
     models_path = "/api/v1/models"
     # With `/api/v1` and without, as the SDK's base URL ends in it. No `customization` of speech: its one path lists and

@@ -46,6 +46,7 @@ class Gemini(Dialect):
     """The model stands in the path, before a raw colon; the Python SDK calls `/v1`, the others `/v1beta`."""
 
     name = "gemini"
+    provider = "gcp.gemini"
     models_path = "/v1beta/models"
     # `predict` makes images (Imagen). No batches, no `predictLongRunning`: their results are stored for everybody who
     # shares the vendor's key. No `generateAnswer`: it searches the corpora that anybody stored.

@@ -34,6 +34,7 @@ class OpenAI(Dialect):
     """`{"error": {…}}`, before a stream and in it; the Responses API has an error event of its own."""
 
     name = "openai"
+    provider = "openai"
     default_path = "/v1/chat/completions"
     root_paths = (b"/v1/chat/completions", b"/v1/responses", b"/v1/completions", b"/v1/embeddings")
     models_path = "/v1/models"

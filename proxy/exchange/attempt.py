@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.exchange.telemetry import Call
     from proxy.model import Ending
 
 # The line of an exchange stays short, whatever was tried: the last ones are shown.
@@ -21,9 +22,10 @@ class Attempt:
         status: The vendor's; None while it has not answered.
         ending: How it ended; None while it is under way, or its answer is.
         sent_s: When the request was handed to the connection; None before that.
+        call: What telemetry knows of it; None where there is none.
     """
 
-    __slots__ = ("begun_s", "ended_s", "ending", "key", "sent_s", "status", "upstream")
+    __slots__ = ("begun_s", "call", "ended_s", "ending", "key", "sent_s", "status", "upstream")
 
     def __init__(self, upstream: str, key: str | None, begun_s: float) -> None:
         self.upstream = upstream
@@ -33,6 +35,7 @@ class Attempt:
         self.status: int | None = None
         self.ending: Ending | None = None
         self.ended_s = 0.0
+        self.call: Call | None = None
 
     def end(self, ending: Ending, now_s: float) -> None:
         """Note how it ended."""

@@ -170,10 +170,12 @@ class Attempts:
         answer: UpstreamResponse | None = None
         error: ProxyError | None = None
         retry = None if route.choices is None else route.choices.retry
+        telemetry = exchange.registry.telemetry
         try:
             assert exchange.meter is not None  # made before the first attempt
+            sent = route if state is None or key is None or state.keys.is_single else _with_key(route, key)
             answer = await connect(
-                route if state is None or key is None or state.keys.is_single else _with_key(route, key),
+                sent if telemetry is None else await telemetry.send_on(exchange, sent, attempt, self._turns),
                 meter=exchange.meter,
                 pool=self._pool,
                 resolve=exchange.rules.resolve,

@@ -22,7 +22,8 @@ from proxy.errors import (
     UpstreamUnreachableError,
 )
 from proxy.exchange.settle import NO_UPSTREAM, NOTHING_TAKEN, Reckoning, settle, take
-from proxy.model import Ending, Principal
+from proxy.exchange.telemetry import begin_trace
+from proxy.model import Ending, FieldIndex, Principal
 from proxy.observability.logging import exchange_logger, log_credentials_refused, log_failure
 from proxy.protocol.header_fields import CREDENTIALS
 from proxy.usage import Estimates
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy.exchange.attempt import Attempt
+    from proxy.exchange.telemetry import Telemetry
     from proxy.failover import Lease
     from proxy.ledger import Ledger
     from proxy.limits import Admission, RateStatus
     from proxy.model import RequestHead, Route
     from proxy.observability.metrics import Metrics
+    from proxy.observability.tracing import Trace
     from proxy.relay import RelayResponse
     from proxy.routing import Rules
     from proxy.usage import Meter
@@ -80,6 +83,8 @@ class Exchange:
         lease: The running attempt's part of its upstream and key.
         is_answered: What the client is given is a vendor's answer.
         meter: What the vendor's answer took; once the limits have let the request out.
+        trace_ids: The ids of its trace and of its own span, or without tracing of its caller's, for the log.
+        trace: Its place in its trace; None without tracing.
         log_fields: An embedder's further fields of the log line; read when the exchange is settled.
         slot: Where it stands in the file of what runs; None where it does not.
         typed_names: The names of typed events where the client or the operator asked for them.
@@ -120,6 +125,8 @@ class Exchange:
     lease: Lease | None = field(init=False, default=None, repr=False)
     is_answered: bool = field(init=False, default=False)
     meter: Meter | None = field(init=False, default=None, repr=False)
+    trace_ids: tuple[str, str] | None = field(init=False, default=None)
+    trace: Trace | None = field(init=False, default=None, repr=False)
     log_fields: dict[str, Any] | None = field(init=False, default=None, repr=False)
     slot: int | None = field(init=False, default=None)
     response: RelayResponse | None = field(init=False, default=None, repr=False)
@@ -269,11 +276,20 @@ class Exchanges:
         now: Gives the loop's time, in seconds.
         estimates: What was learned from those that have ended.
         on_end: Told the slot of each that has one, when it is settled.
+        telemetry: Told of each, where traces or its metrics are on.
     """
 
-    def __init__(self, *, now: Callable[[], float], metrics: Metrics, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        metrics: Metrics,
+        ledger: Ledger | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.now = now
         self.on_end: Callable[[int], None] | None = None
+        self.telemetry = telemetry
         self._metrics = metrics
         self._ledger = ledger
         self._running: set[Exchange] = set()
@@ -297,6 +313,8 @@ class Exchanges:
     def refuse(self, rules: Rules, error: ProxyError, request: web.BaseRequest | None = None) -> Exchange:
         """Settle what never became an exchange: a head that could not be parsed, or came too late."""
         exchange = Exchange(self._ids.new(), self.now(), rules, self)
+        if self.telemetry is not None:
+            begin_trace(exchange, None if request is None else FieldIndex(request.raw_headers), request)
         exchange.record_refusal(error)
         if request is not None:
             exchange.log_fields = request.get(LOG_FIELDS)
@@ -326,7 +344,10 @@ class Exchanges:
         # Before there is a row: it would be there twice, were the worker killed in between.
         if exchange.slot is not None and self.on_end is not None:
             self.on_end(exchange.slot)
-        settle(exchange, taken, now_s=self.now(), metrics=self._metrics, ledger=self._ledger, log=self._log)
+        now_s = self.now()
+        settle(exchange, taken, now_s=now_s, metrics=self._metrics, ledger=self._ledger, log=self._log)
+        if self.telemetry is not None:
+            self.telemetry.settled(exchange, taken, now_s)
 
     def live(self) -> list[tuple[Exchange, int, int]]:
         """The exchanges that are running, with the bytes and events that have passed so far."""

@@ -7,10 +7,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
+from proxy.exchange.telemetry import begin_trace
 from proxy.model import FieldIndex, RequestHead
 from proxy.protocol import cors
 from proxy.protocol.http_head import asks_for_websocket, check_request, origin_form
 from proxy.protocol.paths import own_path
+from proxy.protocol.trace_context import TRACEPARENT
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -34,6 +36,8 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         NotFoundError: the path is not below the prefix.
     """
     index = FieldIndex(request.raw_headers)
+    if exchange is not None and (TRACEPARENT in index or exchange.registry.telemetry is not None):
+        begin_trace(exchange, index, request)
     if exchange is not None and b"origin" in index:
         # A page may read the refusal of its malformed head, too.
         exchange.origin = cors.request_origin(index)

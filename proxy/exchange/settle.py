@@ -144,6 +144,8 @@ def settle(
     """Write the line and the ledger's row, and count the exchange; called exactly once for each, whatever happened."""
     principal = exchange.principal
     line = line_of(exchange, taken, exchange.ending or Ending.CLIENT_CLOSED, now_s)
+    if exchange.trace_ids is not None:
+        line["trace_id"], line["span_id"] = exchange.trace_ids
     if exchange.log_fields is not None:
         # The line's own fields win, `limits` included, which most lines do not have.
         line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line

@@ -47,8 +47,8 @@ class Stopped(NamedTuple):
 class View(Source, Protocol):
     """What an operator may ask; every answer comes soon, whatever the state of other workers."""
 
-    async def metrics(self) -> bytes:
-        """The text of a scrape."""
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
+        """The text of a scrape, in the one format or in the other."""
         ...
 
     async def streams(self) -> list[Stream]:
@@ -103,9 +103,11 @@ async def translate(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """The text of a scrape, over all workers."""
-    body = await request.app[VIEW].metrics()
-    return web.Response(body=body, headers={"Content-Type": names.CONTENT_TYPE})
+    """The text of a scrape, over all workers; OpenMetrics, which has exemplars, where `Accept` asks for it."""
+    is_openmetrics = names.wants_openmetrics(",".join(request.headers.getall("Accept", ())))
+    body = await request.app[VIEW].metrics(is_openmetrics=is_openmetrics)
+    content_type = names.OPENMETRICS_CONTENT_TYPE if is_openmetrics else names.CONTENT_TYPE
+    return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 async def streams(request: web.Request) -> web.Response:

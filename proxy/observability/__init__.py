@@ -1,9 +1,12 @@
-"""Logs and metrics: `logging` writes JSON lines without blocking, `metrics` has every metric's name, unit and labels.
+"""Logs, metrics, traces: `logging` writes JSON lines without blocking, `metrics` has every metric's name, unit, labels.
 
-Events and observations enter; lines on standard output and the text of a scrape leave. The two modules are the room's
-interface.
+`tracing` has an exchange's place in its trace, `gen_ai` the histograms of OpenTelemetry's conventions, `exporter` the
+thread that sends both; what that loads is loaded only where it runs.
+
+Events, observations and spans enter; lines on standard output, the text of a scrape and OTLP messages leave. The
+modules named in `__all__` are the room's interface.
 """
 
-__all__ = ["logging", "metrics"]
+__all__ = ["gen_ai", "logging", "metrics", "tracing"]
 
-from proxy.observability import logging, metrics
+from proxy.observability import gen_ai, logging, metrics, tracing

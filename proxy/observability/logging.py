@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 
 # What waits for a stuck reader at most: about 4 MiB of lines.
 MAX_WAITING_LINES = 10_000
@@ -36,6 +36,14 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # reaches it: what a client chooses of it (path, user, id) is bounded.
 MAX_LINE_BYTES = 4000
 MIN_SECRET_LENGTH = 6
+# What lines of the proxy's own have: no field of an operator's may stand in its place.
+OWN_FIELDS = frozenset(
+    """
+    event level time worker id user issuer plan upstream method path status ending ttfb_ms duration_ms bytes events code
+    reason attempts client limits model input_tokens output_tokens cached_tokens reasoning_tokens cost_usd usage row_id
+    dialect price_version trace_id span_id error frames lines logger at pid version name
+    """.split()  # noqa: SIM905 - as a list it would be forty lines
+)
 REDACTED = b"[redacted]"
 
 
@@ -168,9 +176,10 @@ def shorten(line: bytes) -> bytes:
 class _Logger:
     """The logger that structlog passes a rendered line to."""
 
-    def __init__(self, writer: Writer, redactor: Redactor) -> None:
+    def __init__(self, writer: Writer, redactor: Redactor, *, is_access_logged: bool) -> None:
         self.writer = writer
         self.redactor = redactor
+        self.is_access_logged = is_access_logged
 
     def msg(self, line: bytes) -> None:
         self.writer.write(self.redactor.redact(line))
@@ -229,6 +238,15 @@ def _name_worker(worker: str) -> structlog.typing.Processor:
     return name
 
 
+def _add_fields(fields: Mapping[str, Any]) -> structlog.typing.Processor:
+    def add(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name, value in fields.items():
+            event.setdefault(name, value)
+        return event
+
+    return add
+
+
 class Writer(Protocol):
     """Where lines go."""
 
@@ -249,11 +267,14 @@ def configure(
     descriptor: int | None = None,
     writer: Writer | None = None,
     worker: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    is_access_logged: bool = True,
 ) -> Writer:
     """Set up structlog and take over the libraries' loggers; the caller closes the writer.
 
     `descriptor` is standard output unless given, `writer` writes to it unless given. Where there are several workers,
-    every line names its own.
+    every line names its own. `fields` are those that every line has. Without `is_access_logged` only those exchanges
+    have a line that the proxy refused, or that failed.
     """
     if writer is None:
         writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)
@@ -263,11 +284,12 @@ def configure(
         processors=[
             structlog.processors.add_log_level,
             *([] if worker is None else [_name_worker(worker)]),
+            *([_add_fields(fields)] if fields else []),
             _Timestamp(),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_args: _Logger(writer, redactor),
+        logger_factory=lambda *_args: _Logger(writer, redactor, is_access_logged=is_access_logged),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -300,7 +322,15 @@ def exchange_logger() -> Callable[[dict[str, Any]], None]:
         event.update(added)
         write(redact(render(logger, "info", stamp(logger, "info", event))))
 
-    return write_exchange
+    if logger.is_access_logged:
+        return write_exchange
+
+    def write_refused(event: dict[str, Any]) -> None:
+        if event["code"] is not None:
+            event["event"] = "exchange.refused"
+            write_exchange(event)
+
+    return write_refused
 
 
 def log_failure(id_: str) -> None:

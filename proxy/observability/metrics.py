@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from proxy.observability.process_metrics import ProcessMetrics
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text"
+OPENMETRICS_CONTENT_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 
 # Model answers begin within milliseconds (a mock, a cache) or minutes (reasoning).
 _FIRST_BYTE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -253,12 +256,30 @@ class Metrics:
         """Ask `reports` at every scrape which upstreams are out, and which of their keys rest."""
         self.registry.register(_Health(reports))
 
-    def render(self) -> bytes:
+    def render(self, *, is_openmetrics: bool = False) -> bytes:
         """The text of a scrape."""
-        return generate_latest(self.registry)
+        return render(self.registry, is_openmetrics=is_openmetrics)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a scrape asks for OpenMetrics, which alone has exemplars, and does not rule it out (RFC 9110 §12.5.1)."""
+    for option in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in option.split(";"))
+        if media_type == OPENMETRICS:
+            weight = next((part.removeprefix("q=") for part in parameters if part.startswith("q=")), "1")
+            return weight.strip("0.") != ""
+    return False
+
+
+def render(registry: CollectorRegistry, *, is_openmetrics: bool) -> bytes:
+    """The text of a scrape of a registry, with exemplars where it is OpenMetrics."""
+    if is_openmetrics:
+        text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library has no types here
+        return text
+    return generate_latest(registry)
 
 
 class _Connections:

@@ -12,7 +12,7 @@ import structlog
 from proxy import __version__
 from proxy.observability.logging import Redactor, configure
 from proxy.server.listen import Server
-from proxy.server.signals import Signals, drain, log_egress_proxies, reload_when_asked
+from proxy.server.signals import Signals, drain, log_egress_proxies, log_options, reload_when_asked
 from proxy.server.sockets import format_address, format_addresses
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(load: Callable[[], Settings]) -> int:
 
         return arbiter.run(settings, load)
     redactor = Redactor()
-    writer = configure(format_=settings.log.format, level=settings.log.level, redactor=redactor)
+    writer = configure(redactor=redactor, **log_options(settings))
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(serve(settings, load, redactor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -70,6 +70,17 @@ async def reload_when_asked(signals: Signals, server: Server, load: Callable[[],
 def log_refused(exc: ConfigurationError | OSError) -> None:
     """Log in one line why a configuration was refused."""
     structlog.get_logger().error("configuration.refused", faults=faults_of(exc))
+
+
+def log_options(settings: Settings) -> dict[str, Any]:
+    """The options of `configure` that the configuration has."""
+    log = settings.log
+    return {
+        "format_": log.format,
+        "level": log.level,
+        "fields": log.fields,
+        "is_access_logged": log.access == "on",
+    }
 
 
 def log_egress_proxies(settings: Settings) -> None:

@@ -37,9 +37,9 @@ class WorkerStatus:
         """End what is being looked at."""
         await self._collector.close()
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         """The text of a scrape."""
-        return self._service.metrics.render()
+        return self._service.metrics.render(is_openmetrics=is_openmetrics)
 
     async def streams(self) -> list[Stream]:
         """The live streams."""

@@ -10,12 +10,12 @@ from proxy.settings.envelope import Envelope, EnvelopeTarget
 from proxy.settings.ledger import LedgerUrl
 from proxy.settings.limits_store import StoreUrl
 from proxy.settings.loading import ConfigurationError, load_settings
+from proxy.settings.log import Log
 from proxy.settings.model import FAULT, UNKNOWN_KEY, closest
 from proxy.settings.server import (
     ClientTimeouts,
     Cors,
     Limits,
-    Log,
     PlanSettings,
     Settings,
 )

@@ -39,6 +39,7 @@ from proxy.routing import Router, Rules
 from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.routing.model_routes import ModelRoute
 from proxy.settings.build_prices import build_prices
+from proxy.settings.build_telemetry import telemetry_secrets
 from proxy.settings.build_ways import egress_of, egress_secrets, unpinned_proxy, way_of
 from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
@@ -187,6 +188,7 @@ def secrets_of(settings: Settings) -> Iterator[str]:
             if password is not None:
                 yield password.get_secret_value()
     yield from egress_secrets(settings)
+    yield from telemetry_secrets(settings)
     ledger = settings.usage.ledger
     if ledger is not None:
         yield from ledger.passwords

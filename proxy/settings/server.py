@@ -23,6 +23,7 @@ from proxy.settings.listeners import (
     ListenAddresses,
     listen_faults,
 )
+from proxy.settings.log import Log
 from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
 from proxy.settings.routes import RouteSettings, route_faults
 from proxy.settings.scalars import (
@@ -32,7 +33,6 @@ from proxy.settings.scalars import (
     FieldName,
     Flag,
     HeaderSize,
-    LogLevel,
     OriginText,
     PositiveDuration,
     RateText,
@@ -43,6 +43,7 @@ from proxy.settings.scalars import (
     read_count,
     read_field_name,
 )
+from proxy.settings.telemetry import OtelVariables, TelemetrySettings
 from proxy.settings.typed import TypedNames, name_faults
 from proxy.settings.units import InvalidValue
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
@@ -138,13 +139,6 @@ class Cors(Model):
             yield ("credentials",), InvalidValue("must be false while origins has `*`", suggestion="false")
 
 
-class Log(Model):
-    """The log on standard output."""
-
-    format: Literal["json", "console"] = Field("json", description="json for machines, console for a terminal.")
-    level: LogLevel = Field("info", description="The least severe lines that are written.")
-
-
 def _none_in_schema(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"const": "none"})
 
@@ -236,11 +230,15 @@ class Settings(Model):
     envelope: Envelope | None = Field(None, description="The envelope form; off unless given.")
     cors: Cors = Field(default_factory=Cors, description="Which pages may read the proxy's responses (CORS).")
     log: Log = Field(default_factory=Log, description="The log on standard output.")
+    telemetry: TelemetrySettings = Field(
+        default_factory=TelemetrySettings, description="Traces and metrics by OpenTelemetry; off unless asked for."
+    )
     playground: Flag = Field(default=False, description="The trial page at /playground.")
 
     # See `secret_files`.
     _secret_files: tuple[tuple[Location, str], ...] = PrivateAttr(default=())
     _proxies: ProxyVariables = PrivateAttr(default=ProxyVariables())
+    _otel: OtelVariables = PrivateAttr(default=OtelVariables())
 
     @property
     def secret_files(self) -> tuple[tuple[Location, str], ...]:
@@ -259,6 +257,15 @@ class Settings(Model):
     def note_proxies(self, proxies: ProxyVariables) -> None:
         """Store the environment's egress proxies; called once, after loading."""
         self._proxies = proxies
+
+    @property
+    def otel(self) -> OtelVariables:
+        """What the environment says of telemetry."""
+        return self._otel
+
+    def note_otel(self, variables: OtelVariables) -> None:
+        """Store what the environment says of telemetry; called once, after loading."""
+        self._otel = variables
 
     def egress_value(self, own: EgressValue | None) -> EgressValue:
         """The `egress_proxy` that holds where an upstream's or an issuer's own is `own`."""

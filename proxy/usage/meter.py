@@ -17,6 +17,7 @@ from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
     from proxy.dialects import Dialect
+    from proxy.dialects.told import Told
 
 # How the figures came about: the vendor said them, they are estimated, or no model was run.
 Source = Literal["reported", "estimated", "none"]
@@ -70,6 +71,7 @@ class Meter:
         figures: What it came to, once somebody has asked: what comes later changes nothing.
         runs_model: Whether the request is for a model's work; any other takes none, unless the vendor says so.
         peer: Whose server it is, where a client chose it: what that one tells says nothing of others' models.
+        told: Takes what the events that are parsed say of the answer as such; None where nobody asks.
     """
 
     __slots__ = (
@@ -91,6 +93,7 @@ class Meter:
         "peer",
         "runs_model",
         "status",
+        "told",
     )
 
     def __init__(
@@ -106,6 +109,7 @@ class Meter:
         self.status: int | None = None
         self.is_stream: bool | None = None
         self.figures: Figures | None = None
+        self.told: Told | None = None
         self._raw_bytes = 0
         self._sample_at = 0
         self._sampled_bytes = 0
@@ -160,6 +164,8 @@ class Meter:
             self.catch_up()
         elif self._held:
             self._count_whole(self._held)
+            if self.told is not None and len(self._held) < _MOST_HELD:
+                self.told.read_whole(self._held)
         self._held = b""
 
     def catch_up(self) -> None:
@@ -195,6 +201,8 @@ class Meter:
 
     def _look(self, data: bytes) -> None:
         """Take the usage in the first events that hold any; of those after them only the last counts, at the end."""
+        if self.told is not None and self._told < _FIRST_TOLD:
+            self.told.look(data)
         at = 0
         while self._told < _FIRST_TOLD:
             found = _KEY.search(data, at)
@@ -213,6 +221,8 @@ class Meter:
         event = _object_in(data)
         if event is not None:
             self._dialect.count(event, self.counts)
+            if self.told is not None:
+                self.told.read(event)
             # Known, and no example of the others.
             self._raw_bytes -= len(data)
             self._told_text += self._dialect.text_bytes(event)
@@ -227,6 +237,8 @@ class Meter:
         event = _object_in(data)
         if event is not None:
             self._sampled_text += self._dialect.text_bytes(event)
+            if self.told is not None:
+                self.told.read(event)
             if self.counts.model is None:
                 said = Counts()
                 self._dialect.count(event, said)

@@ -36,7 +36,7 @@ class Fake:
     whose: list[Mapping[str, str]] = field(default_factory=list)
     ended: Stopped = field(default_factory=lambda: Stopped(2))
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         return b"forward_sse_active_streams 1.0\n"
 
     async def streams(self) -> list[Stream]:

@@ -64,7 +64,7 @@ class AllWorkers:
         await self._peers.close()
         self._counters.collect()
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         """Render a scrape, summed over all workers, with the counters of those that ended."""
         answers = await self._peers.ask({"ask": "metrics"})
         parts = {self._name: self._counters.collect()}
@@ -82,7 +82,7 @@ class AllWorkers:
             "Workers, by whether they answered this scrape.",
             [Sample("forward_sse_workers", {"state": state}, float(count)) for state, count in states.items()],
         )
-        return counter_files.render([*counter_files.add(*parts.values()), workers])
+        return counter_files.render([*counter_files.add(*parts.values()), workers], is_openmetrics=is_openmetrics)
 
     async def streams(self) -> list[Stream]:
         """The live streams of all workers."""

@@ -31,7 +31,7 @@ from gunicorn.errors import HaltServer
 from proxy import __version__
 from proxy.observability.logging import Redactor, configure
 from proxy.server.configuration import note_refused
-from proxy.server.signals import log_egress_proxies, log_refused
+from proxy.server.signals import log_egress_proxies, log_options, log_refused
 from proxy.server.sockets import format_addresses
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
 from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
@@ -68,7 +68,7 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
         return EXIT_FAILED
     os.environ.pop(VARIABLE, None)
     writer = DirectWriter(sys.stdout.fileno())
-    configure(format_=settings.log.format, level=settings.log.level, redactor=redactor, writer=writer)
+    configure(redactor=redactor, writer=writer, **log_options(settings))
     arbiter = Arbiter(WorkerApplication(settings, load, redactor, shared))
     pid = os.getpid()
     # Imported objects are never collected: a worker's collector would write to, and so copy, memory that all share.

@@ -11,12 +11,15 @@ What is 0 or 1 (an upstream that is out, a key that rests) is not summed: 1 wher
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
+import prometheus_client.samples
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
+
+from proxy.observability import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +36,16 @@ _MERGES: Final[Mapping[str, Callable[[float, float], float]]] = {
     "forward_sse_upstream_out": max,
     "forward_sse_workers_configured": max,
 }
+_Key: TypeAlias = "tuple[str, tuple[tuple[str, str], ...]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation among those of a sample: the labels name its trace, `at_s` is since 1970."""
+
+    labels: dict[str, str]
+    value: float
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,7 @@ class Sample:
     name: str
     labels: dict[str, str]
     value: float
+    exemplar: Exemplar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +68,16 @@ class Family:
     samples: list[Sample]
 
 
-def take(metrics: Iterable[Metric]) -> list[Family]:
+def take(collected: Iterable[Metric]) -> list[Family]:
     """Turn what a registry collects into plain values."""
     return [
         Family(
             metric.name,
             metric.type,
             metric.documentation,
-            [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            [Sample(sample.name, sample.labels, sample.value, _exemplar(sample.exemplar)) for sample in metric.samples],
         )
-        for metric in metrics
+        for metric in collected
     ]
 
 
@@ -79,12 +93,27 @@ def read(data: Any) -> list[Family]:
                 str(family["name"]),
                 str(family["kind"]),
                 str(family["documentation"]),
-                [Sample(str(one["name"]), dict(one["labels"]), float(one["value"])) for one in family["samples"]],
+                [
+                    Sample(
+                        str(one["name"]), dict(one["labels"]), float(one["value"]), _read_exemplar(one.get("exemplar"))
+                    )
+                    for one in family["samples"]
+                ],
             )
             for family in data
         ]
-    except (TypeError, KeyError) as exc:
+    except (AttributeError, TypeError, KeyError) as exc:
         raise ValueError("not metrics") from exc
+
+
+def _read_exemplar(data: Any) -> Exemplar | None:
+    return None if data is None else Exemplar(dict(data["labels"]), float(data["value"]), float(data["at_s"]))
+
+
+def _exemplar(given: prometheus_client.samples.Exemplar | None) -> Exemplar | None:
+    if given is None or given.timestamp is None:
+        return None
+    return Exemplar(dict(given.labels), given.value, float(given.timestamp))
 
 
 def counts(families: Iterable[Family]) -> list[Family]:
@@ -95,15 +124,18 @@ def counts(families: Iterable[Family]) -> list[Family]:
 def add(*workers: Iterable[Family]) -> list[Family]:
     """Sum up the workers' samples, label by label; a series that only some have is the sum of those.
 
-    Gauges that have no sum are merged by `_MERGES`.
+    Gauges that have no sum are merged by `_MERGES`; of several exemplars of a sample the latest is kept.
     """
-    families: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
+    families: dict[str, tuple[Family, dict[_Key, float]]] = {}
+    latest: dict[_Key, Exemplar] = {}
     for worker in workers:
         for family in worker:
             _, sums = families.setdefault(family.name, (family, {}))
             merge = _MERGES.get(family.name, _sum)
             for sample in family.samples:
                 key = sample.name, tuple(sample.labels.items())
+                if sample.exemplar is not None and (key not in latest or latest[key].at_s < sample.exemplar.at_s):
+                    latest[key] = sample.exemplar
                 if key not in sums:
                     sums[key] = sample.value
                 elif sample.name.endswith("_created"):
@@ -112,7 +144,7 @@ def add(*workers: Iterable[Family]) -> list[Family]:
                 else:
                     sums[key] = merge(sums[key], sample.value)
     return [
-        replace(family, samples=[Sample(name, dict(labels), value) for (name, labels), value in sums.items()])
+        replace(family, samples=[Sample(key[0], dict(key[1]), value, latest.get(key)) for key, value in sums.items()])
         for family, sums in families.values()
     ]
 
@@ -121,11 +153,11 @@ def _sum(one: float, other: float) -> float:
     return one + other
 
 
-def render(families: Iterable[Family]) -> bytes:
+def render(families: Iterable[Family], *, is_openmetrics: bool = False) -> bytes:
     """Render the text of a scrape."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(families))
-    return generate_latest(registry)
+    return metrics.render(registry, is_openmetrics=is_openmetrics)
 
 
 class _Given:
@@ -136,7 +168,9 @@ class _Given:
         for family in self._families:
             metric = Metric(family.name, family.documentation, family.kind)
             for sample in family.samples:
-                metric.add_sample(sample.name, sample.labels, sample.value)
+                one = sample.exemplar
+                exemplar = None if one is None else prometheus_client.samples.Exemplar(one.labels, one.value, one.at_s)
+                metric.add_sample(sample.name, sample.labels, sample.value, exemplar=exemplar)
             yield metric
 
 

@@ -24,7 +24,7 @@ from gunicorn.arbiter import Arbiter
 
 from proxy.observability.logging import LineWriter, configure
 from proxy.server.listen import Place, Server
-from proxy.server.signals import Signals, drain, log_refused
+from proxy.server.signals import Signals, drain, log_options, log_refused
 from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Serve, and exit with the exit code; a failure to start is sent to the arbiter."""
         application: WorkerApplication = self.app
-        log = application.settings.log
         writer = LineWriter(sys.stdout.fileno(), is_shared=True)
-        configure(format_=log.format, level=log.level, redactor=application.redactor, writer=writer, worker=self.name)
+        options = log_options(application.settings)
+        configure(redactor=application.redactor, writer=writer, worker=self.name, **options)
         try:
             super().run()
         except OSError as exc:

@@ -25,6 +25,7 @@ from proxy.settings.loading.faults import (
     place_of,
 )
 from proxy.settings.loading.marked_yaml import Document, Missing
+from proxy.settings.loading.otel import read_variables as otel_variables
 from proxy.settings.loading.schema import json_schema
 from proxy.settings.loading.substitution import Substitution, variables_in
 from proxy.settings.model import FAULT, UNKNOWN_KEY
@@ -88,9 +89,11 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         raise ConfigurationError(faults)
     settings.note_files(substitution.files)
     proxies, faults = read_variables(settings, environ)
-    if faults:
-        raise ConfigurationError(faults)
+    otel, of_otel = otel_variables(settings, environ, document.places)
+    if faults or of_otel:
+        raise ConfigurationError([*faults, *of_otel])
     settings.note_proxies(proxies)
+    settings.note_otel(otel)
     return settings
 
 

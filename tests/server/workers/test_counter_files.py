@@ -11,12 +11,21 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observability.metrics import Metrics
-from proxy.server.workers.counter_files import CounterFile, add, counts, read, read_file, render, take
+from proxy.server.workers.counter_files import (
+    CounterFile,
+    Exemplar,
+    Family,
+    Sample,
+    add,
+    counts,
+    read,
+    read_file,
+    render,
+    take,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from proxy.server.workers.counter_files import Family
 
 
 def worker(*, requests: int = 1, active: int = 0, upstream: str = "main") -> Metrics:
@@ -53,6 +62,24 @@ def test_render_is_the_librarys_own() -> None:
     """One worker's figures read the same as if the library had rendered them."""
     metrics = worker(requests=3, active=2)
     assert render(add(families(metrics))) == generate_latest(metrics.registry)
+
+
+def test_exemplars() -> None:
+    """Of a bucket's exemplars in several workers the latest is shown, also after a way through JSON."""
+    labels = {"le": "1.0"}
+
+    def of(at_s: float | None) -> list[Family]:
+        exemplar = None if at_s is None else Exemplar({"trace_id": f"{at_s}"}, 0.5, at_s)
+        given = [Family("x", "histogram", "words", [Sample("x_bucket", labels, 1.0, exemplar)])]
+        return read(orjson.loads(orjson.dumps(given)))
+
+    (family,) = add(of(2.0), of(None), of(3.0), of(1.0))
+    assert family.samples == [Sample("x_bucket", labels, 4.0, Exemplar({"trace_id": "3.0"}, 0.5, 3.0))]
+    assert b'x_bucket{le="1.0"} 4.0 # {trace_id="3.0"} 0.5 3.0' in render([family], is_openmetrics=True)
+    assert b"trace_id" not in render([family])
+    sample = {"name": "x", "labels": {}, "value": 1, "exemplar": 3}
+    with pytest.raises(ValueError, match="not metrics"):
+        read([{"name": "x", "kind": "", "documentation": "", "samples": [sample]}])
 
 
 def test_add() -> None:
