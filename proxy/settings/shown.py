@@ -24,9 +24,11 @@ from proxy.settings.envelope import Envelope, EnvelopeTarget
 from proxy.settings.ledger import LedgerUrl
 from proxy.settings.limits_store import StoreUrl
 from proxy.settings.listener_tls import ListenerTls
+from proxy.settings.log import Log
 from proxy.settings.model import Model
 from proxy.settings.routes import RetrySettings, RouteSettings, RouteTargetSettings
-from proxy.settings.server import Cors, Limits, Log, PlanSettings, Settings
+from proxy.settings.server import Cors, Limits, PlanSettings, Settings
+from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import Address, duration_text, size_text
 from proxy.settings.upstreams import UpstreamSettings
@@ -55,7 +57,7 @@ SHOWN: Final[Mapping[type[Model], frozenset[str]]] = {
     ),
     Limits: frozenset({"store"}),
     ListenerTls: frozenset({"certificate", "key", "client_ca"}),
-    Log: frozenset(),
+    Log: frozenset({"fields"}),
     OperatorToken: frozenset({"name"}),
     PlanSettings: frozenset({"requests", "tokens", "upstreams"}),
     PriceSettings: frozenset({"input", "cached_input", "cache_write", "output", "currency"}),
@@ -65,6 +67,7 @@ SHOWN: Final[Mapping[type[Model], frozenset[str]]] = {
     Settings: frozenset(
         {"listen", "admin_listen", "trusted_proxies", "auth_failures", "default_upstream", "egress_proxy"}
     ),
+    TelemetrySettings: frozenset({"otlp"}),
     TypedNames: frozenset(TypedNames.model_fields),
     UpstreamSettings: frozenset(
         {
