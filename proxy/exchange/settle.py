@@ -60,15 +60,9 @@ class Reckoning(NamedTuple):
 
     def taken(self, ending: Ending) -> Taken:
         """What it took, if it ended so; asking again, with another ending even, changes no figure."""
-        meter = self.meter
-        if meter is None:
+        if self.meter is None:
             return NOTHING_TAKEN
-        if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
-            return Taken(Figures("none", meter.model))
-        figures = self.estimates.figures(meter, self.upstream, is_whole=ending is Ending.COMPLETE)
-        if figures.source == "none":
-            return Taken(figures)
-        return Taken(figures, self.prices.cost(figures.model, figures.tokens))
+        return _taken(self.meter, self.upstream, self.prices, self.estimates, ending)
 
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
@@ -102,13 +96,23 @@ class Reckoning(NamedTuple):
 
 def take(exchange: Exchange, metrics: Metrics) -> Taken:
     """Find out what an exchange that has ended took, and count it in the metrics; once for each."""
-    reckoning = exchange.reckoning
-    figures, cost = taken = reckoning.taken(exchange.ending or Ending.CLIENT_CLOSED)
+    if exchange.meter is None:
+        return NOTHING_TAKEN
+    upstream, ending = exchange.upstream or NO_UPSTREAM, exchange.ending or Ending.CLIENT_CLOSED
+    figures, cost = taken = _taken(exchange.meter, upstream, exchange.rules.prices, exchange.registry.estimates, ending)
     if figures.source != "none":
-        metrics.usage_settled(
-            reckoning.upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost
-        )
+        metrics.usage_settled(upstream, figures.input, figures.output, figures.cached, figures.reasoning, cost)
     return taken
+
+
+def _taken(meter: Meter, upstream: str, prices: Prices, estimates: Estimates, ending: Ending) -> Taken:
+    """What an exchange with a meter took, if it ended so; see `Reckoning.taken`."""
+    if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
+        return Taken(Figures("none", meter.model))
+    figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
+    if figures.source == "none":
+        return Taken(figures)
+    return Taken(figures, prices.cost(figures.model, figures))
 
 
 def settle(
