@@ -32,6 +32,8 @@ from proxy.model import Ending, RetryRules
 from proxy.protocol.retry_after import rest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from proxy.exchange.exchange import Exchange
     from proxy.exchange.preamble import Deadline
     from proxy.failover import Key, UpstreamState
@@ -100,7 +102,11 @@ class Attempts:
                 result = await self._ask_upstream(route, is_held=False)
             else:
                 result = await self._ask_targets(route, choices)
-            answer = await self._choose(result)
+            if result.answer is None:
+                answer = await self._choose_kept(result)
+            else:
+                answer = result.answer
+                self._keep(None)
         except BaseException:
             self._keep(None)
             raise
@@ -145,15 +151,19 @@ class Attempts:
         state = self._exchange.rules.states.get(result.route.upstream)
         return result.outcome is Outcome.CONNECT and state is not None and state.breaker.is_out
 
-    async def _ask_upstream(self, route: Route, *, is_held: bool) -> _Result:
+    def _ask_upstream(self, route: Route, *, is_held: bool) -> Coroutine[None, None, _Result]:
         """Ask one upstream, with the next of its keys where one is refused."""
         state = self._exchange.rules.states.get(route.upstream)
         if not route.has_operators_key:
-            return await self._ask(route, None if route.is_pinned else state, None, is_held=is_held)
+            return self._ask(route, None if route.is_pinned else state, None, is_held=is_held)
         key = None if state is None else state.keys.pick()
+        if state is None or key is None or state.keys.is_single:
+            return self._ask(route, state, key, is_held=is_held)
+        return self._ask_with_keys(route, state, key, is_held=is_held)
+
+    async def _ask_with_keys(self, route: Route, state: UpstreamState, key: Key, *, is_held: bool) -> _Result:
+        """Ask with this key, and with the next where one is refused."""
         result = await self._ask(route, state, key, is_held=is_held)
-        if state is None or key is None or result.status not in REFUSALS:
-            return result
         tried = [key]
         while result.status in REFUSALS and (following := state.keys.next_after(tried, result.status)) is not None:
             tried.append(following)
@@ -222,16 +232,13 @@ class Attempts:
             deadlines.append((self._deadline_s, "total"))
         return deadlines
 
-    async def _choose(self, result: _Result) -> UpstreamResponse:
-        """Return the answer that the client is given: the last one, or the last that a vendor gave.
+    async def _choose_kept(self, result: _Result) -> UpstreamResponse:
+        """Return the answer that the client is given where the last attempt has none: the last that a vendor gave.
 
         Raises:
             ProxyError: there is none, or the request may have been run and is not to be paid twice.
         """
         kept = self._kept
-        if result.answer is not None:
-            self._keep(None)
-            return result.answer
         assert result.error is not None  # one of the two is there
         choices = result.route.choices
         retry = None if choices is None else choices.retry

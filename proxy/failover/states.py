@@ -142,8 +142,8 @@ class Lease:
         self._state: UpstreamState | None = state
         self._begun_s = begun_s
         # That of the beginning: a reload may make another one.
-        self._breaker = state.breaker
-        self._is_probe = state.breaker.begin()
+        self._breaker = breaker = state.breaker
+        self._is_probe = breaker.is_out and breaker.begin()
         self._has_verdict = False
         state.running += 1
         if key is not None:
