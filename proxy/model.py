@@ -266,16 +266,20 @@ class Upstream:
 class FieldIndex(dict[bytes, bytes]):
     """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
 
+    `size` is how many bytes the names and values of all fields have together.
     `get` is for names of which a second field is refused elsewhere, or harmless; `every` returns the values of all.
     Made once for each message and not to be changed.
     """
 
-    __slots__ = ("repeated",)
+    __slots__ = ("repeated", "size")
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         # Two are made for each request, and the constructor takes twice as long for pairs.
+        size = 0
         for name, value in fields:
             self[name.lower()] = value
+            size += len(name) + len(value)
+        self.size = size
         self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
         if len(self) != len(fields):
             values: dict[bytes, list[bytes]] = {}

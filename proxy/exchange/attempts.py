@@ -27,7 +27,7 @@ from proxy.exchange.exchange import ending_of
 from proxy.exchange.preamble import can_be_held, hold
 from proxy.exchange.reserve import meter_of
 from proxy.failover.keys import LIMITED, REFUSALS
-from proxy.failover.policy import Outcome, ends_at_once, moves_on, outcome_of
+from proxy.failover.policy import OK, Outcome, ends_at_once, moves_on, outcome_of
 from proxy.model import Ending, RetryRules
 from proxy.protocol.retry_after import rest_of
 
@@ -195,7 +195,7 @@ class Attempts:
             )
             attempt.status = answer.status
             outcome = outcome_of(answer.status, has_operators_key=route.has_operators_key)
-            if is_held and outcome is Outcome.OK and can_be_held(answer):
+            if is_held and outcome is OK and can_be_held(answer):
                 outcome = await hold(
                     answer,
                     DIALECTS[route.dialect],
@@ -217,7 +217,7 @@ class Attempts:
             limited = answer if attempt.status == LIMITED else None
             state.key_refused(key, attempt.status, None if limited is None else rest_of(limited.index, time.time()))
         self._metrics.attempt_ended(route.upstream, outcome)
-        if outcome is not Outcome.OK:
+        if outcome is not OK:
             attempt.end(Ending.UPSTREAM_ERROR if error is None else ending_of(error), now())
             if lease is not None:
                 lease.release()

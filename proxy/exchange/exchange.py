@@ -316,7 +316,15 @@ class Exchanges:
             self._idle_waiters.clear()
         if exchange.limits is None and exchange.principal is not None:
             exchange.limits = exchange.rules.store.fallback(exchange.principal)
-        settle(exchange, taken, now_s=self._now(), metrics=self._metrics, ledger=self._ledger, log=self._log)
+        settle(
+            exchange,
+            taken,
+            now_s=self._now(),
+            metrics=self._metrics,
+            ledger=self._ledger,
+            new_id=self._ids.new,
+            log=self._log,
+        )
 
     def live(self) -> list[tuple[Exchange, int, int]]:
         """The exchanges that are running, with the bytes and events that have passed so far."""

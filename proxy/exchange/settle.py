@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from proxy.usage import Estimates, Meter, Prices
 
 # Of a row's id.
-_CHANCE_BYTES: Final = 10
+_CHANCE_DIGITS: Final = 20
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
 MAX_PATH_CHARACTERS = 256
 # Refused before a route was found: the label of the metrics.
@@ -122,9 +121,13 @@ def settle(
     now_s: float,
     metrics: Metrics,
     ledger: Ledger | None,
+    new_id: Callable[[], str],
     log: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Write the line and the ledger's row, and count the exchange; called exactly once for each, whatever happened."""
+    """Write the line and the ledger's row, and count the exchange; called exactly once for each, whatever happened.
+
+    `new_id` draws random hexadecimal digits, at least 20.
+    """
     principal = exchange.principal
     ending = exchange.ending or Ending.CLIENT_CLOSED
     duration_s = now_s - exchange.started_s
@@ -154,7 +157,7 @@ def settle(
     if exchange.rules.logs_client:
         line["client"] = None if exchange.client is None else str(exchange.client)
     if exchange.meter is not None:
-        line |= _usage(taken)
+        _add_usage(line, taken)
     if exchange.log_fields is not None:
         # The line's own fields win, `limits` included, which most lines do not have.
         line = {name: value for name, value in exchange.log_fields.items() if name != "limits"} | line
@@ -162,8 +165,10 @@ def settle(
         line["limits"] = exchange.limits
     if ledger is not None and principal is not None:
         # Before the line, which names the row.
-        row = _row(exchange, principal, taken, line)
-        line |= {"row_id": row.row_id, "dialect": row.dialect, "price_version": row.price_version}
+        row = _row(exchange, principal, taken, line, new_id()[:_CHANCE_DIGITS])
+        line["row_id"] = row.row_id
+        line["dialect"] = row.dialect
+        line["price_version"] = row.price_version
         ledger.append(row)
     log(line)
     metrics.exchange_settled(
@@ -178,47 +183,48 @@ def settle(
     )
 
 
-def _usage(taken: Taken) -> dict[str, Any]:
-    """The fields of what the vendor's answer took."""
+def _add_usage(line: dict[str, Any], taken: Taken) -> None:
+    """Add what the vendor's answer took."""
     figures = taken.figures
-    return {
-        "model": figures.model,
-        "input_tokens": figures.input,
-        "output_tokens": figures.output,
-        "cached_tokens": figures.cached,
-        "reasoning_tokens": figures.reasoning,
-        "cost_usd": None if taken.cost_nano is None else usd_text(taken.cost_nano),
-        "usage": figures.source,
-    }
+    line["model"] = figures.model
+    line["input_tokens"] = figures.input
+    line["output_tokens"] = figures.output
+    line["cached_tokens"] = figures.cached
+    line["reasoning_tokens"] = figures.reasoning
+    line["cost_usd"] = None if taken.cost_nano is None else usd_text(taken.cost_nano)
+    line["usage"] = figures.source
 
 
-def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any]) -> Row:
+def _row(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping[str, Any], chance: str) -> Row:
     figures = taken.figures
     ended_ms = time.time_ns() // 1_000_000
+    # In the order of the columns: by their names it takes three times as long.
     return Row(
-        row_id=f"{ended_ms:012x}{os.urandom(_CHANCE_BYTES).hex()}",
-        id=exchange.id,
-        ended_ms=ended_ms,
-        issuer=principal.issuer,
-        user=principal.user,
-        plan=principal.plan.name,
-        upstream=exchange.upstream,
-        model=figures.model,
-        dialect=None if exchange.upstream is None else exchange.dialect,
-        status=exchange.status,
-        ending=line["ending"],
-        code=exchange.code,
-        ttfb_ms=line["ttfb_ms"],
-        duration_ms=line["duration_ms"],
-        bytes=exchange.bytes,
-        events=exchange.events,
-        input_tokens=figures.input,
-        output_tokens=figures.output,
-        cached_tokens=figures.cached,
-        reasoning_tokens=figures.reasoning,
-        cost_nano=taken.cost_nano,
-        currency=USD,
-        usage=figures.source,
-        price_version=None if figures.source == "none" else exchange.rules.prices.version,
-        attempts=len(exchange.attempts),
+        f"{ended_ms:012x}{chance}",
+        exchange.id,
+        ended_ms,
+        principal.issuer,
+        principal.user,
+        principal.plan.name,
+        exchange.upstream,
+        figures.model,
+        # The dialect.
+        None if exchange.upstream is None else exchange.dialect,
+        exchange.status,
+        line["ending"],
+        exchange.code,
+        line["ttfb_ms"],
+        line["duration_ms"],
+        exchange.bytes,
+        exchange.events,
+        figures.input,
+        figures.output,
+        figures.cached,
+        figures.reasoning,
+        taken.cost_nano,
+        USD,
+        figures.source,
+        # The version of the prices.
+        None if figures.source == "none" else exchange.rules.prices.version,
+        len(exchange.attempts),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.failover.breaker import Breaker
 from proxy.failover.keys import REFUSED, Key, KeyPool, keys_of
-from proxy.failover.policy import FAULTS, Outcome
+from proxy.failover.policy import FAULTS, OK, Outcome
 from proxy.model import Ending
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Lease:
 
     def judge(self, outcome: Outcome) -> None:
         """Take note of how the attempt came out."""
-        if outcome is Outcome.OK:
+        if outcome is OK:
             self._has_verdict = True
             self._breaker.succeeded(self._begun_s, is_probe=self._is_probe)
             if self.key is not None:

@@ -176,7 +176,7 @@ class Meter:
         """Take several whole events, at the price of one."""
         size = len(data)
         self._raw_bytes += size
-        if data.find(_NEEDLE, -_LOOKED_AT) >= 0 or (size > _LOOKED_AT and data.find(_NEEDLE, 0, _LOOKED_AT) >= 0):
+        if data.rfind(_NEEDLE, -_LOOKED_AT) >= 0 or (size > _LOOKED_AT and data.rfind(_NEEDLE, 0, _LOOKED_AT) >= 0):
             self._look(data)
         if self._raw_bytes >= self._sample_at:
             first = data[: _first_end(data)]
