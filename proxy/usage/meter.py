@@ -118,7 +118,7 @@ class Meter:
 
     def event(self, data: bytes) -> None:
         """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
-        self._raw_bytes += len(data)
+        self._raw_bytes = raw_bytes = self._raw_bytes + len(data)
         # From the end it is found fastest. `in` would first try whether the needle is a number, and fail at some cost.
         if data.rfind(_NEEDLE) >= 0 and data.find(_NO_USAGE) < 0:
             if self._told >= _FIRST_TOLD:
@@ -126,7 +126,7 @@ class Meter:
                 self._latest = data
             else:
                 self._look(data)
-        elif self._raw_bytes >= self._sample_at:
+        elif raw_bytes >= self._sample_at:
             self._sample(data, len(data))
 
     def feed(self, data: bytes) -> None:
