@@ -7,24 +7,18 @@ receives plain values.
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
 
-from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
-from proxy.console import Feed, load_page
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
 from proxy.exchange.body import expect_later
 from proxy.exchange.running import RunningExchanges, settle_dead
 from proxy.handlers import (
     SERVICE,
     Service,
-    admin,
-    console,
     errors,
     forward,
     health,
@@ -34,7 +28,7 @@ from proxy.handlers import (
     tickets,
     usage,
 )
-from proxy.handlers import operators as access
+from proxy.handlers.admin_app import make_admin_app
 from proxy.handlers.echo import echo
 from proxy.model import Plan, Principal
 from proxy.observability.logging import Redactor, log_limits_change
@@ -50,6 +44,7 @@ from proxy.settings.build import (
 )
 from proxy.settings.build_telemetry import build_telemetry
 from proxy.settings.build_ways import trust
+from proxy.settings.fixed import changed_fixed, keep_fixed
 from proxy.settings.ledgers import build_ledger, build_running_file
 from proxy.settings.loading.otel import EXTRA
 from proxy.settings.rotation import FileWatch
@@ -63,7 +58,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from proxy.exchange.telemetry import Telemetry
-    from proxy.handlers.admin import View
     from proxy.ledger import Ledger
     from proxy.ledger.running import RunningFile
     from proxy.limits import Store
@@ -97,11 +91,6 @@ TELEMETRY: Final[web.AppKey[Telemetry | None]] = web.AppKey("telemetry")
 
 # How long what a refused client still sends is read away, so that it sees the answer instead of a reset.
 LINGER_S: Final = 2.0
-# Read once, at start; a reload that changes one of them reports it and leaves it.
-FIXED_KEYS: Final = (
-    *("listen", "admin_listen", "workers", "limits", "log", "telemetry"),
-    *("usage.ledger", "usage.spool", "usage.sync", "usage.budget_timezone"),
-)
 
 
 def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.Application:
@@ -183,28 +172,6 @@ def own(*routes: tuple[str, str, errors.Handler]) -> list[web.RouteDef]:
     ]
 
 
-def make_admin_app(view: View, operators: Operators | None = None) -> web.Application:
-    """Build the application of the operator's listener; `view` tells of all workers.
-
-    `operators` decides who gets in. Without it no credential is asked for, as on loopback: only requests whose `Host`
-    is `localhost` or an IP address are answered, and none of another origin's page.
-    """
-    app = web.Application(middlewares=[admin.translate, access.admit])
-    app[admin.VIEW] = view
-    app[access.ACCESS] = access.Access(operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES)))
-    app.on_response_prepare.append(_add_admin_fields)
-    app[console.PAGE], feed = load_page(), Feed(view)
-    app[console.FEED] = feed
-
-    async def end_consoles(_app: web.Application) -> None:
-        await feed.close()
-
-    # Before the connections are waited for.
-    app.on_shutdown.append(end_consoles)
-    app.add_routes([*console.ROUTES, *admin.ROUTES])
-    return app
-
-
 def connection_options(settings: Settings) -> dict[str, Any]:
     """The options of aiohttp's connections, for `handler_args` of the outermost application, or for a runner.
 
@@ -223,15 +190,6 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "lingering_time": LINGER_S,
         "keepalive_timeout": 0.0 if keep_alive_s is None else keep_alive_s,
     }
-
-
-def keep_fixed(settings: Settings, running: Settings) -> Settings:
-    """The settings with the `FIXED_KEYS` of those that the process was started with."""
-    fixed: dict[str, dict[str, Any]] = {"": {}, "usage": {}}
-    for key in FIXED_KEYS:
-        part, _, name = key.rpartition(".")
-        fixed[part][name] = attrgetter(key)(running)
-    return settings.model_copy(update=fixed[""] | {"usage": settings.usage.model_copy(update=fixed["usage"])})
 
 
 async def reload(app: web.Application, settings: Settings) -> list[str]:
@@ -254,7 +212,7 @@ async def reload(app: web.Application, settings: Settings) -> list[str]:
     service.timers.set_tick(timer_tick_s(settings))
     if (ledger := app[LEDGER]) is not None:
         ledger.set_retention(settings.usage.retention_s)
-    ignored = [key for key in FIXED_KEYS if attrgetter(key)(settings) != attrgetter(key)(builder.settings)]
+    ignored = changed_fixed(settings, builder.settings)
     # What is in force, so that the next reload names them again.
     builder.settings = app[FILES].settings = keep_fixed(settings, builder.settings)
     if old is not None:
@@ -430,13 +388,6 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
 
 BUILDER: Final = web.AppKey("builder", RulesBuilder)
 FILES: Final = web.AppKey("files", FileWatch)
-
-
-async def _add_admin_fields(_request: web.Request, response: web.StreamResponse) -> None:
-    """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
 
 
 async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:

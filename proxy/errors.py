@@ -235,9 +235,8 @@ class TooManyStreamsError(ProxyError):
 class TooManyTicketsError(ProxyError):
     """The user has as many tickets open as one may have (429); `retry_after_s` is when the oldest lapses."""
 
-    status, code, blame = 429, "rate_limit_exceeded", "client"
+    status, code, blame, limit = 429, "rate_limit_exceeded", "client", "tickets"
     message = "Too many of your tickets are open; use one, or wait until one lapses."
-    limit = "tickets"
 
 
 class TooManyFailuresError(ProxyError):
@@ -374,19 +373,14 @@ def refusal(error: ProxyError, dialect: Dialect) -> Refusal:
     401 always has `WWW-Authenticate`, 405 `Allow`, 415 `Accept-Encoding`, 429 and 503 `Retry-After` in whole seconds,
     rounded up so that who obeys it is admitted, and beyond a minute, or for a budget, `X-Should-Retry: false`. Pure.
     """
-    fields: list[Field] = [
-        (b"Content-Type", b"application/json"),
-        (b"X-Forward-Sse-Code", error.code.encode()),
-    ]
-    challenge = error.challenge()
-    if challenge is not None:
+    fields: list[Field] = [(b"Content-Type", b"application/json"), (b"X-Forward-Sse-Code", error.code.encode())]
+    if (challenge := error.challenge()) is not None:
         fields.append((b"WWW-Authenticate", challenge))
     if isinstance(error, MethodNotAllowedError):
         fields.append((b"Allow", error.allow.encode()))
     if isinstance(error, UnsupportedMediaTypeError):
         fields.append((b"Accept-Encoding", error.accept_encoding))
-    seconds = retry_after(error)
-    if seconds is not None:
+    if (seconds := retry_after(error)) is not None:
         fields.append((b"Retry-After", b"%d" % seconds))
         if seconds > LONGEST_RETRY_S or isinstance(error, InsufficientQuotaError):
             fields.append((b"X-Should-Retry", b"false"))

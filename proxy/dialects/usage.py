@@ -155,7 +155,11 @@ def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
 
 def size_of(*texts: object) -> int:
     """The UTF-8 bytes of those that are texts."""
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
+    size = 0
+    for text in texts:
+        if isinstance(text, str):
+            size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size
 
 
 def openai_text_bytes(event: dict[str, Any]) -> int:

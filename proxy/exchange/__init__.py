@@ -6,6 +6,7 @@ raises the errors that its docstring names. The phases are modules: `head`, `aut
 leaves. What leaves is the upstream's response, and in the end one log line.
 """
 
-from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, PRINCIPAL, Exchange, Exchanges
+from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, PRINCIPAL, Exchange
+from proxy.exchange.registry import Exchanges
 
 __all__ = ["EXCHANGE", "LOG_FIELDS", "PRINCIPAL", "Exchange", "Exchanges"]

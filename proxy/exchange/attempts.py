@@ -28,11 +28,13 @@ from proxy.exchange.kept import KeptAnswer
 from proxy.exchange.preamble import can_be_held, hold
 from proxy.exchange.reserve import meter_of
 from proxy.failover.keys import LIMITED, REFUSALS
-from proxy.failover.policy import Outcome, ends_at_once, moves_on, outcome_of
+from proxy.failover.policy import OK, Outcome, ends_at_once, moves_on, outcome_of
 from proxy.model import Ending, RetryRules
 from proxy.protocol.retry_after import rest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from proxy.exchange.exchange import Exchange
     from proxy.exchange.preamble import Deadline
     from proxy.failover import Key, UpstreamState
@@ -101,7 +103,10 @@ class Attempts:
                 result = await self._ask_upstream(route, is_held=False)
             else:
                 result = await self._ask_targets(route, choices)
-            answer = await self._choose(result)
+            if result.answer is not None and self._kept is None:
+                answer = result.answer
+            else:
+                answer = await self._choose(result)
         except BaseException:
             self._drop_kept()
             raise
@@ -145,15 +150,19 @@ class Attempts:
         state = self._exchange.rules.states.get(result.route.upstream)
         return result.outcome is Outcome.CONNECT and state is not None and state.breaker.is_out
 
-    async def _ask_upstream(self, route: Route, *, is_held: bool) -> _Result:
+    def _ask_upstream(self, route: Route, *, is_held: bool) -> Coroutine[None, None, _Result]:
         """Ask one upstream, with the next of its keys where one is refused."""
         state = self._exchange.rules.states.get(route.upstream)
         if not route.has_operators_key:
-            return await self._ask(route, None if route.is_pinned else state, None, is_held=is_held)
+            return self._ask(route, None if route.is_pinned else state, None, is_held=is_held)
         key = None if state is None else state.keys.pick()
+        if state is None or key is None or state.keys.is_single:
+            return self._ask(route, state, key, is_held=is_held)
+        return self._ask_with_keys(route, state, key, is_held=is_held)
+
+    async def _ask_with_keys(self, route: Route, state: UpstreamState, key: Key, *, is_held: bool) -> _Result:
+        """Ask with this key, and with the next where one is refused."""
         result = await self._ask(route, state, key, is_held=is_held)
-        if state is None or key is None or result.status not in REFUSALS:
-            return result
         tried = [key]
         while result.status in REFUSALS and (following := state.keys.next_after(tried, result.status)) is not None:
             tried.append(following)
@@ -186,7 +195,7 @@ class Attempts:
             )
             attempt.status = answer.status
             outcome = outcome_of(answer.status, has_operators_key=route.has_operators_key)
-            if is_held and outcome is Outcome.OK and can_be_held(answer):
+            if is_held and outcome is OK and can_be_held(answer):
                 outcome = await hold(
                     answer,
                     DIALECTS[route.dialect],
@@ -208,7 +217,7 @@ class Attempts:
             limited = answer if attempt.status == LIMITED else None
             state.key_refused(key, attempt.status, None if limited is None else rest_of(limited.index, time.time()))
         self._metrics.attempt_ended(route.upstream, outcome)
-        if outcome is not Outcome.OK:
+        if outcome is not OK:
             attempt.end(Ending.UPSTREAM_ERROR if error is None else ending_of(error), now())
             if lease is not None:
                 lease.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
@@ -60,8 +59,7 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         # The log learns the path only now: where a target should be may stand anything, a credential even.
         exchange.path = path.decode("latin-1")
         max_bytes = exchange.rules.max_head_bytes
-        # In C: of most heads every field is looked at by what follows, and none needs to be here.
-        if len(b"".join(chain.from_iterable(request.raw_headers))) > max_bytes:
+        if index.size > max_bytes:
             raise HeaderTooLargeError.of_head(max_bytes)
         if (b"upgrade" in index or b"sec-websocket-key" in index) and asks_for_websocket(index):
             # Before anything is asked of a store or charged: no credential makes a difference.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.model import Amounts
-from proxy.usage import Meter, model_in
+from proxy.usage import Meter, model_in, model_read
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange
@@ -46,7 +46,9 @@ async def reserve(exchange: Exchange, model: str | None, turns: Turns) -> None:
 async def meter_of(route: Route, turns: Turns) -> Meter:
     """Make the meter of a request that goes there."""
     dialect = DIALECTS[route.dialect]
-    model = await turns.run(model_in(route.target, route.body))
+    model = model_read(route.target, route.body_model)
+    if model is None:
+        model = await turns.run(model_in(route.target, route.body))
     runs_model, peer = dialect.runs_model(route.target), peer_of(route)
     return Meter(dialect, model=model, body_bytes=len(route.body), runs_model=runs_model, peer=peer)
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
-from proxy.exchange.settle import NO_UPSTREAM, Taken, line_of, named, row_of
+from proxy.exchange.settle import NO_UPSTREAM, Taken, line_of, row_of
 from proxy.model import Amounts, Ending, Principal
 from proxy.observability.logging import exchange_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from proxy.exchange.exchange import Exchange, Exchanges
+    from proxy.exchange.exchange import Exchange
+    from proxy.exchange.registry import Exchanges
     from proxy.limits import Store
     from proxy.model import Plan
     from proxy.observability.metrics import Metrics
@@ -92,12 +93,13 @@ class RunningExchanges:
         assert exchange.principal is not None  # looked at before
         assert exchange.meter is not None
         figures = exchange.registry.estimates.so_far(exchange.meter, exchange.upstream or "")
-        cost = None if figures.source == "none" else exchange.rules.prices.cost(figures.model, figures.tokens)
+        cost = None if figures.source == "none" else exchange.rules.prices.cost(figures.model, figures)
         taken = Taken(figures, cost)
         line = line_of(exchange, taken, Ending.STOPPED, self._exchanges.now())
         # A path is the client's text, and no logger has looked through it for secrets yet.
         line |= {"bytes": sent, "events": events, "reason": REASON, "path": None}
-        line |= named(row_of(exchange, exchange.principal, taken, line))
+        row = row_of(exchange, exchange.principal, taken, line, self._exchanges.new_id())
+        line |= {"row_id": row.row_id, "dialect": row.dialect, "price_version": row.price_version}
         return orjson.dumps(line)
 
 

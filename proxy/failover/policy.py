@@ -38,6 +38,8 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+# Of nearly all attempts. As a member it is looked up in its class and the class's own class, five times as slowly.
+OK: Final = Outcome.OK
 # What the upstream is to blame for; a key's refusals are the key's.
 FAULTS: Final = frozenset({Outcome.CONNECT, Outcome.SERVER_ERROR, Outcome.ERROR_EVENT, Outcome.LOST, Outcome.TIMEOUT})
 # What the vendor may have run, and be paid for.
@@ -62,7 +64,7 @@ def outcome_of(status: int, *, has_operators_key: bool) -> Outcome:
             return Outcome.CREDENTIALS
         if status == UNPAID:
             return Outcome.UNPAID
-    return Outcome.OK
+    return OK
 
 
 def moves_on(outcome: Outcome, retry: RetryRules | None) -> bool:

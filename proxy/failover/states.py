@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.failover.breaker import Breaker
 from proxy.failover.keys import REFUSED, Key, KeyPool, keys_of
-from proxy.failover.policy import FAULTS, Outcome
+from proxy.failover.policy import FAULTS, OK, Outcome
 from proxy.model import Ending
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ class Lease:
         self._state: UpstreamState | None = state
         self._begun_s = begun_s
         # That of the beginning: a reload may make another one.
-        self._breaker = state.breaker
-        self._is_probe = state.breaker.begin()
+        self._breaker = breaker = state.breaker
+        self._is_probe = breaker.is_out and breaker.begin()
         self._has_verdict = False
         state.running += 1
         if key is not None:
@@ -151,7 +151,7 @@ class Lease:
 
     def judge(self, outcome: Outcome) -> None:
         """Take note of how the attempt came out."""
-        if outcome is Outcome.OK:
+        if outcome is OK:
             self._has_verdict = True
             self._breaker.succeeded(self._begun_s, is_probe=self._is_probe)
             if self.key is not None:

@@ -20,13 +20,18 @@ class SlidingCounts:
 
     def count(self, now_s: float, first: int, second: int) -> None:
         """Add to the two counts."""
-        at = self._advance(now_s)
+        number = int(now_s / self._bucket_s)
+        if number > self._last:
+            self._advance(number)
+        at = self._last % _BUCKETS
         self._first[at] += first
         self._second[at] += second
 
     def sums(self, now_s: float) -> tuple[int, int]:
         """What was counted within the window."""
-        self._advance(now_s)
+        number = int(now_s / self._bucket_s)
+        if number > self._last:
+            self._advance(number)
         return sum(self._first), sum(self._second)
 
     def clear(self) -> None:
@@ -34,12 +39,8 @@ class SlidingCounts:
         self._first = [0] * _BUCKETS
         self._second = [0] * _BUCKETS
 
-    def _advance(self, now_s: float) -> int:
-        """Empty the buckets whose time is over, and return the current one's index."""
-        number = int(now_s / self._bucket_s)
-        passed = number - self._last
-        if passed > 0:
-            for gone in range(self._last + 1, self._last + 1 + min(passed, _BUCKETS)):
-                self._first[gone % _BUCKETS] = self._second[gone % _BUCKETS] = 0
-            self._last = number
-        return self._last % _BUCKETS
+    def _advance(self, number: int) -> None:
+        """Empty the buckets whose time is over: the current one has a later number."""
+        for gone in range(self._last + 1, self._last + 1 + min(number - self._last, _BUCKETS)):
+            self._first[gone % _BUCKETS] = self._second[gone % _BUCKETS] = 0
+        self._last = number

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from proxy.dialects import DIALECTS
 from proxy.errors import (
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _EVENT_STREAM: Final = "text/event-stream"
+# aiohttp looks each name up in lower case, and has that of an `istr`.
+_ID: Final = istr("X-Forward-Sse-Id")
+_UPSTREAM: Final = istr("X-Forward-Sse-Upstream")
+_ATTEMPTS: Final = istr("X-Forward-Sse-Attempts")
 # After these no request follows on the connection.
 _LAST: Final = (DrainingError, HeaderTooLargeError, RequestTimeoutError)
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
@@ -115,12 +120,9 @@ def add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
         origin = origins[0].encode("latin-1", "replace") if len(origins) == 1 else None
         headers.extend(as_headers(request.config_dict[SERVICE].rules.cors.answer_fields(origin)))
         return
-    fields: list[tuple[str, str]] = [("X-Forward-Sse-Id", exchange.id)]
+    fields: list[tuple[str, str]] = [(_ID, exchange.id)]
     if exchange.is_answered and exchange.code is None:
-        fields += (
-            ("X-Forward-Sse-Upstream", exchange.upstream or ""),
-            ("X-Forward-Sse-Attempts", str(len(exchange.attempts))),
-        )
+        fields += ((_UPSTREAM, exchange.upstream or ""), (_ATTEMPTS, str(len(exchange.attempts))))
     if exchange.standing is not None:
         fields += rate_limit_fields(exchange.standing)
     elif exchange.principal is not None:

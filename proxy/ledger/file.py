@@ -11,6 +11,7 @@ import re
 import sqlite3
 import time
 from contextlib import closing, contextmanager
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-# As many rows as possible in a statement: sqlite3 releases the interpreter's lock several times in each, and while the
-# loop is busy each time that the thread wants it back costs both a switch. So many take a millisecond to bind.
-_AT_ONCE: Final = 200
-# Such a statement takes 100 KiB, and seldom comes again.
-_STATEMENTS: Final = 16
+# How many rows a statement has. As many as possible: sqlite3 releases the interpreter's lock several times in each, and
+# while the loop is busy each time that the thread wants it back costs both a switch. And few different numbers: each is
+# a statement of its own, and compiling one takes as long as executing it.
+_AT_ONCE: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+# Those of both tables, and the short ones: 300 KiB.
+_STATEMENTS: Final = 32
 _PARAMETERS: Final = re.compile(r"\(:[^)]*\)")
 # What is nobody's fault and may pass; all else, at start, is the configuration's.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -251,14 +253,17 @@ def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[S
     if not records:
         return 0
     changed = start = 0
-    at_once = min(_AT_ONCE, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(records[0]))
-    while start < len(records):
-        part = records[start : start + at_once]
-        changed += connection.execute(_many(statement, len(part[0]), len(part)), [*chain.from_iterable(part)]).rowcount
-        start += at_once
+    columns = len(records[0])
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns
+    for count in _AT_ONCE:
+        while start + count <= len(records) and count <= most:
+            part = records[start : start + count]
+            changed += connection.execute(_many(statement, columns, count), [*chain.from_iterable(part)]).rowcount
+            start += count
     return changed
 
 
+@cache
 def _many(statement: str, columns: int, count: int) -> str:
     """The statement with so many rows of positional parameters."""
     one = f"({', '.join('?' * columns)})"

@@ -6,7 +6,9 @@ Made once for a plan and shared by all of its users, so a request pays neither f
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from multidict import istr
 
 from proxy.limits.gcra import Limit
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # to the nearest tick, is the very tick that was meant (for 30 years of uptime, and to a tick of a finer clock).
 TICKS_PER_S = 1_000_000
 
+# aiohttp looks the name of each field up in lower case, and has that of an `istr`.
+RATE_LIMIT_POLICY: Final = istr("RateLimit-Policy")
+_LIMIT_REQUESTS: Final = istr("x-ratelimit-limit-requests")
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
 
@@ -40,9 +45,9 @@ class Quotas:
             f"{name};q={limit.quota};w={window_s}"
             for name, limit, window_s in zip(quoted, limits, windows_s, strict=True)
         ]
-        self.policy = ("RateLimit-Policy", ", ".join(policies))
+        self.policy = (RATE_LIMIT_POLICY, ", ".join(policies))
         self.rate_limit = ", ".join(name + ";r=%d;t=%d" for name in quoted)
-        self.counts = tuple(("x-ratelimit-limit-requests", str(limit.quota)) for limit in limits)
+        self.counts = tuple((_LIMIT_REQUESTS, str(limit.quota)) for limit in limits)
 
 
 @lru_cache(maxsize=256)  # plans come from the configuration, of which reloads may leave several versions

@@ -18,13 +18,22 @@ Readings of the draft where it leaves room:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from proxy.limits.quotas import TICKS_PER_S
+from multidict import istr
+
+from proxy.limits.quotas import RATE_LIMIT_POLICY, TICKS_PER_S
 
 if TYPE_CHECKING:
     from proxy.limits.store import RateStatus
     from proxy.limits.token_status import TokenStatus
+
+# As aiohttp looks for them, see `quotas`.
+_RATE_LIMIT: Final = istr("RateLimit")
+_REMAINING_REQUESTS: Final = istr("x-ratelimit-remaining-requests")
+_RESET_REQUESTS: Final = istr("x-ratelimit-reset-requests")
+_REMAINING_TOKENS: Final = istr("x-ratelimit-remaining-tokens")
+_RESET_TOKENS: Final = istr("x-ratelimit-reset-tokens")
 
 
 def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
@@ -53,10 +62,10 @@ def rate_limit_fields(standing: RateStatus) -> tuple[tuple[str, str], ...]:
             tightest, least, longest = index, left, reset
     fields = (
         quotas.policy,
-        ("RateLimit", quotas.rate_limit % told),
+        (_RATE_LIMIT, quotas.rate_limit % told),
         quotas.counts[tightest],
-        ("x-ratelimit-remaining-requests", str(least)),
-        ("x-ratelimit-reset-requests", duration(longest)),
+        (_REMAINING_REQUESTS, str(least)),
+        (_RESET_REQUESTS, duration(longest)),
     )
     return fields if standing.tokens is None else _with_tokens(fields, standing.tokens)
 
@@ -74,12 +83,12 @@ def _with_tokens(fields: tuple[tuple[str, str], ...], status: TokenStatus) -> tu
         items = (f"{fields[0][1]}, {items[0]}", f"{fields[1][1]}, {items[1]}")
     tightest = min(range(len(counts)), key=lambda index: (counts[index].remaining, -counts[index].reset))
     return (
-        ("RateLimit-Policy", items[0]),
-        ("RateLimit", items[1]),
+        (RATE_LIMIT_POLICY, items[0]),
+        (_RATE_LIMIT, items[1]),
         *fields[2:],
         limits.counts[tightest],
-        ("x-ratelimit-remaining-tokens", str(counts[tightest].remaining)),
-        ("x-ratelimit-reset-tokens", duration(counts[tightest].reset)),
+        (_REMAINING_TOKENS, str(counts[tightest].remaining)),
+        (_RESET_TOKENS, duration(counts[tightest].reset)),
     )
 
 

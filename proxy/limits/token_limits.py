@@ -8,12 +8,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from multidict import istr
+
 from proxy.limits.quotas import TICKS_PER_S, limits_of, rate_name
 from proxy.usage import usd_text
 
 if TYPE_CHECKING:
     from proxy.limits.gcra import Limit
     from proxy.model import Budget, Plan, Rate
+
+_LIMIT_TOKENS: Final = istr("x-ratelimit-limit-tokens")
 
 # The window of a budget in `RateLimit-Policy`, which is one number: of a month the longest, which promises least.
 _WINDOWS_S: Final = {"day": 86_400, "week": 7 * 86_400, "month": 31 * 86_400}
@@ -44,7 +48,7 @@ class TokenLimits:
         ]
         self.policy = ", ".join(f'"{name}";q={quota};w={window_s};qu="tokens"' for name, quota, window_s in told)
         self.rate_limit = ", ".join(f'"{name}";r=%d;t=%d;qu="tokens"' for name, _, _ in told)
-        self.counts = tuple(("x-ratelimit-limit-tokens", str(quota)) for _, quota, _ in told)
+        self.counts = tuple((_LIMIT_TOKENS, str(quota)) for _, quota, _ in told)
 
 
 def token_limits_of(plan: Plan) -> TokenLimits | None:

@@ -214,6 +214,9 @@ def _render_console() -> structlog.typing.Processor:
     return render_bytes
 
 
+_MILLISECONDS = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
+
+
 class _Timestamp:
     """Adds `time`, in UTC with milliseconds; the whole seconds are formatted once a second, not once a line."""
 
@@ -226,7 +229,7 @@ class _Timestamp:
         second = int(now_s)
         if self._second != second:
             self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        event["time"] = f"{self._text}.{int((now_s - second) * 1000):03d}Z"
+        event["time"] = self._text + _MILLISECONDS[int((now_s - second) * 1000)]
         return event
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from multidict import istr
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
 
@@ -288,12 +290,18 @@ _NAMES_TO_CLIENT: Final = _Judged(_name_to_client)
 
 
 # On every relayed response: proxies in between must neither buffer nor transform it.
-STREAM_FIELDS: Final = (("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no"))
+STREAM_FIELDS: Final = (
+    (istr("Cache-Control"), "no-cache, no-transform"),
+    (istr("X-Accel-Buffering"), "no"),
+)
+# aiohttp looks each name up in lower case, and has that of an `istr`.
+_TEXT_NAMES: Final = {name: istr(name.decode()) for name in _NAMES_TO_CLIENT}
 
 
 def relayed(fields: Iterable[Field]) -> list[tuple[str, str]]:
     """Return a relayed response's headers for aiohttp: the given fields, and `STREAM_FIELDS`."""
-    return [*[(name.decode("latin-1"), _text(value)) for name, value in fields], *STREAM_FIELDS]
+    names = _TEXT_NAMES
+    return [*[(names.get(name) or name.decode("latin-1"), _text(value)) for name, value in fields], *STREAM_FIELDS]
 
 
 def _text(value: bytes) -> str:

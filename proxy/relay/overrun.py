@@ -80,7 +80,7 @@ class OverrunWatch:
         if exchange.meter is None:
             return Amounts()
         figures = exchange.registry.estimates.so_far(exchange.meter, exchange.upstream or "")
-        cost = exchange.rules.prices.cost(figures.model, figures.tokens)
+        cost = exchange.rules.prices.cost(figures.model, figures)
         return Amounts(figures.input + figures.output, cost or 0)
 
     def _is_used_up(self) -> bool:

@@ -150,13 +150,18 @@ def _choose(
     """The client's fields, how the body passes, and how its end is marked."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
     status, index = upstream.status, upstream.index
-    reckoning = exchange.reckoning
-    translator = begin_translation(route, upstream, reckoning.told_at_end)
+    translator = (
+        None if route.typed_names is None else begin_translation(route, upstream, exchange.reckoning.told_at_end)
+    )
     if translator is not None:
         typed = TypedEvents(translator)
         fields = translated_fields(upstream)
         if exchange.is_in_band:
-            return fields, TypedForEventSource(typed, id_=exchange.id, status=status, told=reckoning.told), framing
+            return (
+                fields,
+                TypedForEventSource(typed, id_=exchange.id, status=status, told=exchange.reckoning.told),
+                framing,
+            )
         return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
     is_watched = is_event_stream(index.get(b"content-type")) and not is_encoded(index)
@@ -164,7 +169,7 @@ def _choose(
     if exchange.is_in_band:
         fields, is_stream = readable_fields(upstream)
         for_event_source = ForEventSource(
-            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream, told=reckoning.told
+            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream, told=exchange.reckoning.told
         )
         return fields, WithoutUsage(for_event_source) if is_cut else for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None and not is_cut:

@@ -222,9 +222,9 @@ class RelayResponse(web.StreamResponse):
         self._written += payload_bytes
         self._received += payload_bytes
         self._passed_events += 1
-        if self.meter is not None:
-            self.meter.event(data)
-        if self._protocol is not None and self._protocol.writing_paused:
+        if (meter := self.meter) is not None:
+            meter.event(data)
+        if (protocol := self._protocol) is not None and protocol.writing_paused:
             self._pause()
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:

@@ -258,17 +258,25 @@ class Router:
             self._check_on(route.upstream)
             return route
         if upstream is None and self._routes and (found := self._route_of(members.model)) is not None:
-            request = (destination, head, body, principal)
+            request = (destination, head, body, principal, members.model)
             return (
                 yield from RouteChoices(found, self._states, lambda target: self._to_target(target, *request)).first()
             )
         name = self._by_model(members.model) if upstream is None else upstream.name
-        return (yield from self._to_upstream(name, destination, head, body, principal))
+        route = self._to_upstream(name, destination, head, body, principal, members.model)
+        upstream_route = self._upstream_routes[name]
+        return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
     def _to_upstream(
-        self, name: str, destination: Destination, head: RequestHead, body: bytes, principal: Principal
-    ) -> Steps[Route]:
-        """Make the request to an upstream, where it may go there."""
+        self,
+        name: str,
+        destination: Destination,
+        head: RequestHead,
+        body: bytes,
+        principal: Principal,
+        model: str | None,
+    ) -> Route:
+        """Make the request to an upstream, where it may go there; `model` is the body's, where that was read."""
         _, upstream, path, query, is_typed = destination
         upstream_route = self._upstream_routes[name]
         check_plan(name, principal)
@@ -285,14 +293,15 @@ class Router:
             target = with_query(upstream_route.base_path + path, query)
         added = upstream_route.added(head, is_front=is_front)
         fields = to_upstream(head.fields, head.index, added)
-        route = upstream_route.route(
+        return upstream_route.route(
             head.method,
             target,
             fields,
             body,
             upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
+            # A body in a content coding names no model to who reads it as it is.
+            body_model=None if b"content-encoding" in head.index else model,
         )
-        return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
     def _to_target(
         self,
@@ -301,6 +310,7 @@ class Router:
         head: RequestHead,
         body: bytes,
         principal: Principal,
+        model: str | None,
     ) -> Steps[Route]:
         """Make the request to a route's target, with the target's own model where it has one."""
         if target.model is not None:
@@ -310,7 +320,9 @@ class Router:
                     "This model is renamed on its way: its requests must not be compressed."
                 )
             body = bytes((yield from replace_model(body, target.model)))
-        return (yield from self._to_upstream(target.upstream, destination, head, body, principal))
+        route = self._to_upstream(target.upstream, destination, head, body, principal, target.model or model)
+        upstream_route = self._upstream_routes[target.upstream]
+        return (yield from upstream_route.asking_usage(route)) if upstream_route.asks_usage else route
 
     def _check_on(self, name: str) -> None:
         """Refuse what an operator has turned off.

@@ -161,7 +161,10 @@ class Estimates:
             self._of(upstream, peer, model).outputs.add(tokens)
         if tokens:
             # What writes nothing, as embeddings, is no example of what the upstream's other models write.
-            self._upstreams.setdefault(upstream, RecentOutputs()).add(tokens)
+            others = self._upstreams.get(upstream)
+            if others is None:
+                others = self._upstreams[upstream] = RecentOutputs()
+            others.add(tokens)
 
     def _of(self, upstream: str, peer: str, model: str) -> _Learned:
         # Names that somebody makes up push each other out, and not what is in use.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import orjson
 
 from proxy.dialects.usage import Counts
-from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
     from proxy.dialects import Dialect
@@ -31,10 +30,12 @@ _FIRST_TOLD: Final = 2
 _NOT_SAMPLED: Final = 16_384
 # In all events that hold usage, and hardly in any other.
 _NEEDLE: Final = b'"usage'
+_NO_USAGE: Final = b'"usage":null'
 # Of a long read so much of its beginning and of its end is looked at: usage stands in a stream's first event, in its
 # last ones, or in all of them.
 _LOOKED_AT: Final = 4096
 _KEY: Final = re.compile(rb'"(usage|usageMetadata)"\s*:\s*(?!null)')
+_FIELD: Final = b"data:"
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
 _MOST_VALUES: Final = 8
@@ -51,11 +52,6 @@ class Figures(NamedTuple):
     cached: int = 0
     cache_write: int = 0
     reasoning: int = 0
-
-    @property
-    def tokens(self) -> Tokens:
-        """What has a price of it."""
-        return Tokens(self.input, self.output, self.cached, self.cache_write, self.reasoning)
 
 
 class Meter:
@@ -126,14 +122,15 @@ class Meter:
 
     def event(self, data: bytes) -> None:
         """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
-        self._raw_bytes += len(data)
-        if _NEEDLE in data and b'"usage":null' not in data:
+        self._raw_bytes = raw_bytes = self._raw_bytes + len(data)
+        # From the end it is found fastest. `in` would first try whether the needle is a number, and fail at some cost.
+        if data.rfind(_NEEDLE) >= 0 and data.find(_NO_USAGE) < 0:
             if self._told >= _FIRST_TOLD:
                 # Running totals: the next one makes this one needless.
                 self._latest = data
             else:
                 self._look(data)
-        elif self._raw_bytes >= self._sample_at:
+        elif raw_bytes >= self._sample_at:
             self._sample(data, len(data))
 
     def feed(self, data: bytes) -> None:
@@ -159,7 +156,7 @@ class Meter:
     def end(self) -> None:
         """Nothing more comes: look at what is held, which may be a whole answer's end, or a last event's."""
         if self.is_stream:
-            if _NEEDLE in self._held:
+            if self._held and _NEEDLE in self._held:
                 self._look(self._held)
             self.catch_up()
         elif self._held:
@@ -192,8 +189,9 @@ class Meter:
 
     def _events(self, data: bytes) -> None:
         """Take several whole events, at the price of one."""
-        self._raw_bytes += len(data)
-        if data.find(_NEEDLE, -_LOOKED_AT) >= 0 or data.find(_NEEDLE, 0, _LOOKED_AT) >= 0:
+        size = len(data)
+        self._raw_bytes += size
+        if data.rfind(_NEEDLE, -_LOOKED_AT) >= 0 or (size > _LOOKED_AT and data.rfind(_NEEDLE, 0, _LOOKED_AT) >= 0):
             self._look(data)
         if self._raw_bytes >= self._sample_at:
             first = data[: _first_end(data)]
@@ -239,7 +237,8 @@ class Meter:
             self._sampled_text += self._dialect.text_bytes(event)
             if self.told is not None:
                 self.told.read(event)
-            if self.counts.model is None:
+            if self.model is None and self.counts.model is None:
+                # Of a request that names none; else the request's own name counts.
                 said = Counts()
                 self._dialect.count(event, said)
                 self.counts.model = said.model
@@ -283,11 +282,20 @@ def _event_at(data: bytes, at: int) -> tuple[bytes, int]:
 def _object_in(event: bytes) -> dict[str, Any] | None:
     """The JSON object that an event's data is, if it is one."""
     # Nearly always one line of data, and then its end, and perhaps a chunk's: white space to JSON.
+    at = event.find(_FIELD)
+    if at == 0 or event[at - 1 : at] == b"\n":
+        try:
+            value = orjson.loads(event[at + len(_FIELD) :])
+        except orjson.JSONDecodeError:
+            # Several lines, or another field behind it.
+            pass
+        else:
+            return value if isinstance(value, dict) else None
     found = _DATA.findall(event)
     if not found:
         return None
     try:
-        value = orjson.loads(found[0] if len(found) == 1 else b"\n".join(found))
+        value = orjson.loads(b"\n".join(found))
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None

@@ -32,6 +32,14 @@ _MOST_VALUES: Final = 8 * 1024
 _IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
 
 
+def model_read(target: bytes, body_model: str | None) -> str | None:
+    """Return what `model_in` would, where the body's member `model` is known; None where only `model_in` can tell."""
+    if not body_model or len(body_model) > _MAX_NAME or not body_model.isascii():
+        # Beyond ASCII it may hold half a character.
+        return None
+    return body_model if _IN_PATH.search(target) is None else None
+
+
 def model_in(target: bytes, body: JsonText) -> Steps[str | None]:
     """Return the model that a request names in its path or in its body; None where it names none.
 

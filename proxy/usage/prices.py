@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +45,35 @@ class Tokens(NamedTuple):
     reasoning: int = 0  # inside `output`
 
 
+class Counted(Protocol):
+    """What has a price: `Tokens`, or an exchange's `Figures`."""
+
+    @property
+    def input(self) -> int:
+        """See `Tokens`."""
+        ...
+
+    @property
+    def output(self) -> int:
+        """See `Tokens`."""
+        ...
+
+    @property
+    def cached(self) -> int:
+        """See `Tokens`."""
+        ...
+
+    @property
+    def cache_write(self) -> int:
+        """See `Tokens`."""
+        ...
+
+    @property
+    def reasoning(self) -> int:
+        """See `Tokens`."""
+        ...
+
+
 class Cost(NamedTuple):
     """An amount of money in nano-units of a currency."""
 
@@ -69,7 +98,7 @@ class Price:
     currency: str = USD
     tiers: tuple[tuple[int, Price], ...] = ()
 
-    def pico(self, tokens: Tokens) -> int:
+    def pico(self, tokens: Counted) -> int:
         """Return the exact cost in pico-units."""
         price = self
         for above_tokens, tier in self.tiers:
@@ -86,7 +115,7 @@ class Price:
             + tokens.output * output
         )
 
-    def cost(self, tokens: Tokens) -> Cost:
+    def cost(self, tokens: Counted) -> Cost:
         """Return the cost in the price's own currency."""
         return Cost(_half_up(self.pico(tokens), _PICO_PER_NANO), self.currency)
 
@@ -117,7 +146,7 @@ class Prices:
         """The version of the built-in table."""
         return _built_in().version
 
-    def cost(self, model: str | None, tokens: Tokens) -> int | None:
+    def cost(self, model: str | None, tokens: Counted) -> int | None:
         """Return the cost in nano-dollars; None if the model's price or its currency's rate is unknown."""
         price = self._find(model).price
         rate = None if price is None else self._rates.get(price.currency)

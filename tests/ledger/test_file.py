@@ -84,14 +84,17 @@ def test_rows_in_sums_out(batches: list[list[Row]], query: Query, data: st.DataO
 
 
 def test_batch_takes_few_statements(path: Path) -> None:
-    """A batch takes few statements: each one releases the interpreter's lock, and a busy loop has it then."""
+    """A batch takes few statements: each one releases the interpreter's lock, and a busy loop has it then.
+
+    As many rows as a power of two: so there are few different statements, whatever the sizes of batches.
+    """
     file = opened(path)
     assert file._connection is not None
     statements: list[str] = []
     file._connection.set_trace_callback(statements.append)
     file.add([row(user=f"user-{number % 10}") for number in range(165)])
-    # BEGIN, the rows, the days, COMMIT.
-    assert len(statements) == 4
+    # BEGIN; 128, 32, 4 rows and 1; the days of 8 users and of 2; COMMIT.
+    assert len(statements) == 8
     file.close()
 
 

@@ -12,7 +12,7 @@ from proxy.cli import check_report
 from proxy.settings import Settings, load_settings
 from proxy.settings.build_prices import build_prices
 from proxy.settings.loading import marked_yaml
-from proxy.usage import Tokens
+from proxy.usage.prices import Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
-from proxy.usage import Estimates, Meter, Tokens
+from proxy.usage import Estimates, Meter
 from proxy.usage.estimates import MAX_LEARNED
 from proxy.usage.outputs import KEPT, RecentOutputs
+from proxy.usage.prices import Tokens
 from tests.usage.test_meter import sse, text
 
 MOST = 16_384

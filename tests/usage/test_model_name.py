@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.usage import model_in
+from proxy.errors import InvalidRequestError
+from proxy.protocol.envelope import read_body
+from proxy.usage import model_in, model_read
 from tests.steps import counted, finish
 
 CHAT = b"/v1/chat/completions"
 
 
-@pytest.mark.parametrize(
+MODELS = pytest.mark.parametrize(
     ("target", "body", "expected"),
     [
         (CHAT, b'{"messages": [], "model" : "gpt-4o"}', "gpt-4o"),
@@ -40,9 +42,31 @@ CHAT = b"/v1/chat/completions"
         (b"/v1/x", b'{"input": "' + b"x" * 300_000 + b'", "model": "mid", "y": "' + b"x" * 300_000 + b'"}', "mid"),
     ],
 )
+
+
+@MODELS
 def test_model_in(target: bytes, body: bytes, expected: str | None) -> None:
     """A request's model is the one in its path, else its body's own last member `model`."""
     assert finish(model_in(target, body)) == expected
+
+
+@MODELS
+def test_model_read(target: bytes, body: bytes, expected: str | None) -> None:
+    """The member that routing has read is the same model, or leaves the question to `model_in`."""
+    try:
+        members = finish(read_body(body))
+    except InvalidRequestError:
+        # Routing refuses the request.
+        return
+    assert model_read(target, members.model) in {expected, None}
+
+
+def test_model_read_is_known() -> None:
+    """In nearly all requests, nothing is left to `model_in`; a path that may name a model is left to it."""
+    assert model_read(CHAT, "gpt-4o") == "gpt-4o"
+    assert model_read(b"/openai/deployments/dear/chat/completions", "free") is None
+    assert model_read(CHAT, "x" * 257) is None
+    assert model_read(CHAT, None) is None
 
 
 def test_model_in_a_body_that_takes_long() -> None:

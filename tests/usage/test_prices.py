@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.usage import Prices, Tokens, usd_text
-from proxy.usage.prices import TABLE, Cost, Price, per_million, read_table
+from proxy.usage import Prices, usd_text
+from proxy.usage.prices import TABLE, Cost, Price, Tokens, per_million, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gunicorn.app.base import BaseApplication
 
-from proxy.app import keep_fixed
+from proxy.settings.fixed import keep_fixed
 
 if TYPE_CHECKING:
     import socket

@@ -1,0 +1,45 @@
+"""The application of the operator's listener: its routes, and who gets in."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
+from proxy.console import Feed, load_page
+from proxy.handlers import admin, console
+from proxy.handlers import operators as access
+
+if TYPE_CHECKING:
+    from proxy.handlers.admin import View
+
+
+def make_admin_app(view: View, operators: Operators | None = None) -> web.Application:
+    """Build the application of the operator's listener; `view` tells of all workers.
+
+    `operators` decides who gets in. Without it no credential is asked for, as on loopback: only requests whose `Host`
+    is `localhost` or an IP address are answered, and none of another origin's page.
+    """
+    app = web.Application(middlewares=[admin.translate, access.admit])
+    app[admin.VIEW] = view
+    app[access.ACCESS] = access.Access(operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES)))
+    app.on_response_prepare.append(_add_admin_fields)
+    app[console.PAGE], feed = load_page(), Feed(view)
+    app[console.FEED] = feed
+
+    async def end_consoles(_app: web.Application) -> None:
+        await feed.close()
+
+    # Before the connections are waited for.
+    app.on_shutdown.append(end_consoles)
+    app.add_routes([*console.ROUTES, *admin.ROUTES])
+    return app
+
+
+async def _add_admin_fields(_request: web.Request, response: web.StreamResponse) -> None:
+    """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
