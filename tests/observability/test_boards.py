@@ -108,6 +108,7 @@ def test_board_has_its_rows() -> None:
         "Workers",
         "Limits store",
         "Ledger",
+        "Traces",
     ]
     assert all(order[order.index(title) + 1] is None for title in titles)
 
