@@ -168,9 +168,13 @@ async def connect(address: tuple[str, int], *, receive_buffer: int | None = None
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    async with asyncio.timeout(WAIT_S):
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        return Peer(*await asyncio.open_connection(sock=sock, limit=receive_buffer or 2**16))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            return Peer(*await asyncio.open_connection(sock=sock, limit=receive_buffer or 2**16))
+    except BaseException:
+        sock.close()
+        raise
 
 
 class Upstream:
