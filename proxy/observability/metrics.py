@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from itertools import accumulate
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_CONTENT_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+# RFC 9110 §12.4.2.
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", re.ASCII)
 
 # Model answers begin within milliseconds (a mock, a cache) or minutes (reasoning).
 _FIRST_BYTE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -265,13 +268,17 @@ class Metrics:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether a scrape asks for OpenMetrics, which alone has exemplars, and does not rule it out (RFC 9110 §12.5.1)."""
+    """Whether a scrape names OpenMetrics, which alone has exemplars, and prefers no plain text (RFC 9110 §12.5.1).
+
+    Prometheus weights the formats by the order of its `scrape_protocols`.
+    """
+    weights = {OPENMETRICS: 0.0, "text/plain": 0.0}
     for option in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in option.split(";"))
-        if media_type == OPENMETRICS:
+        if media_type in weights:
             weight = next((part.removeprefix("q=") for part in parameters if part.startswith("q=")), "1")
-            return weight.strip("0.") != ""
-    return False
+            weights[media_type] = max(weights[media_type], float(weight) if _WEIGHT.fullmatch(weight) else 0.0)
+    return 0.0 < weights[OPENMETRICS] >= weights["text/plain"]
 
 
 def render(registry: CollectorRegistry, *, is_openmetrics: bool) -> bytes:

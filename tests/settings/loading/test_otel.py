@@ -167,6 +167,9 @@ def test_warnings(tmp_path: Path) -> None:
     assert "telemetry: the headers for http://c.test/v1/traces travel unencrypted (http://)" in warnings(plain)
     ledger = loaded(tmp_path, f"log: {{access: off}}\nusage: {{ledger: 'sqlite:///{tmp_path}/l.db'}}\n")
     assert "log.access: off: `usage import` cannot complete the ledger from such a log" in warnings(ledger)
+    blind = "log.access: off without telemetry.traces: streams that break are in the metrics only"
+    assert blind in warnings(loaded(tmp_path, "log: {access: off}\n"))
+    assert blind not in warnings(loaded(tmp_path, "log: {access: off}\n" + ON + ", otlp: 'http://c.test'}\n"))
 
 
 def test_report(tmp_path: Path) -> None:
