@@ -128,6 +128,8 @@ IN_FILE = [
     ("otlp: 'http://a:canary@c.test'", "otlp: must not hold a user or a password"),
     ("user: name", "user: must be one of none, hashed, plain"),
     ("semconv: 1.40", "semconv: must be one of 1.41, latest (did you mean 1.41?)"),
+    ("user: hashed, user_key: canary", "user_key: must have at least 16 bytes, such as `openssl rand -hex 32` prints"),
+    ("user_key: canary-canary-canary", "user_key: has no effect without `user: hashed`"),
     ("trace: true", "trace: unknown key (did you mean traces?)"),
 ]
 IN_VARIABLES = [
