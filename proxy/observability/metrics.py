@@ -8,7 +8,7 @@ from collections import defaultdict
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
@@ -88,9 +88,10 @@ class Metrics:
         # By upstream, plan and model.
         self._usage: defaultdict[tuple[str, str, str], UsageCount] = defaultdict(UsageCount)
         self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._store_errors = 0
+        # By issuer and outcome.
+        self._jwks: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.registry.register(self)
-        self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
-        self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
 
     def exchange_settled(
         self,
@@ -212,16 +213,34 @@ class Metrics:
         attempts = family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
         for (upstream, outcome), count in self._attempts.items():
             attempts.add_metric((upstream, outcome), count)
+        store_errors = family("limits_store_errors", "Failed calls of the limits store.")
+        store_errors.add_metric((), self._store_errors)
+        jwks = family("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
+        for fetched, count in self._jwks.items():
+            jwks.add_metric(fetched, count)
         yield from collect_usage(self._usage)
-        yield from (attempts, requests, refusals, limits, bytes_, events, active, first_byte, duration, gap)
+        yield from (
+            store_errors,
+            jwks,
+            attempts,
+            requests,
+            refusals,
+            limits,
+            bytes_,
+            events,
+            active,
+            first_byte,
+            duration,
+            gap,
+        )
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:
         """Count a fetch of an issuer's keys."""
-        self._jwks.labels(issuer, outcome).inc()
+        self._jwks[issuer, outcome] += 1
 
     def limits_store_failed(self) -> None:
         """Count a failed call of the limits store."""
-        self._store_errors.inc()
+        self._store_errors += 1
 
     def watch_connections(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Ask `counts` for the upstream connections by (upstream, state) at every scrape."""
@@ -262,9 +281,6 @@ class Metrics:
     def render(self, *, is_openmetrics: bool = False) -> bytes:
         """The text of a scrape."""
         return render(self.registry, is_openmetrics=is_openmetrics)
-
-    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
 
 
 def wants_openmetrics(accept: str) -> bool:
