@@ -18,6 +18,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md")])
 # From this length on a page has a contents list.
 LONG = 100
+# Shorter lines and sentences may be the same by chance.
+LEAST_SAID = 60
+# What stands in each of the pages about the code, at least.
+LEAST_NAMES = 15
 # Made by commands, so not always there.
 MADE = ("benchmarks/.venv", "benchmarks/.peers")
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
@@ -54,6 +58,11 @@ def contents(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^- \[(.+)\]\(#(.+)\)$", lead, re.MULTILINE)
 
 
+def is_superseded(page: Path) -> bool:
+    """Whether a page is a decision that is only history."""
+    return "Status: superseded" in page.read_text()
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page.parts], ids=lambda page: page.name)
 def test_contents_match_headings(page: Path) -> None:
     """A long page has no contents list, or one that leaves out, adds or misspells a section."""
@@ -75,7 +84,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert fragment in {anchor(text) for _, text in headings(file)}, target
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page.parts], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if not is_superseded(page)], ids=lambda page: page.name)
 def test_named_files_exist(page: Path) -> None:
     """A page names a file of the repository that is not there."""
     named = _NAMED_FILE.findall(page.read_text())
@@ -106,16 +115,45 @@ def test_where_is_table() -> None:
     assert len(rows) >= 7
     for row in rows:
         assert _NAMED_FILE.search(row), row
-    for name, file in re.findall(r"`(\w+)`(?: and `\w+`)? in `(proxy/[\w/]+\.py)`", page.read_text()):
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not is_superseded(page)], ids=lambda page: page.name)
+def test_named_functions_are_where_they_are_named(page: Path) -> None:
+    """A page has "`name` in `proxy/…`", and the file has no such name."""
+    for name, file in re.findall(r"`(?:\w+\.)?(\w+)`(?: and `\w+`)? in `(proxy/[\w/]+\.\w+)`", page.read_text()):
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
+
+
+@pytest.mark.parametrize("name", ["embedding.md", "life-of-a-request.md"])
+def test_names_of_the_code_exist(name: str) -> None:
+    """A page about the code names a function or class that no file of it has."""
+    files = [file for file in ROOT.glob("proxy/**/*") if file.suffix in {".py", ".lua", ".js", ".html"}]
+    known = set(re.findall(r"\w+", " ".join(file.read_text() for file in files)))
+    spans = re.findall(r"`([^`\n]+)`", prose(ROOT / "docs" / name))
+    named = {word for span in spans for word in re.findall(r"\b(?:_?[a-z]+_\w+|[A-Z][a-z]+[A-Z]\w+)\b", span)}
+    assert len(named) > LEAST_NAMES
+    assert named - known == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_name_each_thing_once(page: Path) -> None:
-    """A table of keys or of questions has a row twice, as a merge of two branches leaves it."""
-    for table in re.findall(r"^\| (?:key|question) \|.*\n(?:\|.*\n)+", page.read_text(), re.MULTILINE):
-        first = [line.split(" | ")[0] for line in table.splitlines()]
-        assert sorted(first) == sorted(set(first))
+    """A table has a row twice, as a merge of two branches leaves it."""
+    for head, body in re.findall(r"^(\|.*\n)\|[ |:-]+\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
+        first = [line.split(" | ")[0] for line in body.splitlines() if not line.startswith("| |")]
+        # Each message of a code has a row there.
+        if not head.startswith("| 429 "):
+            assert sorted(first) == sorted(set(first)), head
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_said_twice(page: Path) -> None:
+    """A page has a sentence or a line of prose twice, as a merge of two branches leaves it."""
+    text = re.sub(r"^\|.*\n", "", prose(page), flags=re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines()]
+    sentences = re.split(r"(?<=[.:;]) ", re.sub(r"\s+", " ", text))
+    for parts in (lines, sentences):
+        long = [part for part in parts if len(part) >= LEAST_SAID]
+        assert sorted(long) == sorted(set(long))
 
 
 def test_no_placeholder_is_left() -> None:

@@ -78,7 +78,7 @@ def _lines(settings: Settings) -> Iterator[str]:
 def _log(settings: Settings) -> str:
     log = settings.log
     fields = f", with {', '.join(log.fields)}" if log.fields else ""
-    return f"{log.format}, {log.level}{fields}" + (", exchanges only where they fail" if log.access == "off" else "")
+    return f"{log.format}, {log.level}{fields}" + (", exchanges only with a code" if log.access == "off" else "")
 
 
 def _telemetry(settings: Settings) -> str:
@@ -327,6 +327,8 @@ def _telemetry_warnings(settings: Settings) -> Iterator[str]:
             yield f"telemetry: the headers for {target.url} travel unencrypted (http://)"
     if settings.log.access == "off" and settings.usage.ledger is not None:
         yield "log.access: off: `usage import` cannot complete the ledger from such a log"
+    elif settings.log.access == "off" and not telemetry.traces:
+        yield "log.access: off without telemetry.traces: streams that break are in the metrics only"
 
 
 def _target_warnings(settings: Settings) -> Iterator[str]:

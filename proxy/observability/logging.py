@@ -36,13 +36,18 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # reaches it: what a client chooses of it (path, user, id) is bounded.
 MAX_LINE_BYTES = 4000
 MIN_SECRET_LENGTH = 6
-# What lines of the proxy's own have: no field of an operator's may stand in its place.
+# What lines of the proxy's own have: no field of an operator's may stand in its place, nor in lines that lack it, where
+# it would mean something else.
 OWN_FIELDS = frozenset(
     """
     event level time worker id user issuer plan upstream method path status ending ttfb_ms duration_ms bytes events code
     reason attempts client limits model input_tokens output_tokens cached_tokens reasoning_tokens cost_usd usage row_id
     dialect price_version trace_id span_id error frames lines logger at pid version name
-    """.split()  # noqa: SIM905 - as a list it would be forty lines
+    action operator role target by result unlogged stopped silent
+    admin_listen again_s auth delay_s exit_code faults issuer key listen message needs_restart on_store_error out_for_s
+    outcome pause_s place proxy rest_s rows rows_waiting signal source spans sqlstate state streams streams_ended
+    timeout_s workers
+    """.split()  # noqa: SIM905 - as a list it would be ninety lines
 )
 REDACTED = b"[redacted]"
 
@@ -276,8 +281,8 @@ def configure(
     """Set up structlog and take over the libraries' loggers; the caller closes the writer.
 
     `descriptor` is standard output unless given, `writer` writes to it unless given. Where there are several workers,
-    every line names its own. `fields` are those that every line has. Without `is_access_logged` only those exchanges
-    have a line that the proxy refused, or that failed.
+    every line names its own. `fields` are those that every line has. Without `is_access_logged` those exchanges
+    have a line that have a code: those that the proxy refused, or could not serve.
     """
     if writer is None:
         writer = LineWriter(sys.stdout.fileno() if descriptor is None else descriptor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_CONTENT_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+# RFC 9110 §12.4.2.
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", re.ASCII)
 
 # Model answers begin within milliseconds (a mock, a cache) or minutes (reasoning).
 _FIRST_BYTE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -85,9 +88,10 @@ class Metrics:
         # By upstream, plan and model.
         self._usage: defaultdict[tuple[str, str, str], UsageCount] = defaultdict(UsageCount)
         self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._store_errors = 0
+        # By issuer and outcome.
+        self._jwks: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.registry.register(self)
-        self._store_errors = self._counter("limits_store_errors", "Failed calls of the limits store.")
-        self._jwks = self._counter("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
 
     def exchange_settled(
         self,
@@ -209,16 +213,34 @@ class Metrics:
         attempts = family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
         for (upstream, outcome), count in self._attempts.items():
             attempts.add_metric((upstream, outcome), count)
+        store_errors = family("limits_store_errors", "Failed calls of the limits store.")
+        store_errors.add_metric((), self._store_errors)
+        jwks = family("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
+        for fetched, count in self._jwks.items():
+            jwks.add_metric(fetched, count)
         yield from collect_usage(self._usage)
-        yield from (attempts, requests, refusals, limits, bytes_, events, active, first_byte, duration, gap)
+        yield from (
+            store_errors,
+            jwks,
+            attempts,
+            requests,
+            refusals,
+            limits,
+            bytes_,
+            events,
+            active,
+            first_byte,
+            duration,
+            gap,
+        )
 
     def jwks_refreshed(self, issuer: str, outcome: str) -> None:
         """Count a fetch of an issuer's keys."""
-        self._jwks.labels(issuer, outcome).inc()
+        self._jwks[issuer, outcome] += 1
 
     def limits_store_failed(self) -> None:
         """Count a failed call of the limits store."""
-        self._store_errors.inc()
+        self._store_errors += 1
 
     def watch_connections(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Ask `counts` for the upstream connections by (upstream, state) at every scrape."""
@@ -260,18 +282,19 @@ class Metrics:
         """The text of a scrape."""
         return render(self.registry, is_openmetrics=is_openmetrics)
 
-    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(f"forward_sse_{name}_total", documentation, labels, registry=self.registry)
-
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether a scrape asks for OpenMetrics, which alone has exemplars, and does not rule it out (RFC 9110 §12.5.1)."""
+    """Whether a scrape names OpenMetrics, which alone has exemplars, and prefers no plain text (RFC 9110 §12.5.1).
+
+    Prometheus weights the formats by the order of its `scrape_protocols`.
+    """
+    weights = {OPENMETRICS: 0.0, "text/plain": 0.0}
     for option in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in option.split(";"))
-        if media_type == OPENMETRICS:
+        if media_type in weights:
             weight = next((part.removeprefix("q=") for part in parameters if part.startswith("q=")), "1")
-            return weight.strip("0.") != ""
-    return False
+            weights[media_type] = max(weights[media_type], float(weight) if _WEIGHT.fullmatch(weight) else 0.0)
+    return 0.0 < weights[OPENMETRICS] >= weights["text/plain"]
 
 
 def render(registry: CollectorRegistry, *, is_openmetrics: bool) -> bytes:

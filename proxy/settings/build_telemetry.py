@@ -57,6 +57,7 @@ def build_telemetry(settings: Settings, redact: Callable[[bytes], bytes]) -> Bui
         spans=exporter,
         metrics=metrics,
         user=telemetry.user,
+        user_key=None if telemetry.user_key is None else telemetry.user_key.get_secret_value().encode(),
         semconv=semconv,
     )
     return Built(hook, exporter, metrics, variables.metrics_every_s)
@@ -89,7 +90,9 @@ def targets_of(settings: Settings) -> dict[str, Target]:
 
 
 def telemetry_secrets(settings: Settings) -> Iterator[str]:
-    """Yield the headers that the collector wants, and the credentials in them."""
+    """Yield the key of users' digests, the headers that the collector wants, and the credentials in them."""
+    if settings.telemetry.user_key is not None:
+        yield settings.telemetry.user_key.get_secret_value()
     for value in settings.otel.secrets.values():
         yield from {value, value.rpartition(" ")[2]}
 

@@ -63,7 +63,7 @@ class Log(Model):
         json_schema_extra={"propertyNames": {"pattern": f"^{_NAME.pattern}$"}, "maxProperties": MOST_FIELDS},
     )
     access: Access = Field(
-        "on", description="off: no line for each exchange, but for those that the proxy refused or that failed."
+        "on", description="off: of exchanges only those with a `code` have a line: refused, or not served."
     )
 
     @classmethod

@@ -6,15 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
-from proxy.settings.model import Model, default
+from proxy.settings.model import Contradiction, Model, default
 from proxy.settings.scalars import BaseUrl, Flag  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.secret_values import read_secret
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+# RFC 2104 §3: as long as the digest; here half of it is used.
+LEAST_KEY_BYTES: Final = 16
 _SHARE: Final = re.compile(r"(0(\.[0-9]{1,9})?|1(\.0{1,9})?)", re.ASCII)
 
 
@@ -39,6 +42,18 @@ Sample = Annotated[
 ]
 
 
+def _read_digest_key(value: object) -> SecretStr:
+    secret = read_secret(value)
+    if len(secret.get_secret_value().encode()) < LEAST_KEY_BYTES:
+        raise InvalidValue(f"must have at least {LEAST_KEY_BYTES} bytes, such as `openssl rand -hex 32` prints")
+    return secret
+
+
+DigestKey = Annotated[
+    SecretStr, PlainValidator(_read_digest_key), WithJsonSchema({"type": "string", "minLength": LEAST_KEY_BYTES})
+]
+
+
 class TelemetrySettings(Model):
     """Traces and metrics by OpenTelemetry; both off unless asked for."""
 
@@ -56,9 +71,19 @@ class TelemetrySettings(Model):
     user: Literal["none", "hashed", "plain"] = Field(
         "none", description="Whether spans name the user: not at all, by a digest, or as the token does."
     )
+    user_key: DigestKey | None = Field(
+        None,
+        description="The key of the digests of `user: hashed`: without it, names that are guessed can be verified.",
+    )
     semconv: Literal["1.41", "latest"] = Field(
         "1.41", description="Names by the conventions that boards know, or those of semantic-conventions-genai."
     )
+
+    @classmethod
+    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
+        """Refuse a key for digests that are not made."""
+        if data.get("user_key") is not None and data.get("user") != "hashed":
+            yield ("user_key",), InvalidValue("has no effect without `user: hashed`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -308,7 +309,8 @@ def test_columns_are_those_of_a_row(path: Path) -> None:
 def test_upgraded_by_several_at_once(path: Path) -> None:
     """Processes that start together upgrade a file once, keep its rows, and all can write then."""
     of_the_first_release(path)
-    opened(path).add([row(user="alice")])
+    with closing(opened(path)) as file:
+        file.add([row(user="alice")])
     script = (
         f"import sys\n{NEXT}"
         "from tests.ledger.rows import row\n"
@@ -355,7 +357,8 @@ def test_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         opened(path)
     assert shape(path) == before
     monkeypatch.undo()
-    opened(path).add([row()])
+    with closing(opened(path)) as file:
+        file.add([row()])
 
 
 def test_reading_changes_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

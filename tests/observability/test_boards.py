@@ -143,6 +143,20 @@ def mounts() -> Iterator[tuple[str, str, str]]:
                 yield name, here, there
 
 
+@pytest.mark.parametrize("title", [title for title, panel in PANELS.items() if panel["type"] == "timeseries"])
+def test_curve_has_its_unit_and_the_worst_first(title: str) -> None:
+    """A curve has numbers of no unit, a rate is not told to be one, or its legend hides the largest below others."""
+    defaults, legend = PANELS[title]["fieldConfig"]["defaults"], PANELS[title]["options"]["legend"]
+    assert defaults["min"] == 0
+    assert defaults["unit"]
+    # `short` is a number of something: the title says of what, but not that it is one a second, or of a step.
+    is_rate = any(re.search(r"\b(rate|increase)\(", target["expr"]) for target in PANELS[title]["targets"])
+    if defaults["unit"] == "short" and is_rate:
+        assert defaults["custom"]["axisLabel"]
+    assert (legend["displayMode"], legend["sortBy"], legend["sortDesc"]) == ("table", "Last *", True)
+    assert "lastNotNull" in legend["calcs"]
+
+
 def test_trial_mounts_what_is_there() -> None:
     """A file that compose.yaml mounts is not in the repository, or can be written from inside."""
     found = list(mounts())

@@ -100,7 +100,6 @@ def counts(one: Exporter) -> dict[str, float]:
         f"{sample.name.removeprefix('forward_sse_telemetry_')} {sample.labels.get('outcome', '')}".strip(): sample.value
         for family in one.collect()
         for sample in family.samples
-        if not sample.name.endswith("_created")
     }
 
 

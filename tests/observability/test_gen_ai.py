@@ -103,6 +103,15 @@ def test_exemplars(is_traced: bool) -> None:
     assert list(read_text(render(registry, is_openmetrics=False).decode()))
 
 
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6",
+    "application/openmetrics-text;version=0.0.1;q=0.5",
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+    "text/plain;version=0.0.4;q=0.3",
+    "*/*;q=0.2",
+)
+
+
 @pytest.mark.parametrize(
     ("accept", "wants"),
     [
@@ -111,11 +120,19 @@ def test_exemplars(is_traced: bool) -> None:
         ("text/plain;version=0.0.4", False),
         ("application/openmetrics-text", True),
         ("Application/OpenMetrics-Text; version=1.0.0; q=0", False),
+        ("application/openmetrics-text; q=much", False),
+        # Prometheus 2.20, 2.42 and 3, by default; then 3 with text named first in `scrape_protocols`.
+        ("application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", True),
         ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2", True),
+        (
+            ",".join(PROMETHEUS_3),
+            True,
+        ),
+        ("text/plain;version=0.0.4;q=0.4,application/openmetrics-text;version=1.0.0;q=0.3,*/*;q=0.2", False),
     ],
 )
 def test_wants_openmetrics(accept: str, wants: bool) -> None:
-    """OpenMetrics is given to whoever names it: Prometheus does, a browser does not."""
+    """OpenMetrics is given to whoever names it and prefers no text: Prometheus does by itself, a browser does not."""
     assert wants_openmetrics(accept) is wants
 
 
@@ -143,7 +160,7 @@ async def test_scrape_and_push(start: Callable[..., Any], upstream: Upstream) ->
     assert plain.get("content-type") == "text/plain; version=0.0.4; charset=utf-8"
     families = {family.name: family for family in read_openmetrics(answer.body.decode())}  # type: ignore[no-untyped-call]  # as above
     shown = {family.name for family in read_text(plain.body.decode())}
-    assert {name for name in shown if not name.endswith("_created")} == set(families)
+    assert set(shown) == set(families)
     counted: dict[str, dict[str | None, float]] = {}
     for name, family in families.items():
         for sample in family.samples:

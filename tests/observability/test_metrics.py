@@ -56,6 +56,19 @@ def test_event_gap_is_the_streams_mean() -> None:
     assert scraped['forward_sse_mean_event_gap_seconds_bucket{le="0.1",upstream="main"}'] == 1
 
 
+def test_counters_have_no_second_series() -> None:
+    """A counter comes with the time when it began: for Prometheus a gauge of its own, which nobody has asked for."""
+    metrics = Metrics()
+    settle(metrics, events=1)
+    metrics.limits_store_failed()
+    metrics.jwks_refreshed("tests", "ok")
+    for is_openmetrics in (False, True):
+        text = metrics.render(is_openmetrics=is_openmetrics).decode()
+        assert "_created" not in text
+        assert "forward_sse_limits_store_errors_total 1.0\n" in text
+        assert 'forward_sse_jwks_refreshes_total{issuer="tests",outcome="ok"} 1.0\n' in text
+
+
 def test_refusals_of_the_proxys_own_begin_at_zero() -> None:
     """The first refusal that an alert waits for is no increase, because the series begins with it."""
     scraped = {name: value for name, value in scrape(Metrics()).items() if "refusals_total" in name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -429,16 +430,25 @@ async def test_sdk_disabled(start: Start, upstream: Upstream, collector: Collect
     assert collector.bodies == []
 
 
-@pytest.mark.parametrize("user", ["none", "hashed", "plain"])
+USER_KEY = "a key of sixteen bytes or more"
+
+
+@pytest.mark.parametrize("user", ["none", "hashed", "keyed", "plain"])
 async def test_user(start: Start, upstream: Upstream, collector: Collector, user: str) -> None:
     """A user is named only as the operator wants it, and only in the exchange's own span."""
-    proxy = await start(traced(collector, user=user), environ=AT_ONCE)
+    more = {"user": "hashed", "user_key": f'"{USER_KEY}"'} if user == "keyed" else {"user": user}
+    proxy = await start(traced(collector, **more), environ=AT_ONCE)
     client, vendor = await running(proxy, upstream)
     vendor.write(LAST)
     await client.read_until(LAST)
     server, (attempt,) = sorted_spans(await collector.wait(2))
-    digest = hashlib.sha256(b"tests\0alice").hexdigest()[:32]
-    expected = {"none": {}, "hashed": {"enduser.pseudo.id": digest}, "plain": {"enduser.id": "alice"}}[user]
+    name = b"tests\0alice"
+    expected = {
+        "none": {},
+        "hashed": {"enduser.pseudo.id": hashlib.sha256(name).hexdigest()[:32]},
+        "keyed": {"enduser.pseudo.id": hmac.digest(USER_KEY.encode(), name, "sha256").hex()[:32]},
+        "plain": {"enduser.id": "alice"},
+    }[user]
     assert {name: value for name, value in server.attributes.items() if name.startswith("enduser")} == expected
     assert not [name for name in attempt.attributes if "user" in name]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +22,11 @@ from tests.whole.test_commands import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import Running
     from tests.peers import Upstream
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     [
         {"level": "x"},
         {"trace_id": "x"},
+        {"operator": "x"},
         {"user": "x"},
         {"a b": "x"},
         {"": "x"},
@@ -65,6 +70,19 @@ async def test_own_fields_are_all_there(proxy: Running, upstream: Upstream) -> N
     line = (await proxy.settled())[0]
     assert "trace_id" in line
     assert set(line) <= OWN_FIELDS
+
+
+def test_fields_of_all_lines_are_there() -> None:
+    """No name that a line of any event has is free for an operator's field."""
+    for file in (ROOT / "proxy").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            first = node.args[0] if node.args else None
+            is_event = isinstance(first, ast.Constant) and re.fullmatch(r"[a-z_]+\.[a-z_]+", str(first.value))
+            is_noted = ast.unparse(node.func) in {"note", "note_more"}
+            if is_event or is_noted:
+                assert {keyword.arg for keyword in node.keywords if keyword.arg} <= OWN_FIELDS, (file, node.lineno)
 
 
 @pytest.fixture

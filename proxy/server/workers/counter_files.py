@@ -138,9 +138,6 @@ def add(*workers: Iterable[Family]) -> list[Family]:
                     latest[key] = sample.exemplar
                 if key not in sums:
                     sums[key] = sample.value
-                elif sample.name.endswith("_created"):
-                    # The time when counting began: the earliest.
-                    sums[key] = min(sums[key], sample.value)
                 else:
                     sums[key] = merge(sums[key], sample.value)
     return [

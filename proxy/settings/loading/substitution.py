@@ -31,6 +31,7 @@ SECRET_LOCATIONS: tuple[tuple[str, ...], ...] = (
     ("upstreams", "*", "headers", "*"),
     ("upstreams", "*", "egress_proxy"),
     ("auth", "jwt", "*", "egress_proxy"),
+    ("telemetry", "user_key"),
     ("egress_proxy",),
 )
 # A header's value is a secret if it is not in the YAML file itself.

@@ -483,13 +483,13 @@ def test_secret_locations_exist() -> None:
     """Every place where `file:` is read is a key of the schema."""
     schema = json_schema()
     definitions = schema["$defs"]
-    models = {"auth": "JwtIssuer", "upstreams": "UpstreamSettings"}
+    models = {"auth": "JwtIssuer", "upstreams": "UpstreamSettings", "telemetry": "TelemetrySettings"}
     for location in SECRET_LOCATIONS:
         if len(location) == 1:
             assert location[0] in schema["properties"]
             continue
-        model, keys = models[location[0]], [step for step in location[2:] if step != "*"]
-        if keys == ["api_keys", "key"]:
+        model, keys = models[location[0]], [step for step in location[1:] if step != "*"]
+        if keys[-2:] == ["api_keys", "key"]:
             model, keys = "WeightedKey", ["key"]
         assert keys[-1] in definitions[model]["properties"]
 

@@ -128,6 +128,8 @@ IN_FILE = [
     ("otlp: 'http://a:canary@c.test'", "otlp: must not hold a user or a password"),
     ("user: name", "user: must be one of none, hashed, plain"),
     ("semconv: 1.40", "semconv: must be one of 1.41, latest (did you mean 1.41?)"),
+    ("user: hashed, user_key: canary", "user_key: must have at least 16 bytes, such as `openssl rand -hex 32` prints"),
+    ("user_key: canary-canary-canary", "user_key: has no effect without `user: hashed`"),
     ("trace: true", "trace: unknown key (did you mean traces?)"),
 ]
 IN_VARIABLES = [
@@ -167,6 +169,9 @@ def test_warnings(tmp_path: Path) -> None:
     assert "telemetry: the headers for http://c.test/v1/traces travel unencrypted (http://)" in warnings(plain)
     ledger = loaded(tmp_path, f"log: {{access: off}}\nusage: {{ledger: 'sqlite:///{tmp_path}/l.db'}}\n")
     assert "log.access: off: `usage import` cannot complete the ledger from such a log" in warnings(ledger)
+    blind = "log.access: off without telemetry.traces: streams that break are in the metrics only"
+    assert blind in warnings(loaded(tmp_path, "log: {access: off}\n"))
+    assert blind not in warnings(loaded(tmp_path, "log: {access: off}\n" + ON + ", otlp: 'http://c.test'}\n"))
 
 
 def test_report(tmp_path: Path) -> None:
