@@ -1,8 +1,7 @@
-"""What stands around the console: an operator's listener, whose streams a test makes up, and its operators."""
+"""What stands around the console: an operator's listener whose streams a test makes up."""
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,29 +9,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.app import make_admin_app
-from proxy.auth.operators import AdminRules, Operators, OperatorToken, Role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from proxy.auth.operators import Operators
     from proxy.handlers.admin import View
-
-# As `key new --admin` makes them, but for the random part.
-OPERATE, VIEW = "fssa_operate-token-canary", "fssa_view-token-canary"
-
-
-def _token(name: str, text: str, role: Role) -> OperatorToken:
-    return OperatorToken(name, hashlib.sha256(text.encode()).digest(), role)
-
-
-RULES = AdminRules(
-    (_token("otto", OPERATE, "operate"), _token("vera", VIEW, "view")), needs_credential=True, checks_host=False
-)
-
-
-def operators() -> Operators:
-    """Otto, who may operate, and Vera, who may view."""
-    return Operators(RULES, secret=b"s" * 32)
 
 
 @dataclass

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from proxy.auth.operators import AdminRules
+from proxy.console.feed import MAX_CONSOLES
 from proxy.handlers.console import FEED
-from tests.browser.console_stand import OPERATE, VIEW, ConsoleSite, console_at, operators
+from tests.browser.console_stand import ConsoleSite, console_at
 from tests.browser.test_playground_page import unexpected
+from tests.console.known import OPERATE, VIEW, operators
 from tests.console.made_up import MadeUp, made_up
+from tests.console.watching import watch
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event, request
 
 if TYPE_CHECKING:
@@ -397,6 +401,25 @@ async def test_console_comes_back(made: ConsoleSite, open_page: OpenPage) -> Non
     await page.locator('html[data-state="live"]').wait_for()
     assert await page.locator("#lost").is_hidden()
     assert await page.evaluate("window.states") == ["lost", "live"]
+
+
+async def test_console_says_why_it_is_refused(made: ConsoleSite, open_page: OpenPage) -> None:
+    """Where as many consoles are open as may be, the page says so, and comes back when there is a place again."""
+    where = made.app[FEED]
+    host, port = made.origin.removeprefix("http://").split(":")
+    async with AsyncExitStack() as stack:
+        for _ in range(MAX_CONSOLES):
+            await stack.enter_async_context(watch((host, int(port))))
+        tab = await open_page(made.url)
+        lost = tab.page.locator("#lost")
+        await lost.get_by_text("Not connected: Too many consoles are open; close one and try again. What is").wait_for()
+        assert where.consoles == MAX_CONSOLES
+    await tab.page.locator('html[data-state="live"]').wait_for()
+    # Cut off by something else, the page does not repeat it.
+    where.end()
+    await tab.page.locator('html[data-state="lost"]').wait_for()
+    assert (await lost.text_content() or "").startswith("Not connected. What is shown is not of now.")
+    await tab.page.locator('html[data-state="live"]').wait_for()
 
 
 async def test_console_hostile_names(view: MadeUp, made: ConsoleSite, open_page: OpenPage) -> None:

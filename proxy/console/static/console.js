@@ -18,11 +18,17 @@
   let user = null;
   let shownKey = null;
   let retryAt = 0;
+  let reason = "";
 
   const feed = new Feed({
     state(name, retrySeconds) {
       if (root.dataset.state !== name) root.dataset.state = name;
       retryAt = name === "lost" ? Date.now() + retrySeconds * 1000 : 0;
+      if (name === "live") reason = "";
+      showLink();
+    },
+    reason(text) {
+      reason = text;
       showLink();
     },
     picture(picture, isWhole) {
@@ -51,7 +57,7 @@
     set(element("link-words"), "textContent", text);
     element("lost").hidden = state !== "lost";
     if (state === "lost") {
-      set(element("lost"), "textContent", `Not connected: what is shown is not of now. Trying again${seconds > 0 ? ` in ${seconds} s` : ""}.`);
+      set(element("lost"), "textContent", `Not connected${reason === "" ? "" : `: ${reason.replace(/[.]$/, "")}`}. What is shown is not of now. Trying again${seconds > 0 ? ` in ${seconds} s` : ""}.`);
     }
   }
   setInterval(showLink, 1000);
@@ -62,6 +68,7 @@
     if (session.status !== 200) {
       element("console").hidden = false;
       root.dataset.state = "lost";
+      reason = session.error?.message ?? "";
       retryAt = Date.now() + 3000;
       showLink();
       setTimeout(() => void begin(), 3000);
