@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +15,10 @@ import pytest_asyncio
 from proxy.auth.operators import AdminRules
 from proxy.console.feed import MAX_CONSOLES
 from proxy.handlers.console import FEED
+from proxy.handlers.operators import COOKIE
 from tests.browser.console_stand import ConsoleSite, console_at
 from tests.browser.test_playground_page import unexpected
-from tests.console.known import OPERATE, VIEW, operators
+from tests.console.known import OPERATE, RULES, VIEW, operators
 from tests.console.made_up import MadeUp, made_up
 from tests.console.watching import watch
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event, request
@@ -385,6 +387,41 @@ async def test_console_signs_in_and_out(view: MadeUp, open_page: OpenPage) -> No
         async with asyncio.timeout(WAIT_S):
             while running.app[FEED].consoles:  # noqa: ASYNC110 - a reader's leaving is announced to nobody
                 await asyncio.sleep(0.02)
+
+
+async def test_console_role_lowered(view: MadeUp, open_page: OpenPage) -> None:
+    """A reload that lowers the role leaves the operator signed in, and takes what they could stop from the page."""
+    known = operators()
+    async with console_at(view, known) as running:
+        tab = await open_page(running.url)
+        page = tab.page
+        await page.fill("#token", OPERATE)
+        await page.keyboard.press("Enter")
+        await page.locator(f"{ROWS} button:visible").first.wait_for()
+        known.rules = replace(RULES, tokens=tuple(replace(one, role="view") for one in RULES.tokens))
+        await page.locator("#who", has_text="otto · may view").wait_for()
+        await page.locator('html[data-state="live"]').wait_for()
+        assert await page.locator(ROWS).count() > 0
+        assert await page.locator("[data-operates]:visible").count() == 0
+
+
+async def test_console_with_another_ones_cookie(view: MadeUp, open_page: OpenPage) -> None:
+    """A cookie that another port of the host has set beside the operator's own opens nothing, and the page says why."""
+    known = operators()
+    async with console_at(view, known) as running:
+        tab = await open_page(running.url)
+        page = tab.page
+        theirs = {"name": COOKIE, "value": known.open_session(VIEW)[1], "domain": "127.0.0.1", "path": "/admin"}
+        await page.context.add_cookies([theirs])  # type: ignore[list-item]
+        await page.fill("#token", OPERATE)
+        await page.keyboard.press("Enter")
+        await page.locator("#lost").get_by_text(f"Not connected: There are several cookies {COOKIE}").wait_for()
+        assert "otto" in (await page.locator("#who").text_content() or "")
+        assert await page.locator(ROWS).count() == 0
+        assert view.asked == 0
+        # The host's cookies are removed, as the page advises.
+        await page.context.clear_cookies()
+        await page.locator("#sign-in").wait_for()
 
 
 async def test_console_comes_back(made: ConsoleSite, open_page: OpenPage) -> None:

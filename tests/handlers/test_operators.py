@@ -204,6 +204,19 @@ async def test_view_changes_nothing(
         ),
         (
             "DELETE",
+            "/admin/streams?user=alice&issuer=https%3A%2F%2Fid.example.com",
+            {},
+            {
+                "action": "stop_streams",
+                "target": "alice",
+                "by": "user",
+                "issuer": "https://id.example.com",
+                "stopped": 2,
+                "result": "ok",
+            },
+        ),
+        (
+            "DELETE",
             "/admin/streams?upstream=main",
             {},
             {"action": "stop_streams", "target": "main", "by": "upstream", "stopped": 2, "result": "ok"},

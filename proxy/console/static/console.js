@@ -35,6 +35,7 @@
       if (isWhole) panels.forgetRates();
       show(picture);
     },
+    session: showSession,
     signedOut: askToken,
   });
 
@@ -63,25 +64,31 @@
   setInterval(showLink, 1000);
 
   async function begin() {
-    session = await askSession();
-    if (session.status === 401) return askToken();
-    if (session.status !== 200) {
+    const asked = await askSession();
+    if (asked.status === 401) return askToken();
+    if (asked.status !== 200) {
       element("console").hidden = false;
       root.dataset.state = "lost";
-      reason = session.error?.message ?? "";
+      reason = asked.error?.message ?? "";
       retryAt = Date.now() + 3000;
       showLink();
       setTimeout(() => void begin(), 3000);
       return;
     }
-    document.body.dataset.role = session.role;
-    element("who").textContent = session.name === null ? "" : `${session.name} · ${session.role === "operate" ? "may operate" : "may view"}`;
-    element("sign-out").hidden = session.name === null;
+    showSession(asked);
     element("sign-in").hidden = true;
     element("console").hidden = false;
     isOpen = true;
     feed.open(query());
     void readConfiguration();
+  }
+
+  /** A reload may change the role of a session. */
+  function showSession(asked) {
+    session = asked;
+    document.body.dataset.role = session.role;
+    element("who").textContent = session.name === null ? "" : `${session.name} · ${session.role === "operate" ? "may operate" : "may view"}`;
+    element("sign-out").hidden = session.name === null;
   }
 
   function askToken() {
@@ -116,11 +123,10 @@
   element("sign-out").addEventListener("click", async () => {
     try {
       await operate("DELETE", "/console/session");
+      askToken();
     } catch (error) {
       say(error.message);
-      return;
     }
-    askToken();
   });
 
   document.addEventListener("visibilitychange", () => {
@@ -293,8 +299,7 @@
     try {
       running = await count(isMeant);
     } catch (error) {
-      say(error.message);
-      return;
+      return say(error.message);
     }
     const all = running === 1 ? "the one stream" : `all ${words.number(running)} streams`;
     confirm(`Stop ${all} of ${whose}?`, "Clients see their streams break off, or end with Cancelled where events are typed. New ones may begin.", `Stop ${words.plural(running, "stream")}`, async () => {

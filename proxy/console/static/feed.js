@@ -4,7 +4,8 @@
  * The connection: one event stream of a choice, merged into one picture; comes back by itself, slower each time.
  *
  * `on` has `picture(picture, isWhole)`, `state(name, retrySeconds)`: `connecting`, `live` or `lost`;
- * `reason(text)`: why the proxy refuses the stream, empty where it does not; and `signedOut()`.
+ * `reason(text)`: why the proxy refuses the stream, empty where it does not; `session(session)`, who is signed in, before
+ * it connects again; and `signedOut()`.
  */
 class Feed {
   #on;
@@ -121,6 +122,7 @@ class Feed {
       this.#on.signedOut();
       return;
     }
+    if (session.status === 200) this.#on.session(session);
     this.#connect();
   }
 }
