@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
 from proxy.console import Feed, load_page
@@ -386,6 +386,8 @@ FILES: Final = web.AppKey("files", FileWatch)
 
 async def _add_admin_fields(_request: web.Request, response: web.StreamResponse) -> None:
     """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
+    # It names the versions of aiohttp and Python.
+    response.headers.pop(hdrs.SERVER, None)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")

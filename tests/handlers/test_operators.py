@@ -113,8 +113,11 @@ def with_cookie(value: str, **more: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", READS)
 async def test_without_credential(admin: Client, path: str) -> None:
     """Without a credential nothing is told, not even which paths there are, and the answer says what is asked for."""
-    status, code, challenge = await ask(admin, "GET", path)
-    assert (status, code, challenge) == (401, "missing_token", 'Bearer realm="forward-sse"')
+    async with admin.get(path) as response:
+        assert (response.status, response.headers["X-Forward-Sse-Code"]) == (401, "missing_token")
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="forward-sse"'
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Server" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/healthz/", "/metrics/"])
