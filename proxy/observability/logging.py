@@ -196,15 +196,6 @@ def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
 
 
-def _render_console() -> structlog.typing.Processor:
-    render = structlog.dev.ConsoleRenderer(colors=False)
-
-    def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
-        return _for_terminal(render(logger, name, event)).encode()
-
-    return render_bytes
-
-
 def _for_terminal(text: str) -> str:
     """Escape the characters that a terminal obeys or hides, since names, ids and models are chosen by others.
 
@@ -215,6 +206,15 @@ def _for_terminal(text: str) -> str:
     return "".join(
         char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def _render_console() -> structlog.typing.Processor:
+    render = structlog.dev.ConsoleRenderer(colors=False)
+
+    def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
+        return _for_terminal(render(logger, name, event)).encode()
+
+    return render_bytes
 
 
 class _Timestamp:
