@@ -138,7 +138,8 @@ async def stop_all(request: web.Request) -> web.Response:
     whose = read_members(check_head(request).query, _WHOSE)
     if set(whose) not in ({"user"}, {"user", "issuer"}, {"upstream"}) or not all(whose.values()):
         raise InvalidRequestError("The query must have user, perhaps with issuer, or upstream.")
-    note(request, whose.get("user") or whose["upstream"], by="user" if "user" in whose else "upstream")
+    by = "user" if "user" in whose else "upstream"
+    note(request, whose[by], by=by, **({"issuer": whose["issuer"]} if "issuer" in whose else {}))
     stopped = await request.app[VIEW].stop_all(whose)
     told = {"stopped": stopped.streams} | ({"silent": stopped.silent} if stopped.silent else {})
     note_more(request, **told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
 from proxy.console import Feed, load_page
@@ -40,6 +40,8 @@ def make_admin_app(view: View, operators: Operators | None = None) -> web.Applic
 
 async def _add_admin_fields(_request: web.Request, response: web.StreamResponse) -> None:
     """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
+    # It names the versions of aiohttp and Python.
+    response.headers.pop(hdrs.SERVER, None)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")

@@ -66,9 +66,9 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def _tell(request: web.Request, response: web.StreamResponse, console: Console) -> None:
-    operator = request.get(OPERATOR)
+    operator = request[OPERATOR]
     while (told := await console.next()) is not None:
-        if operator is not None and not operator.is_valid():
+        if not operator.is_valid():
             return
         async with asyncio.timeout(request.app[FEED].write_s):
             await response.write(told)

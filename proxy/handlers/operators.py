@@ -2,7 +2,7 @@
 
 A token comes in `Authorization`, a console's session in a cookie; a query is never looked at. GET and HEAD need the
 role `view` or `operate`, everything else `operate`. Without a credential are served: /healthz, /readyz, the console's
-page with its files, and /metrics unless the configuration says otherwise.
+page, and /metrics unless the configuration says otherwise.
 
 A browser adds the cookie by itself, and nothing is needed at all on loopback. So what no token comes with must not be
 asked for by another origin's page, and with a cookie every other method than GET and HEAD needs a field that no form
@@ -102,7 +102,7 @@ class Access:
             raise OriginNotAllowedError(
                 "Without a configured `admin` this listener answers only to localhost or an IP address as its Host."
             )
-        if is_safe and path != SESSION_PATH and (path == _CONSOLE or path.startswith(f"{_CONSOLE}/")):
+        if is_safe and path == _CONSOLE:
             return None
         if path == SESSION_PATH and not is_safe:
             # To log in or out nobody needs to be logged in. What a login needs besides, it checks itself.
@@ -129,7 +129,7 @@ class Access:
             with self._guessing(request):
                 return self.operators.authenticate(token)
         self._check_page(request, is_safe=request.method in _SAFE)
-        session = request.cookies.get(COOKIE)
+        session = session_cookie(request)
         if session is None:
             raise MissingTokenError("An operator's token is required.")
         return self.operators.resume_session(session)
@@ -200,7 +200,7 @@ class Access:
         )
         if not is_own:
             raise OriginNotAllowedError
-        if needs_field and not is_safe and COOKIE in request.cookies and headers.get(PAGE_FIELD) != PAGE_VALUE:
+        if needs_field and not is_safe and _session_cookies(request) and headers.get(PAGE_FIELD) != PAGE_VALUE:
             raise OriginNotAllowedError(f"With the console's cookie this needs {PAGE_FIELD}: {PAGE_VALUE}.")
 
 
@@ -269,6 +269,27 @@ def note(request: web.Request, target: str, **more: object) -> None:
 def note_more(request: web.Request, **more: object) -> None:
     """Note what an action has come to, for its line."""
     request[_ACT] = {**request.get(_ACT, {}), **more}
+
+
+def session_cookie(request: web.Request) -> str | None:
+    """The console's cookie; None where it is not sent.
+
+    Another service on the same host may set one of this name with a longer path or for a whole domain. The browser then
+    sends both, and nobody can tell which is whose.
+
+    Raises:
+        InvalidRequestError: there are several.
+    """
+    values = _session_cookies(request)
+    if len(values) > 1:
+        raise InvalidRequestError(f"There are several cookies {COOKIE}: remove this host's cookies from the browser.")
+    return values[0] if values else None
+
+
+def _session_cookies(request: web.Request) -> list[str]:
+    """The values of all cookies of that name (RFC 6265 §5.4); aiohttp reads one field, and keeps one of each name."""
+    pairs = (pair.partition("=") for field in request.headers.getall(hdrs.COOKIE, []) for pair in field.split(";"))
+    return [value.strip() for name, _, value in pairs if name.strip() == COOKIE]
 
 
 def _route_of(request: web.Request) -> str:

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.errors import ExpiredTokenError, InvalidRequestError, OriginNotAllowedError
-from proxy.handlers.operators import ACCESS, COOKIE, OPERATOR, PAGE_FIELD, PAGE_VALUE, SESSION_PATH
+from proxy.handlers.operators import ACCESS, COOKIE, OPERATOR, PAGE_FIELD, PAGE_VALUE, SESSION_PATH, session_cookie
 from proxy.handlers.small_json import read_object
 
 _JSON: Final = "application/json"
@@ -59,10 +59,10 @@ async def who(request: web.Request) -> web.Response:
 async def log_out(request: web.Request) -> web.Response:
     """Remove the cookie, also where it was not good any more."""
     access = request.app[ACCESS]
-    session = request.cookies.get(COOKIE)
-    if session is not None and access.rules.needs_credential:
-        # For the line. Of a session that has ended the cookie is removed, too.
-        with contextlib.suppress(ExpiredTokenError):
+    # For the line. Of a session that has ended the cookie is removed, too; of several, the one that a login sets.
+    with contextlib.suppress(ExpiredTokenError, InvalidRequestError):
+        session = session_cookie(request)
+        if session is not None and access.rules.needs_credential:
             request[OPERATOR] = access.operators.resume_session(session)
     response = web.Response(status=204)
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_encrypted(request) or None)

@@ -210,11 +210,23 @@ def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
 
 
+def _for_terminal(text: str) -> str:
+    """Escape the characters that a terminal obeys or hides, since names, ids and models are chosen by others.
+
+    Line ends are kept: the renderer writes a value that has any as a literal of Python.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def _render_console() -> structlog.typing.Processor:
     render = structlog.dev.ConsoleRenderer(colors=False)
 
     def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
-        return render(logger, name, event).encode()
+        return _for_terminal(render(logger, name, event)).encode()
 
     return render_bytes
 

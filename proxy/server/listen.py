@@ -115,8 +115,7 @@ class Server:
         """
         settings, place = self._settings, self._place
         await self._runner.setup()
-        if self._runner.server is not None:
-            self._runner.server.request_handler = bound_segments(self._runner.server.request_handler)
+        _bound_segments(self._runner)
         service = self.service
         name = _ALONE if place is None else place.name
         service.metrics.watch_process(name, workers=settings.workers, is_alone=place is None)
@@ -128,6 +127,7 @@ class Server:
         self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators)
         self._admin_runner = web.AppRunner(self._admin_app)
         await self._admin_runner.setup()
+        _bound_segments(self._admin_runner)
         self._tls = _make_tls(settings)
         self.listens = await self._serve(
             self._runner, self._public, self._refuse_public, settings.listen, () if place is None else place.listen
@@ -292,6 +292,11 @@ def _make_tls(settings: Settings) -> ssl.SSLContext | None:
         return make_server_context(tls.certificate, tls.key, tls.client_ca)
     except OSError as exc:
         raise OSError("tls: the certificate, its key or the authorities cannot be used") from exc
+
+
+def _bound_segments(runner: web.AppRunner) -> None:
+    assert runner.server is not None
+    runner.server.request_handler = bound_segments(runner.server.request_handler)
 
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:

@@ -50,8 +50,8 @@ def test_accounting_busy_tree(where: str, tmp_path: Path) -> None:
         counted_ns = accounting.cpu_ns([busy.pid])
         again_ns = accounting.cpu_ns([busy.pid])
         busy.communicate()
-    # Threads and children that have ended are counted in ticks of 10 ms, some of which a busy machine misses; starting an
-    # interpreter is a part that it does not see.
+    # Threads and children that have ended are counted in ticks of 10 ms, some of which a busy machine misses.
+    # Starting an interpreter is a part that it does not see.
     assert burnt_ns - 90 * _MS <= counted_ns <= burnt_ns + 200 * _MS
     assert counted_ns <= again_ns <= counted_ns + 100 * _MS
 

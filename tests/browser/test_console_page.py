@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
+from proxy.auth.operators import AdminRules
+from proxy.console.feed import MAX_CONSOLES
 from proxy.handlers.console import FEED
-from proxy.server.worker_status import WorkerStatus
+from proxy.handlers.operators import COOKIE
 from tests.browser.console_stand import ConsoleSite, console_at
 from tests.browser.test_playground_page import unexpected
+from tests.console.known import OPERATE, RULES, VIEW, operators
 from tests.console.made_up import MadeUp, made_up
+from tests.console.watching import watch
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event, request
 
 if TYPE_CHECKING:
@@ -65,18 +71,15 @@ async def made(view: MadeUp) -> AsyncIterator[ConsoleSite]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def live(stand: Stand) -> AsyncIterator[ConsoleSite]:
-    """A console of a proxy that runs."""
-    service = stand.proxy.service
-    status = WorkerStatus(service)
-    async with console_at(status, service=service) as running:
-        yield running
-    await status.close()
+async def live(stand: Stand) -> str:
+    """The operator's listener of a proxy that runs."""
+    host, port = stand.proxy.admin_address
+    return f"http://{host}:{port}"
 
 
-async def enter(open_page: OpenPage, running: ConsoleSite, **options: Any) -> Tab:
+async def enter(open_page: OpenPage, running: ConsoleSite | str, **options: Any) -> Tab:
     """Open the console, and wait until it is live."""
-    tab = await open_page(running.url, **options)
+    tab = await open_page(running.url if isinstance(running, ConsoleSite) else f"{running}/console", **options)
     await tab.page.locator('html[data-state="live"]').wait_for()
     return tab
 
@@ -115,7 +118,7 @@ def only_own(tab: Tab, origin: str) -> bool:
     return all(url.startswith((origin + "/", "data:image/svg")) for url in tab.requested)
 
 
-async def test_console_streams_come_and_go(stand: Stand, live: ConsoleSite, open_page: OpenPage) -> None:
+async def test_console_streams_come_and_go(stand: Stand, live: str, open_page: OpenPage) -> None:
     """A stream appears while it runs, its figures grow, and it goes when it ends; nothing is asked of anybody else."""
     tab = await enter(open_page, live)
     page = tab.page
@@ -136,10 +139,10 @@ async def test_console_streams_come_and_go(stand: Stand, live: ConsoleSite, open
     await shown.wait_for(state="detached")
     await page.get_by_text("No stream is running.").first.wait_for()
     assert tab.errors == []
-    assert only_own(tab, live.origin)
+    assert only_own(tab, live)
 
 
-async def test_console_stops_one(stand: Stand, live: ConsoleSite, open_page: OpenPage) -> None:
+async def test_console_stops_one(stand: Stand, live: str, open_page: OpenPage) -> None:
     """Stop asks first, naming the stream; then the client sees it cut, the vendor sees its client leave."""
     client, vendor = await begin(stand, "doomed")
     tab = await enter(open_page, live)
@@ -148,7 +151,7 @@ async def test_console_stops_one(stand: Stand, live: ConsoleSite, open_page: Ope
     words = await page.locator("#confirm-text").text_content() or ""
     assert "alice" in words
     assert "doomed" in words
-    assert live.stand_in.asked == []
+    assert [exchange.id for exchange, _, _ in stand.proxy.service.exchanges.live()] == ["doomed"]
     await page.click("#confirm-yes")
     assert not (await client.read_to_end()).endswith(LAST)
     await vendor.closed()
@@ -159,7 +162,7 @@ async def test_console_stops_one(stand: Stand, live: ConsoleSite, open_page: Ope
     assert tab.errors == []
 
 
-async def test_console_stops_all_of_a_user(stand: Stand, live: ConsoleSite, open_page: OpenPage) -> None:
+async def test_console_stops_all_of_a_user(stand: Stand, live: str, open_page: OpenPage) -> None:
     """The question says how many; the user's end, another user's go on."""
     mine = [await begin(stand, f"mine-{number}") for number in range(3)]
     other, vendor = await begin(stand, "other", stand.over_limit)
@@ -177,7 +180,7 @@ async def test_console_stops_all_of_a_user(stand: Stand, live: ConsoleSite, open
     assert tab.errors == []
 
 
-async def test_console_stops_all_of_an_upstream(made: ConsoleSite, open_page: OpenPage) -> None:
+async def test_console_stops_all_of_an_upstream(made: ConsoleSite, view: MadeUp, open_page: OpenPage) -> None:
     """With an upstream chosen all of its streams can be stopped; Esc leaves everything as it is."""
     tab = await enter(open_page, made)
     page = tab.page
@@ -185,11 +188,11 @@ async def test_console_stops_all_of_an_upstream(made: ConsoleSite, open_page: Op
     await page.click("#stop-upstream")
     await page.get_by_text("Stop all 5 streams of openai?").wait_for()
     await page.keyboard.press("Escape")
-    assert made.stand_in.asked == []
+    assert view.whose == []
     await page.click("#stop-upstream")
     await page.click("#confirm-yes")
-    await page.get_by_text("streams of openai were stopped").wait_for()
-    assert made.stand_in.asked == [("DELETE", "/admin/streams?upstream=openai")]
+    await page.get_by_text("5 streams of openai were stopped.").wait_for()
+    assert view.whose == [{"upstream": "openai"}]
 
 
 async def test_console_filters_and_sorts(made: ConsoleSite, open_page: OpenPage) -> None:
@@ -335,15 +338,15 @@ async def test_console_without_a_ledger(made: ConsoleSite, open_page: OpenPage) 
 
 async def test_console_view_role(view: MadeUp, open_page: OpenPage) -> None:
     """Who may view logs in and sees everything, and nothing to stop; what a script tries is refused by the server."""
-    async with console_at(view, needs_token=True) as running:
+    async with console_at(view, operators()) as running:
         tab = await open_page(running.url)
         page = tab.page
         await page.locator("#sign-in").wait_for()
         assert not await page.locator("#console").is_visible()
         await page.fill("#token", "wrong")
         await page.keyboard.press("Enter")
-        await page.get_by_text("This token is not known.").wait_for()
-        await page.fill("#token", "view-token")
+        await page.get_by_text("This is no operator's token.").wait_for()
+        await page.fill("#token", VIEW)
         await page.keyboard.press("Enter")
         await page.locator(ROWS).first.wait_for()
         assert "vera" in (await page.locator("#who").text_content() or "")
@@ -359,30 +362,66 @@ async def test_console_view_role(view: MadeUp, open_page: OpenPage) -> None:
             ".then((answer) => answer.status)"
         )
         assert (status, view.stopped) == (403, [])
-        assert "view-token" not in await page.content()
+        assert VIEW not in await page.content()
         assert await page.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})") == "{}"
 
 
 async def test_console_signs_in_and_out(view: MadeUp, open_page: OpenPage) -> None:
     """Who may operate sees what can be stopped; signed out, by oneself or from outside, nothing is shown any more."""
-    async with console_at(view, needs_token=True) as running:
+    known = operators()
+    async with console_at(view, known) as running:
         tab = await open_page(running.url)
         page = tab.page
         for ends in ("button", "session"):
             await page.locator("#sign-in").wait_for()
-            await page.fill("#token", "operate-token")
+            await page.fill("#token", OPERATE)
             await page.keyboard.press("Enter")
             await page.locator(f"{ROWS} button:visible").first.wait_for()
             if ends == "button":
                 await page.click("#sign-out")
             else:
                 # As a reload that removes the token: the stream ends within a second, and the page asks why.
-                running.stand_in.sessions.clear()
+                known.rules = AdminRules(needs_credential=True, checks_host=False)
         await page.locator("#sign-in").wait_for()
         assert not await page.locator("#console").is_visible()
         async with asyncio.timeout(WAIT_S):
             while running.app[FEED].consoles:  # noqa: ASYNC110 - a reader's leaving is announced to nobody
                 await asyncio.sleep(0.02)
+
+
+async def test_console_role_lowered(view: MadeUp, open_page: OpenPage) -> None:
+    """A reload that lowers the role leaves the operator signed in, and takes what they could stop from the page."""
+    known = operators()
+    async with console_at(view, known) as running:
+        tab = await open_page(running.url)
+        page = tab.page
+        await page.fill("#token", OPERATE)
+        await page.keyboard.press("Enter")
+        await page.locator(f"{ROWS} button:visible").first.wait_for()
+        known.rules = replace(RULES, tokens=tuple(replace(one, role="view") for one in RULES.tokens))
+        await page.locator("#who", has_text="otto · may view").wait_for()
+        await page.locator('html[data-state="live"]').wait_for()
+        assert await page.locator(ROWS).count() > 0
+        assert await page.locator("[data-operates]:visible").count() == 0
+
+
+async def test_console_with_another_ones_cookie(view: MadeUp, open_page: OpenPage) -> None:
+    """A cookie that another port of the host has set beside the operator's own opens nothing, and the page says why."""
+    known = operators()
+    async with console_at(view, known) as running:
+        tab = await open_page(running.url)
+        page = tab.page
+        theirs = {"name": COOKIE, "value": known.open_session(VIEW)[1], "domain": "127.0.0.1", "path": "/admin"}
+        await page.context.add_cookies([theirs])  # type: ignore[list-item]
+        await page.fill("#token", OPERATE)
+        await page.keyboard.press("Enter")
+        await page.locator("#lost").get_by_text(f"Not connected: There are several cookies {COOKIE}").wait_for()
+        assert "otto" in (await page.locator("#who").text_content() or "")
+        assert await page.locator(ROWS).count() == 0
+        assert view.asked == 0
+        # The host's cookies are removed, as the page advises.
+        await page.context.clear_cookies()
+        await page.locator("#sign-in").wait_for()
 
 
 async def test_console_comes_back(made: ConsoleSite, open_page: OpenPage) -> None:
@@ -399,6 +438,25 @@ async def test_console_comes_back(made: ConsoleSite, open_page: OpenPage) -> Non
     await page.locator('html[data-state="live"]').wait_for()
     assert await page.locator("#lost").is_hidden()
     assert await page.evaluate("window.states") == ["lost", "live"]
+
+
+async def test_console_says_why_it_is_refused(made: ConsoleSite, open_page: OpenPage) -> None:
+    """Where as many consoles are open as may be, the page says so, and comes back when there is a place again."""
+    where = made.app[FEED]
+    host, port = made.origin.removeprefix("http://").split(":")
+    async with AsyncExitStack() as stack:
+        for _ in range(MAX_CONSOLES):
+            await stack.enter_async_context(watch((host, int(port))))
+        tab = await open_page(made.url)
+        lost = tab.page.locator("#lost")
+        await lost.get_by_text("Not connected: Too many consoles are open; close one and try again. What is").wait_for()
+        assert where.consoles == MAX_CONSOLES
+    await tab.page.locator('html[data-state="live"]').wait_for()
+    # Cut off by something else, the page does not repeat it.
+    where.end()
+    await tab.page.locator('html[data-state="lost"]').wait_for()
+    assert (await lost.text_content() or "").startswith("Not connected. What is shown is not of now.")
+    await tab.page.locator('html[data-state="live"]').wait_for()
 
 
 async def test_console_hostile_names(view: MadeUp, made: ConsoleSite, open_page: OpenPage) -> None:

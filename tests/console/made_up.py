@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.console import Parts
 from proxy.console.picture import sums_of
+from proxy.handlers.admin import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from proxy.console import Choice
     from proxy.handlers.admin import Stream, UpstreamReport
@@ -32,6 +33,7 @@ class MadeUp:
         self.given: Problems = {"reasons": [], "limping": []}
         self.silent: frozenset[str] = frozenset()
         self.stopped: list[str] = []
+        self.whose: list[dict[str, str]] = []
         self.asked = 0
 
     async def console(self, choices: Sequence[Choice]) -> Parts:
@@ -65,7 +67,7 @@ class MadeUp:
     async def spend(self) -> dict[str, Any] | None:
         return self.spent
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         return b""
 
     async def streams(self) -> list[Stream]:
@@ -76,6 +78,19 @@ class MadeUp:
         known = len(self.rows)
         self.rows = [row for row in self.rows if row["id"] != id_]
         return len(self.rows) < known
+
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        self.whose.append(dict(whose))
+        known = len(self.rows)
+        self.rows = [row for row in self.rows if any(row[name] != value for name, value in whose.items())]
+        return Stopped(known - len(self.rows), len(self.silent))
+
+    async def configuration(self) -> dict[str, Any]:
+        return {
+            "config": {"listen": "127.0.0.1:8080", "upstreams": {"main": {"api_key": "[redacted]"}}},
+            "loaded_at": "2026-11-27T05:00:00Z",
+            "last_reload": {"at": "2026-11-27T05:30:00Z", "result": "ok", "needs_restart": [], "faults": []},
+        }
 
     async def upstreams(self) -> list[UpstreamReport]:
         return self.reports

@@ -44,6 +44,11 @@ class Watching:
                     return name
         return None
 
+    async def end(self) -> None:
+        """Read to the end of the stream."""
+        while await self.next() is not None:
+            pass
+
     async def until(self, condition: Callable[[Watching], bool]) -> None:
         """Read until it is so."""
         async with asyncio.timeout(WAIT_S):
@@ -64,13 +69,13 @@ class Watching:
 
 
 @asynccontextmanager
-async def watch(address: tuple[str, int], query: str = "") -> AsyncIterator[Watching]:
+async def watch(address: tuple[str, int], query: str = "", *fields: tuple[str, str]) -> AsyncIterator[Watching]:
     """Connect as a console does, without a browser."""
     host, port = address
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=timeout, read_bufsize=2**22) as session,
-        session.get(f"http://{host}:{port}/admin/events{query}") as response,
+        session.get(f"http://{host}:{port}/admin/events{query}", headers=fields) as response,
     ):
         assert response.status == 200, await response.text()
         yield Watching(response)

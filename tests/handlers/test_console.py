@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy.app import make_admin_app
+from proxy.auth.operators import Operators
 from proxy.console import feed as feed_module
 from proxy.console.choice import MAX_ROWS
 from proxy.console.feed import MAX_CONSOLES
 from proxy.errors import LedgerUnavailableError
 from proxy.handlers.console import FEED
+from proxy.handlers.operators import COOKIE, PAGE_FIELD, PAGE_VALUE
+from tests.console.known import OPERATE, RULES, VIEW
 from tests.console.made_up import MadeUp, made_up
 from tests.console.watching import watch
 from tests.peers import WAIT_S, connect, request
@@ -248,6 +252,74 @@ async def test_events_spend(admin: Client, view: MadeUp) -> None:
     async with watch(address(admin)) as watching:
         await watching.until(lambda told: bool((told.members.get("spend") or {}).get("problem")))
         assert watching.members["spend"]["since"] == spent["since"]
+
+
+@dataclass
+class Secured:
+    """A listener with operators, and its clock."""
+
+    client: Client
+    operators: Operators
+    now_s: float = 1_800_000_000.0
+
+    async def cookie(self, text: str) -> tuple[str, str]:
+        async with self.client.post("/console/session", json={"token": text}) as response:
+            assert response.status == 204
+            value = response.cookies[COOKIE].value
+        self.client.session.cookie_jar.clear()
+        return "Cookie", f"{COOKIE}={value}"
+
+
+@pytest.fixture
+async def secured(aiohttp_client: AiohttpClient, view: MadeUp) -> Secured:
+    known = Operators(RULES, secret=b"s" * 32, now=lambda: found.now_s)
+    found = Secured(await aiohttp_client(make_admin_app(view, known)), known)
+    return found
+
+
+async def test_events_need_a_credential(secured: Secured, view: MadeUp) -> None:
+    """Without a credential there is no event; by a session of the role `view` there is, and nothing is stopped."""
+    client = secured.client
+    for headers in ({}, {"Authorization": "Bearer fssa_guess"}, {"Cookie": f"{COOKIE}=gone"}):
+        async with client.get("/admin/events", headers=headers) as response:
+            assert response.status == 401
+    assert view.asked == 0
+    looks = await secured.cookie(VIEW)
+    async with watch(address(client), "", looks) as watching:
+        assert await watching.next() == "snapshot"
+        for path in ("/admin/streams/" + view.rows[0]["id"], "/admin/streams?user=alice-0"):
+            async with client.delete(path, headers=[looks, (PAGE_FIELD, PAGE_VALUE)]) as response:
+                assert (response.status, response.headers["X-Forward-Sse-Code"]) == (403, "insufficient_scope")
+        assert await watching.next() == "delta"
+    assert (view.stopped, view.whose) == ([], [])
+
+
+@pytest.mark.parametrize("by", ["session", "token"])
+async def test_events_end_with_the_token(secured: Secured, by: str) -> None:
+    """A stream ends once its token is removed, be it by a session of it or by itself; another operator's goes on."""
+    mine = await secured.cookie(OPERATE) if by == "session" else ("Authorization", f"Bearer {OPERATE}")
+    where = address(secured.client)
+    async with watch(where, "", mine) as ended, watch(where, "", await secured.cookie(VIEW)) as other:
+        await asyncio.gather(ended.next(), other.next())
+        secured.operators.rules = replace(RULES, tokens=RULES.tokens[1:])
+        await ended.end()
+        seen = len(other.names)
+        await other.until(lambda told: len(told.names) > seen + 1)
+
+
+async def test_events_end_with_the_session(secured: Secured) -> None:
+    """A stream ends when its session expires; one by the token goes on, and by another session it begins anew."""
+    where = address(secured.client)
+    mine, token = await secured.cookie(OPERATE), ("Authorization", f"Bearer {OPERATE}")
+    async with watch(where, "", mine) as ended, watch(where, "", token) as other:
+        await asyncio.gather(ended.next(), other.next())
+        secured.now_s += secured.operators.session_s
+        await ended.end()
+        assert await other.next() is not None
+        async with secured.client.get("/admin/events", headers=[mine]) as response:
+            assert (response.status, response.headers["X-Forward-Sse-Code"]) == (401, "expired_token")
+    async with watch(where, "", await secured.cookie(OPERATE)) as again:
+        assert await again.next() == "snapshot"
 
 
 async def test_events_new_choice_is_told_at_once(admin: Client, view: MadeUp) -> None:

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 OPS, LOOK = "fssa_ops-token-canary", "fssa_look-token-canary"
 SECRET = b"s" * 32
 PAGE = {PAGE_FIELD: PAGE_VALUE}
-READS = ("/admin/streams", "/admin/usage", "/admin/upstreams", "/admin/config", "/console/session", "/nothing")
+READS = (
+    "/admin/streams",
+    "/admin/usage",
+    "/admin/upstreams",
+    "/admin/config",
+    "/console/session",
+    "/console/x",
+    "/admin/events",
+    "/nothing",
+)
 
 
 def token(name: str, text: str, role: Role) -> OperatorToken:
@@ -104,8 +113,11 @@ def with_cookie(value: str, **more: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", READS)
 async def test_without_credential(admin: Client, path: str) -> None:
     """Without a credential nothing is told, not even which paths there are, and the answer says what is asked for."""
-    status, code, challenge = await ask(admin, "GET", path)
-    assert (status, code, challenge) == (401, "missing_token", 'Bearer realm="forward-sse"')
+    async with admin.get(path) as response:
+        assert (response.status, response.headers["X-Forward-Sse-Code"]) == (401, "missing_token")
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="forward-sse"'
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Server" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/healthz/", "/metrics/"])
@@ -192,6 +204,19 @@ async def test_view_changes_nothing(
             "/admin/streams?user=alice",
             {},
             {"action": "stop_streams", "target": "alice", "by": "user", "stopped": 2, "result": "ok"},
+        ),
+        (
+            "DELETE",
+            "/admin/streams?user=alice&issuer=https%3A%2F%2Fid.example.com",
+            {},
+            {
+                "action": "stop_streams",
+                "target": "alice",
+                "by": "user",
+                "issuer": "https://id.example.com",
+                "stopped": 2,
+                "result": "ok",
+            },
         ),
         (
             "DELETE",
@@ -361,6 +386,53 @@ async def test_token_removed(admin: Client, operators: Operators, tokens: tuple[
     operators.rules = AdminRules(tokens, needs_credential=True, checks_host=False)
     assert (await ask(admin, "GET", "/admin/streams", headers=with_cookie(value)))[:2] == (401, "expired_token")
     assert [operator.is_valid() for operator in running] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["{theirs}; {mine}"],
+        ["{mine}; {theirs}"],
+        ["{mine};{theirs}"],
+        ["{mine}; a=1; {mine}"],
+        ["{mine}", "{theirs}"],
+        ["a=1; {mine}", "{theirs}"],
+        ["{mine}; forward_sse_console=junk"],
+    ],
+)
+async def test_several_sessions(admin: Client, view: Fake, fields: list[str]) -> None:
+    """Cookies of one name, which another service on the host may add, are refused: nobody acts as somebody else."""
+    mine, theirs = [f"{COOKIE}={await log_in(admin, text)}" for text in (OPS, LOOK)]
+    headers = [("Cookie", field.format(mine=mine, theirs=theirs)) for field in fields]
+    assert (await ask(admin, "GET", "/admin/streams", headers=headers))[:2] == (400, "invalid_request")
+    acts = [*headers, *PAGE.items()]
+    assert (await ask(admin, "DELETE", "/admin/streams/one", headers=acts))[:2] == (400, "invalid_request")
+    assert (await ask(admin, "DELETE", "/admin/streams/one", headers=headers))[:2] == (403, "origin_not_allowed")
+    assert view.stopped == []
+    # Out of it leads a logout. With a token in its field cookies do not matter.
+    assert (await ask(admin, "DELETE", "/console/session", headers=acts))[0] == 204
+    with_token = [*headers, ("Authorization", f"Bearer {OPS}")]
+    assert (await ask(admin, "GET", "/admin/streams", headers=with_token))[0] == 200
+
+
+async def test_session_in_a_second_field(admin: Client) -> None:
+    """The cookie is found, and held to its field, in whichever `Cookie` field it stands."""
+    headers = [("Cookie", "a=1"), ("Cookie", f"{COOKIE}={await log_in(admin, OPS)}")]
+    assert (await ask(admin, "GET", "/admin/streams", headers=headers))[0] == 200
+    assert (await ask(admin, "DELETE", "/admin/streams/one", headers=headers))[:2] == (403, "origin_not_allowed")
+
+
+async def test_token_and_session(admin: Client, view: Fake, lines: list[Any]) -> None:
+    """Of a token and a session of two operators the token counts, whichever may do more; a bad token is no fallback."""
+    sessions = {name: with_cookie(await log_in(admin, text), **PAGE) for name, text in (("ops", OPS), ("look", LOOK))}
+    lines.clear()
+    refused = await ask(admin, "DELETE", "/admin/streams/one", headers=sessions["ops"] | bearer(LOOK))
+    allowed = await ask(admin, "DELETE", "/admin/streams/one", headers=sessions["look"] | bearer(OPS))
+    bad = await ask(admin, "GET", "/admin/streams", headers=sessions["ops"] | bearer("fssa_guess"))
+    basic = await ask(admin, "GET", "/admin/streams", headers=sessions["ops"] | {"Authorization": "Basic eDp5"})
+    assert [refused[0], allowed[0], bad[0], basic[0]] == [403, 204, 401, 401]
+    assert view.stopped == ["one"]
+    assert [(line["operator"], line["result"]) for line in lines[:2]] == [("look", "insufficient_scope"), ("ops", "ok")]
 
 
 async def test_role_lowered(admin: Client, operators: Operators) -> None:
@@ -576,7 +648,7 @@ def test_anyone_where_nobody_may() -> None:
 
 
 async def test_pages_of_others(aiohttp_client: AiohttpClient, operators: Operators) -> None:
-    """The console's page and its files need no credential, all else does; a handler knows who asks."""
+    """The console's page needs no credential, all else does, also what is ever added below it."""
     seen: list[Operator] = []
 
     async def page(request: web.Request) -> web.Response:
@@ -597,7 +669,7 @@ async def test_pages_of_others(aiohttp_client: AiohttpClient, operators: Operato
     statuses = {}
     for path in ("/console", "/console/console.js", "/console/%73ession", "/console/x", "/console/../admin/events"):
         statuses[path] = (await ask(admin, "GET", path))[0]
-    assert list(statuses.values()) == [200, 200, 401, 401, 401], statuses
+    assert list(statuses.values()) == [200, 401, 401, 401, 401], statuses
     assert (await ask(admin, "POST", "/console"))[0] == 401
     assert (await ask(admin, "GET", "/admin/events", headers=bearer(LOOK)))[0] == 200
     (operator,) = seen

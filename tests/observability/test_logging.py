@@ -60,6 +60,20 @@ def test_exchange_line_is_like_any(lines: Lines, format_: Literal["json", "conso
     assert b"/[redacted]/" in other
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b[2J", "\x1b]0;x\x07", "\x9b2J", "a\r\n[info] b", "a\n", "\x00", "\u202eb", "\u2028", "\x7f", "a\udce9"],
+)
+def test_console_line_of_a_hostile_name(lines: Lines, text: str) -> None:
+    """A terminal is given nothing that it obeys, and one line, whatever a user, an id or a model is called."""
+    configure(format_="console", level="info", redactor=Redactor([]), writer=lines, worker=None)
+    structlog.get_logger().info("operator.acted", target=text, others=[text], more={text: text}, name="Émile 王")
+    (line,) = lines
+    shown = line.decode()
+    assert shown.rstrip("\n").isprintable()
+    assert "name='Émile 王'" in shown
+
+
 def test_exchange_line_below_the_level(lines: Lines) -> None:
     """With a level above its own the line is not written."""
     configure(format_="json", level="warning", redactor=Redactor(), writer=lines)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,17 +14,26 @@ import pytest
 from tests.conftest import VENDOR_KEY, token
 from tests.console.watching import watch
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, Upstream, chunk, event, request
-from tests.whole.several import ONCE, one_in_each, several
+from tests.whole.several import NO_BOUND, ONCE, one_in_each, several
 from tests.whole.test_admin_whole import begin, get
+from tests.whole.test_operators_whole import BOTH, LOOK, OPS, admin_yaml, ask, log_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Running, Start
     from tests.console.watching import Watching
+    from tests.whole.several import Several
 
 MODEL = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "prompt-canary"}]}
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7}}\n\n'
+# A session that can be waited for.
+SHORT_SESSIONS = """
+from proxy.auth.operators import Operators
+from proxy.cli.commands import main
+Operators.__init__.__kwdefaults__["session_s"] = 5
+main()
+"""
 
 
 def phase(id_: str, name: str) -> Any:
@@ -221,3 +231,40 @@ async def test_a_silent_worker(tmp_path: Path, upstream: Upstream) -> None:
                 await watching.until(lambda told: workers_of(told) == set(served.pids))
         finally:
             os.kill(served.pids[frozen.worker], signal.SIGCONT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
+async def test_a_reload_that_removes_a_token(tmp_path: Path, upstream: Upstream) -> None:
+    """The streams of its sessions, and its own, end in every worker; another operator's go on."""
+    async with several(tmp_path, upstream, NO_BOUND + BOTH, workers=2) as served, AsyncExitStack() as stack:
+        mine, looks = await log_in(served, OPS), await log_in(served, LOOK)
+        credentials = (mine, mine, mine, ("Authorization", f"Bearer {OPS}"))
+        ended = [await stack.enter_async_context(watch(served.admin_address, "", one)) for one in credentials]
+        others = [await stack.enter_async_context(watch(served.admin_address, "", looks)) for _ in range(3)]
+        await asyncio.gather(*(watching.next() for watching in (*ended, *others)))
+        served.config.write_text(served.config.read_text().replace(BOTH, admin_yaml(("look", LOOK, "view"))))
+        served.signal(signal.SIGHUP)
+        await asyncio.gather(*(watching.end() for watching in ended))
+        for watching in others:
+            seen = len(watching.names)
+            await watching.until(lambda told, seen=seen: len(told.names) > seen + 1)  # type: ignore[misc]
+        assert {await status_of_events(served, credential) for credential in credentials} == {401}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the arbiter is run on Linux")
+async def test_a_session_that_expires(tmp_path: Path, upstream: Upstream) -> None:
+    """Its stream ends in the real command, too; one by the token goes on."""
+    async with several(
+        tmp_path, upstream, NO_BOUND + BOTH, workers=2, command=("-c", SHORT_SESSIONS, "serve")
+    ) as served:
+        mine, token_ = await log_in(served, OPS), ("Authorization", f"Bearer {OPS}")
+        async with watch(served.admin_address, "", mine) as ended, watch(served.admin_address, "", token_) as other:
+            await asyncio.gather(ended.next(), other.next())
+            await ended.end()
+            seen = len(other.names)
+            await other.until(lambda told: len(told.names) > seen)
+        assert await status_of_events(served, mine) == 401
+
+
+async def status_of_events(served: Several, credential: tuple[str, str]) -> int:
+    return (await ask(served, "GET", "/admin/events", credential)).status

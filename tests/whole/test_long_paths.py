@@ -33,6 +33,18 @@ async def test_path_of_very_many_segments(start: Callable[..., Any], upstream: U
     assert not upstream.peers
 
 
+@pytest.mark.parametrize("path", ["/" * 200_000, "/console" + "/a" * 1024], ids=["slashes", "console"])
+async def test_path_of_very_many_segments_to_the_operator(start: Callable[..., Any], path: str) -> None:
+    """On the operator's listener, where nobody needs a credential to ask, it is not refused before the router."""
+    proxy = await start("max_header: 256KiB\n")
+    admin = await proxy.admin()
+    admin.write(head(start=f"GET {path} HTTP/1.1"))
+    answer = await admin.read_message()
+    await admin.closed()
+    assert (answer.status, answer.get("x-forward-sse-code")) == (400, "invalid_request")
+    assert answer.json["error"]["message"] == "The path has more than 1024 segments."
+
+
 async def test_path_with_a_query_of_many_slashes(proxy: Running, upstream: Upstream) -> None:
     """Slashes of a query are taken for segments, or a path with as many as are allowed is refused for that."""
     client = await proxy.client()

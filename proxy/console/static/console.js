@@ -18,17 +18,24 @@
   let user = null;
   let shownKey = null;
   let retryAt = 0;
+  let reason = "";
 
   const feed = new Feed({
     state(name, retrySeconds) {
       if (root.dataset.state !== name) root.dataset.state = name;
       retryAt = name === "lost" ? Date.now() + retrySeconds * 1000 : 0;
+      if (name === "live") reason = "";
+      showLink();
+    },
+    reason(text) {
+      reason = text;
       showLink();
     },
     picture(picture, isWhole) {
       if (isWhole) panels.forgetRates();
       show(picture);
     },
+    session: showSession,
     signedOut: askToken,
   });
 
@@ -51,30 +58,37 @@
     set(element("link-words"), "textContent", text);
     element("lost").hidden = state !== "lost";
     if (state === "lost") {
-      set(element("lost"), "textContent", `Not connected: what is shown is not of now. Trying again${seconds > 0 ? ` in ${seconds} s` : ""}.`);
+      set(element("lost"), "textContent", `Not connected${reason === "" ? "" : `: ${reason.replace(/[.]$/, "")}`}. What is shown is not of now. Trying again${seconds > 0 ? ` in ${seconds} s` : ""}.`);
     }
   }
   setInterval(showLink, 1000);
 
   async function begin() {
-    session = await askSession();
-    if (session.status === 401) return askToken();
-    if (session.status !== 200) {
+    const asked = await askSession();
+    if (asked.status === 401) return askToken();
+    if (asked.status !== 200) {
       element("console").hidden = false;
       root.dataset.state = "lost";
+      reason = asked.error?.message ?? "";
       retryAt = Date.now() + 3000;
       showLink();
       setTimeout(() => void begin(), 3000);
       return;
     }
-    document.body.dataset.role = session.role;
-    element("who").textContent = session.name === null ? "" : `${session.name} · ${session.role === "operate" ? "may operate" : "may view"}`;
-    element("sign-out").hidden = session.name === null;
+    showSession(asked);
     element("sign-in").hidden = true;
     element("console").hidden = false;
     isOpen = true;
     feed.open(query());
     void readConfiguration();
+  }
+
+  /** A reload may change the role of a session. */
+  function showSession(asked) {
+    session = asked;
+    document.body.dataset.role = session.role;
+    element("who").textContent = session.name === null ? "" : `${session.name} · ${session.role === "operate" ? "may operate" : "may view"}`;
+    element("sign-out").hidden = session.name === null;
   }
 
   function askToken() {
@@ -109,11 +123,10 @@
   element("sign-out").addEventListener("click", async () => {
     try {
       await operate("DELETE", "/console/session");
+      askToken();
     } catch (error) {
       say(error.message);
-      return;
     }
-    askToken();
   });
 
   document.addEventListener("visibilitychange", () => {
@@ -286,8 +299,7 @@
     try {
       running = await count(isMeant);
     } catch (error) {
-      say(error.message);
-      return;
+      return say(error.message);
     }
     const all = running === 1 ? "the one stream" : `all ${words.number(running)} streams`;
     confirm(`Stop ${all} of ${whose}?`, "Clients see their streams break off, or end with Cancelled where events are typed. New ones may begin.", `Stop ${words.plural(running, "stream")}`, async () => {

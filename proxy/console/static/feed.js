@@ -3,7 +3,9 @@
 /**
  * The connection: one event stream of a choice, merged into one picture; comes back by itself, slower each time.
  *
- * `on` has `picture(picture, isWhole)`, `state(name, retrySeconds)`: `connecting`, `live` or `lost`; and `signedOut()`.
+ * `on` has `picture(picture, isWhole)`, `state(name, retrySeconds)`: `connecting`, `live` or `lost`;
+ * `reason(text)`: why the proxy refuses the stream, empty where it does not; `session(session)`, who is signed in, before
+ * it connects again; and `signedOut()`.
  */
 class Feed {
   #on;
@@ -81,6 +83,8 @@ class Feed {
 
   #lost(source) {
     if (source !== this.#source) return;
+    // Without an answer it would try again by itself.
+    const isRefused = source.readyState === EventSource.CLOSED;
     this.#drop();
     if (!this.#isWanted) return;
     const most = Math.min(Feed.LONGEST_WAIT_S, 2 ** this.#failures);
@@ -88,7 +92,25 @@ class Feed {
     // Many pages must not come back in the same moment.
     const seconds = most * (0.5 + Math.random() / 2);
     this.#on.state("lost", seconds);
+    if (isRefused) void this.#explain();
+    else this.#on.reason("");
     this.#timer = setTimeout(() => void this.#again(), seconds * 1000);
+  }
+
+  /** An event stream tells nothing of a refusal: ask for the same in a way that does, and take nothing more of it. */
+  async #explain() {
+    const asking = new AbortController();
+    const limit = setTimeout(() => asking.abort(), Feed.SILENCE_MS);
+    try {
+      const answer = await fetch(`/admin/events${this.#query}`, {cache: "no-store", signal: asking.signal});
+      const told = answer.ok ? null : await answer.json();
+      if (this.#isWanted && this.#source === null) this.#on.reason(told?.error?.message ?? "");
+    } catch {
+      // The next try tells.
+    } finally {
+      clearTimeout(limit);
+      asking.abort();
+    }
   }
 
   /** An event stream does not tell its status: ask whether it is the credential that is missing. */
@@ -100,15 +122,16 @@ class Feed {
       this.#on.signedOut();
       return;
     }
+    if (session.status === 200) this.#on.session(session);
     this.#connect();
   }
 }
 
-/** Who is signed in: `{status, name, role}`; status 0 where the proxy cannot be reached. */
+/** Who is signed in: `{status, name, role}`, or why not: `{status, error}`; status 0 where the proxy cannot be reached. */
 async function askSession() {
   try {
     const answer = await fetch("/console/session", {cache: "no-store"});
-    return {status: answer.status, ...(answer.ok ? await answer.json() : {})};
+    return {...await answer.json().catch(() => null), status: answer.status};
   } catch {
     return {status: 0};
   }
