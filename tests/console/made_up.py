@@ -67,7 +67,7 @@ class MadeUp:
     async def spend(self) -> dict[str, Any] | None:
         return self.spent
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, is_openmetrics: bool = False) -> bytes:
         return b""
 
     async def streams(self) -> list[Stream]:
