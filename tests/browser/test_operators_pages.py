@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from proxy.handlers.console import FEED
 from proxy.handlers.operators import COOKIE, PAGE_FIELD, PAGE_VALUE
+from tests.peers import WAIT_S
 from tests.whole.test_admin_whole import begin
 
 if TYPE_CHECKING:
@@ -99,6 +101,13 @@ def consoles(proxy: Running) -> int:
     return app[FEED].consoles
 
 
+async def no_console(proxy: Running) -> None:
+    """Wait until none is connected."""
+    async with asyncio.timeout(WAIT_S):
+        while consoles(proxy):  # noqa: ASYNC110 - a reader's leaving is announced to nobody
+            await asyncio.sleep(0.02)
+
+
 async def test_other_origin_with_the_cookie(start: Start, upstream: Upstream, site: Site, open_page: OpenPage) -> None:
     """A page of another port of the same host, to which the cookie is sent, reads, stops and changes nothing."""
     proxy = await start(ADMIN)
@@ -117,6 +126,7 @@ async def test_other_origin_with_the_cookie(start: Start, upstream: Upstream, si
     assert await page.evaluate("document.cookie") == ""
     assert await page.evaluate("async () => (await fetch('/admin/streams')).status") == 200
     assert await page.evaluate(OWN_EVENTS) == 200
+    await no_console(proxy)
     (kept,) = await page.context.cookies()
     assert (kept["name"], kept["httpOnly"], kept["sameSite"]) == (COOKIE, True, "Strict")
 
