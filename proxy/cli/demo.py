@@ -50,6 +50,9 @@ curl {mock}/mock/stats
 What your requests have used, and what is left of your limits:
 curl {base}/forward-sse/usage -H 'Authorization: Bearer {token}'
 
+The operator's console, which shows every stream and can stop it:
+{admin}/console
+
 Each exchange leaves one line below. Ctrl-C here ends the demo.
 """
 
@@ -86,8 +89,8 @@ async def _serve(listen: str, config: Path, secret: str, redactor: Redactor, led
         claims = {"iss": "demo", "aud": "llm", "sub": "you", "iat": now_s, "exp": now_s + _TOKEN_TTL_S}
         token = jwt.encode(claims, secret, algorithm="HS256")
 
-        def announce(address: str) -> None:
-            sys.stdout.write(_BANNER.format(base=f"http://{address}", mock=mock, token=token))
+        def announce(address: str, admin: str) -> None:
+            sys.stdout.write(_BANNER.format(base=f"http://{address}", admin=f"http://{admin}", mock=mock, token=token))
             sys.stdout.flush()
 
         return await serve(settings(), settings, redactor, announce=announce)

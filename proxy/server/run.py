@@ -59,9 +59,9 @@ async def serve(
     load: Callable[[], Settings],
     redactor: Redactor,
     *,
-    announce: Callable[[str], None] | None = None,
+    announce: Callable[[str, str], None] | None = None,
 ) -> int:
-    """Open the server, obey signals, drain, close; `announce` is told the address once it is open."""
+    """Open the server, obey signals, drain, close; `announce` is told the addresses of clients and of operators."""
     signals = Signals()
     signals.listen()
     server = Server(settings, redactor)
@@ -82,7 +82,7 @@ async def serve(
     )
     log_egress_proxies(settings)
     if announce is not None:
-        announce(format_address(server.listen) or "")
+        announce(format_address(server.listen) or "", format_address(server.admin_listen) or "")
     reloading = asyncio.create_task(reload_when_asked(signals, server, load))
     await signals.stop.wait()
     reloading.cancel()

@@ -10,6 +10,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
@@ -268,7 +269,10 @@ async def test_serve_log_survives_a_reader_that_is_gone(tmp_path: Path, upstream
 
 @pytest.mark.skipif(sys.platform != "linux", reason="curl's exit codes and the demo's signals are checked on Linux")
 async def test_demo_prints_a_curl_line_that_streams(tmp_path: Path) -> None:
-    """The demo's own command, run as pasted, gets a whole stream, event by event; SIGINT ends the demo with 0."""
+    """The demo's own command, run as pasted, gets a whole stream, event by event, and its console is served.
+
+    SIGINT ends the demo with 0.
+    """
     need("curl")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy", "demo", "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
@@ -281,6 +285,10 @@ async def test_demo_prints_a_curl_line_that_streams(tmp_path: Path) -> None:
                 printed += await process.stdout.readline()
         start = printed.index(b"curl -N")
         command = printed[start : printed.index(b"\n\n", start)].decode()
+        console = printed[: printed.index(b"/console\n")].rpartition(b"\n")[2].decode()
+        async with aiohttp.ClientSession() as session, session.get(f"{console}/console") as answer:
+            assert answer.status == 200
+            assert "<title>" in await answer.text()
         curl = await asyncio.create_subprocess_shell(f"{command} -sS", stdout=asyncio.subprocess.PIPE)
         assert curl.stdout is not None
         reads = []
