@@ -89,7 +89,8 @@ def _telemetry(settings: Settings) -> str:
     if telemetry.traces:
         ratio, follows_parent = sampling_of(settings)
         share = f"sample {ratio:.6g}{', or as the caller says' if follows_parent else ''}"
-        parts.append(f"traces ({share}, user {telemetry.user}) to {targets['traces'].url}")
+        user = telemetry.user if telemetry.user_key is None else "hashed by a key"
+        parts.append(f"traces ({share}, user {user}) to {targets['traces'].url}")
     if telemetry.metrics:
         parts.append("metrics on /metrics" + (f" and to {targets['metrics'].url}" if "metrics" in targets else ""))
     return f"{' and '.join(parts)}, names of {semconv_of(settings)}" if parts else "off"

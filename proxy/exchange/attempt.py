@@ -21,11 +21,12 @@ class Attempt:
         key: The first 8 hexadecimal digits of the SHA-256 of the operator's key; None where there is none.
         status: The vendor's; None while it has not answered.
         ending: How it ended; None while it is under way, or its answer is.
+        reason: Why, where it failed before there was an answer: the log's word.
         sent_s: When the request was handed to the connection; None before that.
         call: What telemetry knows of it; None where there is none.
     """
 
-    __slots__ = ("begun_s", "call", "ended_s", "ending", "key", "sent_s", "status", "upstream")
+    __slots__ = ("begun_s", "call", "ended_s", "ending", "key", "reason", "sent_s", "status", "upstream")
 
     def __init__(self, upstream: str, key: str | None, begun_s: float) -> None:
         self.upstream = upstream
@@ -34,12 +35,14 @@ class Attempt:
         self.sent_s: float | None = None
         self.status: int | None = None
         self.ending: Ending | None = None
+        self.reason: str | None = None
         self.ended_s = 0.0
         self.call: Call | None = None
 
-    def end(self, ending: Ending, now_s: float) -> None:
+    def end(self, ending: Ending, reason: str | None, now_s: float) -> None:
         """Note how it ended."""
         self.ending = ending
+        self.reason = reason
         self.ended_s = now_s
 
 

@@ -218,7 +218,10 @@ class Attempts:
             state.key_refused(key, attempt.status, None if limited is None else rest_of(limited.index, time.time()))
         self._metrics.attempt_ended(route.upstream, outcome)
         if outcome is not OK:
-            attempt.end(Ending.UPSTREAM_ERROR if error is None else ending_of(error), now())
+            if error is None:
+                attempt.end(Ending.UPSTREAM_ERROR, None, now())
+            else:
+                attempt.end(ending_of(error), error.reason, now())
             if lease is not None:
                 lease.release()
                 exchange.lease = None

@@ -264,6 +264,7 @@ class _Made:
                 "forward_sse.upstream": attempt.upstream,
                 "forward_sse.key": attempt.key,
                 "forward_sse.ending": str(ending),
+                "forward_sse.reason": self._exchange.reason if attempt.ending is None else attempt.reason,
                 **self._gen_ai(call, is_answered=is_answered),
             }
             ended_s = self._now_s if attempt.ending is None else attempt.ended_s

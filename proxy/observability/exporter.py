@@ -64,10 +64,16 @@ class Batching(NamedTuple):
 
 
 def _without_secrets(span: Span, redact: Callable[[bytes], bytes]) -> Span:
-    attributes: dict[str, Value] = {
-        name: _clean(value, redact) if isinstance(value, str) else value for name, value in span.attributes.items()
-    }
+    attributes = {name: _clean_value(value, redact) for name, value in span.attributes.items()}
     return span._replace(name=_clean(span.name, redact), state=redact(span.state), attributes=attributes)
+
+
+def _clean_value(value: Value, redact: Callable[[bytes], bytes]) -> Value:
+    if isinstance(value, str):
+        return _clean(value, redact)
+    if isinstance(value, bool | int | float):
+        return value
+    return [_clean(item, redact) for item in value]
 
 
 def _clean(text: str, redact: Callable[[bytes], bytes]) -> str:

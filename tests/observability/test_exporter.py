@@ -209,7 +209,7 @@ def test_close_is_bounded(is_silent: bool, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_secret_in_a_path() -> None:
-    """A configured secret is taken out of whatever a client chooses, and half a character is no fault."""
+    """A configured secret is taken out of whatever a client or a vendor chooses, and half a character is no fault."""
     server = Answers()
     one = Exporter(
         traces=Target(server.url), metrics=None, batching=Batching(delay_s=0.01), resource={}, version="1",
@@ -218,13 +218,14 @@ def test_secret_in_a_path() -> None:
     one.open()
     one.put([span(path="/a/canary/b"), span(path="/\ud800")])
     one.put([span()._replace(name="chat canary", state=b"a=canary")])
+    one.put([span()._replace(attributes={"reasons": ["stop", "canary"], "count": 3, "stream": True, "usd": 0.5})])
     one.close()
     server.close()
     assert b"canary" not in b"".join(server.bodies)
     assert b"/a/[redacted]/b" in b"".join(server.bodies)
     assert b"chat [redacted]" in b"".join(server.bodies)
     assert b"a=[redacted]" in b"".join(server.bodies)
-    assert counts(one)["spans_total exported"] == 3
+    assert counts(one)["spans_total exported"] == 4
 
 
 def test_headers_are_not_shown() -> None:

@@ -16,6 +16,7 @@ from proxy.settings.loading import load
 from tests.collector import CLIENT, SERVER, Collector, Seen
 from tests.conftest import CONFIG, SECRET, VENDOR_KEY, token
 from tests.peers import LAST, STREAM_HEAD, chunk, event, request, secret_free
+from tests.proxies import free_port
 from tests.settings_builder import settings
 from tests.whole.scenes import fill
 
@@ -316,6 +317,7 @@ async def test_ending(  # noqa: PLR0917 - the cases' columns
         assert (found.get("http.response.status_code"), found.get("error.type")) == attempted
         assert attempts[0].is_error is (attempted[1] is not None)
         assert found["forward_sse.ending"] == ending
+        assert found.get("forward_sse.reason") == line["reason"]
     assert proxy.leases_held == 0
 
 
@@ -352,6 +354,21 @@ async def test_failover(start: Start, upstream: Upstream, collector: Collector) 
     assert server.attributes["forward_sse.attempts"] == 2
     assert server.attributes["gen_ai.request.model"] == "gpt-other"
     assert not server.is_error
+
+
+async def test_failover_has_its_reason(start: Start, upstream: Upstream, collector: Collector) -> None:
+    """Why a vendor that could not be reached was left stands in its span: the line has the reason of the end alone."""
+    config = CONFIG.replace("default_upstream", ROUTES.strip("\n") + "\ndefault_upstream")
+    config = config.replace("url: {url}", f"url: http://127.0.0.1:{free_port()}", 1)
+    proxy = await start(traced(collector), config=config, environ=AT_ONCE)
+    client = await ask(proxy)
+    vendor, _ = await upstream.take()
+    vendor.write(STREAM_HEAD + chunk(ANSWER) + LAST)
+    await client.read_until(LAST)
+    server, attempts = sorted_spans(await collector.wait(3))
+    assert [attempt.attributes.get("forward_sse.reason") for attempt in attempts] == ["refused", None]
+    assert "forward_sse.reason" not in server.attributes
+    assert (await proxy.settled())[0]["reason"] is None
 
 
 @pytest.mark.parametrize(

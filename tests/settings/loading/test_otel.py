@@ -181,6 +181,9 @@ def test_report(tmp_path: Path) -> None:
     metrics = "metrics on /metrics and to http://c.test/v1/metrics"
     assert f"telemetry      {traces} and {metrics}, names of 1.41" in text
     assert "log            json, info\n" in text
+    keyed = report(loaded(tmp_path, ON + ", otlp: 'http://c.test', user: hashed, user_key: 0123456789abcdef-canary}\n"))
+    assert "user hashed by a key)" in keyed
+    assert "canary" not in keyed
     assert "telemetry      off (OTEL_SDK_DISABLED)" in report(
         loaded(tmp_path, ON + ", otlp: 'http://c.test'}\n", {"OTEL_SDK_DISABLED": "TRUE"})
     )
