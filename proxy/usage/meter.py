@@ -39,7 +39,8 @@ _FIELD: Final = b"data:"
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
 _MOST_VALUES: Final = 8
-_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_EVENT_END: Final = b"\n\n"
+_RARE_EVENT_ENDS: Final = (b"\r\n\r\n", b"\r\r")
 
 
 class Figures(NamedTuple):
@@ -154,6 +155,11 @@ class Meter:
                 data = data[first:]
             else:
                 data = self._held + data
+        if data.endswith(_EVENT_END):
+            # Nearly always.
+            self._held = b""
+            self._events(data)
+            return
         end = _last_end(data)
         self._held = data[end:][-_MOST_HELD:]
         if end:
@@ -281,7 +287,10 @@ class Meter:
 
 def _first_end(data: bytes, at: int = 0) -> int:
     """Where the event at a position ends, or one that is not far behind it; 0 where none does."""
-    for mark in _EVENT_ENDS:
+    end = data.find(_EVENT_END, at)
+    if end >= 0:
+        return end + len(_EVENT_END)
+    for mark in _RARE_EVENT_ENDS:
         end = data.find(mark, at)
         if end >= 0:
             return end + len(mark)
@@ -290,7 +299,7 @@ def _first_end(data: bytes, at: int = 0) -> int:
 
 def _last_end(data: bytes, before: int | None = None) -> int:
     """Where the last whole event ends; 0 where none does."""
-    for mark in _EVENT_ENDS:
+    for mark in (_EVENT_END, *_RARE_EVENT_ENDS):
         at = data.rfind(mark, 0, before)
         if at >= 0:
             return at + len(mark)
