@@ -153,13 +153,16 @@ def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
     counts.keep("reasoning", mapping(usage.get("output_tokens_details")).get("reasoning_tokens"))
 
 
-def size_of(*texts: object) -> int:
-    """The UTF-8 bytes of those that are texts."""
-    size = 0
-    for text in texts:
-        if isinstance(text, str):
-            size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return size
+# Members of a delta: few of them are in one event.
+_OPENAI_TEXTS = ("content", "reasoning_content", "reasoning")
+_ANTHROPIC_TEXTS = ("text", "thinking", "partial_json")
+
+
+def size_of(text: object) -> int:
+    """The UTF-8 bytes of what is a text."""
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def openai_text_bytes(event: dict[str, Any]) -> int:
@@ -169,17 +172,22 @@ def openai_text_bytes(event: dict[str, Any]) -> int:
     size = 0
     for choice in sequence(event.get("choices")):
         of = mapping(choice)
+        if "text" in of:
+            size += size_of(of["text"])
         delta = mapping(of.get("delta"))
-        size += size_of(of.get("text"), delta.get("content"), delta.get("reasoning_content"), delta.get("reasoning"))
-        for call in sequence(delta.get("tool_calls")):
-            size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+        for name in _OPENAI_TEXTS:
+            if name in delta:
+                size += size_of(delta[name])
+        if "tool_calls" in delta:
+            for call in sequence(delta["tool_calls"]):
+                size += size_of(mapping(mapping(call).get("function")).get("arguments"))
     return size
 
 
 def anthropic_text_bytes(event: dict[str, Any]) -> int:
     """The same of a `content_block_delta`."""
     delta = mapping(event.get("delta"))
-    return size_of(delta.get("text"), delta.get("thinking"), delta.get("partial_json"))
+    return sum(size_of(delta[name]) for name in _ANTHROPIC_TEXTS if name in delta)
 
 
 def gemini_text_bytes(event: dict[str, Any]) -> int:

@@ -47,7 +47,7 @@ _TIMEOUT_ENDINGS: Final = {
 }
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Exchange:
     """What is known of one request while it runs; the log line and the metrics are made of it in the end.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.exchange.attempt import logged
 from proxy.ledger import Row
-from proxy.model import Amounts, Ending
+from proxy.model import COMPLETE, Amounts, Ending
 from proxy.protocol.typed_events import Usage
 from proxy.usage import Figures, usd_text
 from proxy.usage.prices import USD
@@ -79,7 +79,7 @@ class Reckoning(NamedTuple):
 
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
-        figures, cost_nano = self.taken(Ending.COMPLETE)
+        figures, cost_nano = self.taken(COMPLETE)
         if self.meter is None or figures.source == "none":
             return None
         counts = self.meter.counts
@@ -132,7 +132,7 @@ def _taken(meter: Meter, upstream: str, prices: Prices, estimates: Estimates, en
     """What an exchange with a meter took, if it ended so; see `Reckoning.taken`."""
     if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
         return Taken(Figures("none", meter.model))
-    figures = estimates.figures(meter, upstream, is_whole=ending is Ending.COMPLETE)
+    figures = estimates.figures(meter, upstream, is_whole=ending is COMPLETE)
     if figures.source == "none":
         return Taken(figures)
     return Taken(figures, prices.cost(figures.model, figures))

@@ -37,6 +37,9 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     CANCELLED = "cancelled"
 
+    # See `Ending`.
+    __hash__ = str.__hash__
+
 
 # Of nearly all attempts. As a member it is looked up in its class and the class's own class, five times as slowly.
 OK: Final = Outcome.OK

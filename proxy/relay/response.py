@@ -37,6 +37,8 @@ _COPIED_BYTES: Final = 16_384
 # read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
 _LAST_WORDS_S: Final = 0.1
 _NO_CONTENT: Final = 204
+# Of every eight events the meter reads all at once: the bits that the last of them has not.
+_EIGHTH: Final = 7
 
 
 class RelayResponse(web.StreamResponse):
@@ -54,6 +56,7 @@ class RelayResponse(web.StreamResponse):
         "_is_chunked",
         "_is_paused",
         "_is_seldom",
+        "_passed_bytes",
         "_passed_events",
         "_progress",
         "_protocol",
@@ -84,19 +87,16 @@ class RelayResponse(web.StreamResponse):
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: DeadlineTimer | None = None
-        self._is_seldom = False
         self._wake: asyncio.Future[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._eof_begun = False
-        self._received = self._written = self._passed_events = 0
-        self._is_paused = False
+        # Of the body. What passes as whole events is counted once, and is both received and written.
+        self._received = self._written = self._passed_bytes = self._passed_events = 0
+        self._is_paused = self._is_seldom = self._eof_begun = self._sent_error_event = False
         # What is written when the body ends in order; None where it breaks off.
         self._tail: bytes | None = None
-        self._sent_error_event = False
         self.meter: Meter | None = None
         self.first_byte_s: float | None = None
         self.ending: Ending | None = None
-        # Why the upstream broke off, where it did.
         self.failure_reason: str | None = None
         # aiohttp adds a type where there is none; the application takes it away again.
         self.has_content_type = "Content-Type" in self.headers
@@ -219,11 +219,12 @@ class RelayResponse(web.StreamResponse):
             self.finish(Ending.CLIENT_CLOSED)
             return
         transport.write(data)
-        self._written += payload_bytes
-        self._received += payload_bytes
-        self._passed_events += 1
+        self._passed_bytes += payload_bytes
+        self._passed_events = passed_events = self._passed_events + 1
         if (meter := self.meter) is not None:
-            meter.event(data)
+            meter.passed.append(data)
+            if not passed_events & _EIGHTH:
+                meter.read_passed()
         if (protocol := self._protocol) is not None and protocol.writing_paused:
             self._pause()
 
@@ -309,7 +310,7 @@ class RelayResponse(web.StreamResponse):
     @property
     def sent(self) -> int:
         """How much of the body the client was given."""
-        return self._written
+        return self._written + self._passed_bytes
 
     @property
     def events(self) -> int:
@@ -337,7 +338,7 @@ class RelayResponse(web.StreamResponse):
                 transport.abort()
             elif self.ending is None and progress.is_over(now_s):
                 self.finish(Ending.TIMEOUT_TOTAL)
-        elif (ending := progress.overdue(now_s, self._received, self._written)) is not None:
+        elif (ending := progress.overdue(now_s, self._received + self._passed_bytes, self.sent)) is not None:
             self.finish(ending)
         elif progress.wants_heartbeat(now_s) and self._is_chunked and self._transform.allows_ping:
             # A chunk of ours among the upstream's: only where chunks are, and at a boundary.

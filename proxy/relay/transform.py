@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from proxy.model import Ending
+from proxy.model import COMPLETE, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,4 +106,4 @@ class Transform(Protocol):
 
 def ending_of_whole(status: int) -> Ending:
     """How an exchange ended whose response the client has been given whole."""
-    return Ending.COMPLETE if status < _FIRST_ERROR else Ending.UPSTREAM_ERROR
+    return COMPLETE if status < _FIRST_ERROR else Ending.UPSTREAM_ERROR

@@ -36,21 +36,19 @@ _LEAST_BYTES: Final = 32
 class _Ratio:
     """Tokens a byte: all tokens over all bytes of the last streams, so that short ones with odd ratios hardly count."""
 
-    __slots__ = ("_bytes", "_tokens")
+    __slots__ = ("_bytes", "_tokens", "value")
 
     def __init__(self) -> None:
         self._tokens = self._bytes = 0.0
-
-    @property
-    def value(self) -> float:
-        """What was learned, or the seed."""
-        return self._tokens / self._bytes if self._bytes else SEED
+        # What was learned, or the seed.
+        self.value = SEED
 
     def learn(self, tokens: int, size: int) -> None:
         """Take another example, of which so many bytes had so many tokens."""
         counted = min(size, _MOST_COUNTED_BYTES)
         self._tokens = self._tokens * _KEPT + min(tokens / size, _MOST_TOKENS_A_BYTE) * counted
         self._bytes = self._bytes * _KEPT + counted
+        self.value = self._tokens / self._bytes
 
 
 class _Learned:

@@ -39,7 +39,8 @@ _FIELD: Final = b"data:"
 _DATA: Final = re.compile(rb"(?:^|(?<=[\r\n]))data:([^\r\n]*)")
 _JSON: Final = JSONDecoder()
 _MOST_VALUES: Final = 8
-_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_EVENT_END: Final = b"\n\n"
+_RARE_EVENT_ENDS: Final = (b"\r\n\r\n", b"\r\r")
 
 
 class Figures(NamedTuple):
@@ -57,7 +58,7 @@ class Figures(NamedTuple):
 class Meter:
     """The tokens of one exchange, whose request goes to a vendor.
 
-    Paid for each read, not for each event of it. Keeps at most 64 KiB, and one event. Never raises.
+    Paid for each read, not for each event of it. Keeps at most 64 KiB, and nine events. Never raises.
 
     Attributes:
         counts: What the vendor has said.
@@ -68,6 +69,8 @@ class Meter:
         runs_model: Whether the request is for a model's work; any other takes none, unless the vendor says so.
         peer: Whose server it is, where a client chose it: what that one tells says nothing of others' models.
         told: Takes what the events that are parsed say of the answer as such; None where nobody asks.
+        passed: Whole events, with or without the lines of their chunks, not looked at yet: whoever appends them calls
+            `read_passed` for every eight, which are mostly read at the price of one.
     """
 
     __slots__ = (
@@ -86,6 +89,7 @@ class Meter:
         "is_sent",
         "is_stream",
         "model",
+        "passed",
         "peer",
         "runs_model",
         "status",
@@ -106,6 +110,7 @@ class Meter:
         self.is_stream: bool | None = None
         self.figures: Figures | None = None
         self.told: Told | None = None
+        self.passed: list[bytes] = []
         self._raw_bytes = 0
         self._sample_at = 0
         self._sampled_bytes = 0
@@ -120,23 +125,25 @@ class Meter:
         self.status = status
         self.is_stream = is_stream
 
-    def event(self, data: bytes) -> None:
-        """Take one whole event, with or without the lines of its chunk: the hot path, paid for each event."""
-        self._raw_bytes = raw_bytes = self._raw_bytes + len(data)
-        # From the end it is found fastest. `in` would first try whether the needle is a number, and fail at some cost.
-        if data.rfind(_NEEDLE) >= 0 and data.find(_NO_USAGE) < 0:
-            if self._told >= _FIRST_TOLD:
-                # Running totals: the next one makes this one needless.
-                self._latest = data
-            else:
-                self._look(data)
-        elif raw_bytes >= self._sample_at:
-            self._sample(data, len(data))
+    def read_passed(self) -> None:
+        """Take the events that have passed since the last time."""
+        passed = self.passed
+        data = b"".join(passed)
+        raw_bytes = self._raw_bytes + len(data)
+        # `in` would first try whether the needle is a number, and fail at some cost.
+        if raw_bytes < self._sample_at and (data.find(_NEEDLE) < 0 or data.count(_NEEDLE) == data.count(_NO_USAGE)):
+            self._raw_bytes = raw_bytes
+        else:
+            for event in passed:
+                self._event(event)
+        passed.clear()
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body, wherever it begins and ends; a large one is not copied."""
         if self.is_stream is None:
             return
+        if self.passed:
+            self.read_passed()
         if not self.is_stream:
             self._held = (self._held + data[-_MOST_HELD:])[-_MOST_HELD:]
             return
@@ -148,6 +155,11 @@ class Meter:
                 data = data[first:]
             else:
                 data = self._held + data
+        if data.endswith(_EVENT_END):
+            # Nearly always.
+            self._held = b""
+            self._events(data)
+            return
         end = _last_end(data)
         self._held = data[end:][-_MOST_HELD:]
         if end:
@@ -155,6 +167,8 @@ class Meter:
 
     def end(self) -> None:
         """Nothing more comes: look at what is held, which may be a whole answer's end, or a last event's."""
+        if self.passed:
+            self.read_passed()
         if self.is_stream:
             if self._held and _NEEDLE in self._held:
                 self._look(self._held)
@@ -167,12 +181,16 @@ class Meter:
 
     def catch_up(self) -> None:
         """Take what a running stream's last event with usage says, which otherwise waits for the end."""
+        if self.passed:
+            self.read_passed()
         if self._latest:
             self._count(self._latest)
             self._latest = b""
 
     def counts_so_far(self) -> Counts:
-        """What the vendor has told, a running stream's last event with usage included; changes nothing."""
+        """What the vendor has told, a running stream's last event with usage included; that still waits."""
+        if self.passed:
+            self.read_passed()
         event = _object_in(self._latest) if self._latest else None
         if event is None:
             return self.counts
@@ -186,6 +204,18 @@ class Meter:
         if not self._sampled_bytes:
             return self._told_text
         return self._told_text + round(max(self._raw_bytes, 0) * self._sampled_text / self._sampled_bytes)
+
+    def _event(self, data: bytes) -> None:
+        """Take one whole event."""
+        self._raw_bytes = raw_bytes = self._raw_bytes + len(data)
+        if data.find(_NEEDLE) >= 0 and data.find(_NO_USAGE) < 0:
+            if self._told >= _FIRST_TOLD:
+                # Running totals: the next one makes this one needless.
+                self._latest = data
+            else:
+                self._look(data)
+        elif raw_bytes >= self._sample_at:
+            self._sample(data, len(data))
 
     def _events(self, data: bytes) -> None:
         """Take several whole events, at the price of one."""
@@ -257,7 +287,10 @@ class Meter:
 
 def _first_end(data: bytes, at: int = 0) -> int:
     """Where the event at a position ends, or one that is not far behind it; 0 where none does."""
-    for mark in _EVENT_ENDS:
+    end = data.find(_EVENT_END, at)
+    if end >= 0:
+        return end + len(_EVENT_END)
+    for mark in _RARE_EVENT_ENDS:
         end = data.find(mark, at)
         if end >= 0:
             return end + len(mark)
@@ -266,7 +299,7 @@ def _first_end(data: bytes, at: int = 0) -> int:
 
 def _last_end(data: bytes, before: int | None = None) -> int:
     """Where the last whole event ends; 0 where none does."""
-    for mark in _EVENT_ENDS:
+    for mark in (_EVENT_END, *_RARE_EVENT_ENDS):
         at = data.rfind(mark, 0, before)
         if at >= 0:
             return at + len(mark)

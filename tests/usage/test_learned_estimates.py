@@ -39,10 +39,10 @@ def run(pieces: Iterable[Piece], estimates: Estimates, *, model: str, usage: int
     meter = Meter(DIALECTS["openai"], model=model, body_bytes=BODY_BYTES)
     meter.begin(200, is_stream=True)
     for piece in pieces:
-        meter.event(delta(piece))
+        meter.passed.append(delta(piece))
     if usage is not None:
         told = {"prompt_tokens": BODY_BYTES // 4, "completion_tokens": usage}
-        meter.event(event({"id": "chatcmpl-1", "choices": [], "usage": told}))
+        meter.passed.append(event({"id": "chatcmpl-1", "choices": [], "usage": told}))
     return estimates.figures(meter, "main", is_whole=usage is not None)
 
 

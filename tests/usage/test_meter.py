@@ -151,7 +151,7 @@ def test_reported_event_by_event(name: str) -> None:
     read = meter(dialect)
     for event in events:
         data = sse(event)
-        read.event(b"%x\r\n%b\r\n" % (len(data), data))
+        read.passed.append(b"%x\r\n%b\r\n" % (len(data), data))
     assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", *expected)
 
 
@@ -302,7 +302,7 @@ def test_nonsense_is_nothing(data: list[bytes], is_stream: bool | None, dialect:
     read = meter(dialect, is_stream=is_stream)
     for piece in data:
         read.feed(piece)
-        read.event(piece)
+        read.passed.append(piece)
         assert len(read._held) <= 65_536
     figures = Estimates().figures(read, "up", is_whole=False)
     assert min(figures.input, figures.output, figures.cached, figures.reasoning) >= 0
