@@ -155,6 +155,28 @@ def test_reported_event_by_event(name: str) -> None:
     assert Estimates().figures(read, "up", is_whole=True) == Figures("reported", "m", *expected)
 
 
+PASSED = st.one_of(
+    st.just(text("words and 文字")),
+    st.integers(0, 99).map(lambda tokens: text("x", usage={"prompt_tokens": 7, "completion_tokens": tokens})),
+    st.just(text('he said "usage": {"completion_tokens": 5}')),
+    st.just({"choices": [], "usage": {"prompt_tokens": None, "completion_tokens": 3}}),
+)
+
+
+@given(events=st.lists(PASSED, max_size=40), together=st.integers(1, 20), is_whole=st.booleans())
+def test_passed_events_read_together(events: list[dict[str, Any]], together: int, *, is_whole: bool) -> None:
+    """However many passed events are read at once, the figures are those of one after the other."""
+    one, several = meter(), meter()
+    for count, event in enumerate(map(sse, events), 1):
+        one.passed.append(event)
+        one.read_passed()
+        several.passed.append(event)
+        if count % together == 0:
+            several.read_passed()
+    expected = Estimates().figures(one, "up", is_whole=is_whole)
+    assert Estimates().figures(several, "up", is_whole=is_whole) == expected
+
+
 @pytest.mark.parametrize(
     ("dialect", "answer", "expected"),
     [
