@@ -11,7 +11,7 @@ from proxy.exchange import Exchange
 from proxy.relay import RelayResponse
 from tests.conftest import token
 from tests.peers import LAST, STREAM_HEAD, chunk, event, request
-from tests.whole.test_ledger_whole import BODY
+from tests.whole.nodes import BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
