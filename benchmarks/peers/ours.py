@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _START_S = 30.0
 
 # The rates and the bound are high enough to refuse nobody.
-_CONFIG = """
+CONFIG = """
 listen: 127.0.0.1:{port}
 admin_listen: 127.0.0.1:{admin_port}
 auth:
@@ -54,16 +54,16 @@ class Ours(Peer):
         """Run the repository's command with the interpreter of the benchmark."""
         port, key = free_port(), secret()
         config = site.directory / "proxy.yaml"
-        text = _CONFIG.format(port=port, admin_port=free_port(), key=key, upstream=site.upstream_port)
+        text = CONFIG.format(port=port, admin_port=free_port(), key=key, upstream=site.upstream_port)
         config.write_text(text)
         command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
         program = site.start("forward-sse", command, {"PYTHONPATH": str(REPOSITORY)})
-        token = _token(config)
+        bearer = token(config)
         program.wait_for_port(port, deadline_s=_START_S)
-        return Started(port, (program,), (f"Authorization: Bearer {token}",))
+        return Started(port, (program,), (f"Authorization: Bearer {bearer}",))
 
 
-def _token(config: Path) -> str:
+def token(config: Path) -> str:
     """A token as the command makes it."""
     command = [sys.executable, "-m", "proxy", "token", "--user", "bench", "--ttl", "1d", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S, cwd=REPOSITORY)
