@@ -110,33 +110,35 @@ class Key:
 
 
 class KeyPool:
-    """All keys of one upstream. Nothing here waits."""
+    """All keys of one upstream. Nothing here waits.
 
-    __slots__ = ("_now", "keys", "rules")
+    Attributes:
+        has_no_choice: There is one key, or none.
+    """
+
+    __slots__ = ("_now", "has_no_choice", "keys", "rules")
 
     def __init__(self, keys: Sequence[Key], rules: KeyRules, now: Callable[[], float]) -> None:
         self.keys = tuple(keys)
+        self.has_no_choice = len(self.keys) <= 1
         self.rules = rules
         self._now = now
-
-    @property
-    def is_single(self) -> bool:
-        """Whether there is no choice."""
-        return len(self.keys) == 1
 
     @property
     def all_rest(self) -> bool:
         """Whether there are keys, and none of them should be used now."""
         now_s = self._now()
-        return bool(self.keys) and all(key.rests(now_s) for key in self.keys)
+        # Asked for each target of each request of a route: nearly always the first key answers it.
+        for key in self.keys:
+            if now_s >= key.resting_until_s:
+                return False
+        return bool(self.keys)
 
     def pick(self) -> Key | None:
         """Choose the key of a request; where all rest, the one that rests shortest; None where there are none."""
         keys = self.keys
-        if self.is_single:
-            return keys[0]
-        if not keys:
-            return None
+        if self.has_no_choice:
+            return keys[0] if keys else None
         now_s = self._now()
         awake = [key for key in keys if not key.rests(now_s)]
         if not awake:
