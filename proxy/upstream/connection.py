@@ -20,7 +20,7 @@ from proxy.errors import ProxyError, UpstreamProtocolError, UpstreamUnreachableE
 from proxy.model import FieldIndex
 from proxy.protocol.http_head import join_identical
 from proxy.protocol.keep_alive import keep_alive_s
-from proxy.upstream.reasons import reason_of_loss
+from proxy.upstream.reasons import reason_of_head, reason_of_loss
 from proxy.upstream.response import UpstreamResponse
 from proxy.upstream.whole_event import missing_of_chunk, whole_event
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # An answer's head, its trailers or its chunk extensions may not be longer than this; vendors send about 2 KiB.
 MAX_OVERHEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
-# What the parser says while no status line has come.
-_NO_VERSION = "0.0"
+# How nearly all answers begin.
+_HTTP_1_1 = b"HTTP/1.1 "
 # A head and a body up to this size leave in one write, where the copy is cheaper than a second system call.
 _ONE_WRITE_BYTES = 64 * 1024
 
@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         "_head_waiter",
         "_is_fast",
         "_is_head_request",
+        "_is_http_1_1",
         "_may_keep",
         "_missing",
         "_overhead",
@@ -109,6 +110,8 @@ class Connection(asyncio.Protocol):
         # What is missing of the chunk under way; None where nobody counts.
         self._missing: int | None = None
         self._is_head_request = False
+        # Whether the answer's head is known to be of HTTP/1.1, so that the parser need not be asked.
+        self._is_http_1_1 = False
         self._may_keep = False
         self._overhead = 0
         self._paused = False
@@ -198,6 +201,8 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             return
+        if self._answer is None:
+            self._is_http_1_1 = self._overhead == 0 and data.startswith(_HTTP_1_1)
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -230,7 +235,7 @@ class Connection(asyncio.Protocol):
         is_first_read = self._overhead == 0
         fragments = self._fragments
         if fragments:
-            body = b"".join(fragments)
+            body = fragments.pop() if len(fragments) == 1 else b"".join(fragments)
             fragments.clear()
             self._overhead = 0
         else:
@@ -291,6 +296,8 @@ class Connection(asyncio.Protocol):
         if status < 200:  # noqa: PLR2004 - the 1xx class
             if status < 100 or status == 101:  # noqa: PLR2004 - Switching Protocols, which we never ask for
                 raise UpstreamProtocolError
+            # The next head does not begin where the read began.
+            self._is_http_1_1 = False
             return
         index = FieldIndex(fields)
         if index.repeated:
@@ -299,7 +306,8 @@ class Connection(asyncio.Protocol):
                 raise UpstreamProtocolError
             fields, index = joined
         coding = index.get(b"transfer-encoding")
-        version = parser.get_http_version()
+        # The parser knows it as two numbers, of which it has to make a text.
+        version = "1.1" if self._is_http_1_1 else parser.get_http_version()
         if (
             status > 599  # noqa: PLR2004 - RFC 9110 §15
             or len(fields) > MAX_FIELDS
@@ -344,18 +352,10 @@ class Connection(asyncio.Protocol):
             self._look_closer(b"")
         elif answer is not None and self._fragments and answer.sink is not None:
             answer.deliver(b"".join(self._fragments))
-        self._break(
-            UpstreamProtocolError(reason="body_invalid" if answer is not None else self._reason_of_head(parser, data))
-        )
-
-    def _reason_of_head(self, parser: httptools.HttpResponseParser, data: bytes) -> str:
-        """Return the log's reason for a refused head: `head_invalid`, or `not_http` where the read is no HTTP response.
-
-        A server that speaks TLS, HTTP/2 or something else is told by its first bytes.
-        """
-        is_first_read = self._overhead == 0
-        is_http = parser.get_http_version() != _NO_VERSION and not (is_first_read and data[:5] != b"HTTP/")
-        return "head_invalid" if is_http else "not_http"
+        reason = "body_invalid"
+        if answer is None:
+            reason = reason_of_head(parser.get_http_version(), data if self._overhead == 0 else None)
+        self._break(UpstreamProtocolError(reason=reason))
 
     def _finish(self) -> None:
         """Return the connection to the pool after a complete response, or close it."""

@@ -18,6 +18,8 @@ from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
 # X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h); Python gives the numbers, but no names for them.
 _OUT_OF_DATE: Final = frozenset({9, 10})
 _OTHER_NAME: Final = frozenset({62, 64})
+# What the parser says while no status line has come.
+_NO_VERSION: Final = "0.0"
 _RESET: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -85,3 +87,13 @@ def _reason_of_tls(exc: ssl.SSLError) -> str:
     if isinstance(exc, CertificateDemandedError) or alert_of(exc) in CLIENT_CERTIFICATE_ALERTS:
         return "tls_client_certificate"
     return "tls_handshake"
+
+
+def reason_of_head(version: str, first_read: bytes | None) -> str:
+    """Return the log's reason for a refused head: `head_invalid`, or `not_http` where the read is no HTTP response.
+
+    A server that speaks TLS, HTTP/2 or something else is told by its first bytes. `version` is the parser's, and
+    `first_read` is None where the fault is in a later read.
+    """
+    is_http = version != _NO_VERSION and (first_read is None or first_read.startswith(b"HTTP/"))
+    return "head_invalid" if is_http else "not_http"

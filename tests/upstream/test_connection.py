@@ -137,6 +137,7 @@ async def test_unasked_bytes_on_a_silent_connection(extra: bytes, *, is_used: bo
 @pytest.mark.parametrize(
     "bad",
     [
+        INTERIM + b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nLocation: /a\r\nlocation: /b\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"Content-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -154,6 +155,20 @@ async def test_bad_head_before_a_good_one(bad: bytes) -> None:
     asked = one.ask()
 
     one.hear(bad + OK)
+
+    with pytest.raises(UpstreamProtocolError):
+        await asked
+    assert one.wire.is_closed
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.0 200 OK\r\nX: ", INTERIM])
+async def test_version_is_that_of_the_head(first: bytes) -> None:
+    """The version is read where a head begins, not where a read does."""
+    one = One()
+    asked = one.ask()
+    second = b"HTTP/1.1 \r\n" if first != INTERIM else b"HTTP/1.0 200 OK\r\n"
+
+    one.hear(first, second + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
 
     with pytest.raises(UpstreamProtocolError):
         await asked
