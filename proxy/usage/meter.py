@@ -262,6 +262,13 @@ class Meter:
         """See how much text an event has, which takes so many bytes on the wire."""
         self._sample_at = self._raw_bytes + min(self._raw_bytes, _NOT_SAMPLED)
         self._sampled_bytes += size
+        plain_text = self._dialect.plain_text
+        # Parsing is four times as dear: for other shapes, and where more of the event is wanted.
+        if plain_text is not None and self.told is None and (self.model or self.counts.model) is not None:
+            found = plain_text.search(data)
+            if found is not None:
+                self._sampled_text += len(found[1])
+                return
         event = _object_in(data)
         if event is not None:
             self._sampled_text += self._dialect.text_bytes(event)
