@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.exchange.attempt import logged
@@ -33,8 +34,9 @@ NO_PLAN = "none"
 _NOT_REACHED = frozenset({Ending.REFUSED, Ending.UPSTREAM_ERROR, Ending.TIMEOUT_CONNECT})
 
 
-class Taken(NamedTuple):
-    """What an exchange took: `cost_nano` is None where the price is unknown, or no model was run."""
+@dataclass(slots=True)
+class Taken:
+    """What an exchange took: `cost_nano` is None where the price is unknown, or no model was run. See `Figures`."""
 
     figures: Figures
     cost_nano: int | None = None
@@ -76,7 +78,8 @@ class Reckoning(NamedTuple):
 
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
-        figures, cost_nano = self.taken(COMPLETE)
+        taken = self.taken(COMPLETE)
+        figures, cost_nano = taken.figures, taken.cost_nano
         if self.meter is None or figures.source == "none":
             return None
         counts = self.meter.counts
@@ -91,7 +94,8 @@ class Reckoning(NamedTuple):
 
     def told(self, ending: Ending) -> dict[str, int | str] | None:
         """What it took, for the event `end` of a ticket's stream; None where no model was run."""
-        figures, cost_nano = self.taken(ending)
+        taken = self.taken(ending)
+        figures, cost_nano = taken.figures, taken.cost_nano
         if figures.source == "none":
             return None
         told: dict[str, int | str] = {
