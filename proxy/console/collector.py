@@ -140,7 +140,8 @@ class Collector:
 def row_of(exchange: Exchange, bytes_: int, events: int, key: str, started_ms: int, rate: float | None) -> Row:
     """What is shown of a running exchange: who, where, how far; nothing of what it says, and no credential."""
     principal, response = exchange.principal, exchange.response
-    figures, cost_nano = exchange.reckoning.shown()
+    taken = exchange.reckoning.shown()
+    figures = taken.figures
     unsent = 0 if exchange.transport is None else exchange.transport.get_write_buffer_size()
     first_byte_s = None if response is None else response.first_byte_s
     model = figures.model
@@ -162,7 +163,7 @@ def row_of(exchange: Exchange, bytes_: int, events: int, key: str, started_ms: i
         "unsent": unsent,
         "tokens_in": figures.input,
         "tokens_out": figures.output,
-        "cost_nano": cost_nano,
+        "cost_nano": taken.cost_nano,
         "usage": figures.source,
     }
 

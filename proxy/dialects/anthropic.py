@@ -11,7 +11,7 @@ from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import judge_anthropic
 from proxy.dialects.typed.anthropic import AnthropicReader
-from proxy.dialects.usage import anthropic_text_bytes, count_anthropic
+from proxy.dialects.usage import ANTHROPIC_PLAIN_TEXT, anthropic_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Anthropic(Dialect):
     has_stream_member = True
     # The second is that of `/v1/complete`.
     bound_members = BoundMembers(("max_tokens", "max_tokens_to_sample"))
+    plain_text = ANTHROPIC_PLAIN_TEXT
 
     def smallest_request(self, model: str) -> tuple[str, bytes]:
         """One token of a message."""

@@ -14,6 +14,7 @@ from proxy.dialects.stream_request import has_true_stream_member
 from proxy.protocol.paths import canonical_path, matches
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Container, Mapping, Sequence
 
     from proxy.dialects.output_bound import BoundMembers
@@ -76,6 +77,9 @@ class Dialect(ABC):
     provider: ClassVar[str | None] = None
     # Where a request's body says how much output it asks for at most; None where it is not known to.
     bound_members: ClassVar[BoundMembers | None] = None
+    # Matches most events of text, whose size is then known without parsing them: the text, in which nothing is escaped,
+    # is the group. None where events are always parsed.
+    plain_text: ClassVar[re.Pattern[bytes] | None] = None
     # What the vendor wants in every request besides its credential, for one that no client has made.
     required_fields: ClassVar[tuple[Field, ...]] = ()
 

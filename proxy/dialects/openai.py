@@ -11,7 +11,7 @@ from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import judge_openai
 from proxy.dialects.typed.openai import OpenAIReader
-from proxy.dialects.usage import count_openai, openai_text_bytes
+from proxy.dialects.usage import OPENAI_PLAIN_TEXT, count_openai, openai_text_bytes
 from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
@@ -70,6 +70,7 @@ class OpenAI(Dialect):
     usage_on_request = True
     # The second is what the first became, the third the Responses API's.
     bound_members = BoundMembers(("max_tokens", "max_completion_tokens", "max_output_tokens"), ("n",))
+    plain_text = OPENAI_PLAIN_TEXT
 
     def smallest_request(self, model: str) -> tuple[str, bytes]:
         """One token of a chat completion."""

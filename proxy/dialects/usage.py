@@ -156,6 +156,13 @@ def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
 # Members of a delta: few of them are in one event.
 _OPENAI_TEXTS = ("content", "reasoning_content", "reasoning")
 _ANTHROPIC_TEXTS = ("text", "thinking", "partial_json")
+# An only choice whose delta has one text without escapes, and perhaps members that are null. A quotation mark stands in
+# no text unescaped, so that this can be no part of one. Possessive: each byte is looked at once.
+OPENAI_PLAIN_TEXT = re.compile(
+    rb'"choices":\[\{[^{}\[\]]*+(?<="delta":)\{(?:"\w++":null,)*+"(?:content|reasoning_content|reasoning)":"([^"\\]*+)"'
+    rb'(?:,"\w++":null)*+\}[^{}\[\]]*+\}\]'
+)
+ANTHROPIC_PLAIN_TEXT = re.compile(rb'"delta":\{"type":"\w++","(?:text|thinking|partial_json)":"([^"\\]*+)"\}')
 
 
 def size_of(text: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.exchange.attempt import logged
@@ -33,8 +34,9 @@ NO_PLAN = "none"
 _NOT_REACHED = frozenset({Ending.REFUSED, Ending.UPSTREAM_ERROR, Ending.TIMEOUT_CONNECT})
 
 
-class Taken(NamedTuple):
-    """What an exchange took: `cost_nano` is None where the price is unknown, or no model was run."""
+@dataclass(slots=True)
+class Taken:
+    """What an exchange took: `cost_nano` is None where the price is unknown, or no model was run. See `Figures`."""
 
     figures: Figures
     cost_nano: int | None = None
@@ -63,7 +65,7 @@ class Reckoning(NamedTuple):
         """What it took, if it ended so; asking again, with another ending even, changes no figure."""
         if self.meter is None:
             return NOTHING_TAKEN
-        return _taken(self.meter, self.upstream, self.prices, self.estimates, ending)
+        return self._priced(_figures(self.meter, self.upstream, self.estimates, ending))
 
     def shown(self) -> Taken:
         """What it has taken so far, for an onlooker: changes no figure of what it will be charged."""
@@ -72,14 +74,12 @@ class Reckoning(NamedTuple):
             return NOTHING_TAKEN
         if not meter.is_sent:
             return Taken(Figures("none", meter.model))
-        figures = self.estimates.shown(meter, self.upstream)
-        if figures.source == "none":
-            return Taken(figures)
-        return Taken(figures, self.prices.cost(figures.model, figures))
+        return self._priced(self.estimates.shown(meter, self.upstream))
 
     def told_at_end(self) -> Usage | None:
         """What the vendor has told of a stream that is whole, for the typed event `End`; None where it told nothing."""
-        figures, cost_nano = self.taken(COMPLETE)
+        taken = self.taken(COMPLETE)
+        figures, cost_nano = taken.figures, taken.cost_nano
         if self.meter is None or figures.source == "none":
             return None
         counts = self.meter.counts
@@ -94,7 +94,8 @@ class Reckoning(NamedTuple):
 
     def told(self, ending: Ending) -> dict[str, int | str] | None:
         """What it took, for the event `end` of a ticket's stream; None where no model was run."""
-        figures, cost_nano = self.taken(ending)
+        taken = self.taken(ending)
+        figures, cost_nano = taken.figures, taken.cost_nano
         if figures.source == "none":
             return None
         told: dict[str, int | str] = {
@@ -106,36 +107,38 @@ class Reckoning(NamedTuple):
             told["cost_usd"] = usd_text(cost_nano)
         return told | {"source": figures.source}
 
+    def _priced(self, figures: Figures) -> Taken:
+        return Taken(figures, None if figures.source == "none" else self.prices.cost(figures.model, figures))
+
 
 def take(exchange: Exchange, metrics: Metrics) -> Taken:
     """Find out what an exchange that has ended took, and count it in the metrics; once for each."""
     if exchange.meter is None:
         return NOTHING_TAKEN
     upstream, ending = exchange.upstream or NO_UPSTREAM, exchange.ending or Ending.CLIENT_CLOSED
-    prices = exchange.rules.prices
-    figures, cost = taken = _taken(exchange.meter, upstream, prices, exchange.registry.estimates, ending)
-    if figures.source != "none":
-        metrics.usage_settled(
-            upstream,
-            _plan_of(exchange.principal),
-            prices.label(figures.model),
-            figures.input,
-            figures.output,
-            figures.cached,
-            figures.reasoning,
-            cost,
-        )
-    return taken
-
-
-def _taken(meter: Meter, upstream: str, prices: Prices, estimates: Estimates, ending: Ending) -> Taken:
-    """What an exchange with a meter took, if it ended so; see `Reckoning.taken`."""
-    if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
-        return Taken(Figures("none", meter.model))
-    figures = estimates.figures(meter, upstream, is_whole=ending is COMPLETE)
+    figures = _figures(exchange.meter, upstream, exchange.registry.estimates, ending)
     if figures.source == "none":
         return Taken(figures)
-    return Taken(figures, prices.cost(figures.model, figures))
+    model = exchange.rules.prices.of(figures.model)
+    cost_nano = model.cost(figures)
+    metrics.usage_settled(
+        upstream,
+        _plan_of(exchange.principal),
+        model.label,
+        figures.input,
+        figures.output,
+        figures.cached,
+        figures.reasoning,
+        cost_nano,
+    )
+    return Taken(figures, cost_nano)
+
+
+def _figures(meter: Meter, upstream: str, estimates: Estimates, ending: Ending) -> Figures:
+    """The tokens of an exchange with a meter, if it ended so."""
+    if not meter.is_sent or (meter.status is None and ending in _NOT_REACHED):
+        return Figures("none", meter.model)
+    return estimates.figures(meter, upstream, is_whole=ending is COMPLETE)
 
 
 def settle(

@@ -7,6 +7,8 @@ much the model usually writes: by both, what a request will take is foretold bef
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.usage.meter import Figures
@@ -61,6 +63,14 @@ class _Learned:
         self.output = _Ratio()
         self.outputs = RecentOutputs()
 
+    def learn_ratios(self, meter: Meter, figures: Figures) -> None:
+        """Take what the vendor has said of an exchange that was read whole."""
+        if meter.body_bytes >= _LEAST_BYTES:
+            self.input.learn(figures.input, meter.body_bytes)
+        if (text_bytes := meter.text_bytes) >= _LEAST_BYTES:
+            # What is counted and was not streamed, as hidden thoughts are, belongs to the ratio too.
+            self.output.learn(figures.output, text_bytes)
+
 
 _NOTHING_LEARNED: Final = _Learned()
 
@@ -70,7 +80,7 @@ class Estimates:
 
     def __init__(self) -> None:
         # The one that was learned of last stands last.
-        self._learned: dict[tuple[str, str, str], _Learned] = {}
+        self._learned: OrderedDict[tuple[str, str, str], _Learned] = OrderedDict()
         # Of all models of an upstream, for those that nothing is known of. Upstreams are the operator's to name.
         self._upstreams: dict[str, RecentOutputs] = {}
 
@@ -106,7 +116,7 @@ class Estimates:
             return Figures("none", model)
         figures = self._estimated(meter, upstream, model, counts)
         is_told = counts.input is not None and counts.output is not None
-        return figures._replace(source="reported") if is_told else figures
+        return replace(figures, source="reported") if is_told else figures
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
@@ -130,12 +140,12 @@ class Estimates:
         if _ran_nothing(meter, model, counts):
             return Figures("none", model)
         if is_whole and counts.input is not None and counts.output is not None:
-            self._learn_ratios(upstream, model, meter, counts.input, counts.output)
-            self._learn_output(upstream, model, meter.peer, counts.output)
-            return _figures("reported", counts, model, counts.input, counts.output)
-        figures = self._estimated(meter, upstream, model, counts)
-        if is_whole and figures.output:
-            self._learn_output(upstream, model, meter.peer, figures.output)
+            figures = _figures("reported", counts, model, counts.input, counts.output)
+            self._learn(upstream, meter, figures)
+        else:
+            figures = self._estimated(meter, upstream, model, counts)
+            if is_whole and figures.output:
+                self._learn(upstream, meter, figures)
         return figures
 
     def _estimated(self, meter: Meter, upstream: str, model: str | None, counts: Counts) -> Figures:
@@ -144,34 +154,29 @@ class Estimates:
         tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
         return _figures("estimated", counts, model, tokens_in, tokens_out)
 
-    def _learn_ratios(self, upstream: str, model: str | None, meter: Meter, tokens_in: int, tokens_out: int) -> None:
-        if model is None:
-            return
-        learned = self._of(upstream, meter.peer, model)
-        if meter.body_bytes >= _LEAST_BYTES:
-            learned.input.learn(tokens_in, meter.body_bytes)
-        if (text_bytes := meter.text_bytes) >= _LEAST_BYTES:
-            # What is counted and was not streamed, as hidden thoughts are, belongs to the ratio too.
-            learned.output.learn(tokens_out, text_bytes)
-
-    def _learn_output(self, upstream: str, model: str | None, peer: str, tokens: int) -> None:
-        if model is not None:
-            self._of(upstream, peer, model).outputs.add(tokens)
-        if tokens:
+    def _learn(self, upstream: str, meter: Meter, figures: Figures) -> None:
+        """Take a whole exchange as another example."""
+        if figures.model is not None:
+            learned = self._of((upstream, meter.peer, figures.model))
+            if figures.source == "reported":
+                learned.learn_ratios(meter, figures)
+            learned.outputs.add(figures.output)
+        if figures.output:
             # What writes nothing, as embeddings, is no example of what the upstream's other models write.
             others = self._upstreams.get(upstream)
             if others is None:
                 others = self._upstreams[upstream] = RecentOutputs()
-            others.add(tokens)
+            others.add(figures.output)
 
-    def _of(self, upstream: str, peer: str, model: str) -> _Learned:
+    def _of(self, key: tuple[str, str, str]) -> _Learned:
         # Names that somebody makes up push each other out, and not what is in use.
-        learned = self._learned.pop((upstream, peer, model), None)
-        if learned is None:
-            if len(self._learned) >= MAX_LEARNED:
-                del self._learned[next(iter(self._learned))]
-            learned = _Learned()
-        self._learned[upstream, peer, model] = learned
+        learned = self._learned.get(key)
+        if learned is not None:
+            self._learned.move_to_end(key)
+            return learned
+        if len(self._learned) >= MAX_LEARNED:
+            self._learned.popitem(last=False)
+        learned = self._learned[key] = _Learned()
         return learned
 
 

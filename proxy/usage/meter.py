@@ -7,8 +7,9 @@ vendor does not say (a stream that did not end, a vendor that never does), the o
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from json import JSONDecodeError, JSONDecoder
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
@@ -43,8 +44,12 @@ _EVENT_END: Final = b"\n\n"
 _RARE_EVENT_ENDS: Final = (b"\r\n\r\n", b"\r\r")
 
 
-class Figures(NamedTuple):
-    """What an exchange took, as far as it is known."""
+@dataclass(slots=True)
+class Figures:
+    """What an exchange took, as far as it is known.
+
+    Nobody changes one. It is neither frozen nor a tuple, because one is made for every request and read a dozen times.
+    """
 
     source: Source
     model: str | None = None
@@ -201,9 +206,9 @@ class Meter:
     @property
     def text_bytes(self) -> int:
         """About how many UTF-8 bytes of text the stream had, if all of it had as much as what was looked at."""
-        if not self._sampled_bytes:
+        if not self._sampled_bytes or self._raw_bytes <= 0:
             return self._told_text
-        return self._told_text + round(max(self._raw_bytes, 0) * self._sampled_text / self._sampled_bytes)
+        return self._told_text + round(self._raw_bytes * self._sampled_text / self._sampled_bytes)
 
     def _event(self, data: bytes) -> None:
         """Take one whole event."""
@@ -262,6 +267,13 @@ class Meter:
         """See how much text an event has, which takes so many bytes on the wire."""
         self._sample_at = self._raw_bytes + min(self._raw_bytes, _NOT_SAMPLED)
         self._sampled_bytes += size
+        plain_text = self._dialect.plain_text
+        # Parsing is four times as dear: for other shapes, and where more of the event is wanted.
+        if plain_text is not None and self.told is None and (self.model or self.counts.model) is not None:
+            found = plain_text.search(data)
+            if found is not None:
+                self._sampled_text += len(found[1])
+                return
         event = _object_in(data)
         if event is not None:
             self._sampled_text += self._dialect.text_bytes(event)

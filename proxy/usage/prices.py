@@ -139,7 +139,7 @@ class Prices:
         self._own = dict(own)
         self._rates = {currency: rate.as_integer_ratio() for currency, rate in rates.items()} | {USD: (1, 1)}
         self._listed = listed
-        self._found: dict[str, _Found] = {}
+        self._found: dict[str, PricedModel] = {}
 
     @property
     def version(self) -> str:
@@ -148,53 +148,62 @@ class Prices:
 
     def cost(self, model: str | None, tokens: Counted) -> int | None:
         """Return the cost in nano-dollars; None if the model's price or its currency's rate is unknown."""
-        price = self._find(model).price
-        rate = None if price is None else self._rates.get(price.currency)
-        if price is None or rate is None:
-            return None
-        numerator, denominator = rate
-        return _half_up(price.pico(tokens) * numerator, _PICO_PER_NANO * denominator)
+        return self.of(model).cost(tokens)
 
     def is_known(self, model: str | None) -> bool:
         """Whether the model has a cost in dollars."""
-        price = self._find(model).price
-        return price is not None and price.currency in self._rates
+        return self.of(model).rate is not None
 
     def label(self, model: str | None) -> str:
-        """Return the model's name for a metric: the operator's, else that of its price, else `other`.
+        """Return the model's name for a metric; see `PricedModel`."""
+        return self.of(model).label
 
-        Clients choose what they ask for, and vendors what they answer; labels are as many as the file and the built-in
-        table have names.
-        """
-        return self._find(model).label
-
-    def _find(self, model: str | None) -> _Found:
+    def of(self, model: str | None) -> PricedModel:
+        """Return what is known of a model, for those who ask more than once; it is looked up once and remembered."""
         if model is None or len(model) > _MAX_NAME:
             return _NOT_FOUND
-        found = self._found.get(model)
-        if found is not None:
-            return found
+        priced = self._found.get(model)
+        if priced is not None:
+            return priced
         if len(self._found) >= _MAX_REMEMBERED:
             self._found.clear()
         names = tuple(_names(model))
-        found = next((_Found(name, self._own[name]) for name in names if name in self._own), None)
-        if found is None:
-            built_in = _built_in().models
-            found = next((_Found(name, built_in[name]) for name in names if name in built_in), _NOT_FOUND)
-        if model in self._listed:
-            found = _Found(model, found.price)
-        self._found[model] = found
-        return found
+        label, price = _first(names, self._own)
+        if price is None:
+            label, price = _first(names, _built_in().models)
+        priced = PricedModel(
+            model if model in self._listed else label, price, None if price is None else self._rates.get(price.currency)
+        )
+        self._found[model] = priced
+        return priced
 
 
-class _Found(NamedTuple):
-    """What is known of a model."""
+class PricedModel:
+    """What is known of a model.
 
-    label: str
-    price: Price | None
+    Attributes:
+        label: Its name for a metric: the operator's, else that of its price, else `other`. Clients choose what they ask
+            for, and vendors what they answer; labels are as many as the file and the built-in table have names.
+        price: None where it is unknown.
+        rate: Dollars for one unit of the price's currency, as a fraction; None where the price or the rate is unknown.
+    """
+
+    __slots__ = ("label", "price", "rate")
+
+    def __init__(self, label: str, price: Price | None, rate: tuple[int, int] | None) -> None:
+        self.label = label
+        self.price = price
+        self.rate = rate
+
+    def cost(self, tokens: Counted) -> int | None:
+        """Return the cost in nano-dollars; None if the model's price or its currency's rate is unknown."""
+        if self.price is None or self.rate is None:
+            return None
+        numerator, denominator = self.rate
+        return _half_up(self.price.pico(tokens) * numerator, _PICO_PER_NANO * denominator)
 
 
-_NOT_FOUND: Final = _Found(OTHER_MODELS, None)
+_NOT_FOUND: Final = PricedModel(OTHER_MODELS, None, None)
 
 
 class Table(NamedTuple):
@@ -229,6 +238,10 @@ def read_table(text: str) -> Table:
 
 def _half_up(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _first(names: tuple[str, ...], prices: Mapping[str, Price]) -> tuple[str, Price | None]:
+    return next(((name, prices[name]) for name in names if name in prices), (OTHER_MODELS, None))
 
 
 def _names(model: str) -> Iterator[str]:

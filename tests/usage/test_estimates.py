@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
-from proxy.usage import Estimates, Meter
+from proxy.usage import Estimates, Figures, Meter
 from proxy.usage.estimates import MAX_LEARNED
 from proxy.usage.outputs import KEPT, RecentOutputs
 from proxy.usage.prices import Tokens
@@ -134,19 +135,19 @@ def test_so_far() -> None:
     """A running stream's figures are its text as an estimate, or running totals as they come; its end is unharmed."""
     estimates, read = Estimates(), meter()
     read.feed(sse(*[text("hello world " * 4)] * 10))
-    assert estimates.so_far(read, "up")[:4] == ("estimated", "m", 100, 120)
+    assert estimates.so_far(read, "up") == Figures("estimated", "m", 100, 120)
     for total in (1, 2, 3, 4):
         read.feed(sse(text("x", usage={"prompt_tokens": 70, "completion_tokens": total})))
-        assert estimates.so_far(read, "up")[2:4] == (70, total)
+        assert estimates.so_far(read, "up") == Figures("estimated", "m", 70, total)
     assert expected(estimates) == Tokens(100, MOST)
-    assert estimates.figures(read, "up", is_whole=True)[:4] == ("reported", "m", 70, 4)
+    assert estimates.figures(read, "up", is_whole=True) == Figures("reported", "m", 70, 4)
 
 
 def test_so_far_where_no_model_is_run() -> None:
     """What would be charged nothing in the end has taken nothing so far."""
     read = meter(None)
     read.feed(sse({"data": "x" * 1000}))
-    assert Estimates().so_far(read, "up") == ("none", None, 0, 0, 0, 0, 0)
+    assert Estimates().so_far(read, "up") == Figures("none")
 
 
 def test_so_far_twice() -> None:
@@ -173,7 +174,7 @@ def test_so_far_changes_nothing_of_the_end(pieces: list[int]) -> None:
         looked.feed(sse(events[piece]))
         other.feed(sse(events[piece]))
         estimates.so_far(looked, "up")
-    assert estimates.figures(looked, "up", is_whole=False)[:4] == Estimates().figures(other, "up", is_whole=False)[:4]
+    assert estimates.figures(looked, "up", is_whole=False) == Estimates().figures(other, "up", is_whole=False)
 
 
 @given(pieces=st.lists(st.integers(0, 3), max_size=30))
@@ -193,7 +194,7 @@ def test_shown_changes_nothing(pieces: list[int]) -> None:
         assert estimates.shown(looked, "up") == shown
         assert looked.text_bytes == other.text_bytes
         if looked.counts_so_far().output is not None:
-            assert shown[:4] == ("reported", "m", 7, looked.counts_so_far().output)
+            assert replace(shown, cached=0) == Figures("reported", "m", 7, looked.counts_so_far().output or 0)
     figures = estimates.figures(looked, "up", is_whole=True)
     assert figures == others.figures(other, "up", is_whole=True)
     assert estimates.shown(looked, "up") == figures
@@ -205,7 +206,7 @@ def test_shown_of_the_last_event() -> None:
     estimates, read = Estimates(), meter()
     for total in (1, 2, 3, 4):
         read.feed(sse(text("x", usage={"prompt_tokens": 70, "completion_tokens": total})))
-        assert estimates.shown(read, "up")[:4] == ("reported", "m", 70, total)
+        assert estimates.shown(read, "up") == Figures("reported", "m", 70, total)
     assert read.counts.output == 2
 
 
@@ -213,7 +214,7 @@ def test_shown_where_no_model_is_run() -> None:
     """What would be charged nothing has taken nothing."""
     read = meter(None)
     read.feed(sse({"data": "x" * 1000}))
-    assert Estimates().shown(read, "up") == ("none", None, 0, 0, 0, 0, 0)
+    assert Estimates().shown(read, "up") == Figures("none")
 
 
 @given(outputs=st.lists(st.integers(0, 10**6), max_size=200))
