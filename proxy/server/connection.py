@@ -172,8 +172,10 @@ class ClientConnection(web.RequestHandler):
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT002 - aiohttp's signature
         """Read on, once all that is here has been parsed."""
-        self._is_paused = False
-        super().resume_reading(resume_parser)
+        # aiohttp asks for it after each body that was read. Its parser holds something back only where it was paused.
+        if self._is_paused:
+            self._is_paused = False
+            super().resume_reading(resume_parser)
         if self._unread:
             self._go_on()
 
