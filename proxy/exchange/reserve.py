@@ -49,8 +49,10 @@ async def meter_of(route: Route, turns: Turns) -> Meter:
     model = model_read(route.target, route.body_model)
     if model is None:
         model = await turns.run(model_in(route.target, route.body))
-    runs_model, peer = dialect.runs_model(route.target), peer_of(route)
-    return Meter(dialect, model=model, body_bytes=len(route.body), runs_model=runs_model, peer=peer)
+    # In the order of the parameters: by their names it takes half as long again.
+    meter = Meter(dialect, model, len(route.body), peer_of(route))
+    meter.runs_model = dialect.runs_model(route.target)
+    return meter
 
 
 def peer_of(route: Route) -> str:
