@@ -143,7 +143,7 @@ class Lease:
         self._begun_s = begun_s
         # That of the beginning: a reload may make another one.
         self._breaker = breaker = state.breaker
-        self._is_probe = breaker.is_out and breaker.begin()
+        self._is_probe = breaker.out_until_s is not None and breaker.begin()
         self._has_verdict = False
         state.running += 1
         if key is not None:
