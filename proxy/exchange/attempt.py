@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.failover.policy import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     from proxy.exchange.telemetry import Call
     from proxy.model import Ending
 
+_CANCELLED: Final = Outcome.CANCELLED
 # The line of an exchange stays short, whatever was tried: the last ones are shown.
 MOST_LOGGED = 16
 
@@ -19,6 +22,7 @@ class Attempt:
 
     Attributes:
         key: The first 8 hexadecimal digits of the SHA-256 of the operator's key; None where there is none.
+        outcome: How it came out; CANCELLED where it did not.
         status: The vendor's; None while it has not answered.
         ending: How it ended; None while it is under way, or its answer is.
         reason: Why, where it failed before there was an answer: the log's word.
@@ -26,13 +30,14 @@ class Attempt:
         call: What telemetry knows of it; None where there is none.
     """
 
-    __slots__ = ("begun_s", "call", "ended_s", "ending", "key", "reason", "sent_s", "status", "upstream")
+    __slots__ = ("begun_s", "call", "ended_s", "ending", "key", "outcome", "reason", "sent_s", "status", "upstream")
 
     def __init__(self, upstream: str, key: str | None, begun_s: float) -> None:
         self.upstream = upstream
         self.key = key
         self.begun_s = begun_s
         self.sent_s: float | None = None
+        self.outcome = _CANCELLED
         self.status: int | None = None
         self.ending: Ending | None = None
         self.reason: str | None = None

@@ -91,7 +91,7 @@ class UpstreamState:
         """The vendor refused the key."""
         rested_s = key.refused(status, rest_s, self._now(), self.keys.rules.cooldown_s)
         if rested_s is not None:
-            self._listener.key_rests(self.name, key.name, status, rested_s, is_only=self.keys.has_no_choice)
+            self._listener.key_rests(self.name, key.name, status, rested_s, is_only=not self.keys.is_choice)
 
     def report(self) -> dict[str, Any]:
         """What an operator is shown: no secret, nothing of a user's."""
