@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from proxy.exchange import LOG_FIELDS, PRINCIPAL, Exchanges
+from proxy.exchange.attempts import Attempts
 from proxy.exchange.body import expect_later
 from proxy.exchange.running import RunningExchanges, settle_dead
 from proxy.handlers import (
@@ -338,16 +339,17 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     if rules.authenticator is not None:
         await rules.authenticator.open()
     app[REDACTOR].add_secrets(secrets_of(app[SETTINGS]))
-    timers, metrics = app[TIMERS], app[METRICS]
+    timers, metrics, turns = app[TIMERS], app[METRICS], Turns()
     service = app[SERVICE] = Service(
         rules=rules,
         exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER], telemetry=app[TELEMETRY]),
+        attempts=Attempts(pool=app[POOL], clocks=timers, turns=turns, metrics=metrics),
         pool=app[POOL],
         upstreams=builder.states,
         store=app[STORE],
         timers=timers,
         overruns=Overruns(timers),
-        turns=Turns(),
+        turns=turns,
         metrics=metrics,
         ticket_makers=Makers(),
         ledger=app[LEDGER],

@@ -75,7 +75,8 @@ class Plan:
 
     `upstreams` is None where all of them are allowed; `concurrent_streams` is None where there is no bound.
     `token_rates` are rates of input and output tokens. `cuts_overrun` says that a running stream ends when it has used
-    up a budget; else it goes on, and what exceeds is debt.
+    up a budget; else it goes on, and what exceeds is debt. `has_token_limits` says that tokens or money are limited, so
+    that a request has to reserve some and is charged what it took; known in advance, because every request asks.
     """
 
     name: str
@@ -85,11 +86,10 @@ class Plan:
     token_rates: tuple[Rate, ...] = ()
     budgets: tuple[Budget, ...] = ()
     cuts_overrun: bool = False
+    has_token_limits: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def has_token_limits(self) -> bool:
-        """Whether tokens or money are limited, so that a request has to reserve some."""
-        return bool(self.token_rates or self.budgets)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_token_limits", bool(self.token_rates or self.budgets))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class DeadlineTimer:
     def add(self, watched: Watched) -> None:
         """Check `watched` at every tick; adding it twice is adding it once."""
         self._watched.add(watched)
-        self._go_on()
+        if self._handle is None:
+            self._go_on()
 
     def discard(self, watched: Watched) -> None:
         """Stop checking it; discarding what was not added does nothing."""
@@ -73,7 +74,8 @@ class DeadlineTimer:
     def add_seldom(self, watched: Watched) -> None:
         """Check one that has no deadline shorter than `LONG_S`, at every sixth tick."""
         self._seldom[_turn_of(watched)].add(watched)
-        self._go_on()
+        if self._handle is None:
+            self._go_on()
 
     def discard_seldom(self, watched: Watched) -> None:
         """Stop checking it; discarding what was not added does nothing."""
@@ -104,12 +106,12 @@ class DeadlineTimer:
         # A copy: a check may discard its own object or others.
         for watched in (*self._watched, *self._seldom[self._turn]):
             watched.check(now_s)
-        if self.watched_count:
+        # A check may have added one, and begun the next tick with it.
+        if self._handle is None and self.watched_count:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._handle is None:
-            self._handle = self._loop.call_later(self._tick_s, self._tick)
+        self._handle = self._loop.call_later(self._tick_s, self._tick)
 
 
 def _turn_of(watched: Watched) -> int:

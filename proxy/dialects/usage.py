@@ -25,7 +25,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a member of a vendor's is a number of tokens."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+    # By its type: true and false are numbers to `isinstance`.
+    return type(value) is int and 0 <= value <= _MAX_COUNT
 
 
 class Counts:
@@ -57,14 +58,16 @@ class Counts:
     def keep(self, name: str, *values: object) -> None:
         """Take the first of the values that is a count, if any is."""
         for value in values:
-            if is_count(value):
+            if value is not None and is_count(value):
                 setattr(self, name, value)
                 return
 
     def keep_model(self, *values: object) -> None:
         """Take the first that is a name."""
         for value in values:
-            if isinstance(value, str) and 0 < len(value) <= _MAX_MODEL and not _SURROGATE.search(value):
+            if not isinstance(value, str) or not 0 < len(value) <= _MAX_MODEL:
+                continue
+            if value.isascii() or not _SURROGATE.search(value):
                 self.model = value
                 return
 

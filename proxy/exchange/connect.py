@@ -15,7 +15,7 @@ from proxy.protocol.http_head import render_request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from proxy.exchange.attempt import Attempt
+    from proxy.exchange.attempt import Attempt, Clock
     from proxy.model import Route
     from proxy.timers import DeadlineTimer
     from proxy.upstream import Address, Connection, Pool, UpstreamResponse
@@ -25,26 +25,6 @@ if TYPE_CHECKING:
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 _NOT_AUTHORIZED = frozenset({401, 403})
-
-
-class _FirstByte:
-    """The clock of the answer's head: runs from the last byte that we queued, and nothing restarts it."""
-
-    __slots__ = ("clock", "deadline_s", "waiter")
-
-    def __init__(
-        self,
-        waiter: asyncio.Future[UpstreamResponse],
-        clock: Literal["connect", "first_byte", "first_output", "total"],
-        deadline_s: float,
-    ) -> None:
-        self.waiter = waiter
-        self.clock = clock
-        self.deadline_s = deadline_s
-
-    def check(self, now_s: float) -> None:
-        if now_s >= self.deadline_s and not self.waiter.done():
-            self.waiter.set_exception(UpstreamTimeoutError(self.clock))
 
 
 async def connect(
@@ -95,9 +75,9 @@ async def connect(
     clock, ends_s = _sooner("first_byte", route.timeouts.first_byte_s, deadline_s, now_s)
     if first_output_s is not None and (ends_s is None or now_s + first_output_s < ends_s):
         clock, ends_s = "first_output", now_s + first_output_s
-    watch = None if ends_s is None else _FirstByte(waiter, clock, ends_s)
-    if watch is not None:
-        clocks.add(watch)
+    if ends_s is not None:
+        attempt.expect(waiter, clock, ends_s)
+        clocks.add(attempt)
     try:
         answer = await waiter
     except BaseException:
@@ -108,8 +88,9 @@ async def connect(
             connection.abort()
         raise
     finally:
-        if watch is not None:
-            clocks.discard(watch)
+        if ends_s is not None:
+            clocks.discard(attempt)
+            attempt.waiter = None
     if answer.status in _NOT_AUTHORIZED and route.has_operators_key:
         # To the user it would look as if their own token were bad, and the vendor's words may hold half of the key.
         answer.abort()
@@ -137,7 +118,7 @@ async def _dial(
 
 def _sooner(
     clock: Literal["connect", "first_byte"], timeout_s: float | None, deadline_s: float | None, now_s: float
-) -> tuple[Literal["connect", "first_byte", "first_output", "total"], float | None]:
+) -> tuple[Clock, float | None]:
     """Which clock runs out first, this one or `total`, and when: in the loop's time, None for never."""
     ends_s = None if timeout_s is None else now_s + timeout_s
     if deadline_s is not None and (ends_s is None or deadline_s < ends_s):

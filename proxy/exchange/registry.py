@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from multidict import istr
 
 from proxy.exchange.exchange import EXCHANGE, LOG_FIELDS, PRINCIPAL, Exchange
-from proxy.exchange.settle import NOTHING_TAKEN, settle, take
+from proxy.exchange.settle import NO_AMOUNTS, NOTHING_TAKEN, settle, take
 from proxy.exchange.telemetry import begin_trace
 from proxy.model import Ending, FieldIndex
 from proxy.observability.logging import exchange_logger
@@ -97,7 +97,8 @@ class Exchanges:
             if exchange.lease is not None:
                 exchange.lease.release(exchange.ending)
             if exchange.admission is not None:
-                exchange.admission.settle(taken.amounts)
+                # Other plans' users are charged by the request only.
+                exchange.admission.settle(taken.amounts if exchange.has_token_limits else NO_AMOUNTS)
         # The response has the request, and that the exchange: thousands of streams that end at once would wait for the
         # garbage collector, which then holds the loop for half a second.
         exchange.task = exchange.response = None

@@ -48,6 +48,7 @@ class Taken:
 
 
 NOTHING_TAKEN: Final = Taken(Figures("none"))
+NO_AMOUNTS: Final = Amounts()
 
 
 class Reckoning(NamedTuple):

@@ -2,7 +2,7 @@
 
 The outcome of each attempt enters; a key to ask with, an order of targets, and whether a request moves on leave. Pure
 but for the clock, which is handed in: nothing here sends a request or waits. One `UpstreamStates` a worker, which
-outlives a reload. Who asks whom, and in which order, is `exchange.attempts`' to know.
+outlives a reload. Who asks whom, and in which order, is `exchange.moves`' to know.
 """
 
 from proxy.failover.budget import RetryBudget

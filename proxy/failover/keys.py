@@ -113,14 +113,16 @@ class KeyPool:
     """All keys of one upstream. Nothing here waits.
 
     Attributes:
-        has_no_choice: There is one key, or none.
+        is_choice: There are several.
+        only: The one key; None where there are several, or none.
     """
 
-    __slots__ = ("_now", "has_no_choice", "keys", "rules")
+    __slots__ = ("_now", "is_choice", "keys", "only", "rules")
 
     def __init__(self, keys: Sequence[Key], rules: KeyRules, now: Callable[[], float]) -> None:
         self.keys = tuple(keys)
-        self.has_no_choice = len(self.keys) <= 1
+        self.is_choice = len(self.keys) > 1
+        self.only = self.keys[0] if len(self.keys) == 1 else None
         self.rules = rules
         self._now = now
 
@@ -137,8 +139,8 @@ class KeyPool:
     def pick(self) -> Key | None:
         """Choose the key of a request; where all rest, the one that rests shortest; None where there are none."""
         keys = self.keys
-        if self.has_no_choice:
-            return keys[0] if keys else None
+        if not self.is_choice:
+            return self.only
         now_s = self._now()
         awake = [key for key in keys if not key.rests(now_s)]
         if not awake:

@@ -91,7 +91,7 @@ class UpstreamState:
         """The vendor refused the key."""
         rested_s = key.refused(status, rest_s, self._now(), self.keys.rules.cooldown_s)
         if rested_s is not None:
-            self._listener.key_rests(self.name, key.name, status, rested_s, is_only=self.keys.has_no_choice)
+            self._listener.key_rests(self.name, key.name, status, rested_s, is_only=not self.keys.is_choice)
 
     def report(self) -> dict[str, Any]:
         """What an operator is shown: no secret, nothing of a user's."""
@@ -143,7 +143,7 @@ class Lease:
         self._begun_s = begun_s
         # That of the beginning: a reload may make another one.
         self._breaker = breaker = state.breaker
-        self._is_probe = breaker.is_out and breaker.begin()
+        self._is_probe = breaker.out_until_s is not None and breaker.begin()
         self._has_verdict = False
         state.running += 1
         if key is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.errors import DrainingError, ProxyError
-from proxy.exchange.attempts import Attempts
 from proxy.exchange.authenticate import authenticate, authenticate_body
 from proxy.exchange.body import check_length, read_body
 from proxy.exchange.head import check_head
@@ -76,17 +75,9 @@ async def send(request: web.Request, exchange: Exchange, service: Service) -> we
     interval_s = None
     if exchange.is_in_band or exchange.rules.early_heartbeat:
         interval_s = await service.turns.run(early_interval_s(request, exchange, route))
-    attempts = Attempts(
-        exchange,
-        pool=service.pool,
-        clocks=timers,
-        turns=service.turns,
-        metrics=service.metrics,
-        deadline_s=deadline_s,
-    )
-    connecting = attempts.reach()
+    connecting = service.attempts.reach(exchange, deadline_s)
     # The exchange drops the request before a long stream; nothing here may keep its body.
-    del route, attempts
+    del route
     if interval_s is None:
         upstream, begun = await connecting, None
     else:

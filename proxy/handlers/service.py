@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from proxy.exchange import Exchanges
+    from proxy.exchange.attempts import Attempts
     from proxy.failover import UpstreamStates
     from proxy.ledger import Ledger
     from proxy.limits import Store
@@ -74,6 +75,7 @@ class Service:
 
     rules: Rules
     exchanges: Exchanges
+    attempts: Attempts
     pool: Pool
     upstreams: UpstreamStates
     store: Store

@@ -174,12 +174,11 @@ class Pool:
         self._clocks.discard(self)
 
     def _keep(self, connection: Connection) -> None:
-        keep_s = connection.keep_s
-        if connection.vendor_keep_s is not None:
-            keep_s = min(keep_s, connection.vendor_keep_s - MARGIN_S)
         now_s = self._clocks.now()
-        keep_s = min(keep_s, connection.retire_s - now_s)
-        if keep_s <= 0:
+        until_s = min(now_s + connection.keep_s, connection.retire_s)
+        if connection.vendor_keep_s is not None:
+            until_s = min(until_s, now_s + connection.vendor_keep_s - MARGIN_S)
+        if until_s <= now_s:
             connection.abort()
             return
         kept = self._kept.get(connection.key)
@@ -189,7 +188,7 @@ class Pool:
         elif len(kept) >= MAX_KEPT:
             connection.abort()
             return
-        connection.kept_until_s = now_s + keep_s
+        connection.kept_until_s = until_s
         kept.append(connection)
 
     def _retire_moved(self, host: str, port: int, addresses: Sequence[Address]) -> None:

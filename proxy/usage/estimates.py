@@ -8,7 +8,6 @@ much the model usually writes: by both, what a request will take is foretold bef
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.usage.meter import Figures
@@ -104,7 +103,7 @@ class Estimates:
         model = meter.model or meter.counts.model
         if _ran_nothing(meter, model, meter.counts):
             return Figures("none", model)
-        return self._estimated(meter, upstream, model, meter.counts)
+        return self._filled("estimated", meter, upstream, model, meter.counts)
 
     def shown(self, meter: Meter, upstream: str) -> Figures:
         """The figures of an exchange for an onlooker: as `so_far`, and nothing that is charged or learned changes."""
@@ -114,9 +113,8 @@ class Estimates:
         model = meter.model or counts.model
         if _ran_nothing(meter, model, counts):
             return Figures("none", model)
-        figures = self._estimated(meter, upstream, model, counts)
         is_told = counts.input is not None and counts.output is not None
-        return replace(figures, source="reported") if is_told else figures
+        return self._filled("reported" if is_told else "estimated", meter, upstream, model, counts)
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
@@ -139,20 +137,24 @@ class Estimates:
         model = meter.model or counts.model
         if _ran_nothing(meter, model, counts):
             return Figures("none", model)
-        if is_whole and counts.input is not None and counts.output is not None:
-            figures = _figures("reported", counts, model, counts.input, counts.output)
+        is_reported = is_whole and counts.input is not None and counts.output is not None
+        figures = self._filled("reported" if is_reported else "estimated", meter, upstream, model, counts)
+        if is_reported or (is_whole and figures.output):
             self._learn(upstream, meter, figures)
-        else:
-            figures = self._estimated(meter, upstream, model, counts)
-            if is_whole and figures.output:
-                self._learn(upstream, meter, figures)
         return figures
 
-    def _estimated(self, meter: Meter, upstream: str, model: str | None, counts: Counts) -> Figures:
-        rates = self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
-        tokens_in = round(meter.body_bytes * rates.input.value) if counts.input is None else counts.input
-        tokens_out = round(meter.text_bytes * rates.output.value) if counts.output is None else counts.output
-        return _figures("estimated", counts, model, tokens_in, tokens_out)
+    def _filled(self, source: Source, meter: Meter, upstream: str, model: str | None, counts: Counts) -> Figures:
+        """What was told, and an estimate of what was not."""
+        tokens_in, tokens_out = counts.input, counts.output
+        if tokens_in is None or tokens_out is None:
+            rates = self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
+            if tokens_in is None:
+                tokens_in = round(meter.body_bytes * rates.input.value)
+            if tokens_out is None:
+                tokens_out = round(meter.text_bytes * rates.output.value)
+        return Figures(
+            source, model, tokens_in, tokens_out, counts.cached or 0, counts.cache_write or 0, counts.reasoning or 0
+        )
 
     def _learn(self, upstream: str, meter: Meter, figures: Figures) -> None:
         """Take a whole exchange as another example."""
@@ -185,9 +187,3 @@ def _ran_nothing(meter: Meter, model: str | None, counts: Counts) -> bool:
     if counts.input is not None or counts.output is not None:
         return False
     return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_ERROR)
-
-
-def _figures(source: Source, counts: Counts, model: str | None, tokens_in: int, tokens_out: int) -> Figures:
-    return Figures(
-        source, model, tokens_in, tokens_out, counts.cached or 0, counts.cache_write or 0, counts.reasoning or 0
-    )

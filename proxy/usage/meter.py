@@ -101,13 +101,11 @@ class Meter:
         "told",
     )
 
-    def __init__(
-        self, dialect: Dialect, *, model: str | None, body_bytes: int, runs_model: bool = True, peer: str = ""
-    ) -> None:
+    def __init__(self, dialect: Dialect, model: str | None, body_bytes: int, peer: str = "") -> None:
         self._dialect = dialect
         self.model = model
         self.body_bytes = body_bytes
-        self.runs_model = runs_model
+        self.runs_model = True
         self.peer = peer
         self.counts = Counts()
         self.is_sent = False

@@ -32,12 +32,20 @@ _MOST_VALUES: Final = 8 * 1024
 _IN_PATH: Final = re.compile(rb"/(?:models|deployments)/([^/:?]{1,256})[:/]")
 
 
-def model_read(target: bytes, body_model: str | None) -> str | None:
-    """Return what `model_in` would, where the body's member `model` is known; None where only `model_in` can tell."""
+def may_name_model(path: bytes) -> bool:
+    """Check whether a path, without its query, has a place for a model's name."""
+    return _IN_PATH.search(path) is not None
+
+
+def model_read(body_model: str | None) -> str | None:
+    """Return what `model_in` would, where the body's member `model` is known and the path cannot name a model.
+
+    None where only `model_in` can tell.
+    """
     if not body_model or len(body_model) > _MAX_NAME or not body_model.isascii():
         # Beyond ASCII it may hold half a character.
         return None
-    return body_model if _IN_PATH.search(target) is None else None
+    return body_model
 
 
 def model_in(target: bytes, body: JsonText) -> Steps[str | None]:

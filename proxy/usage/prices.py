@@ -107,9 +107,10 @@ class Price:
         cached = price.input if price.cached_input is None else price.cached_input
         cache_write = price.input if price.cache_write is None else price.cache_write
         output = price.output if price.thinking_output is None or not tokens.reasoning else price.thinking_output
+        uncached = tokens.input - tokens.cached - tokens.cache_write
         return (
             # A vendor that counts its cache reads apart from the input does not make the rest negative.
-            max(0, tokens.input - tokens.cached - tokens.cache_write) * price.input
+            (uncached * price.input if uncached > 0 else 0)
             + tokens.cached * cached
             + tokens.cache_write * cache_write
             + tokens.output * output
@@ -216,10 +217,14 @@ class Table(NamedTuple):
 
 def usd_text(nano: int) -> str:
     """Write nano-dollars as a decimal number of dollars: `0.000123`, never with an exponent."""
-    sign = "-" if nano < 0 else ""
-    whole, rest = divmod(abs(nano), NANO_PER_UNIT)
-    digits = f"{rest:09d}".rstrip("0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    if nano < 0:
+        return f"-{usd_text(-nano)}"
+    whole, rest = divmod(nano, NANO_PER_UNIT)
+    if not rest:
+        return str(whole)
+    # Nine digits, with the zeros before them: those of the number that is a unit more, without its first.
+    digits = str(NANO_PER_UNIT + rest)[1:].rstrip("0")
+    return f"{whole}.{digits}"
 
 
 def per_million(price: Decimal) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.exchange import attempts
+from proxy.exchange import moves
 from tests.conftest import token
 from tests.failover import vendors as acts
 from tests.failover.test_matrix import ask, start_with
@@ -76,8 +76,8 @@ async def test_cancel(start: Start, vendors: list[Vendor], phase: str, position:
 
 async def test_cancel_backoff(start: Start, vendors: list[Vendor], monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait between two attempts ends at once, and so does the answer that was held for the end."""
-    monkeypatch.setattr(attempts, "FIRST_BACKOFF_S", 30.0)
-    monkeypatch.setattr(attempts, "LONGEST_BACKOFF_S", 30.0)
+    monkeypatch.setattr(moves, "FIRST_BACKOFF_S", 30.0)
+    monkeypatch.setattr(moves, "LONGEST_BACKOFF_S", 30.0)
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
 
     reached = asyncio.Event()
