@@ -57,7 +57,7 @@ async def used(one: Node) -> int:
 
 
 def files(room: Path) -> list[Path]:
-    return list(room.glob("ledger.db-running-*"))
+    return list(room.rglob("*running-*"))
 
 
 def running(room: Path) -> str:
