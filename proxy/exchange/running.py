@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from proxy.observability.metrics import Metrics
     from proxy.usage import Prices
 
-# What is younger when it is killed leaves nothing: nearly all requests end before, and cost nothing.
-FIRST_S: Final = 1.0
+# What is younger when it is killed leaves nothing. Whoever waits for a model is older, and owes all of its input; what
+# is refused, or ends at once, costs nothing here.
+FIRST_S: Final = 0.1
 # Each is written again every 5 s; a look writes a part of them, some 12 µs each.
 _LOOK_S: Final = 0.25
 _TURNS: Final = 20

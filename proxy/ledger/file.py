@@ -24,6 +24,8 @@ from proxy.ledger.row import Row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from proxy.ledger.row import Query
+
 # For a lock that another process has: longer than any transaction of ours.
 BUSY_S: Final = 2.0
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -33,6 +35,7 @@ _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _AT_ONCE: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 # Those of both tables, and the short ones: 300 KiB.
 _STATEMENTS: Final = 32
+_COLUMNS: Final = ", ".join(f'"{column}"' for column in Row._fields)
 _PARAMETERS: Final = re.compile(r"\(:[^)]*\)")
 # What is nobody's fault and may pass; all else, at start, is the configuration's.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -175,8 +178,7 @@ class LedgerFile:
 
     def read_batch(self, limit: int) -> list[Row]:
         """The oldest rows, in order of `row_id`."""
-        columns = ", ".join(f'"{column}"' for column in Row._fields)
-        query = f"SELECT {columns} FROM exchanges ORDER BY row_id LIMIT ?"  # noqa: S608 - names of columns
+        query = f"SELECT {_COLUMNS} FROM exchanges ORDER BY row_id LIMIT ?"  # noqa: S608 - names of columns
         return [Row(*record) for record in self._opened.execute(query, (limit,))]
 
     def delete(self, row_ids: Iterable[str]) -> None:
@@ -246,6 +248,17 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def read_rows_of(connection: sqlite3.Connection, query: Query, limit: int) -> list[Row]:
+    """The rows of a query's user since its moment, the oldest first. Takes as long as there are rows of anybody."""
+    statement = (
+        f"SELECT {_COLUMNS} FROM exchanges "  # noqa: S608 - names of columns
+        'WHERE row_id >= ? AND issuer = ? AND "user" = ? ORDER BY row_id LIMIT ?'
+    )
+    whose = [sql.clean(name or "") for name in (query.issuer, query.user)]
+    found = connection.execute(statement, (sql.first_id(query.since_ms), *whose, limit))
+    return [Row(*record) for record in found]
 
 
 def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[Sequence[object]]) -> int:

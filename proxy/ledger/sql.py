@@ -159,6 +159,11 @@ def totals(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [dict(zip((*_KEY, *_COUNTED), (*key, *days[key]), strict=True)) for key in sorted(days)]
 
 
+def counts_of(day: dict[str, Any]) -> list[int]:
+    """The numbers of one day of `totals`, as a record that `read_sums` reads."""
+    return [day[column] for column in _COUNTED]
+
+
 def sums_statement(query: Query) -> tuple[str, dict[str, Any]]:
     """The SELECT of a query, and its parameters; `read_sums` reads what it returns.
 

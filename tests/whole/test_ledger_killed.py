@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -57,7 +58,7 @@ async def used(one: Node) -> int:
 
 
 def files(room: Path) -> list[Path]:
-    return list(room.glob("ledger.db-running-*"))
+    return list(room.rglob("*running-*"))
 
 
 def running(room: Path) -> str:
@@ -142,3 +143,34 @@ async def test_killed_worker(tmp_path: Path, vendor: MockVendor, upstream: Upstr
     assert sorted(row.id for row in rows_of(tmp_path / "ledger.db") if row.id in streams) == sorted(streams)
     assert sorted(rows_in(every)) == sorted(rows_of(tmp_path / "ledger.db"))
     assert not files(tmp_path)
+
+
+async def test_killed_early(tmp_path: Path, vendor: MockVendor, upstream: Upstream) -> None:
+    """What is kept of an exchange does not wait until it is a second old, nor until the vendor has begun to answer."""
+    text = configuration(vendor, upstream, PLAN + with_ledger(tmp_path / "ledger.db"), "memory", "deny")
+    async with node(tmp_path / "proxy.yaml", text, workers=1) as one:
+        # On a machine that has other things to do one of several is seen in time.
+        for number in range(10):
+            client = await connect(one.address)
+            client.write(request("/main/v1/chat/completions", BODY, token=token(), fields=(("X-Request-Id", "early"),)))
+            vendor_of_early, _ = await upstream.take()
+            await kept(tmp_path, "early")
+            is_early = json.loads(running(tmp_path))["duration_ms"] < 1000
+            if is_early:
+                one.process.kill()
+            await client.gone()
+            await vendor_of_early.gone()
+            if is_early:
+                break
+            await one.said("exchange.settled", number + 1, id="early")
+        assert is_early
+        before = await one.read_to_end()
+
+    async with node(tmp_path / "proxy.yaml", text, workers=1) as one:
+        (line,) = await one.said("exchange.settled")
+        assert (line["id"], line["ending"], line["reason"], line["status"]) == ("early", "stopped", "worker_died", None)
+        assert (line["usage"], line["output_tokens"]) == ("estimated", 0)
+        assert line["input_tokens"] > 0
+        assert await used(one) == sum(row.input_tokens + row.output_tokens for row in rows_in([*before, line]))
+        one.process.send_signal(signal.SIGTERM)
+        await one.read_to_end()

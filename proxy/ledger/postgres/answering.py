@@ -7,8 +7,10 @@ import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from proxy.ledger.file import open_to_read, read_rows_of
 from proxy.ledger.postgres.asking import MAX_QUESTION_BYTES, read_question, write_answer
 from proxy.ledger.postgres.failures import FAILURES
 from proxy.ledger.row import SUMS_S, USED_S
@@ -26,6 +28,10 @@ _READ_S: Final = 1.0
 _MAX_ASKED: Final = 256
 # Each thread has a connection to the database.
 _THREADS: Final = {"sums": (2, SUMS_S), "used": (2, USED_S)}
+# Of one user's rows in the spool. While there are more, nobody knows what the user has used.
+_MAX_WAITING: Final = 10_000
+# Steps of SQLite's machine between two looks at the clock: some tenths of a millisecond.
+_STEPS: Final = 10_000
 
 
 class Answerer:
@@ -83,7 +89,8 @@ class Answerer:
             return None
         until_s = time.monotonic() + within_s
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads[kind], self._read, query, until_s)
+            read = self._read if kind == "sums" else self._read_used
+            return await asyncio.get_running_loop().run_in_executor(self._threads[kind], read, query, until_s)
         except FAILURES:
             return None
 
@@ -91,3 +98,22 @@ class Answerer:
         left_s = until_s - time.monotonic()
         # It has waited for a thread until now, and whoever asked no longer waits.
         return self._database.sums(query, timeout_s=left_s) if left_s > 0 else None
+
+    def _read_used(self, query: Query, until_s: float) -> list[Sums] | None:
+        """What a user has used, by the database and by what has not been shipped yet.
+
+        After a restart these are the rows of whatever the process before could not ship, and of what ran when it was
+        killed. An answer without them would be believed until the period's end.
+        """
+
+        def is_over() -> bool:
+            return time.monotonic() > until_s
+
+        # Before the database is asked: what is shipped in between is there then.
+        with closing(open_to_read(self._place.file().path)) as connection:
+            connection.set_progress_handler(is_over, _STEPS)
+            waiting = read_rows_of(connection, query, _MAX_WAITING + 1)
+        left_s = until_s - time.monotonic()
+        if left_s <= 0 or len(waiting) > _MAX_WAITING:
+            return None
+        return self._database.sums_with(query, waiting, timeout_s=left_s)

@@ -128,6 +128,23 @@ class Database:
 
         return self._do(read, timeout_s=timeout_s)
 
+    def sums_with(self, query: Query, rows: Sequence[Row], *, timeout_s: float) -> list[Sums]:
+        """Sum the rows, ungrouped, and those of `rows` besides that are not in the database yet."""
+        assert not query.by
+        statement, parameters = sql.sums_statement(query)
+        # In one statement, which sees one moment: a row that arrives meanwhile is counted in one of the two places.
+        known = "SELECT row_id FROM exchanges WHERE row_id = ANY(CAST(:row_ids AS TEXT[]))"
+        both = f"SELECT sums.*, ARRAY({known}) FROM ({statement}) AS sums"  # noqa: S608 - constants
+        parameters["row_ids"] = [row.row_id for row in rows]
+
+        def read(connection: Connection) -> list[Sums]:
+            *counts, arrived = connection.execute(text(both), parameters).one()
+            known_ids = set(arrived)
+            new = sql.totals(row for row in rows if row.row_id not in known_ids)
+            return [*sql.read_sums(query, [counts]), *sql.read_sums(query, map(sql.counts_of, new))]
+
+        return self._do(read, timeout_s=timeout_s)
+
     def delete_old(self, since_ms: int, most: int) -> bool:
         """Delete what ended before the day of that moment, at most so many rows of each table.
 
