@@ -341,7 +341,13 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     timers, metrics = app[TIMERS], app[METRICS]
     service = app[SERVICE] = Service(
         rules=rules,
-        exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER], telemetry=app[TELEMETRY]),
+        exchanges=Exchanges(
+            now=timers.now,
+            metrics=metrics,
+            ledger=app[LEDGER],
+            telemetry=app[TELEMETRY],
+            redact=app[REDACTOR].redact,
+        ),
         pool=app[POOL],
         upstreams=builder.states,
         store=app[STORE],

@@ -13,18 +13,24 @@ from proxy.handlers import admin, console
 from proxy.handlers import operators as access
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.handlers.admin import View
 
 
-def make_admin_app(view: View, operators: Operators | None = None) -> web.Application:
+def make_admin_app(
+    view: View, operators: Operators | None = None, *, redact: Callable[[bytes], bytes] = bytes
+) -> web.Application:
     """Build the application of the operator's listener; `view` tells of all workers.
 
     `operators` decides who gets in. Without it no credential is asked for, as on loopback: only requests whose `Host`
-    is `localhost` or an IP address are answered, and none of another origin's page.
+    is `localhost` or an IP address are answered, and none of another origin's page. `redact` takes configured secrets
+    out of a text that is cut for the log.
     """
     app = web.Application(middlewares=[admin.translate, access.admit])
     app[admin.VIEW] = view
-    app[access.ACCESS] = access.Access(operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES)))
+    operators = operators or Operators(AdminRules(), secret=os.urandom(SECRET_BYTES))
+    app[access.ACCESS] = access.Access(operators, redact=redact)
     app.on_response_prepare.append(_add_admin_fields)
     app[console.PAGE], feed = load_page(), Feed(view)
     app[console.FEED] = feed

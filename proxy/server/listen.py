@@ -71,6 +71,7 @@ class Server:
         """`place` is None for a worker that is alone."""
         self._settings = settings
         self._place = place
+        self._redact = redactor.redact
         self.app = make_app(settings, redactor=redactor)
         self.configuration = ConfigurationStatus(redactor, None if place is None else place.directory)
         self.operators = Operators(
@@ -124,7 +125,7 @@ class Server:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere
             await self._whole.open()
-        self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators)
+        self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators, redact=self._redact)
         self._admin_runner = web.AppRunner(self._admin_app)
         await self._admin_runner.setup()
         _bound_segments(self._admin_runner)
