@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
 from proxy.auth.operators import SECRET_BYTES, AdminRules, Operators
 from proxy.console import Feed, load_page
+from proxy.exchange.body import expect_later
 from proxy.handlers import admin, console
 from proxy.handlers import operators as access
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.handlers.admin import View
+
+
+# What every answer of the operator's listener has.
+ADMIN_FIELDS: Final = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 
 
 def make_admin_app(
@@ -40,7 +49,11 @@ def make_admin_app(
 
     # Before the connections are waited for.
     app.on_shutdown.append(end_consoles)
-    app.add_routes([*console.ROUTES, *admin.ROUTES])
+    # `Expect` is answered once it is known who asks, and what else a client expects is refused by `translate`.
+    app.add_routes(
+        web.RouteDef(route.method, route.path, route.handler, {**route.kwargs, "expect_handler": expect_later})
+        for route in (*console.ROUTES, *admin.ROUTES)
+    )
     return app
 
 
@@ -48,6 +61,5 @@ async def _add_admin_fields(_request: web.Request, response: web.StreamResponse)
     """Keep what operators see out of caches, and out of other origins' pages, which may embed what they cannot read."""
     # It names the versions of aiohttp and Python.
     response.headers.pop(hdrs.SERVER, None)
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    for name, value in ADMIN_FIELDS:
+        response.headers.setdefault(name, value)

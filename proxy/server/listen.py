@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.auth.operators import SECRET_BYTES, Operators
 from proxy.handlers import SERVICE
+from proxy.handlers.admin_app import ADMIN_FIELDS
 from proxy.handlers.console import FEED
 from proxy.model import Ending
 from proxy.server.configuration import ConfigurationStatus
@@ -302,7 +303,7 @@ def _bound_segments(runner: web.AppRunner) -> None:
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:
     """The operator's listener has no exchanges."""
-    return []
+    return [(name.encode(), value.encode()) for name, value in ADMIN_FIELDS]
 
 
 def _client_timeouts(settings: Settings) -> ClientTimeouts:
