@@ -342,7 +342,13 @@ async def service_ctx(app: web.Application) -> AsyncIterator[None]:
     timers, metrics, turns = app[TIMERS], app[METRICS], Turns()
     service = app[SERVICE] = Service(
         rules=rules,
-        exchanges=Exchanges(now=timers.now, metrics=metrics, ledger=app[LEDGER], telemetry=app[TELEMETRY]),
+        exchanges=Exchanges(
+            now=timers.now,
+            metrics=metrics,
+            ledger=app[LEDGER],
+            telemetry=app[TELEMETRY],
+            redact=app[REDACTOR].redact,
+        ),
         attempts=Attempts(pool=app[POOL], clocks=timers, turns=turns, metrics=metrics),
         pool=app[POOL],
         upstreams=builder.states,

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.peers import WAIT_S, until
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
     from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
@@ -67,7 +68,8 @@ class Seen:
 class Collector:
     """Listens on a free port; `status` is what it answers with, `hold` keeps it from answering at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.spans: list[Seen] = []
         self.metrics: dict[str, Metric] = {}
         self.bodies: list[bytes] = []
@@ -89,7 +91,7 @@ class Collector:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         """Listen, on the same port as before where there was one."""
@@ -97,7 +99,7 @@ class Collector:
         app.add_routes([web.post("/v1/traces", self._traces), web.post("/v1/metrics", self._metrics)])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

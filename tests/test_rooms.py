@@ -20,7 +20,7 @@ FACES = {
     "failover": ("keys", "policy"),
     "ledger": ("log_lines",),
     "limits": ("failures", "memory", "redis"),
-    "observability": ("gen_ai", "logging", "metrics", "tracing"),
+    "observability": ("gen_ai", "logging", "metrics", "redaction", "tracing"),
     "pages": (),
     "playground": (),
     "relay": ("echo",),

@@ -9,7 +9,7 @@ import asyncio
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.errors import BodyTooLargeError, InvalidRequestError, RequestTimeoutError
 
@@ -50,7 +50,7 @@ async def read_body(
     """
     content = request.content
     if b"expect" in head.index:
-        await _answer_expectation(request, head)
+        await answer_expectation(request)
     if content.is_eof():
         # It came with the head, or while the request waited for its turn, as nearly all do.
         data = content.read_nowait()
@@ -67,10 +67,24 @@ async def read_body(
     return data
 
 
-async def _answer_expectation(request: web.Request, head: RequestHead) -> None:
-    expectation = head.index.get(b"expect")
-    if expectation is None or expectation.lower() != b"100-continue":
+def check_expectation(request: web.Request) -> None:
+    """Refuse what a client may expect besides `100 Continue` (RFC 9110 §10.1.1).
+
+    Raises:
+        InvalidRequestError: it expects something else.
+    """
+    expectations = request.headers.getall(hdrs.EXPECT, ())
+    if any(expectation.lower() != "100-continue" for expectation in expectations) or len(expectations) > 1:
         raise InvalidRequestError("The only expectation understood here is 100-continue.")
+
+
+async def answer_expectation(request: web.Request) -> None:
+    """Have a client send the body that it holds back, by `100 Continue`.
+
+    Raises:
+        InvalidRequestError: it expects something else.
+    """
+    check_expectation(request)
     # RFC 9110 §15.2: no interim response to HTTP/1.0.
     if request.body_exists and request.version >= (1, 1):
         writer = request.writer

@@ -18,9 +18,10 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from proxy.exchange.settle import NO_UPSTREAM, Reckoning
+from proxy.exchange.settle import MAX_PATH_CHARACTERS, NO_UPSTREAM, Reckoning
 from proxy.model import Ending, Principal
 from proxy.observability.logging import log_credentials_refused, log_failure
+from proxy.observability.redaction import cut_redacted
 from proxy.protocol.header_fields import CREDENTIALS
 
 if TYPE_CHECKING:
@@ -203,6 +204,10 @@ class Exchange:
             self.path = self.path.replace(secret, "[redacted]")
         if secret in self.id:
             self.id = self.registry.new_id()
+
+    def cut_path(self) -> str:
+        """The path as the log line and the span have it: of a long one the beginning."""
+        return cut_redacted(self.path, MAX_PATH_CHARACTERS, self.registry.redact)
 
     def record_refusal(self, error: ProxyError) -> None:
         """Take status, code and ending of an error that the client is about to be answered with."""

@@ -42,6 +42,7 @@ class Exchanges:
         estimates: What was learned from those that have ended.
         on_end: Told the slot of each that has one, when it is settled.
         telemetry: Told of each, where traces or its metrics are on.
+        redact: Takes configured secrets out of a text that is cut for the log.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Exchanges:
         metrics: Metrics,
         ledger: Ledger | None = None,
         telemetry: Telemetry | None = None,
+        redact: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.now = now
         self.on_end: Callable[[int], None] | None = None
         self.telemetry = telemetry
+        self.redact = redact
         self._metrics = metrics
         self._ledger = ledger
         self._running: set[Exchange] = set()

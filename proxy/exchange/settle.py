@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Of a row's id.
 _CHANCE_DIGITS: Final = 20
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
-MAX_PATH_CHARACTERS = 256
+MAX_PATH_CHARACTERS: Final = 256
 # Refused before a route was found: the label of the metrics.
 NO_UPSTREAM = "none"
 # Of nobody's, or refused before it was known whose it is.
@@ -200,7 +200,7 @@ def line_of(exchange: Exchange, taken: Taken, ending: Ending, now_s: float) -> d
         "plan": None if principal is None else principal.plan.name,
         "upstream": exchange.upstream,
         "method": exchange.method,
-        "path": path if len(path) <= MAX_PATH_CHARACTERS else path[:MAX_PATH_CHARACTERS],
+        "path": path if len(path) <= MAX_PATH_CHARACTERS else exchange.cut_path(),
         "status": exchange.status,
         "ending": ending,
         # To a tenth; `round` costs three times as much.

@@ -40,7 +40,6 @@ _FIRST_BYTE: Final = "forward_sse.first_byte"
 _END: Final = "forward_sse.end"
 # Larger bodies are not read for what they ask: it would take as long as all the rest.
 _MOST_READ: Final = 256 * 1024
-MAX_PATH_CHARACTERS: Final = 256
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 # Endings that are the service's failure, whatever the status was; by the HTTP conventions a client's are none.
 _BROKEN: Final = frozenset(
@@ -209,7 +208,7 @@ class _Made:
         attributes: dict[str, Any] = {
             "http.request.method": exchange.method or "_OTHER",
             "url.scheme": trace.scheme or None,
-            "url.path": exchange.path[:MAX_PATH_CHARACTERS] or None,
+            "url.path": exchange.cut_path() or None,
             "http.route": route,
             "http.response.status_code": status,
             "network.protocol.name": "http" if trace.version else None,

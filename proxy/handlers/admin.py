@@ -13,9 +13,10 @@ from aiohttp import web
 from proxy.console import Source
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ProxyError, refusal
+from proxy.exchange.body import check_expectation
 from proxy.exchange.head import check_head
 from proxy.handlers import health, sessions
-from proxy.handlers.errors import as_headers
+from proxy.handlers.errors import VERSIONS, as_headers, refuse_version
 from proxy.handlers.operators import SESSION_PATH, note, note_more
 from proxy.handlers.small_json import read_object
 from proxy.handlers.usage import read_members, read_query
@@ -94,12 +95,29 @@ VIEW: Final[web.AppKey[View]] = web.AppKey("view")
 
 @web.middleware
 async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer with the error that a handler raises, in the default dialect."""
+    """Answer with the error that a handler raises, in the default dialect; and refuse what clients are refused, too.
+
+    That is another version of HTTP, a target that is no path, and an expectation that nobody here meets.
+    """
+    if request.version not in VERSIONS:
+        return refuse_version(request)
     try:
+        check_expectation(request)
         return await handler(request)
     except ProxyError as error:
-        answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
-        return web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
+        return _respond(error)
+    except web.HTTPException:
+        if request.match_info.http_exception is None:
+            raise
+        # The router's, as on the clients' listener; what follows on the connection may be meant for a tunnel.
+        response = _respond(InvalidRequestError("The request target is malformed."))
+        response.force_close()
+        return response
+
+
+def _respond(error: ProxyError) -> web.Response:
+    answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
+    return web.Response(status=answer.status, body=answer.body, headers=as_headers(answer.fields))
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -45,14 +45,15 @@ _UPSTREAM: Final = istr("X-Forward-Sse-Upstream")
 _ATTEMPTS: Final = istr("X-Forward-Sse-Attempts")
 # After these no request follows on the connection.
 _LAST: Final = (DrainingError, HeaderTooLargeError, RequestTimeoutError)
-_VERSIONS: Final = frozenset({(1, 0), (1, 1)})
+# The versions of HTTP that are spoken.
+VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 
 
 @web.middleware
 async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer with the error that a handler raises; what is no `ProxyError` is a defect of ours, and 500."""
-    if request.version not in _VERSIONS:
-        return _refuse_version(request)
+    if request.version not in VERSIONS:
+        return refuse_version(request)
     try:
         return await handler(request)
     except ProxyError as error:
@@ -91,7 +92,7 @@ def respond(request: web.Request, error: ProxyError) -> web.StreamResponse:
     return response
 
 
-def _refuse_version(request: web.Request) -> web.StreamResponse:
+def refuse_version(request: web.Request) -> web.StreamResponse:
     """Refuse another version of HTTP and close the connection, on which nobody can tell what would follow."""
     refuse = getattr(request.protocol, "refuse", None)
     if refuse is None:

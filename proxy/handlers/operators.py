@@ -30,6 +30,7 @@ from proxy.errors import (
 )
 from proxy.limits.failures import AuthFailures
 from proxy.model import FieldIndex, Rate
+from proxy.observability.redaction import cut_redacted
 from proxy.protocol.own_origin import is_own_page, is_this_machine
 
 if TYPE_CHECKING:
@@ -74,9 +75,16 @@ _ACT: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("act", dict)
 class Access:
     """Decides who gets in at one worker's admin listener, and logs what they do."""
 
-    def __init__(self, operators: Operators, *, now: Callable[[], float] = time.monotonic) -> None:
-        """`now` gives monotonic seconds."""
+    def __init__(
+        self,
+        operators: Operators,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        redact: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        """`now` gives monotonic seconds, `redact` takes secrets out of a text."""
         self.operators = operators
+        self.redact = redact
         self._failures = AuthFailures(FAILURES, now=now)
         self._lines = _Window(REFUSED_LINES, REFUSED_WINDOW_S, now)
 
@@ -263,7 +271,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def note(request: web.Request, target: str, **more: object) -> None:
     """Note what an action is about, for its line."""
-    request[_ACT] = {"target": target[:_MAX_TARGET], **more}
+    request[_ACT] = {"target": cut_redacted(target, _MAX_TARGET, request.app[ACCESS].redact), **more}
 
 
 def note_more(request: web.Request, **more: object) -> None:

@@ -6,8 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from aiohttp import hdrs
 
 from proxy.errors import RequestTimeoutError
+from proxy.exchange.body import answer_expectation
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,7 +24,10 @@ async def read_object(request: web.Request, *, within_s: float = BODY_S) -> dict
 
     Raises:
         RequestTimeoutError: it did not come in time.
+        InvalidRequestError: the client expects something else than `100 Continue`.
     """
+    if hdrs.EXPECT in request.headers:
+        await answer_expectation(request)
     body = b""
     try:
         async with asyncio.timeout(within_s):

@@ -6,7 +6,6 @@ whole exchanges at a time, so that no trace has half of them. Failures are count
 
 from __future__ import annotations
 
-import gzip
 import random
 import threading
 import time
@@ -16,12 +15,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from proxy.observability.otlp_http import encode, post
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
     from proxy.observability.gen_ai import Instrument, Reading
+    from proxy.observability.otlp_http import Target
     from proxy.observability.tracing import Span, Value
 
     Counted = Sequence[tuple[Instrument, Sequence[Reading]]]
@@ -33,26 +35,8 @@ TELL_EVERY_S: Final = 30.0
 # After so many spans the thread lets go of the interpreter for a moment: the loop has events to relay.
 _AT_ONCE: Final = 32
 _BREATH_S: Final = 0.0005
-# OTLP §"Retryable Response Codes".
-_RETRYABLE: Final = frozenset({429, 502, 503, 504})
 _MOST_TRIES: Final = 6
 _LONGEST_BACKOFF_S: Final = 8.0
-_OK: Final = range(200, 300)
-
-
-class Target(NamedTuple):
-    """Where one kind of telemetry goes. `headers` may be secrets; `verify` is a file of authorities, or True."""
-
-    url: str
-    headers: tuple[tuple[str, str], ...] = ()
-    timeout_s: float = 10.0
-    is_gzipped: bool = False
-    verify: str | bool = True
-    certificate: tuple[str, str] | str | None = None
-
-    def __repr__(self) -> str:
-        """Without the headers."""
-        return f"Target({self.url!r})"
 
 
 class Batching(NamedTuple):
@@ -247,14 +231,12 @@ class Exporter:
         """Send a message, again where that may help, until its timeout; whether it has arrived."""
         target = self._targets[kind]
         assert target is not None  # nothing is put in for which there is no target
-        fields = {"Content-Type": "application/x-protobuf", "User-Agent": f"forward-sse/{self._version}"}
-        fields |= dict(target.headers)
-        if target.is_gzipped:
-            data, fields["Content-Encoding"] = gzip.compress(data, 5), "gzip"
+        body, fields = encode(target, data, self._version)
         end_s = min(time.monotonic() + target.timeout_s, self._end_s)
         problem = "timeout"
         for attempt in range(_MOST_TRIES):
-            problem, wait_s = self._post(target, data, fields, max(0.05, min(end_s, self._end_s) - time.monotonic()))
+            timeout_s = max(0.05, min(end_s, self._end_s) - time.monotonic())
+            problem, wait_s = post(self._session, target, body, fields, timeout_s)
             if not problem:
                 self._tell_regained(kind)
                 return True
@@ -265,36 +247,6 @@ class Exporter:
                 break
         self._tell_failed(kind, problem)
         return False
-
-    def _post(self, target: Target, data: bytes, fields: dict[str, str], timeout_s: float) -> tuple[str, float | None]:
-        """Send it once. What went wrong, empty for nothing; and after how long to try again: None for never, 0 soon."""
-        import requests  # noqa: PLC0415 - loaded by `open`
-
-        try:
-            answer = self._session.post(
-                target.url,
-                data=data,
-                headers=fields,
-                timeout=timeout_s,
-                allow_redirects=False,
-                verify=target.verify,
-                cert=target.certificate,
-            )
-        except requests.Timeout:
-            return "timeout", 0.0
-        except requests.exceptions.SSLError:
-            return "tls", None
-        except requests.ConnectionError:
-            return "unreachable", 0.0
-        except (requests.RequestException, OSError, ValueError):
-            # An address, a proxy or a file that cannot be used. Their texts may hold a credential.
-            return "not_sent", None
-        if answer.status_code in _OK:
-            return "", None
-        if answer.status_code not in _RETRYABLE:
-            return f"status {answer.status_code}", None
-        after = answer.headers.get("Retry-After", "")
-        return f"status {answer.status_code}", float(after) if after.isdigit() else 0.0
 
     # What the log is told of.
 

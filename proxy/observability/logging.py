@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 import structlog
 
+from proxy.observability.terminal import escape_json, for_terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 
@@ -147,7 +149,10 @@ class Redactor:
         """Add secrets to look for; those of earlier configurations are kept, since their streams may still run."""
         known = set(self._secrets)
         # Shorter ones would redact ordinary words; the settings refuse secrets that short where they are ours.
-        known.update(secret.encode() for secret in secrets if len(secret) >= MIN_SECRET_LENGTH)
+        long = [secret for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
+        known.update(secret.encode() for secret in long)
+        # As they stand in a line of JSON: of most the same.
+        known.update(escape_json(orjson.dumps(secret)[1:-1]) for secret in long)
         self._secrets = tuple(known)
 
     def redact(self, line: bytes) -> bytes:
@@ -174,7 +179,7 @@ def shorten(line: bytes) -> bytes:
         value = event[longest]
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         event[longest] = text[: len(text) // 2] + "…"
-        line = orjson.dumps(event)
+        line = escape_json(orjson.dumps(event))
     return line
 
 
@@ -204,29 +209,18 @@ class _ThirdParty(logging.Handler):
 
 def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(event, default=repr)
+        line = orjson.dumps(event, default=repr)
     except orjson.JSONEncodeError:
         # Somewhere a key is no text. Allowing for that takes twice as long, also where all are.
-        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
-
-
-def _for_terminal(text: str) -> str:
-    """Escape the characters that a terminal obeys or hides, since names, ids and models are chosen by others.
-
-    Line ends are kept: the renderer writes a value that has any as a literal of Python.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+        line = orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+    return line if line.isascii() else escape_json(line)
 
 
 def _render_console() -> structlog.typing.Processor:
     render = structlog.dev.ConsoleRenderer(colors=False)
 
     def render_bytes(logger: object, name: str, event: MutableMapping[str, Any]) -> bytes:
-        return _for_terminal(render(logger, name, event)).encode()
+        return for_terminal(render(logger, name, event)).encode()
 
     return render_bytes
 

@@ -11,12 +11,14 @@ here, each watched by `tests/server/test_connection.py`:
 from __future__ import annotations
 
 import asyncio
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, http_exceptions, web
 
 from proxy.dialects import DEFAULT_DIALECT, DIALECTS
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, ProxyError, RequestTimeoutError, refusal
+from proxy.handlers.errors import as_headers
 from proxy.protocol.http_head import render_response
 
 if TYPE_CHECKING:
@@ -236,25 +238,23 @@ class ClientConnection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun already")
         error = self._refusal_of(status, exc)
-        fields = self._refuse(error)
+        if error.status < 500:  # noqa: PLR2004 - RFC 9110 §15.5
+            # No version was read; and no application would take away `Server`, which tells what runs here.
+            self.refuse(error, version=b"HTTP/1.0")
+            return web.Response(status=error.status)
         answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
-        response = web.Response(
-            status=answer.status,
-            body=answer.body,
-            headers=[(name.decode(), value.decode()) for name, value in (*answer.fields, *fields)],
-        )
-        # aiohttp answers as HTTP/1.0, whose connections end by themselves; a client of HTTP/1.1 is told so.
-        response.headers["Connection"] = "close"
+        fields = as_headers((*answer.fields, *self._refuse(error)))
+        response = web.Response(status=answer.status, body=answer.body, headers=fields)
         response.force_close()
         return response
 
-    def refuse(self, error: ProxyError) -> None:
-        """Answer what never became a request, as HTTP/1.1, and close: aiohttp answers in the version asked for."""
+    def refuse(self, error: ProxyError, *, version: bytes = b"HTTP/1.1") -> None:
+        """Answer what never became a request, and close: aiohttp answers in the version asked for."""
         if self.transport is not None:
-            fields = self._refuse(error)
             answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
-            lines = [*answer.fields, *fields, (b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
-            self.transport.write(render_response(answer.status, lines) + answer.body)
+            lines = [*answer.fields, *self._refuse(error), (b"Content-Length", b"%d" % len(answer.body))]
+            lines += [(b"Connection", b"close"), (b"Date", formatdate(usegmt=True).encode())]
+            self.transport.write(render_response(answer.status, lines).replace(b"HTTP/1.1", version, 1) + answer.body)
         self.force_close()
 
     # The timers' side.

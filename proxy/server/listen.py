@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.auth.operators import SECRET_BYTES, Operators
 from proxy.handlers import SERVICE
+from proxy.handlers.admin_app import ADMIN_FIELDS
 from proxy.handlers.console import FEED
 from proxy.model import Ending
 from proxy.server.configuration import ConfigurationStatus
@@ -71,6 +72,7 @@ class Server:
         """`place` is None for a worker that is alone."""
         self._settings = settings
         self._place = place
+        self._redact = redactor.redact
         self.app = make_app(settings, redactor=redactor)
         self.configuration = ConfigurationStatus(redactor, None if place is None else place.directory)
         self.operators = Operators(
@@ -124,7 +126,7 @@ class Server:
             self._whole = AllWorkers(place.directory, place.name, one=one, service=service)
             service.stop_elsewhere = self._whole.stop_elsewhere
             await self._whole.open()
-        self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators)
+        self._one, self._admin_app = one, make_admin_app(self._whole or one, self.operators, redact=self._redact)
         self._admin_runner = web.AppRunner(self._admin_app)
         await self._admin_runner.setup()
         _bound_segments(self._admin_runner)
@@ -301,7 +303,7 @@ def _bound_segments(runner: web.AppRunner) -> None:
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:
     """The operator's listener has no exchanges."""
-    return []
+    return [(name.encode(), value.encode()) for name, value in ADMIN_FIELDS]
 
 
 def _client_timeouts(settings: Settings) -> ClientTimeouts:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proxy import __version__
 from proxy.exchange.telemetry import Telemetry
-from proxy.observability.exporter import Batching, Exporter, Target
+from proxy.observability.exporter import Batching, Exporter
 from proxy.observability.gen_ai import GenAiMetrics
+from proxy.observability.otlp_http import Target, post_nothing
 from proxy.observability.tracing import Sampling, Tracer
 
 if TYPE_CHECKING:
@@ -87,6 +88,17 @@ def targets_of(settings: Settings) -> dict[str, Target]:
         for kind, is_on, found in kinds
         if is_on and (url := found.url if telemetry.otlp is None else f"{telemetry.otlp}/v1/{kind}") is not None
     }
+
+
+def ask_collector(settings: Settings, kind: str) -> str:
+    """Ask the collector of a kind of `targets_of` whether it takes what is sent: what went wrong, empty for nothing.
+
+    Blocks for as long as the exporter would wait.
+
+    Raises:
+        ImportError: the extra `otel` is not installed.
+    """
+    return post_nothing(targets_of(settings)[kind], __version__)
 
 
 def telemetry_secrets(settings: Settings) -> Iterator[str]:

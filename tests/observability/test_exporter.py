@@ -12,7 +12,8 @@ import structlog
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from proxy.observability import exporter as room
-from proxy.observability.exporter import Batching, Exporter, Target
+from proxy.observability.exporter import Batching, Exporter
+from proxy.observability.otlp_http import Target
 from proxy.observability.tracing import Span
 from tests.peers import WAIT_S
 from tests.proxies import free_port

@@ -74,6 +74,46 @@ def test_console_line_of_a_hostile_name(lines: Lines, text: str) -> None:
     assert "name='Émile 王'" in shown
 
 
+# C1, what turns the direction of writing, and line ends beyond ASCII.
+OBEYED = [
+    *map(chr, range(0x80, 0xA0)),
+    *"\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",
+]
+
+
+@pytest.mark.parametrize("key", ["name", 7])
+def test_json_line_of_a_hostile_name(lines: Lines, key: str | int) -> None:
+    """A terminal that is shown a line of JSON obeys nothing of it, or whoever parses it reads another text."""
+    configure(format_="json", level="info", redactor=Redactor([]), writer=lines, worker=None)
+    text = "Émile 王 " + "".join(f"{char}2J" for char in OBEYED)
+    structlog.get_logger().info("operator.acted", target=text, more={text: text, key: 1})
+    (line,) = lines
+    assert not set(line.decode()) & set(OBEYED)
+    assert "Émile 王" in line.decode()
+    told = json.loads(line)
+    assert (told["target"], told["more"][text]) == (text, text)
+
+
+def test_json_line_that_is_shortened(lines: Lines) -> None:
+    """A long line of several workers has, cut, what a terminal obeys, which the whole one has not."""
+    configure(format_="json", level="info", redactor=Redactor([]), writer=lines, worker="1")
+    structlog.get_logger().info("configuration.refused", faults=["\x9b2J" * 2000])
+    cut = logs.shorten(lines[0])
+    assert len(cut) <= logs.MAX_LINE_BYTES
+    assert b"\\u009b2J" in cut
+    assert "\x9b" not in cut.decode()
+
+
+@pytest.mark.parametrize("secret", ['quo"ted-secret', "back\\slash-secret", "turned\u202e-secret"])
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_secret_that_is_escaped(lines: Lines, format_: Literal["json", "console"], secret: str) -> None:
+    """A secret of which the line escapes a character stays in it."""
+    configure(format_=format_, level="info", redactor=Redactor([secret]), writer=lines)
+    structlog.get_logger().info("upstream.failed", reason=f"the key {secret} is bad")
+    assert b"-secret" not in lines[0]
+    assert b"[redacted]" in lines[0]
+
+
 def test_exchange_line_below_the_level(lines: Lines) -> None:
     """With a level above its own the line is not written."""
     configure(format_="json", level="warning", redactor=Redactor(), writer=lines)

@@ -154,6 +154,19 @@ CHANGES: Final[Mapping[str, Mapping[str, tuple[str, Kind | None]]]] = MappingPro
                 None,
             ),
         },
+        "telemetry": {
+            "refused": (
+                "Correct the path of `telemetry.otlp`, or the headers; the collector's log has the reason.",
+                None,
+            ),
+            "unreachable": (
+                "Start the collector, or correct `telemetry.otlp`: port 4318, not 4317, which is gRPC.",
+                None,
+            ),
+            "tls": ("Set `OTEL_EXPORTER_OTLP_CERTIFICATE` to the authority of the collector's certificate.", None),
+            "unsent": ("Correct the files of `OTEL_EXPORTER_OTLP_…`, or the environment's `HTTPS_PROXY`.", None),
+            "not_installed": ("Install it: `pip install 'forward-sse[otel]'`.", None),
+        },
         "descriptors": {
             "few": ("Raise `ulimit -n` (systemd: `LimitNOFILE`): each stream takes two.", None),
         },

@@ -25,6 +25,7 @@ _CHECKS = (
     machine.check_store,
     machine.check_ledger_file,
     machine.check_keys,
+    machine.check_telemetry,
 )
 
 

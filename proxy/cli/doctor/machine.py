@@ -1,4 +1,7 @@
-"""Checks of this machine and of the services beside it: ports, descriptors, uvloop, limits store, ledger, key sets."""
+"""Checks of this machine and of the services beside it.
+
+Ports, descriptors, uvloop, limits store, ledger, key sets, telemetry's collector.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import aiohttp
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
 from proxy.ledger import Query
 from proxy.settings.build import build_authenticator, build_store, redis_address
+from proxy.settings.build_telemetry import ask_collector, targets_of
 from proxy.settings.ledgers import check_ledger, check_ledger_url, open_book
 
 if TYPE_CHECKING:
@@ -29,6 +33,13 @@ _OLDEST_MAJOR: Final = 7
 _NO_EVICTION: Final = "noeviction"
 _KEYS_S: Final = 8.0
 _HEALTH_S: Final = 3.0
+# The exporter's words for what went wrong (docs/telemetry.md), and what the verdict says of each.
+_NOT_SENT: Final = {
+    "timeout": ("unreachable", "no answer in time"),
+    "unreachable": ("unreachable", "no connection"),
+    "tls": ("tls", "no TLS connection"),
+    "not_sent": ("unsent", "an address, a proxy or a file of certificates cannot be used"),
+}
 
 
 async def check_ports(settings: Settings) -> list[Verdict]:
@@ -184,3 +195,21 @@ async def check_keys(settings: Settings) -> list[Verdict]:
             reason = told.get(issuer.issuer) or "no answer in time"
             verdicts.append(fail("keys", "unloaded", f"{issuer.issuer}: {reason}."))
     return verdicts
+
+
+async def check_telemetry(settings: Settings) -> list[Verdict]:
+    """Send the collector a message without spans or metrics, as each worker's exporter would."""
+    # In threads, as the exporter has one: what it sends with blocks.
+    asked = (asyncio.to_thread(_collector, settings, kind, one.url) for kind, one in targets_of(settings).items())
+    return list(await asyncio.gather(*asked))
+
+
+def _collector(settings: Settings, kind: str, url: str) -> Verdict:
+    try:
+        problem = ask_collector(settings, kind)
+    except ImportError:
+        return fail("telemetry", "not_installed", f"{url}: the extra `otel` cannot be loaded.")
+    if not problem:
+        return ok("telemetry", f"{url}: accepted.")
+    fault, says = _NOT_SENT.get(problem, ("refused", f"refused with {problem}"))
+    return fail("telemetry", fault, f"{url}: {says}.")

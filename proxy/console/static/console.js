@@ -108,6 +108,7 @@
     event.preventDefault();
     const token = element("token").value.trim();
     element("sign-in-problem").textContent = "";
+    element("token").ariaInvalid = "false";
     if (token === "") return;
     try {
       await operate("POST", "/console/session", {token});
@@ -116,6 +117,7 @@
       element("grid").focus();
     } catch (error) {
       element("sign-in-problem").textContent = error.message;
+      element("token").ariaInvalid = "true";
       element("token").select();
     }
   });

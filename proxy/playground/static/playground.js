@@ -27,6 +27,7 @@
   function showTokenForm(problem = "") {
     element("token-form").hidden = false;
     element("token-problem").textContent = problem;
+    element("token").ariaInvalid = String(problem !== "");
     element("change-token").hidden = true;
     element("token").focus();
   }

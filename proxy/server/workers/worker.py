@@ -123,7 +123,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         except OSError as exc:
             if self.booted:
                 raise
-            self._send((exc.strerror or str(exc)).encode()[:1000])
+            self._send(application.redactor.redact((exc.strerror or str(exc)).encode())[:1000])
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         finally:
             for number in (signal.SIGTERM, signal.SIGQUIT):
