@@ -45,7 +45,8 @@ class _Histogram:
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
+        # Comparing a number with one of another type takes longer.
+        self.bounds = tuple(map(float, bounds))
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
