@@ -90,12 +90,15 @@ class RoutingMembers(NamedTuple):
     envelope: JsonMembers | None = None
 
 
-def read_plain(text: JsonText) -> RoutingMembers | None:
-    """Read a small vendor's body at once; None where only `read_body` can tell what it is.
+def parse_plain(text: JsonText, *, envelopes: bool = False) -> dict[str, Any] | None:
+    """Parse a small vendor's body at once; None where only `read_body` can tell what it is.
 
-    Read is what is strict JSON without duplicates of the members that routing needs.
+    It is a strict JSON object without `targetUrl`, and its `model`, if it has one, is one string in every reading.
+    With `envelopes` one is looked for before the body is parsed, because where they are served, many bodies are some.
     """
-    if len(text) > _PARSED_BYTES or text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _spells_letters(text):
+    if len(text) > _PARSED_BYTES or (envelopes and _TARGET_URL in text):
+        return None
+    if text.count(b'"model"') > 1 or _spells_letters(text):
         return None
     try:
         members = orjson.loads(text)
@@ -103,10 +106,8 @@ def read_plain(text: JsonText) -> RoutingMembers | None:
         return None
     if not isinstance(members, dict) or "targetUrl" in members:
         return None
-    model, stream = members.get("model"), members.get("stream")
-    if model is not None and not isinstance(model, str):
-        return None
-    return RoutingMembers(model, stream if isinstance(stream, bool) else None)
+    model = members.get("model")
+    return members if model is None or isinstance(model, str) else None
 
 
 def read_body(text: JsonText) -> Steps[RoutingMembers]:
@@ -117,9 +118,10 @@ def read_body(text: JsonText) -> Steps[RoutingMembers]:
     Raises:
         InvalidRequestError: It is no JSON object, `model` is no name, or a member that routing reads is ambiguous.
     """
-    plain = read_plain(text)
-    if plain is not None:
-        return plain
+    plain = parse_plain(text)
+    if plain is not None and text.count(b'"stream"') <= 1:
+        stream = plain.get("stream")
+        return RoutingMembers(plain.get("model"), stream if isinstance(stream, bool) else None)
     members = yield from _SCANNER.scan(text)
     if "targetUrl" in members.spans:
         _refuse_repeated(members)

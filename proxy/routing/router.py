@@ -25,7 +25,7 @@ from proxy.errors import (
 )
 from proxy.model import TYPED_NAMES
 from proxy.protocol.content_codings import decode, read_codings
-from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, read_passcode, read_plain
+from proxy.protocol.envelope import RoutingMembers, find_envelope, parse_plain, read_body, read_passcode
 from proxy.protocol.header_fields import is_loop, to_upstream
 from proxy.protocol.model_member import replace_model
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
@@ -72,8 +72,6 @@ class Destination(NamedTuple):
 _NO_STATES: Final[Mapping[str, UpstreamState]] = MappingProxyType({})
 _TOLD_BY_BODY: Final = Destination(DEFAULT_DIALECT)
 _NO_MEMBERS: Final = RoutingMembers()
-# In most envelopes, and few other bodies.
-_TARGET_URL: Final = b'"targetUrl"'
 
 
 class Router:
@@ -239,12 +237,13 @@ class Router:
         if upstream is not None:
             request = (destination, head, body, principal, None)
             return None if destination.may_be_envelope else self._to_upstream(upstream.name, *request)
-        if b"content-encoding" in head.index or (self._envelope is not None and _TARGET_URL in body):
+        if b"content-encoding" in head.index:
             return None
-        members = read_plain(body)
+        members = parse_plain(body, envelopes=self._envelope is not None)
         if members is None:
             return None
-        return self._to_upstream(self._by_model(members.model), destination, head, body, principal, members.model)
+        model = members.get("model")
+        return self._to_upstream(self._by_model(model), destination, head, body, principal, model)
 
     def by_body(
         self,
