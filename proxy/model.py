@@ -377,16 +377,16 @@ class Route(NamedTuple):
     timeouts: Timeouts
     heartbeat_s: float | None
     way: Way
+    has_operators_key: bool
     method: str
     target: bytes
     fields: tuple[tuple[bytes, bytes], ...]
     body: bytes | bytearray
     typed_names: Mapping[str, str | int] | None = None
+    body_model: str | None = None
     is_pinned: bool = False
-    has_operators_key: bool = False
     asks_usage: bool = False
     choices: Choices | None = None
-    body_model: str | None = None
 
     def __repr__(self) -> str:
         """Neither credentials nor content."""

@@ -8,6 +8,6 @@ knows about requests, limits or upstreams.
 """
 
 from proxy.auth.authenticator import Authenticator
-from proxy.auth.credentials import find_credential, repeats_credential, strip_query
+from proxy.auth.credentials import find_credential, only_bearer, repeats_credential, strip_query
 
-__all__ = ["Authenticator", "find_credential", "repeats_credential", "strip_query"]
+__all__ = ["Authenticator", "find_credential", "only_bearer", "repeats_credential", "strip_query"]

@@ -34,6 +34,16 @@ _VISIBLE: Final = bytes(range(ord("!"), ord("~") + 1))
 _OWS: Final = b" \t"
 
 
+def only_bearer(head: RequestHead) -> bytes | None:
+    """Return the token of `Authorization: Bearer` as it came, where nothing else in the head can carry a credential.
+
+    None also where the field is not spelled as usual. Nothing is checked: this is for finding a token that was good
+    before; `find_credential` reads all others.
+    """
+    value = head.index.get(b"authorization")
+    return value[7:] if value is not None and value[:7] == b"Bearer " and _has_one_place(head) else None
+
+
 def find_credential(head: RequestHead, *, query_key: bool, query_token: bool) -> str | None:
     """Return the one credential that a request carries, or None.
 
@@ -47,8 +57,7 @@ def find_credential(head: RequestHead, *, query_key: bool, query_token: bool) ->
         InvalidTokenError: The credential cannot be a token: empty, too long, with spaces or non-ASCII bytes.
     """
     index = head.index
-    if not (index.repeated or head.query) and index.keys().isdisjoint(_KEY_FIELDS):
-        # As in nearly every request, this one field is all that can carry one.
+    if _has_one_place(head):
         bearer = _bearer(index.get(b"authorization"))
         return None if bearer is None else bearer.decode("ascii")
     if b"authorization" in index.repeated:
@@ -97,6 +106,12 @@ def repeats_credential(values: Iterable[bytes], head: RequestHead, passcode: str
         raise InvalidRequestError("There are too many credentials.")
     secrets = [secret for secret in own if len(secret) >= _MIN_CREDENTIAL]
     return any(secret in value for value in values for secret in secrets)
+
+
+def _has_one_place(head: RequestHead) -> bool:
+    """Whether `Authorization` is all that can carry a credential, as in nearly every request."""
+    index = head.index
+    return not (index.repeated or head.query) and index.keys().isdisjoint(_KEY_FIELDS)
 
 
 def _bearer(value: bytes | None) -> bytes | None:

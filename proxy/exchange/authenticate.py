@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.auth import find_credential
+from proxy.auth import find_credential, only_bearer
 from proxy.dialects import DIALECTS
 from proxy.errors import (
     InvalidRequestError,
@@ -51,7 +51,7 @@ async def authenticate(exchange: Exchange, head: RequestHead) -> tuple[Destinati
         if not isinstance(error, _SAID_LATER):
             raise
         fault = error
-    principal = exchange.known
+    principal = exchange.known or _remembered(exchange, head)
     if principal is None:
         query_key = head.query is not None and DIALECTS[exchange.dialect].query_credential
         principal = await _authenticate(exchange, head, query_key=query_key)
@@ -75,7 +75,7 @@ async def authenticate_head(exchange: Exchange, head: RequestHead) -> Principal:
         AuthenticationError, InsufficientScopeError, AuthUnavailableError: as the authenticator says.
         TooManyFailuresError: too many bad credentials came from the client's address.
     """
-    principal = exchange.known
+    principal = exchange.known or _remembered(exchange, head)
     if principal is None:
         principal = await _authenticate(exchange, head, query_key=False)
     if principal is None:
@@ -106,6 +106,18 @@ def authenticate_body(exchange: Exchange, members: RoutingMembers) -> Principal:
     return principal
 
 
+def _remembered(exchange: Exchange, head: RequestHead) -> Principal | None:
+    """Whose token the head carries, where it is in its usual place and was verified before, as most are; else None."""
+    token, authenticator = only_bearer(head), exchange.rules.authenticator
+    if token is None or authenticator is None:
+        return None
+    principal = authenticator.cached_principal(token)
+    # Nothing that is shorter can hold it.
+    if principal is not None and (len(token) <= len(exchange.path) or len(token) <= len(exchange.id)):
+        exchange.redact(token.decode("ascii"))
+    return principal
+
+
 async def _authenticate(exchange: Exchange, head: RequestHead, *, query_key: bool) -> Principal | None:
     """Whose credential the head carries; None without one. Waits for nothing where it was verified before."""
     rules = exchange.rules
@@ -118,7 +130,7 @@ async def _authenticate(exchange: Exchange, head: RequestHead, *, query_key: boo
             return rules.anonymous
         if token is None:
             return None
-        principal = authenticator.cached_principal(token)
+        principal = authenticator.cached_principal(token.encode())
         if principal is not None:
             return principal
         _check_failures(exchange, authenticator, token)

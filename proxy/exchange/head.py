@@ -34,7 +34,8 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         UpgradeNotSupportedError: the client asks for a WebSocket.
         NotFoundError: the path is not below the prefix.
     """
-    index = FieldIndex(request.raw_headers)
+    method, fields = request.method, request.raw_headers
+    index = FieldIndex(fields)
     if exchange is not None and (TRACEPARENT in index or exchange.registry.telemetry is not None):
         begin_trace(exchange, index, request)
     if exchange is not None and b"origin" in index:
@@ -42,10 +43,9 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         exchange.origin = cors.request_origin(index)
     if exchange is not None and exchange.rules.clients is not None:
         exchange.client = exchange.rules.clients.of(request.remote, index)
-    version = request.version
-    check_request((version.major, version.minor), index)
+    check_request(request.version, index)
     path, query = origin_form(raw_target(request))
-    if request.method not in _METHODS and _METHOD.fullmatch(request.method) is None:
+    if method not in _METHODS and _METHOD.fullmatch(method) is None:
         raise InvalidRequestError("The request method is malformed.")
     if prefix:
         if not path.startswith(prefix + b"/"):
@@ -53,7 +53,7 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         path = path.removeprefix(prefix)
     if path[-1:] == b"/":
         path = own_path(path)
-    head = RequestHead(request.method, path, query, request.raw_headers, index)
+    head = RequestHead(method, path, query, fields, index)
     if exchange is not None:
         exchange.head, exchange.prefix = head, prefix
         # The log learns the path only now: where a target should be may stand anything, a credential even.

@@ -45,12 +45,16 @@ async def resolve(request: web.Request, exchange: Exchange, service: Service) ->
         body = await read_body(
             request, head, max_bytes=rules.max_body_bytes, timeout_s=rules.body_timeout_s, timers=service.timers
         )
-        members = None
+        route, members = None, None
         if principal is None:
             members = await service.turns.run(rules.router.read_envelope(head, body))
             principal = authenticate_body(exchange, members)
             exchange.admit(await rules.store.admit(principal))
-        exchange.route = await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
+        else:
+            route = rules.router.at_once(destination, head, body, principal)
+        if route is None:
+            route = await service.turns.run(rules.router.by_body(destination, head, body, principal, members))
+        exchange.route = route
     except ProxyError:
         exchange.refund()
         raise

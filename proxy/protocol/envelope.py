@@ -35,6 +35,7 @@ _ENVELOPE_MEMBERS: Final = ("targetUrl", "method", "body", "header", "passcode",
 _SCANNER: Final = MemberScanner((*_ENVELOPE_MEMBERS, "stream"))
 _TARGET_URL: Final = b'"targetUrl"'
 # JSON may escape letters (`\u0041`): only then is a member's name in the body without its own bytes.
+_BACKSLASH: Final = ord("\\")  # an integer, so that one call finds it
 _SPELLED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 # Up to this size orjson is faster than the scanner, and the parsed document is small.
 _PARSED_BYTES: Final = 64 * 1024
@@ -89,6 +90,26 @@ class RoutingMembers(NamedTuple):
     envelope: JsonMembers | None = None
 
 
+def parse_plain(text: JsonText, *, envelopes: bool = False) -> dict[str, Any] | None:
+    """Parse a small vendor's body at once; None where only `read_body` can tell what it is.
+
+    It is a strict JSON object without `targetUrl`, and its `model`, if it has one, is one string in every reading.
+    With `envelopes` one is looked for before the body is parsed, because where they are served, many bodies are some.
+    """
+    if len(text) > _PARSED_BYTES or (envelopes and _TARGET_URL in text):
+        return None
+    if text.count(b'"model"') > 1 or _spells_letters(text):
+        return None
+    try:
+        members = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(members, dict) or "targetUrl" in members:
+        return None
+    model = members.get("model")
+    return members if model is None or isinstance(model, str) else None
+
+
 def read_body(text: JsonText) -> Steps[RoutingMembers]:
     """Read the routing members of a request's body, in pieces.
 
@@ -97,10 +118,10 @@ def read_body(text: JsonText) -> Steps[RoutingMembers]:
     Raises:
         InvalidRequestError: It is no JSON object, `model` is no name, or a member that routing reads is ambiguous.
     """
-    if len(text) <= _PARSED_BYTES:
-        plain = _read_plain(text)
-        if plain is not None:
-            return plain
+    plain = parse_plain(text)
+    if plain is not None and text.count(b'"stream"') <= 1:
+        stream = plain.get("stream")
+        return RoutingMembers(plain.get("model"), stream if isinstance(stream, bool) else None)
     members = yield from _SCANNER.scan(text)
     if "targetUrl" in members.spans:
         _refuse_repeated(members)
@@ -160,25 +181,9 @@ def parse_envelope(members: JsonMembers) -> Steps[Envelope]:
     return Envelope(target_url, method, body, fields, passcode, has_json_body)
 
 
-def _read_plain(text: JsonText) -> RoutingMembers | None:
-    """Parse a vendor's body that is strict JSON without duplicates of the members that are read; None for others."""
-    if text.count(b'"model"') > 1 or text.count(b'"stream"') > 1 or _spells_letters(text):
-        return None
-    try:
-        members = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(members, dict) or "targetUrl" in members:
-        return None
-    model, stream = members.get("model"), members.get("stream")
-    if model is not None and not isinstance(model, str):
-        return None
-    return RoutingMembers(model, stream if isinstance(stream, bool) else None)
-
-
 def _spells_letters(text: JsonText) -> bool:
-    # The first test is much cheaper, and rarely true.
-    return text.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(text) is not None
+    # Each test is much cheaper than the next, and rarely true.
+    return _BACKSLASH in text and text.find(b"\\u00") >= 0 and _SPELLED_LETTER.search(text) is not None
 
 
 def _may_be_envelope(text: JsonText) -> Steps[bool]:

@@ -45,8 +45,9 @@ _ONE_VALUE = frozenset({b"content-type", b"location", b"retry-after"})
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?#\s@]+(?=[/?]|\Z)")
 # Each is checked several times, and an empty one costs its sender a byte: many would block the event loop.
 MAX_QUERY_MEMBERS = 1024
-# An integer, so that one call finds it.
+# Integers, so that one call finds them.
 _FRAGMENT = ord("#")
+_QUERY = ord("?")
 
 Framing = Literal["none", "length", "chunked"]
 
@@ -168,7 +169,9 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
             target = b"/" + target
     if _FRAGMENT in target:
         raise InvalidRequestError("The request target is malformed.")
-    path, mark, query = target.partition(b"?")
+    if _QUERY not in target:
+        return target, None
+    path, _, query = target.partition(b"?")
     if query.count(b"&") >= MAX_QUERY_MEMBERS:
         raise InvalidRequestError(f"The query has more than {MAX_QUERY_MEMBERS} members.")
-    return path, query if mark else None
+    return path, query

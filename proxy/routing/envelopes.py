@@ -134,6 +134,7 @@ def _own_route(
         timeouts=rules.timeouts,
         heartbeat_s=None,
         way=DIRECT,
+        has_operators_key=False,
         method=envelope.method,
         target=with_query(target.path, target.query),
         fields=to_upstream(envelope.fields, index, Added((*plain, *own))),

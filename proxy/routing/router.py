@@ -1,6 +1,6 @@
 """Chooses a request's upstream, and makes the exact target, fields and body that are sent to it.
 
-What the head decides is decided before the body is read (`by_head`), the rest after (`read_members`, `by_body`). The
+What the head decides is decided before the body is read (`by_head`), the rest after (`at_once`, else `by_body`). The
 path that is matched against the rules is the path that is sent, byte for byte. Nothing here waits; what takes longer
 for larger bodies is done in steps.
 """
@@ -13,10 +13,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.auth import strip_query
-from proxy.dialects import DEFAULT_DIALECT, DIALECTS
+from proxy.dialects import DEFAULT_DIALECT
 from proxy.errors import (
     InvalidRequestError,
-    MethodNotAllowedError,
     MissingTokenError,
     NotFoundError,
     ProxyError,
@@ -26,12 +25,13 @@ from proxy.errors import (
 )
 from proxy.model import TYPED_NAMES
 from proxy.protocol.content_codings import decode, read_codings
-from proxy.protocol.envelope import RoutingMembers, find_envelope, read_body, read_passcode
+from proxy.protocol.envelope import RoutingMembers, find_envelope, parse_plain, read_body, read_passcode
 from proxy.protocol.header_fields import is_loop, to_upstream
 from proxy.protocol.model_member import replace_model
 from proxy.protocol.paths import is_query, query_members, with_query, without_member
 from proxy.routing.envelopes import route_envelope
 from proxy.routing.model_routes import OFF_RETRY_S, RouteChoices
+from proxy.routing.served_paths import FRONT, MODELS, SHORT, check_path_and_method
 from proxy.routing.upstream_routes import UpstreamRoute, check_plan
 
 if TYPE_CHECKING:
@@ -43,12 +43,6 @@ if TYPE_CHECKING:
     from proxy.routing.envelopes import EnvelopeRules
     from proxy.routing.model_routes import ModelRoute
 
-_FRONT: Final = b"/forward-sse"
-# The paths that stock SDKs call below a bare base URL, and the dialect of each.
-_SHORT: Final = {path: name for name, dialect in DIALECTS.items() for path in dialect.root_paths}
-# What chat frontends ask for first below the same base URL: the default upstream's list.
-_MODELS: Final = b"/v1/models"
-_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 # The member of a query that asks for typed events.
 _TYPED: Final = (b"events", b"typed")
 # Longer names are no models of anybody's, and globs are not to be tried on them.
@@ -107,14 +101,16 @@ class Router:
             for glob in upstream.models
         ]
         self._upstream_routes = {name: UpstreamRoute(upstream) for name, upstream in upstreams.items()}
+        # Whether a vendor's body is ever more than read: renamed, or made to ask for usage.
+        self._changes_bodies = bool(routes) or any(upstream.asks_usage for upstream in upstreams.values())
 
     def dialect_name(self, head: RequestHead) -> str:
         """The dialect in which a request is refused, whatever else is wrong with it; never raises."""
-        if head.path in _SHORT:
-            return _SHORT[head.path]
-        if head.path == _MODELS:
+        if head.path in SHORT:
+            return SHORT[head.path]
+        if head.path == MODELS:
             return DEFAULT_DIALECT if self._default is None else self._default.dialect
-        if head.path == _FRONT:
+        if head.path == FRONT:
             named = self._named(head)
             upstream = self._upstreams.get(named[0]) if len(named) == 1 else None
         else:
@@ -131,10 +127,10 @@ class Router:
         """
         path, query, is_typed = head.path, head.query, False
         is_silent = query is None and b"x-upstream" not in head.index and b"via" not in head.index
-        if is_silent and path == _FRONT and head.method == "POST":
+        if is_silent and path == FRONT and head.method == "POST":
             # Nothing left to judge, as in most requests.
             return _TOLD_BY_BODY
-        _check_path_and_method(head)
+        check_path_and_method(head)
         if is_loop(head.index):
             raise InvalidRequestError("The request has been through this proxy before.")
         if query is not None:
@@ -144,15 +140,15 @@ class Router:
             if is_typed:
                 # Any other value of `events` is the vendor's own parameter.
                 query = without_member(query, *_TYPED)
-        if path in _SHORT:
-            return Destination(_SHORT[path], None, path, query, is_typed)
-        if path == _FRONT:
+        if path in SHORT:
+            return Destination(SHORT[path], None, path, query, is_typed)
+        if path == FRONT:
             upstream = self._front_upstream(head)
             query = without_member(query, b"upstream")
             if upstream is None:
                 return Destination(DEFAULT_DIALECT, None, None, query, is_typed)
             upstream_route, path_below = self._upstream_routes[upstream.name], None
-        elif path == _MODELS:
+        elif path == MODELS:
             upstream, path_below = self._models_below(head.method)
             upstream_route = self._upstream_routes[upstream.name]
         else:
@@ -229,6 +225,26 @@ class Router:
             raise MissingTokenError
         return passcode
 
+    def at_once(self, destination: Destination, head: RequestHead, body: bytes, principal: Principal) -> Route | None:
+        """Decide the rest where that takes no steps, as for most requests; None where `by_body` has to.
+
+        Raises:
+            ProxyError: as `by_body` says.
+        """
+        if self._changes_bodies:
+            return None
+        upstream = destination.upstream
+        if upstream is not None:
+            request = (destination, head, body, principal, None)
+            return None if destination.may_be_envelope else self._to_upstream(upstream.name, *request)
+        if b"content-encoding" in head.index:
+            return None
+        members = parse_plain(body, envelopes=self._envelope is not None)
+        if members is None:
+            return None
+        model = members.get("model")
+        return self._to_upstream(self._by_model(model), destination, head, body, principal, model)
+
     def by_body(
         self,
         destination: Destination,
@@ -300,7 +316,7 @@ class Router:
             body,
             upstream_route.typed_names() if is_typed else upstream_route.unasked_names,
             # A body in a content coding names no model to who reads it as it is.
-            body_model=None if b"content-encoding" in head.index else model,
+            None if b"content-encoding" in head.index else model,
         )
 
     def _to_target(
@@ -381,18 +397,3 @@ class Router:
         if self._default is None:
             raise UnknownUpstreamError("No upstream serves this model.")
         return self._default.name
-
-
-def _check_path_and_method(head: RequestHead) -> None:
-    """Refuse what is served nowhere, or not with this method."""
-    path = head.path
-    if path == _FRONT or path in _SHORT:
-        if head.method != "POST":
-            raise MethodNotAllowedError("POST")
-    elif path == _MODELS:
-        if head.method not in {"GET", "HEAD"}:
-            raise MethodNotAllowedError("GET, HEAD")
-    elif path.startswith((_FRONT + b"/", b"//")) or path.count(b"/") < 2:  # noqa: PLR2004 - /{upstream}/{path}
-        raise NotFoundError
-    elif head.method not in _METHODS:
-        raise MethodNotAllowedError(", ".join(_METHODS))

@@ -35,7 +35,7 @@ class UpstreamRoute:
     is where `GET /v1/models` goes; None where the vendor lists no models.
     `unasked_names` is what typed events are called where the operator wants them, else None. `asks_usage` says whether
     routes are to pass through `asking_usage`. `route` makes a route of
-    what differs from request to request: method, target, fields, body, and the names of typed events.
+    what differs from request to request: method, target, fields, body, the names of typed events, and the body's model.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class UpstreamRoute:
             upstream.timeouts,
             upstream.heartbeat_s if dialect.heartbeat_allowed else None,
             upstream.way,
-            has_operators_key=_has_operators_key(upstream),
+            _has_operators_key(upstream),
         )
 
     def raise_no_front_path(self) -> NoReturn:

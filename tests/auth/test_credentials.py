@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth.credentials import MAX_CREDENTIAL_BYTES, find_credential, repeats_credential, strip_query
+from proxy.auth.credentials import (
+    MAX_CREDENTIAL_BYTES,
+    find_credential,
+    only_bearer,
+    repeats_credential,
+    strip_query,
+)
 from proxy.errors import InvalidRequestError, InvalidTokenError
 from proxy.model import RequestHead
 
@@ -40,6 +46,30 @@ def head(*fields: tuple[bytes, bytes], query: bytes | None = None) -> RequestHea
 def test_credential_in_each_place(fields: list[tuple[bytes, bytes]]) -> None:
     """Each SDK's header carries the credential, whatever its case, and agreeing ones are one."""
     assert find_credential(head(*fields), query_key=False, query_token=False) == "tok"
+
+
+def test_credential_in_the_usual_place() -> None:
+    """The token of `Authorization: Bearer` is given as it came, where no other field can carry one."""
+    assert only_bearer(head((b"Host", b"a"), (b"authorization", b"Bearer tok"), (b"x_api_key", b"other"))) == b"tok"
+
+
+@pytest.mark.parametrize(
+    ("fields", "query"),
+    [
+        ([], None),
+        ([(b"Authorization", b"Basic dTpw")], None),
+        ([(b"Authorization", b"Bearer")], None),
+        ([(b"Authorization", b"Bearer tok"), (b"Authorization", b"Bearer tok")], None),
+        ([(b"Authorization", b"Bearer tok"), (b"X-Api-Key", b"other")], None),
+        ([(b"Authorization", b"Bearer tok"), (b"api-key", b"tok")], None),
+        ([(b"Authorization", b"Bearer tok"), (b"x-goog-api-key", b"")], None),
+        ([(b"Authorization", b"Bearer tok")], b"key=other"),
+        ([(b"Authorization", b"Bearer tok")], b"access_token=tok"),
+    ],
+)
+def test_credential_in_no_usual_place(fields: list[tuple[bytes, bytes]], query: bytes | None) -> None:
+    """Where there is none, or may be a second one, the head has to be looked at as a whole."""
+    assert only_bearer(head(*fields, query=query)) is None
 
 
 @pytest.mark.parametrize(
@@ -205,5 +235,8 @@ def test_credential_of_arbitrary_bytes(
         found = find_credential(head(*fields, query=query), query_key=query_key, query_token=query_token)
     except (InvalidRequestError, InvalidTokenError):
         found = None
+    if found is not None:
+        token = only_bearer(head(*fields, query=query))
+        assert token is None or token.strip(b" \t") == found.encode()
     assert found is None or (found.isascii() and found.isprintable() and " " not in found and found)
     strip_query(query, query_key=query_key)

@@ -199,12 +199,12 @@ async def test_key_removed(bench: Bench) -> None:
     """A key that is no longer published stops working with the next refresh, for remembered tokens too."""
     text = signed()
     await bench.authenticate(text)
-    assert bench.authenticator.cached_principal(text) is not None
+    assert bench.authenticator.cached_principal(text.encode()) is not None
     bench.server.keys[:] = [jwk(keyring().other_rsa, kid="b")]
 
     assert await bench.refresh() == "changed"
 
-    assert bench.authenticator.cached_principal(text) is None
+    assert bench.authenticator.cached_principal(text.encode()) is None
     assert await bench.refusal(text) is InvalidTokenError
 
 
@@ -214,7 +214,7 @@ async def test_key_replaced_under_its_kid(bench: Bench) -> None:
     await bench.authenticate(text)
     bench.server.keys[:] = [jwk(keyring().other_rsa, kid="a")]
     assert await bench.refresh() == "changed"
-    assert bench.authenticator.cached_principal(text) is None
+    assert bench.authenticator.cached_principal(text.encode()) is None
     assert await bench.refusal(text) is InvalidTokenError
 
 
@@ -224,7 +224,7 @@ async def test_key_set_unchanged(bench: Bench) -> None:
     await bench.authenticate(text)
     bench.server.keys[:] = [{"kty": "future"}, jwk(keyring().rsa, kid="a", use="sig", x5t="x")]
     assert await bench.refresh() == "unchanged"
-    assert bench.authenticator.cached_principal(text) is not None
+    assert bench.authenticator.cached_principal(text.encode()) is not None
     assert bench.keys.skipped == ("keys[0]: a key type or curve that is not used here",)
 
 
@@ -282,7 +282,7 @@ async def test_refresh_failed(name: str, bench: Bench) -> None:
     assert await bench.refresh() == "failed"
 
     assert bench.keys.failure
-    assert bench.authenticator.cached_principal(text) is not None
+    assert bench.authenticator.cached_principal(text.encode()) is not None
     assert (await bench.authenticate(signed(sub="bob"))).user == "bob"
     bench.server.answer = bench.server.key_set
     assert await bench.refresh() == "unchanged"
@@ -329,12 +329,12 @@ async def test_keys_too_old(bench: Bench) -> None:
     bench.server.answer = BAD_ANSWERS["503"]
     bench.clock.now += DAY_S - 1
     await bench.refresh()
-    assert bench.authenticator.cached_principal(text) is not None
+    assert bench.authenticator.cached_principal(text.encode()) is not None
 
     bench.clock.now += 1
     await bench.refresh()
 
-    assert bench.authenticator.cached_principal(text) is None
+    assert bench.authenticator.cached_principal(text.encode()) is None
     assert bench.authenticator.problems() == (f"{NAME}: key set: status 503",)
     assert not bench.authenticator.is_ready()
     assert await bench.refusal(text) is AuthUnavailableError

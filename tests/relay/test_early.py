@@ -29,7 +29,7 @@ def interval_s(
     request = make_mocked_request("POST", "/forward-sse", version=HttpVersion10 if is_old else HttpVersion11)
     exchange = SimpleNamespace(is_in_band=is_in_band, rules=SimpleNamespace(early_heartbeat=is_early))
     origin = Origin("http", "vendor.example", 80)
-    route = Route("main", dialect, origin, b"", Timeouts(), heartbeat_s, DIRECT, "POST", b"/", (), body)
+    route = Route("main", dialect, origin, b"", Timeouts(), heartbeat_s, DIRECT, False, "POST", b"/", (), body)
     return finish(early_interval_s(request, cast("Exchange", exchange), route))
 
 

@@ -179,4 +179,4 @@ def build(target: RouteTarget) -> Steps[Route]:
     """As the router does, in one piece."""
     origin = Origin("https", target.upstream, 443)
     yield from ()
-    return Route(target.upstream, "openai", origin, b"x", Timeouts(), None, DIRECT, "POST", b"/", (), b"")
+    return Route(target.upstream, "openai", origin, b"x", Timeouts(), None, DIRECT, False, "POST", b"/", (), b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import pytest
@@ -42,7 +42,9 @@ from proxy.routing.router import Router
 from tests.steps import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+_T = TypeVar("_T")
 
 TOKEN = b"caller-token-canary"
 ALICE = Principal("issuer", "alice", Plan("default"))
@@ -120,12 +122,50 @@ def head(line: str, *fields: Field) -> RequestHead:
 def route(
     line: str, *fields: Field, body: bytes = CHAT, through: Router | None = None, principal: Principal = ALICE
 ) -> Route:
-    """What becomes of a request."""
+    """What becomes of a request, at once or in steps."""
     through = router() if through is None else through
     requested = head(line, *fields)
     destination = through.by_head(requested)
     through.check_plan(destination, principal)
-    return finish(through.by_body(destination, requested, body, principal))
+    at_once = outcome(lambda: through.at_once(destination, requested, body, principal))
+    in_steps = outcome(lambda: finish(through.by_body(destination, requested, body, principal)))
+    assert at_once is None or repr(at_once) == repr(in_steps)
+    if isinstance(in_steps, ProxyError):
+        raise in_steps
+    assert at_once is None or at_once == in_steps
+    return in_steps
+
+
+def outcome(decide: Callable[[], _T]) -> _T | ProxyError:
+    """What is decided, or the refusal."""
+    try:
+        return decide()
+    except ProxyError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "body", "is_decided"),
+    [
+        ("POST /forward-sse", (), CHAT, True),
+        ("POST /v1/chat/completions", (), CHAT, True),
+        ("GET /openai/v1/models", ((b"Content-Encoding", b"gzip"),), b"", True),
+        ("POST /forward-sse?upstream=openai", (), CHAT, False),
+        ("POST /forward-sse", (), b'{"targetUrl":"https://agents.example/run"}', False),
+        ("POST /forward-sse", (), b'{"model":"gpt-4o","model":"qwen-max"}', False),
+        ("POST /forward-sse", (), b'{"model":"gpt-4o","\\u006dodel":"qwen-max"}', False),
+        ("POST /forward-sse", (), b'{"model":"gpt-4o","x":"' + b"x" * 65_536 + b'"}', False),
+        ("POST /forward-sse", ((b"Content-Encoding", b"gzip"),), CHAT, False),
+    ],
+)
+def test_route_at_once(line: str, fields: tuple[Field, ...], body: bytes, *, is_decided: bool) -> None:
+    """What needs no closer look at the body is decided at once, all else in steps."""
+    requested = head(line, *fields)
+    through = router()
+
+    found = through.at_once(through.by_head(requested), requested, body, ALICE)
+
+    assert (found is not None) is is_decided
 
 
 def envelope(target_url: str = "https://agents.example/run", **members: Any) -> bytes:
@@ -760,6 +800,7 @@ def test_envelope_own_header() -> None:
         timeouts=Timeouts(idle_s=7.0),
         heartbeat_s=None,
         way=DIRECT,
+        has_operators_key=False,
         method="POST",
         target=b"/run?x=%2F",
         fields=(

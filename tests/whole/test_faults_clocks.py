@@ -55,7 +55,7 @@ async def test_faults_clock_set_tokens(*, is_known: bool) -> None:
         await authenticator.authenticate(credential)
 
     wall.now_s += DAY_S
-    assert authenticator.cached_principal(credential) is None
+    assert authenticator.cached_principal(credential.encode()) is None
     with pytest.raises(AuthenticationError) as refused:
         await authenticator.authenticate(credential)
     assert refused.value.code == "expired_token"

@@ -84,6 +84,24 @@ async def test_token_never_reaches_the_upstream(start: Callable[..., Any], upstr
     check_secrets(proxy, secrets=spellings(secret))
 
 
+async def test_token_in_a_path(start: Callable[..., Any], upstream: Upstream) -> None:
+    """A token in the path of a request that is served is not in the log, nor once the token has been seen before."""
+    config = CONFIG.replace("DIALECT", "raw, path: /v1, allow_paths: all").replace("QUERY", "false")
+    proxy = await start(config=config)
+    secret = token()
+    client = await proxy.client()
+    vendor: Peer | None = None
+    for count in (1, 2):
+        client.write(request(f"/main/{secret}", BODY, token=secret))
+        vendor = vendor or await upstream.accept()
+        await vendor.read_message()
+        vendor.write(OK)
+        assert (await client.read_message()).status == 200
+        lines = await proxy.settled(count)
+        assert lines[-1]["path"] == "/main/[redacted]"
+    check_secrets(proxy, secrets=spellings(secret))
+
+
 @pytest.mark.parametrize("member", ["access_token", "access%5Ftoken", "%61ccess_token"])
 @pytest.mark.parametrize("query_token", ["true", "false"])
 async def test_token_in_the_query(start: Callable[..., Any], upstream: Upstream, member: str, query_token: str) -> None:
