@@ -130,7 +130,7 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     app[REDACTOR] = redactor or Redactor()
     app.cleanup_ctx.extend([metrics_ctx, telemetry_ctx, timers_ctx, pool_ctx, ledger_ctx, limits_store_ctx])
     app.cleanup_ctx.extend([service_ctx, files_ctx])
-    app.on_response_prepare.append(_add_own_fields)
+    app.on_response_prepare.append(errors.add_own_fields)
     app.add_routes(
         [
             *own(("GET", "/forward-sse", tickets.use), ("POST", "/forward-sse", forward.forward)),
@@ -396,7 +396,3 @@ async def files_ctx(app: web.Application) -> AsyncIterator[None]:
 
 BUILDER: Final = web.AppKey("builder", RulesBuilder)
 FILES: Final = web.AppKey("files", FileWatch)
-
-
-async def _add_own_fields(request: web.Request, response: web.StreamResponse) -> None:
-    errors.add_own_fields(request, response)

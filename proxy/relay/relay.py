@@ -58,9 +58,10 @@ async def relay(
         exchange.ending = Ending.CLIENT_CLOSED
         return begun or web.Response()
     route = exchange.checked_route
+    is_stream = _is_read(upstream)
     if exchange.meter is not None:
-        exchange.meter.begin(upstream.status, is_stream=_is_read(upstream))
-    fields, transform, framing = _choose(request, exchange, route, upstream)
+        exchange.meter.begin(upstream.status, is_stream=is_stream)
+    fields, transform, framing = _choose(request, exchange, route, upstream, is_stream=is_stream is True)
     is_whole = upstream.is_complete and bool(upstream.held) and begun is None
     if is_whole and isinstance(transform, Passthrough) and framing != "close" and b"content-type" in upstream.index:
         return _whole(exchange, upstream, transform, fields, framing, timers.now())
@@ -145,9 +146,9 @@ def _is_read(upstream: UpstreamResponse) -> bool | None:
 
 
 def _choose(
-    request: web.Request, exchange: Exchange, route: Route, upstream: UpstreamResponse
+    request: web.Request, exchange: Exchange, route: Route, upstream: UpstreamResponse, *, is_stream: bool
 ) -> tuple[list[Field], Transform, Framing]:
-    """The client's fields, how the body passes, and how its end is marked."""
+    """The client's fields, how the body passes, and how its end is marked; `is_stream` is a body of readable events."""
     framing: Framing = "chunked" if request.version >= (1, 1) else "close"
     status, index = upstream.status, upstream.index
     translator = (
@@ -164,19 +165,18 @@ def _choose(
             )
         return fields, typed, framing
     dialect, target = DIALECTS[route.dialect], route.target
-    is_watched = is_event_stream(index.get(b"content-type")) and not is_encoded(index)
-    is_cut = route.asks_usage and is_watched and 200 <= status < 300 and upstream.framing != "none"  # noqa: PLR2004 - RFC 9110 §15.3
+    is_cut = route.asks_usage and is_stream and 200 <= status < 300  # noqa: PLR2004 - RFC 9110 §15.3
     if exchange.is_in_band:
-        fields, is_stream = readable_fields(upstream)
+        fields, is_readable = readable_fields(upstream)
         for_event_source = ForEventSource(
-            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_stream, told=exchange.reckoning.told
+            id_=exchange.id, status=status, shape=dialect, is_event_stream=is_readable, told=exchange.reckoning.told
         )
         return fields, WithoutUsage(for_event_source) if is_cut else for_event_source, framing
     if upstream.framing in {"none", "length"} and exchange.early_target is None and not is_cut:
         framing = upstream.framing
     transform: Transform = Passthrough(
         status=status,
-        observer=EventStreamObserver() if is_watched else None,
+        observer=EventStreamObserver() if is_stream else None,
         error_event=lambda code, message: dialect.error_event(code, message, target),
     )
     fields = to_client(upstream.fields, index)

@@ -22,14 +22,12 @@ from proxy.handlers.errors import as_headers
 from proxy.protocol.http_head import render_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from aiohttp import StreamReader
 
     from proxy.errors import Field
     from proxy.timers import DeadlineTimer
-
-    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
     # Settles what never became an exchange, and gives the fields that its answer has besides the error's own.
     Refuse = Callable[[ProxyError], list[Field]]
@@ -44,34 +42,8 @@ _SLICE_BYTES: Final = 16 * 1024
 # What a head may be at the least, and of how many of its longest lines.
 _MIN_HEAD_BYTES: Final = 64 * 1024
 _LINES_OF_A_HEAD: Final = 4
-# A transport of asyncio's takes that much without making its writer wait.
-_SMALL_BYTES: Final = 16 * 1024
 # The longest name of a field that a refusal may repeat, and more.
 _NAME_BYTES: Final = 64
-# More segments than any client's path has. aiohttp's router copies the path once for each of them.
-_MAX_SEGMENTS: Final = 1024
-
-
-def bound_segments(handler: Handler) -> Handler:
-    """Wrap an application's handler so that a path of very many segments does not reach its router.
-
-    The router takes time as the path's length times its segments: 256 KiB of slashes would hold the loop for seconds.
-    """
-
-    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        path = request.raw_path
-        # Nearly every path is shorter than it may have segments.
-        if len(path) > _MAX_SEGMENTS and path.partition("?")[0].count("/") > _MAX_SEGMENTS:
-            return _refuse_path(request)
-        return handler(request)
-
-    return handle
-
-
-async def _refuse_path(request: web.BaseRequest) -> web.StreamResponse:
-    if isinstance(request.protocol, ClientConnection):
-        request.protocol.refuse(InvalidRequestError(f"The path has more than {_MAX_SEGMENTS} segments."))
-    return web.Response(status=400)
 
 
 class ClientTimeouts:
@@ -100,6 +72,8 @@ class ClientConnection(web.RequestHandler):
         "_head_bytes",
         "_is_first_read",
         "_is_paused",
+        "_is_watched",
+        "_is_writing",
         "_line_begin",
         "_long_line_begin",
         "_refuse",
@@ -138,6 +112,8 @@ class ClientConnection(web.RequestHandler):
         self._unread = b""
         self._turn: asyncio.Handle | None = None
         self._is_paused = False  # whether aiohttp holds reading back
+        # Of a response that aiohttp writes: whether it is being written, and whether its client has made that wait.
+        self._is_writing = self._is_watched = False
         self._unsent = -1
         self.has_answered = False
         self.is_malformed = False
@@ -181,6 +157,12 @@ class ClientConnection(web.RequestHandler):
         if self._unread:
             self._go_on()
 
+    def pause_writing(self) -> None:
+        """The client does not keep up: only where its response waits for that, its deadline runs."""
+        super().pause_writing()
+        if self._is_writing and not self._is_watched:
+            self._watch_progress()
+
     def eof_received(self) -> None:
         """A client that closes its sending half has left; what runs for it ends at once."""
         if self.transport is not None and not self._is_idle():
@@ -200,13 +182,13 @@ class ClientConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Write the response, within the write timeout; a stream has been written by now, within its own."""
         self._body = None
-        if not resp.prepared and hdrs.UPGRADE in request.headers:
-            # aiohttp loses what stands behind such a request in the same read.
-            resp.force_close()
-        is_watched = not resp.prepared and self._may_wait(resp)
-        if is_watched:
-            self._unsent = -1
-            self._timers.add(self)
+        if not resp.prepared:
+            if hdrs.UPGRADE in request.headers:
+                # aiohttp loses what stands behind such a request in the same read.
+                resp.force_close()
+            self._is_writing = True
+            if self.writing_paused:
+                self._watch_progress()
         try:
             answered = await super().finish_response(request, resp, start_time)
             if self._messages:
@@ -215,7 +197,9 @@ class ClientConnection(web.RequestHandler):
             return answered
         finally:
             self.has_answered = True
-            if is_watched:
+            self._is_writing = False
+            if self._is_watched:
+                self._is_watched = False
                 self._timers.discard(self)
                 self._deadline_s = None
             if self._has_partial_head:
@@ -306,7 +290,8 @@ class ClientConnection(web.RequestHandler):
         elif data:
             self._has_partial_head = False
             self._head_bytes = 0
-        if self._deadline_s is not None and not self._is_idle():
+        if self._deadline_s is not None and not self._is_watched and not self._is_idle():
+            # The head's; what comes behind a request does not end the deadline of its response.
             self._deadline_s = None
             self._timers.discard(self)
 
@@ -335,13 +320,10 @@ class ClientConnection(web.RequestHandler):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
-    def _may_wait(self, resp: web.StreamResponse) -> bool:
-        """Whether writing a response may have to wait for the client: not where the transport takes it as a whole."""
-        # Of a chunked response aiohttp tells no length.
-        body = resp.body if isinstance(resp, web.Response) else None
-        length = len(body) if isinstance(body, bytes) else resp.content_length
-        is_large = length is None or length > _SMALL_BYTES
-        return is_large or self.transport is None or self.transport.get_write_buffer_size() > 0
+    def _watch_progress(self) -> None:
+        self._is_watched = True
+        self._unsent = -1
+        self._timers.add(self)
 
     def _is_idle(self) -> bool:
         """Whether no whole request is here."""

@@ -13,12 +13,13 @@ from aiohttp import web
 
 from proxy.app import BUILDER, connection_options, make_admin_app, make_app, reload
 from proxy.auth.operators import SECRET_BYTES, Operators
+from proxy.errors import InvalidRequestError
 from proxy.handlers import SERVICE
 from proxy.handlers.admin_app import ADMIN_FIELDS
 from proxy.handlers.console import FEED
 from proxy.model import Ending
 from proxy.server.configuration import ConfigurationStatus
-from proxy.server.connection import ClientConnection, ClientTimeouts, bound_segments
+from proxy.server.connection import ClientConnection, ClientTimeouts
 from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
@@ -28,7 +29,7 @@ from proxy.settings.listener_tls import make_server_context
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from proxy.errors import Field, ProxyError
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from proxy.server.connection import Refuse
     from proxy.settings import Address, Settings
 
+    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 # Where heads have no deadline: how long a TLS handshake may take.
 _HANDSHAKE_S: Final = 60.0
+# More segments than any client's path has. aiohttp's router copies the path once for each of them.
+_MAX_SEGMENTS: Final = 1024
 # After the listener closed: time for the requests of connections that were accepted last.
 _ARRIVING_S: Final = 1.0
 # After the last stream was ended: time for its last bytes to leave.
@@ -298,7 +303,29 @@ def _make_tls(settings: Settings) -> ssl.SSLContext | None:
 
 def _bound_segments(runner: web.AppRunner) -> None:
     assert runner.server is not None
-    runner.server.request_handler = bound_segments(runner.server.request_handler)
+    runner.server.request_handler = _bound_handler(runner.server.request_handler)
+
+
+def _bound_handler(handler: Handler) -> Handler:
+    """Wrap an application's handler so that a path of very many segments does not reach its router.
+
+    The router takes time as the path's length times its segments: 256 KiB of slashes would hold the loop for seconds.
+    """
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        path = request.raw_path
+        # Nearly every path is shorter than it may have segments.
+        if len(path) > _MAX_SEGMENTS and path.partition("?")[0].count("/") > _MAX_SEGMENTS:
+            return _refuse_path(request)
+        return handler(request)
+
+    return handle
+
+
+async def _refuse_path(request: web.BaseRequest) -> web.StreamResponse:
+    if isinstance(request.protocol, ClientConnection):
+        request.protocol.refuse(InvalidRequestError(f"The path has more than {_MAX_SEGMENTS} segments."))
+    return web.Response(status=400)
 
 
 def _refuse_admin(_error: ProxyError) -> list[Field]:

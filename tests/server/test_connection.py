@@ -14,11 +14,14 @@ import pytest
 from aiohttp import web
 
 import proxy as package
+from proxy.server.connection import ClientConnection, ClientTimeouts
 from tests.relay.one_client import turns
 from tests.upstream.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from proxy.timers import DeadlineTimer, Watched
 
 # By class, what stands in `proxy/server/connection.py`; and what aiohttp's own worker for gunicorn runs as its task,
 # which the tests of several workers watch: without it none comes up.
@@ -66,6 +69,68 @@ async def handled() -> AsyncIterator[Handled]:
     one.connection.force_close()
     one.connection.connection_lost(None)
     await turns(20)
+
+
+class Full(Wire):
+    """A transport whose peer takes nothing: it tells the protocol to wait, as one with a full buffer does."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.unsent += len(data)
+        assert isinstance(self.protocol, ClientConnection)
+        if not self.protocol.writing_paused:
+            self.protocol.pause_writing()
+
+
+class Watching:
+    """Timers that keep whom they would ask."""
+
+    def __init__(self) -> None:
+        self.watched: set[Watched] = set()
+
+    def now(self) -> float:
+        return 0.0
+
+    def add(self, one: Watched) -> None:
+        self.watched.add(one)
+
+    def discard(self, one: Watched) -> None:
+        self.watched.discard(one)
+
+
+@pytest.mark.parametrize("behind", [b"", GET[:9], GET], ids=["nothing", "part of a head", "a request"])
+async def test_write_timeout_of_a_client_that_takes_nothing(behind: bytes) -> None:
+    """The write timeout ends a connection whose client does not take a response, whatever it sends meanwhile."""
+
+    async def handle(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    timers, wire = Watching(), Full()
+    connection = ClientConnection(
+        web.Server(handle),
+        loop=asyncio.get_running_loop(),
+        timers=cast("DeadlineTimer", timers),
+        timeouts=ClientTimeouts(header_s=None, write_s=1.0),
+        refuse=lambda _error: [],
+    )
+    wire.protocol = connection
+    connection.connection_made(cast("asyncio.Transport", wire))
+    connection.data_received(GET)
+    await turns(20)
+    for one in list(timers.watched):
+        one.check(10.0)
+    connection.data_received(behind)
+
+    for one in list(timers.watched):
+        one.check(11.0)
+
+    assert wire.written
+    assert wire.is_closed
+    connection.connection_lost(None)
+    await turns(20)
+    for one in list(timers.watched):
+        one.check(12.0)
+    assert not timers.watched
 
 
 async def test_waiter_of_a_head_in_parts(handled: Handled) -> None:
