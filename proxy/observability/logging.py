@@ -16,7 +16,7 @@ import select
 import sys
 import threading
 import time
-from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
@@ -64,40 +64,38 @@ class LineWriter:
     def __init__(self, descriptor: int, *, is_shared: bool = False) -> None:
         self._descriptor = descriptor
         self._is_shared = is_shared
-        self._lines: deque[bytes] = deque()
+        # Its `put` is in C, and wakes the thread only where it waits; an event's `set` is not. `close` puts None.
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
         self._dropped = 0
-        self._wake = threading.Event()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
         """Queue a line without its end; never blocks."""
-        if len(self._lines) >= MAX_WAITING_LINES:
+        if self._lines.qsize() >= MAX_WAITING_LINES:
             self._dropped += 1
             return
-        self._lines.append(shorten(line) if self._is_shared and len(line) > MAX_LINE_BYTES else line)
-        if not self._wake.is_set():
-            self._wake.set()
+        self._lines.put(shorten(line) if self._is_shared and len(line) > MAX_LINE_BYTES else line)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, for at most `timeout_s`. Idempotent."""
         self._is_closing = True
-        self._wake.set()
+        self._lines.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
+            first = self._lines.get()
             if not self._is_closing:
                 time.sleep(BATCH_S)
-            self._wake.clear()
-            if not self._flush() or (self._is_closing and not self._lines):
+            if not self._flush(first) or (self._is_closing and self._lines.empty()):
                 return
 
-    def _flush(self) -> bool:
-        lines = self._lines
-        batch = [lines.popleft() for _ in range(len(lines))]
+    def _flush(self, first: bytes | None) -> bool:
+        """Write the line and those that wait behind it; False where the descriptor takes no more."""
+        taken = [first, *(self._lines.get() for _ in range(self._lines.qsize()))]
+        batch = [line for line in taken if line is not None]
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             batch.append(orjson.dumps({"event": "log.lines_dropped", "level": "warning", "lines": dropped}))
