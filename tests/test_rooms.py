@@ -27,7 +27,7 @@ FACES = {
     "routing": (),
     "tickets": (),
     "upstream": ("response", "tls"),
-    "usage": ("prices",),
+    "usage": ("model_name", "prices"),
 }
 # They build the rooms' objects from the settings, so they know the rooms' classes.
 BUILDERS = {

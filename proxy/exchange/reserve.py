@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.model import Amounts
-from proxy.usage import Meter, model_in, model_read
-from proxy.usage.model_name import may_name_model
+from proxy.usage import Meter
+from proxy.usage.model_name import may_name_model, model_in, model_read
 
 if TYPE_CHECKING:
     from proxy.exchange.exchange import Exchange

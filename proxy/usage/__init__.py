@@ -7,7 +7,6 @@ which `make prices` writes.
 
 from proxy.usage.estimates import Estimates
 from proxy.usage.meter import Figures, Meter
-from proxy.usage.model_name import model_in, model_read
 from proxy.usage.prices import Prices, usd_text
 
-__all__ = ["Estimates", "Figures", "Meter", "Prices", "model_in", "model_read", "usd_text"]
+__all__ = ["Estimates", "Figures", "Meter", "Prices", "usd_text"]

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequestError
 from proxy.protocol.envelope import read_body
-from proxy.usage import model_in, model_read
-from proxy.usage.model_name import may_name_model
+from proxy.usage.model_name import may_name_model, model_in, model_read
 from tests.steps import counted, finish
 
 CHAT = b"/v1/chat/completions"
