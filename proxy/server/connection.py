@@ -234,9 +234,11 @@ class ClientConnection(web.RequestHandler):
 
     def refuse(self, error: ProxyError, *, version: bytes = b"HTTP/1.1") -> None:
         """Answer what never became a request, and close: aiohttp answers in the version asked for."""
+        # It has its line in the log, whether or not the client is still there.
+        fields = self._refuse(error)
         if self.transport is not None:
             answer = refusal(error, DIALECTS[DEFAULT_DIALECT])
-            lines = [*answer.fields, *self._refuse(error), (b"Content-Length", b"%d" % len(answer.body))]
+            lines = [*answer.fields, *fields, (b"Content-Length", b"%d" % len(answer.body))]
             lines += [(b"Connection", b"close"), (b"Date", formatdate(usegmt=True).encode())]
             self.transport.write(render_response(answer.status, lines).replace(b"HTTP/1.1", version, 1) + answer.body)
         self.force_close()
