@@ -76,6 +76,7 @@ class ClientConnection(web.RequestHandler):
         "_is_writing",
         "_line_begin",
         "_long_line_begin",
+        "_may_hold",
         "_refuse",
         "_timeouts",
         "_timers",
@@ -112,6 +113,8 @@ class ClientConnection(web.RequestHandler):
         self._unread = b""
         self._turn: asyncio.Handle | None = None
         self._is_paused = False  # whether aiohttp holds reading back
+        # Whether aiohttp's parser may hold something back, now or later: it does not tell, nor when that is over.
+        self._may_hold = False
         # Of a response that aiohttp writes: whether it is being written, and whether its client has made that wait.
         self._is_writing = self._is_watched = False
         self._unsent = -1
@@ -145,13 +148,13 @@ class ClientConnection(web.RequestHandler):
 
     def pause_reading(self) -> None:
         """Hold reading back: nothing that is here is parsed, either."""
-        self._is_paused = True
+        self._is_paused = self._may_hold = True
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT002 - aiohttp's signature
         """Read on, once all that is here has been parsed."""
-        # aiohttp asks for it after each body that was read. Its parser holds something back only where it was paused.
-        if self._is_paused:
+        # aiohttp asks for it after each body that was read. On most connections there is nothing to resume.
+        if self._may_hold:
             self._is_paused = False
             super().resume_reading(resume_parser)
         if self._unread:
@@ -285,6 +288,9 @@ class ClientConnection(web.RequestHandler):
         is_long = len(data) + len(begin) > self.max_line_size
         self._long_line_begin = (_long_line(begin + data, self.max_line_size) if is_long else b"") or begin
         super().data_received(data)
+        if len(self._messages) > 1:
+            # Its parser stops at some number of them, by a count of its own that can be ahead of this one.
+            self._may_hold = True
         if self._body is not None:
             self._check_body(self._body, len(data))
         elif data and len(self._messages) == waiting:

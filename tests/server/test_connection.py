@@ -98,6 +98,69 @@ class Watching:
         self.watched.discard(one)
 
 
+class Reading:
+    """A connection of ours whose handler reads each body, the first once the test says so."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.go_on = asyncio.Event()
+        self.connection = ClientConnection(
+            web.Server(self._handle),
+            loop=asyncio.get_running_loop(),
+            timers=cast("DeadlineTimer", Watching()),
+            timeouts=ClientTimeouts(header_s=None, write_s=None),
+            refuse=lambda _error: [],
+        )
+        self.connection.connection_made(cast("asyncio.Transport", Wire()))
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        body = await request.read()
+        await self.go_on.wait()
+        self.sizes.append(len(body))
+        return web.Response()
+
+    async def receive(self, data: bytes) -> None:
+        self.connection.data_received(data)
+        await turns(10)
+
+
+@pytest.fixture
+async def reading() -> AsyncIterator[Reading]:
+    one = Reading()
+    await turns()
+    yield one
+    one.connection.force_close()
+    one.connection.connection_lost(None)
+    await turns(20)
+
+
+async def test_requests_behind_a_late_body(reading: Reading) -> None:
+    """All requests of a long pipeline are answered, even behind one whose body came after its head."""
+    await reading.receive(POST)
+    await reading.receive(b"ab")
+    await reading.receive((POST + b"ab") * 40)
+
+    reading.go_on.set()
+    await turns(600)
+
+    assert reading.sizes == [2] * 41
+
+
+async def test_request_behind_a_body_that_was_paused_at_its_end(reading: Reading) -> None:
+    """A request is answered behind a body whose last chunk was the first that was one too many to wait unread."""
+    chunks = 2**16 // 4 + 1
+    await reading.receive(GET + CHUNKED)
+    for begin in range(0, chunks, 2000):
+        few = b"1\r\nx\r\n" * min(2000, chunks - begin)
+        await reading.receive(few if begin + 2000 < chunks else few + b"0\r\n\r\n")
+    reading.go_on.set()
+    await turns(100)
+
+    await reading.receive(POST + b"ab")
+
+    assert reading.sizes == [0, chunks, 2]
+
+
 @pytest.mark.parametrize("behind", [b"", GET[:9], GET], ids=["nothing", "part of a head", "a request"])
 async def test_write_timeout_of_a_client_that_takes_nothing(behind: bytes) -> None:
     """The write timeout ends a connection whose client does not take a response, whatever it sends meanwhile."""
