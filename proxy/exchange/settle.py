@@ -255,7 +255,8 @@ def row_of(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping
         # The dialect.
         None if exchange.upstream is None else exchange.dialect,
         exchange.status,
-        line["ending"],
+        # A text as such: of a kind of text the driver asks whether somebody adapts it, at ten times the cost.
+        line["ending"].value,
         exchange.code,
         line["ttfb_ms"],
         line["duration_ms"],

@@ -7,6 +7,7 @@ Parameters are written `:name`, as both sqlite3 and SQLAlchemy's `text()` read t
 from __future__ import annotations
 
 from datetime import date, timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.ledger.row import TOKEN_COLUMNS, Row, Sums
@@ -51,6 +52,8 @@ TYPES: Final = {
     "price_version": "TEXT",
     "attempts": "INTEGER NOT NULL",
 }
+# The texts of a row, some of which are the clients' and the vendors' own.
+_TEXTS_OF: Final = itemgetter(*(at for at, type_ in enumerate(TYPES.values()) if type_.startswith("TEXT")))
 # Where a row has no value a day's key has an empty text: NULLs are never equal, and no conflict would be found.
 _NULLABLE: Final = frozenset({"upstream", "model", "code"})
 _KEY: Final = ("issuer", "user", "day", "plan", "upstream", "model", "ending", "code")
@@ -108,7 +111,7 @@ class Kept(NamedTuple):
 
 def storable(row: Row) -> Row:
     """The row as any database takes it: no NUL, no half of a surrogate pair, no number beyond reason."""
-    if not "".join([text for text in row if isinstance(text, str)]).isprintable():
+    if not "".join(filter(None, _TEXTS_OF(row))).isprintable():
         # Surrogates are unprintable, and so is NUL.
         texts: dict[str, Any] = {name: clean(value) for name, value in row._asdict().items() if isinstance(value, str)}
         row = row._replace(**texts)
