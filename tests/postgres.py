@@ -12,11 +12,14 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from tests.needs import skip_or_fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WAIT_S = 30.0
 PASSWORD = "a-password-of-the-tests"
@@ -154,6 +157,17 @@ class PostgresServer:
         subprocess.run(
             [self._programs / program, *options], check=True, capture_output=True, cwd="/", **_unprivileged()
         )
+
+
+@contextlib.contextmanager
+def started() -> Iterator[PostgresServer]:
+    """A server that runs, for as long as the block."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 def ask(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from tests.whole.nodes import BODY, configuration, node
 from tests.whole.test_ledger_whole import completed, rows_in, rows_of, with_ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from proxy.mock.server import MockVendor
@@ -112,12 +113,16 @@ async def test_killed_process(tmp_path: Path, vendor: MockVendor, upstream: Upst
     assert not files(tmp_path)
 
 
-async def test_killed_worker(tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer) -> None:
-    """The worker that is started in its place accounts for it, once, and charges it; streams of the others go on."""
-    text = configuration(vendor, upstream, PLAN + with_ledger(tmp_path / "ledger.db"), f"unix://{store.path}", "allow")
-    async with node(tmp_path / "proxy.yaml", text) as one:
+async def lose_a_worker(
+    room: Path, text: str, upstream: Upstream, used: Callable[[Node], Awaitable[int]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Kill one of a service's workers while four streams run; gives these, and all lines of the service's log.
+
+    What ran in the worker has been settled by the one in its place, and charged once.
+    """
+    async with node(room / "proxy.yaml", text) as one:
         streams = {id_: await begin(one, upstream, id_) for id_ in ("one", "two", "three", "four")}
-        await kept(tmp_path, *streams)
+        await kept(room, *streams)
         workers = {id_: await one.worker_of(id_) for id_ in streams}
         dead = workers["one"]
         os.kill(one.pids[dead], signal.SIGKILL)
@@ -140,6 +145,13 @@ async def test_killed_worker(tmp_path: Path, vendor: MockVendor, upstream: Upstr
         for peers in streams.values():
             for peer in peers:
                 await peer.gone()
+    return list(streams), every
+
+
+async def test_killed_worker(tmp_path: Path, vendor: MockVendor, upstream: Upstream, store: RedisServer) -> None:
+    """The worker that is started in its place accounts for it, once, and charges it; streams of the others go on."""
+    text = configuration(vendor, upstream, PLAN + with_ledger(tmp_path / "ledger.db"), f"unix://{store.path}", "allow")
+    streams, every = await lose_a_worker(tmp_path, text, upstream, used)
     assert sorted(row.id for row in rows_of(tmp_path / "ledger.db") if row.id in streams) == sorted(streams)
     assert sorted(rows_in(every)) == sorted(rows_of(tmp_path / "ledger.db"))
     assert not files(tmp_path)

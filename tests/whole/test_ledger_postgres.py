@@ -16,7 +16,7 @@ from proxy.app import make_app
 from tests.conftest import token
 from tests.ledger.postgres.test_postgres_ledger import arrived, is_alive, shipped
 from tests.peers import LAST, STREAM_HEAD, WAIT_S, chunk, event
-from tests.postgres import PASSWORD, PostgresServer, ask
+from tests.postgres import PASSWORD, PostgresServer, ask, started
 from tests.settings_builder import settings
 from tests.whole.nodes import BODY, configuration, node
 from tests.whole.test_ledger_whole import NO_BOUND, completed
@@ -38,12 +38,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
     """A server that runs."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with started() as server:
         yield server
-    finally:
-        server.close()
 
 
 def with_ledger(url: str, spool: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,12 +18,8 @@ _NUMBERS = itertools.count()
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[PostgresServer]:
     """A server that no test breaks."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with started() as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -35,9 +31,5 @@ def url(shared_server: PostgresServer) -> str:
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
     """A server of the test's own, to be broken."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with started() as server:
         yield server
-    finally:
-        server.close()
