@@ -1,15 +1,20 @@
-"""Where the limits server is, and how a connection to it begins: socket, TLS, credentials, Sentinel."""
+"""Where the limits server is, and connections to it: socket, TLS, credentials, Sentinel, and a command or two on one.
+
+What requests ask goes through a `Channel`; a connection of its own is for a large command, which would hold up all
+others, and for what is asked before there is a channel.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
@@ -17,10 +22,16 @@ from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, StoreErro
 from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from redis.asyncio.connection import AbstractConnection
+
+    from proxy.limits.redis.channel import Answer, Command
 
 # Redis answers within a millisecond; ten of these are a network in trouble, a hundred are an outage.
 TIMEOUT_S = 0.1
+# How long a large command and its answer may take.
+LARGE_S = 2.0
 
 _NO_PRIMARY = "no sentinel names a primary of the service"
 
@@ -73,10 +84,8 @@ class Dialler:
         self._tls = _tls_context(address) if address.is_tls else None
         # The server that was dialled last without being named.
         self.primary: Node | None = None
-        self._sentinel: Sentinel | None = None
-        if address.kind == "sentinel":
-            self._sentinel = Sentinel([])  # type: ignore[no-untyped-call]
-            self._sentinel.sentinels = [Redis.from_pool(self._sentinel_pool(*node)) for node in address.nodes]
+        # The one that answered last is asked first.
+        self._sentinels = list(address.nodes)
 
     async def dial(self, node: Node | None = None) -> AbstractConnection:
         """Open a connection, or give up. Cancelling leaves no connection behind.
@@ -88,55 +97,79 @@ class Dialler:
         """
         if node is None:
             node = self.primary = await self._find_primary()
-        connection = self._connection(node)
         try:
-            async with asyncio.timeout(2 * self.timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
+            address = self.address
+            return await self._open(node, db=address.db, username=address.user, password=address.password)
         except TimeoutError as error:
-            await drop(connection)
             raise ConnectionLostError("the server cannot be reached in time") from error
         except UNEXPECTED as error:
-            await drop(connection)
             raise translated(error, "the server cannot be reached") from error
-        except BaseException:
-            await drop(connection)
-            raise
-        return connection
 
-    async def close(self) -> None:
-        """Let go of the sentinels."""
-        if self._sentinel is not None:
-            await self._sentinel.aclose()
+    @asynccontextmanager
+    async def connected(self, node: Node | None) -> AsyncIterator[AbstractConnection]:
+        """Give a connection to the server, or to a node, that answers; it is closed afterwards.
+
+        A server that hangs is found out by a `PING`, in `timeout_s`.
+
+        Raises:
+            StoreError: there is none.
+        """
+        connection = await self.dial(node)
+        try:
+            await run(connection, ("PING",), timeout_s=self.timeout_s)
+            yield connection
+        finally:
+            await drop(connection)
 
     async def _find_primary(self) -> Node:
-        """Ask one sentinel after another, as redis-py's `discover_master`, whose error does not tell what they said."""
-        if self._sentinel is None:
+        if self.address.kind != "sentinel":
             # A socket has none.
             return next(iter(self.address.nodes), ("", 0))
         failure: StoreError = ConnectionLostError(_NO_PRIMARY)
-        for sentinel in tuple(self._sentinel.sentinels):
+        for sentinel in tuple(self._sentinels):
             try:
-                masters: Any = await sentinel.sentinel_masters()
-                state = masters.get(self.address.service)
-                if state and self._sentinel.check_master_state(state, self.address.service):
-                    # The next question begins with one that answers.
-                    self._sentinel.sentinels.sort(key=lambda one: one is not sentinel)
-                    return str(state["ip"]), int(state["port"])
+                primary = await self._ask_sentinel(sentinel)
             except AuthenticationError:
                 failure = StoreError("the sentinels want another password")
             except UNEXPECTED as error:
                 told = translated(error, _NO_PRIMARY)
                 if str(told) != _NO_PRIMARY:
                     failure = told
-            finally:
-                _reraise_cancelled()
+            else:
+                if primary is not None:
+                    self._sentinels.sort(key=lambda one: one != sentinel)
+                    return primary
         raise failure
 
-    def _options(self) -> dict[str, Any]:
-        """What redis-py is told in place of its defaults, which are unfit for a request that waits."""
-        return {
-            # 5 s by default. Of the other one, also 5 s, redis-py makes a `wait_for` around each write, which costs a
-            # task; the channel has one timer for all commands.
+    async def _ask_sentinel(self, sentinel: Node) -> Node | None:
+        connection = await self._open(sentinel, password=self.address.sentinel_password)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                masters: Any = await _exchange(connection, ("SENTINEL", "MASTERS"))
+        finally:
+            await drop(connection)
+        for words in masters:
+            state = dict(zip(words[::2], words[1::2], strict=True))
+            flags = state[b"flags"].split(b",")
+            if state[b"name"] == self.address.service.encode() and b"master" in flags:
+                is_down = b"s_down" in flags or b"o_down" in flags
+                return None if is_down else (state[b"ip"].decode(), int(state[b"port"]))
+        return None
+
+    async def _open(self, node: Node, **options: Any) -> AbstractConnection:
+        connection = self._connection(node, options)
+        try:
+            async with asyncio.timeout(2 * self.timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await drop(connection)
+            raise
+        return connection
+
+    def _connection(self, node: Node, options: dict[str, Any]) -> AbstractConnection:
+        options |= {
+            # redis-py's defaults are unfit for a request that waits. 5 s by default. Of the other one, also 5 s,
+            # redis-py makes a `wait_for` around each write, which costs a task; the channel has one timer for all.
             "socket_connect_timeout": self.timeout_s,
             "socket_timeout": None,
             # 10 retries by default; a command that got no answer may have been done, and would charge twice.
@@ -146,34 +179,38 @@ class Dialler:
             # CLIENT SETINFO, the same.
             "driver_info": None,
         }
-
-    def _connection(self, node: Node) -> AbstractConnection:
-        address = self.address
-        options = self._options() | {"db": address.db, "username": address.user, "password": address.password}
-        if address.path is not None:
-            return UnixDomainSocketConnection(path=address.path, **options)
+        if self.address.path is not None:
+            return UnixDomainSocketConnection(path=self.address.path, **options)
         host, port = node
         if self._tls is not None:
             return _TLSConnection(tls=self._tls, host=host, port=port, **options)
         return Connection(host=host, port=port, **options)
 
-    def _sentinel_pool(self, host: str, port: int) -> ConnectionPool:
-        options = self._options() | {"host": host, "port": port, "password": self.address.sentinel_password}
-        # So that one that hangs does not keep us from the others.
-        options["socket_timeout"] = self.timeout_s
-        if self._tls is not None:
-            return ConnectionPool(connection_class=_TLSConnection, tls=self._tls, **options)
-        return ConnectionPool(connection_class=Connection, **options)
 
+async def run(
+    connection: AbstractConnection, command: Command, *, is_asking: bool = False, timeout_s: float = LARGE_S
+) -> Answer:
+    """Run a command; `is_asking` for a slot that is being moved to this node (ASK).
 
-def _reraise_cancelled() -> None:
-    """Raise the cancellation that `wait_for`, which redis-py uses for sentinels, may have lost before Python 3.12.
-
-    https://github.com/python/cpython/issues/86296
+    Raises:
+        StoreError: it failed, or no answer came within `timeout_s`.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    try:
+        async with asyncio.timeout(timeout_s):
+            if is_asking:
+                await _exchange(connection, ("ASKING",))
+            return await _exchange(connection, command)
+    except TimeoutError as error:
+        raise ConnectionLostError("the server did not answer in time") from error
+    except UNEXPECTED as error:
+        raise translated(error, "the connection was lost") from error
+
+
+async def _exchange(connection: AbstractConnection, command: Command) -> Answer:
+    # In pieces: a large argument is not copied.
+    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    answer: Answer = await connection.read_response(disable_decoding=True, timeout=math.inf)
+    return answer
 
 
 def cut(connection: AbstractConnection) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from proxy.limits.redis.address import run
 from proxy.limits.redis.channel import ignore
-from proxy.limits.redis.direct import connected, run
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 from proxy.limits.redis.links import Links
 
@@ -129,7 +129,7 @@ class ClusterLinks(Links):
         for _ in range(_REDIRECTS):
             if node is None:
                 break
-            async with connected(self._dialler, node) as connection:
+            async with self._dialler.connected(node) as connection:
                 try:
                     return await run(connection, command, is_asking=is_asking)
                 except ServerError as error:
@@ -217,7 +217,7 @@ class ClusterLinks(Links):
         others = {*self._links, *self._dialler.address.nodes} - asked
         for node in random.sample(tuple(others), len(others)):
             try:
-                async with connected(self._dialler, node) as connection:
+                async with self._dialler.connected(node) as connection:
                     answer = await run(connection, ("CLUSTER", "SLOTS"), timeout_s=self._dialler.timeout_s)
                 yield _ranges(answer, node[0])
             except StoreError as error:

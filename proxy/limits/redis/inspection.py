@@ -6,8 +6,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.limits.redis.address import Dialler
-from proxy.limits.redis.direct import connected, run
+from proxy.limits.redis.address import Dialler, run
 from proxy.limits.redis.errors import StoreError
 
 if TYPE_CHECKING:
@@ -38,14 +37,11 @@ async def inspect(address: RedisAddress) -> list[ServerFacts]:
     """
     dialler = Dialler(address, timeout_s=_TIMEOUT_S)
     nodes: tuple[Node | None, ...] = address.nodes if address.kind == "cluster" else (None,)
-    try:
-        return [await _inspect(dialler, node) for node in nodes]
-    finally:
-        await dialler.close()
+    return [await _inspect(dialler, node) for node in nodes]
 
 
 async def _inspect(dialler: Dialler, node: Node | None) -> ServerFacts:
-    async with connected(dialler, node) as connection:
+    async with dialler.connected(node) as connection:
         took: list[float] = []
         for _ in range(_PINGS):
             began_s = time.perf_counter()

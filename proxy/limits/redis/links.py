@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.limits.redis.address import run
 from proxy.limits.redis.channel import Channel
-from proxy.limits.redis.direct import connected, run
 from proxy.limits.redis.link import Link
 
 if TYPE_CHECKING:
@@ -79,16 +79,15 @@ class Links:
         """Let go of all connections."""
         for link in self:
             await link.close()
-        await self._dialler.close()
 
     async def ask_alone(self, _slot: int, command: Command) -> Answer:
-        """Run a large command on a connection of its own; see `direct`.
+        """Run a large command on a connection of its own.
 
         Raises:
             StoreError: it failed, or no answer came.
         """
         # Without asking the sentinels again: the link follows the primary.
-        async with connected(self._dialler, self._dialler.primary) as connection:
+        async with self._dialler.connected(self._dialler.primary) as connection:
             return await run(connection, command)
 
     def _link_to(self, node: Node | None) -> Link:

@@ -12,9 +12,8 @@ import pytest
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 
-from proxy.limits.redis.address import Dialler, RedisAddress, drop
+from proxy.limits.redis.address import Dialler, RedisAddress, drop, run
 from proxy.limits.redis.channel import Answer, Channel
-from proxy.limits.redis.direct import connected, run
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ async def test_large_command_alone(server: Scripted) -> None:
     """A large command and its answer have a connection of their own, which is found to answer first."""
 
     async def ask() -> Answer:
-        async with connected(Dialler(server.address, timeout_s=WAIT_S), None) as connection:
+        async with Dialler(server.address, timeout_s=WAIT_S).connected(None) as connection:
             return await run(connection, ("SET", b"x" * 300_000))
 
     asking = asyncio.create_task(ask())
@@ -263,7 +262,7 @@ async def test_large_command_alone(server: Scripted) -> None:
 async def test_hanging_server_alone(server: Scripted) -> None:
     """A server that hangs holds nobody up longer than a small command may take, and keeps nothing of a large one."""
     with pytest.raises(ConnectionLostError, match="in time"):
-        async with connected(Dialler(server.address, timeout_s=TIMEOUT_S), None):
+        async with Dialler(server.address, timeout_s=TIMEOUT_S).connected(None):
             raise AssertionError
     reader, writer = await server.arrived()
     assert await reader.read() == b"*1\r\n$4\r\nPING\r\n"
