@@ -15,7 +15,7 @@ import asyncio
 import math
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from hiredis import pack_command
 from redis.exceptions import RedisError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # there once more before it judges.
 _SECOND_LOOK_S = 0.005
 
+_Result = TypeVar("_Result")
 Answer = object
 Command = tuple[bytes | str | int, ...]
 
@@ -52,7 +53,7 @@ class Sent(NamedTuple):
     deadline_s: float
 
 
-def settle(answered: asyncio.Future[Answer], answer: Answer) -> None:
+def settle(answered: asyncio.Future[_Result], answer: _Result) -> None:
     """Hand an answer to somebody who waits, if anybody still does."""
     if not answered.done():
         answered.set_result(answer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect_right
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreErr
 from proxy.limits.redis.links import Links
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from proxy.limits.redis.address import Node
     from proxy.limits.redis.channel import Answer, Channel, Command, Sent
@@ -50,10 +49,10 @@ class ClusterLinks(Links):
         self._tell = on_change
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, Link] = {}
-        # The first slot of each range and who has it, ascending; and what single answers said since.
-        self._firsts: list[int] = []
-        self._owners: list[Node | None] = []
-        self._moved: dict[int, Node] = {}
+        # Who has each slot, by the last reading; and the slots that single answers have said otherwise of since.
+        self._owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._moved: set[int] = set()
+        self._is_whole = False
         # It is never opened: the link of the slots that nobody has.
         self._default.problem = "the cluster cannot be reached"
         self._is_wanted = asyncio.Event()
@@ -71,7 +70,7 @@ class ClusterLinks(Links):
     @property
     def problem(self) -> str | None:
         """What is wrong with any node, or None."""
-        if not self._owners or None in self._owners:
+        if not self._is_whole:
             return self._default.problem
         for (host, port), link in self._links.items():
             if link.problem is not None:
@@ -88,17 +87,16 @@ class ClusterLinks(Links):
 
     def at(self, slot: int) -> Link:
         """The link to the node that has the slot."""
-        node = self._moved.get(slot) or self._owner(slot)
+        node = self._owners[slot]
         return self._default if node is None else self._links.get(node, self._default)
 
     async def tag(self, link: Link) -> bytes:
         """The first of a sequence whose slot the node has."""
-        if not any(self._links.get(node) is link for node in self._owners if node is not None):
+        if link.node not in self._owners:
             raise ConnectionLostError("the node has no slots")
         for number in count():
             tag = b"{node%d}" % number
-            node = self._owner(key_slot(tag))
-            if node is not None and self._links.get(node) is link:
+            if self._owners[key_slot(tag)] == link.node:
                 return tag
             if not number % _MOST_TRIED:
                 await asyncio.sleep(0)
@@ -125,7 +123,7 @@ class ClusterLinks(Links):
 
     async def ask_alone(self, slot: int, command: Command) -> Answer:
         """Run a large command on a connection of its own, to whichever node has the slot."""
-        node, is_asking = self._moved.get(slot) or self._owner(slot), False
+        node, is_asking = self._owners[slot], False
         for _ in range(_REDIRECTS):
             if node is None:
                 break
@@ -139,10 +137,6 @@ class ClusterLinks(Links):
                     node = (error.redirect.host or node[0], error.redirect.port)
                     self._is_wanted.set()
         raise ConnectionLostError(_NOWHERE)
-
-    def _owner(self, slot: int) -> Node | None:
-        index = bisect_right(self._firsts, slot) - 1
-        return self._owners[index] if index >= 0 else None
 
     def _start(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work, name="limits.cluster")
@@ -171,10 +165,10 @@ class ClusterLinks(Links):
             owners = await self._ask_for_slots()
         except StoreError as error:
             self._on_failure()
-            if not self._owners:
+            if not self._links:
                 self._default.problem = str(error)
         else:
-            if any(node is not None for _, node in owners) or not self._owners:
+            if _served(owners) or not self._links:
                 await self._adopt(owners, is_patient=is_patient)
         if self._is_doubtful:
             self._is_doubtful = False
@@ -185,43 +179,38 @@ class ClusterLinks(Links):
         self._read = self._loop.create_future()
         self._tell()
 
-    async def _ask_for_slots(self) -> list[tuple[int, Node | None]]:
+    async def _ask_for_slots(self) -> list[Node | None]:
         """Ask those that answer first, then whoever is known; not always the same, whose view may be an old one.
 
         Raises:
             StoreError: nobody answers; the text is of the last one.
         """
         failure: StoreError = ConnectionLostError("the cluster cannot be reached")
-        views: list[list[tuple[int, Node | None]]] = []
-        async for view in self._views():
-            if isinstance(view, StoreError):
-                failure = view
-            elif all(node is not None for _, node in view):
-                return view
-            else:
-                views.append(view)
-        if not views:
-            raise failure
         # Of those that miss slots the one that knows most: a node may have come back without its memory.
-        return max(views, key=_served)
-
-    async def _views(self) -> AsyncIterator[list[tuple[int, Node | None]] | StoreError]:
-        asked = set()
-        for node, link in random.sample(tuple(self._links.items()), len(self._links)):
-            if link.channel is not None:
-                asked.add(node)
-                try:
-                    yield _ranges(await link.channel.ask("CLUSTER", "SLOTS"), node[0])
-                except StoreError as error:
-                    yield error
-        others = {*self._links, *self._dialler.address.nodes} - asked
-        for node in random.sample(tuple(others), len(others)):
+        best: list[Node | None] = []
+        nodes = tuple({*self._links, *self._dialler.address.nodes})
+        for node in sorted(random.sample(nodes, len(nodes)), key=lambda node: self._channel(node) is None):
             try:
-                async with self._dialler.connected(node) as connection:
-                    answer = await run(connection, ("CLUSTER", "SLOTS"), timeout_s=self._dialler.timeout_s)
-                yield _ranges(answer, node[0])
+                owners = _owners(await self._ask_node(node), node[0])
             except StoreError as error:
-                yield error
+                failure = error
+            else:
+                best = max(best, owners, key=_served)
+                if None not in owners:
+                    break
+        if not best:
+            raise failure
+        return best
+
+    async def _ask_node(self, node: Node) -> Answer:
+        channel = self._channel(node)
+        if channel is not None:
+            return await channel.ask("CLUSTER", "SLOTS")
+        async with self._dialler.connected(node) as connection:
+            return await run(connection, ("CLUSTER", "SLOTS"), timeout_s=self._dialler.timeout_s)
+
+    def _channel(self, node: Node) -> Channel | None:
+        return self._links[node].channel if node in self._links else None
 
     async def _check(self, link: Link) -> None:
         channel = link.channel
@@ -231,14 +220,14 @@ class ClusterLinks(Links):
             except StoreError as error:
                 channel.abort(str(error))
 
-    async def _adopt(self, owners: list[tuple[int, Node | None]], *, is_patient: bool) -> None:
-        self._firsts = [first for first, _ in owners]
-        self._owners = [node for _, node in owners]
+    async def _adopt(self, owners: list[Node | None], *, is_patient: bool) -> None:
+        nodes = {node for node in owners if node is not None}
+        self._owners = owners
         self._moved.clear()
         self._default.problem = _NOWHERE
-        if None not in self._owners:
+        self._is_whole = None not in owners
+        if self._is_whole:
             self._default.local = None
-        nodes = {node for node in self._owners if node is not None}
         for node in [node for node in self._links if node not in nodes]:
             self._dropped.add(self._links.pop(node))
         for link in tuple(self._dropped):
@@ -256,31 +245,31 @@ class ClusterLinks(Links):
         self._is_wanted.set()
         self._tell()
 
-    def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
+    def _resend(self, link: Link, channel: Channel, sent: Sent, error: ServerError) -> bool:
         """See to it that a command is answered by the node that it should have been sent to."""
-        if super()._resend(channel, sent, error):
+        if super()._resend(link, channel, sent, error):
             return True
         if not self._of_renewals.isdisjoint(sent.command[1:2]):
             # Behind a release that was sent meanwhile it would undo it; see `leases`.
             return False
-        if error.code == "CLUSTERDOWN" and any(link.channel is channel for link in self):
-            # Perhaps all nodes say so. Those that nobody asks would be taken for well.
-            self._is_doubtful = True
-        if error.redirect is None and error.code != "TRYAGAIN":
-            self._is_wanted.set()
-            return False
-        if error.redirect is None:
+        if error.code == "TRYAGAIN":
             self._loop.call_later(_MOVING_S, _send_on, channel, sent)
             return True
+        if error.code == "CLUSTERDOWN" and link.channel is channel:
+            # Perhaps all nodes say so. Those that nobody asks would be taken for well.
+            self._is_doubtful = True
+        if error.redirect is None or link.node is None:
+            self._is_wanted.set()
+            return False
         slot, host, port = error.redirect
         # Without a host it is the one that answers, at another port.
-        own = next((node[0] for node, link in self._links.items() if link.channel is channel), "")
-        node = (host or own, port)
+        node = (host or link.node[0], port)
         target = self._links.get(node)
         is_asking, is_contradicted = error.code == "ASK", False
         if not is_asking:
-            is_contradicted = self._moved.get(slot, node) != node
-            self._moved[slot] = node
+            is_contradicted = slot in self._moved and self._owners[slot] != node
+            self._moved.add(slot)
+            self._owners[slot] = node
         if not is_asking or target is None:
             self._is_wanted.set()
         if target is None or target.channel is None:
@@ -318,30 +307,26 @@ def _send_on(channel: Channel, sent: Sent, *, is_asking: bool = False) -> None:
     channel.send(sent.command, sent.on_answer, asked_s=sent.asked_s)
 
 
-def _served(ranges: list[tuple[int, Node | None]]) -> int:
+def _served(owners: list[Node | None]) -> int:
     """How many slots somebody has."""
-    ends = [first for first, _ in ranges[1:]] + [REDIS_CLUSTER_HASH_SLOTS]
-    return sum(end - first for (first, node), end in zip(ranges, ends, strict=True) if node is not None)
+    return len(owners) - owners.count(None)
 
 
-def _ranges(answer: Any, asked: str) -> list[tuple[int, Node | None]]:
-    """Read `CLUSTER SLOTS`: the first slot of each range with its primary, None for what nobody has.
+def _owners(answer: Any, asked: str) -> list[Node | None]:
+    """Read `CLUSTER SLOTS`: the primary of each slot, None where nobody has it.
 
     A node without a host is the one that was asked.
 
     Raises:
         StoreError: it has not the form.
     """
-    ranges: list[tuple[int, Node | None]] = []
-    following = 0
+    owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     try:
-        for first, last, (host, port, *_), *_ in sorted(answer, key=lambda entry: entry[0]):
-            if first > following:
-                ranges.append((following, None))
-            ranges.append((first, (host.decode() if host else asked, int(port))))
-            following = last + 1
+        for first, last, (host, port, *_), *_ in answer:
+            node = (host.decode() if host else asked, int(port))
+            owners[first : last + 1] = [node] * (last + 1 - first)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError("the server's answer is not understood") from error
-    if following < REDIS_CLUSTER_HASH_SLOTS:
-        ranges.append((following, None))
-    return ranges
+    if len(owners) != REDIS_CLUSTER_HASH_SLOTS:
+        raise StoreError("the server's answer is not understood")
+    return owners

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from proxy.limits.redis.accounts import ServerClock
 from proxy.limits.redis.breaker import Breaker
+from proxy.limits.redis.channel import settle
 from proxy.limits.redis.errors import UNEXPECTED, ConnectionLostError, ServerError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.limits.memory.store import MemoryStore
+    from proxy.limits.redis.address import Node
     from proxy.limits.redis.channel import Channel
 
 # Answers that say something about the command, or about where it was sent, and nothing against the server.
@@ -31,6 +33,7 @@ class Link:
     `clock` is the server's, `local` what counts alone while it is away.
 
     Args:
+        node: Which of a Cluster's it is; None where there is one server.
         dial: Opens a channel, or raises `StoreError`, in bounded time.
         greet: Makes sure of everything before requests use it; raises `StoreError` where the server is of no use.
         on_failure: Told of every failed call.
@@ -39,12 +42,14 @@ class Link:
 
     def __init__(
         self,
+        node: Node | None,
         dial: Callable[[], Awaitable[Channel]],
         greet: Callable[[Link, Channel], Awaitable[None]],
         *,
         on_failure: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
+        self.node = node
         self._dial = dial
         self._greet = greet
         self._on_failure = on_failure
@@ -107,8 +112,7 @@ class Link:
         """Say while greeting that it will take long: nobody waits for it, and everybody is told why."""
         self._breaker.trip()
         self._tell_if_open(reason)
-        if not self._attempt.done():
-            self._attempt.set_result(None)
+        settle(self._attempt, None)
 
     async def _keep_up(self) -> None:
         while True:
@@ -142,8 +146,7 @@ class Link:
         try:
             self._count(reason)
         finally:
-            if not self._attempt.done():
-                self._attempt.set_result(None)
+            settle(self._attempt, None)
 
     def _arrive(self, channel: Channel) -> None:
         if not channel.is_usable:
@@ -156,14 +159,12 @@ class Link:
         if self.problem is not None:
             self.problem = None
             self._on_change()
-        if not self._attempt.done():
-            self._attempt.set_result(None)
+        settle(self._attempt, None)
 
     def _lose(self, reason: str, commands: int) -> None:
         self.channel = None
         self._attempt = self._loop.create_future()
-        if not self._over.done():
-            self._over.set_result(None)
+        settle(self._over, None)
         # A server that closes what is idle fails nobody.
         if commands:
             self._count(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.limits.redis.address import run
@@ -93,10 +94,11 @@ class Links:
     def _link_to(self, node: Node | None) -> Link:
         async def dial() -> Channel:
             connection = await self._dialler.dial(node)
-            return Channel(connection, timeout_s=self._dialler.timeout_s, resend=self._resend)
+            return Channel(connection, timeout_s=self._dialler.timeout_s, resend=partial(self._resend, link))
 
-        return Link(dial, self._greet, on_failure=self._on_failure, on_change=self._on_change)
+        link = Link(node, dial, self._greet, on_failure=self._on_failure, on_change=self._on_change)
+        return link
 
-    def _resend(self, channel: Channel, sent: Sent, error: ServerError) -> bool:
+    def _resend(self, _link: Link, channel: Channel, sent: Sent, error: ServerError) -> bool:
         """See to another answer than a refusal, if there can be one; see `Channel`."""
         return self._scripts.resend(channel, sent, error)

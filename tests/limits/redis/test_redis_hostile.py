@@ -391,7 +391,7 @@ async def test_close_as_a_node_is_dropped(begin: Begin, scripted: Scripted) -> N
     assert other.connections > other.lost
     links = store._links
     assert isinstance(links, ClusterLinks)
-    await links._adopt([(0, ("127.0.0.1", scripted.port))], is_patient=False)
+    await links._adopt([("127.0.0.1", scripted.port)] * 16384, is_patient=False)
     await links.close()
     await closes(store)
     assert own_tasks() == []
