@@ -20,17 +20,18 @@ from proxy.limits.redis.admission import RedisAdmission
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from proxy.limits.gcra import Limit
     from proxy.limits.memory.store import MemoryStore
-    from proxy.limits.periods import Calendar
+    from proxy.limits.periods import Calendar, Period
     from proxy.limits.redis.channel import Command
-    from proxy.limits.redis.charges import Charge
-    from proxy.limits.redis.scripts import Scripts
+    from proxy.limits.redis.commands import Commands
+    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.tokens import Charge
     from proxy.limits.token_account import TokenAccount
     from proxy.limits.token_status import TokenStatus
-    from proxy.model import Plan, Principal
+    from proxy.model import Principal
 
 # One takes about 2 KiB. A user who is forgotten loses nothing: the server knows.
 MAX_ACCOUNTS = 50_000
@@ -131,19 +132,25 @@ class UserAccount(Account[RedisAdmission]):
         """Where the server keeps the state of a rate."""
         return b"%brate:%d/%d" % (self.tag, limit.quota, limit.window)
 
+    def token_key(self, limit: Limit) -> bytes:
+        """Where it keeps the state of a token rate."""
+        return b"%btokens:%d/%d" % (self.tag, limit.quota, limit.window)
+
+    def spent_key(self, unit: str, every: str, period: Period) -> bytes:
+        """Where it keeps what was spent of a unit in a period."""
+        return b"%bspent:%b:%b:%d" % (self.tag, unit.encode(), every.encode(), period.start_s)
+
 
 class UserAccounts:
     """The users asked about lately, at most `MAX_ACCOUNTS` and those that hold leases.
 
     Args:
-        now: Gives the tick of the server that has a slot.
-        life: How many ticks a lease lives.
+        at: Gives the link to the server that has a slot.
     """
 
-    def __init__(self, scripts: Scripts, now: Callable[[int], int], *, life: int) -> None:
-        self._scripts = scripts
-        self._now = now
-        self._life = life
+    def __init__(self, commands: Commands, at: Callable[[int], Link]) -> None:
+        self._commands = commands
+        self._at = at
         self._accounts: dict[tuple[str, str], UserAccount] = {}
 
     def __len__(self) -> int:
@@ -162,18 +169,9 @@ class UserAccounts:
             account = self._accounts[key] = UserAccount(key)
         # Identity, as in the memory store: plans live as long as their configuration.
         if account.plan is not principal.plan:
-            self._adopt(account, principal.plan)
+            account.adopt(principal.plan, self._at(account.slot).clock.now())
+            account.admit_command = self._commands.admit(account, principal.plan)
         return account
-
-    def _adopt(self, account: UserAccount, plan: Plan) -> None:
-        account.adopt(plan, self._now(account.slot))
-        limits = account.quotas.limits
-        keys = [account.leases_key, *map(account.rate_key, limits)]
-        streams = -1 if plan.concurrent_streams is None else plan.concurrent_streams
-        arguments: list[bytes | int] = [self._life, streams]
-        for limit in limits:
-            arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
-        account.admit_command = self._scripts.admit.command(keys, arguments)
 
     def _forget_one(self) -> None:
         oldest = list(islice(self._accounts.items(), _MAX_LOOKED_AT))
@@ -182,13 +180,3 @@ class UserAccounts:
             if not account.live and not account.charges:
                 return
             self._accounts[key] = account
-
-
-def read_tats(limits: Sequence[Limit], answer: Sequence[int], first: int) -> tuple[int, ...]:
-    """The TATs in parts, of an answer that has ticks, parts and number of each rate from index `first` on."""
-    tats = []
-    index = first
-    for limit in limits:
-        tats.append(answer[index] * limit.quota + answer[index + 1])
-        index += 3
-    return tuple(tats)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from proxy.limits.redis.token_commands import member_of
+from proxy.limits.redis.commands import member_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,55 +20,28 @@ if TYPE_CHECKING:
     from proxy.model import Amounts
 
 
+@dataclass(slots=True, eq=False)
 class RedisAdmission:
     """See `store.Admission` and `store.Lease`; one object is both.
 
-    `answer` is the server's, None where it was not asked: then `fallback` says why it was let in all the same, and
-    `inner` is the admission of this worker's own count, if there is one. `shadow` is its place in that count.
-    `is_registered` says whether the server may know the lease. `limits` are the token limits of its plan, `held` is
-    what it has reserved of them, or may have; `is_confirmed` says that it has.
+    `limits` are the token limits of its plan. `answer` is the server's, None where it was not asked: then `fallback`
+    says why it was let in all the same. `shadow` is its place in this worker's own count, if it is counted there.
+    `is_registered` says whether the server may know the lease. `held` is what it has reserved of token limits, or may
+    have; `is_confirmed` says that it has.
     """
 
-    __slots__ = (
-        "_store",
-        "account",
-        "answer",
-        "fallback",
-        "held",
-        "id",
-        "inner",
-        "is_confirmed",
-        "is_refunded",
-        "is_registered",
-        "limits",
-        "shadow",
-        "standing",
-    )
-
-    def __init__(
-        self,
-        store: RedisStore,
-        account: UserAccount,
-        id_: bytes,
-        standing: RateStatus,
-        *,
-        answer: Sequence[int] | None = None,
-        fallback: Fallback | None = None,
-        inner: Admission | None = None,
-    ) -> None:
-        self._store = store
-        self.account = account
-        self.id = id_
-        self.standing = standing
-        self.answer = answer
-        self.fallback = fallback
-        self.inner = inner
-        self.is_refunded = False
-        self.is_registered = answer is not None
-        self.shadow: Admission | None = inner
-        self.limits: TokenLimits | None = account.token_limits
-        self.held: Amounts | None = None
-        self.is_confirmed = False
+    _store: RedisStore
+    account: UserAccount
+    id: bytes
+    standing: RateStatus
+    limits: TokenLimits | None
+    answer: Sequence[int] | None = None
+    fallback: Fallback | None = None
+    shadow: Admission | None = None
+    is_refunded: bool = False
+    is_registered: bool = False
+    held: Amounts | None = None
+    is_confirmed: bool = False
 
     @property
     def member(self) -> bytes | None:
@@ -92,21 +66,19 @@ class RedisAdmission:
         self._store.refund(self)
 
 
+@dataclass(slots=True, eq=False)
 class PendingAdmission:
     """An admission that is being asked for; called with the answer.
 
-    Whoever asked may have been cancelled. Then the answer is undone: nobody else would.
+    Whoever asked may have been cancelled. Then the answer is undone: nobody else would. `quotas` are those asked about;
+    the account's may be others by the time of the answer, because a user may have tokens of two plans.
     """
 
-    __slots__ = ("_store", "account", "answered", "id", "quotas")
-
-    def __init__(self, store: RedisStore, account: UserAccount, id_: bytes, answered: asyncio.Future[Answer]) -> None:
-        self._store = store
-        self.account = account
-        self.id = id_
-        # The account's may be others by the time of the answer: a user may have tokens of two plans.
-        self.quotas = account.quotas
-        self.answered = answered
+    _store: RedisStore
+    account: UserAccount
+    quotas: Quotas
+    id: bytes
+    answered: asyncio.Future[Answer]
 
     def __call__(self, answer: Answer) -> None:
         """Take the server's answer, or the failure of the connection."""
@@ -114,10 +86,3 @@ class PendingAdmission:
             self._store.undo(self, answer)
         else:
             self.answered.set_result(answer)
-
-
-def is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
-    """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
-    if not isinstance(answer, list) or len(answer) != 2 + 3 * len(quotas.limits):
-        return False
-    return all(isinstance(number, int) for number in answer)

@@ -13,25 +13,21 @@ from typing import TYPE_CHECKING
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.channel import Answer, settle
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
-from proxy.limits.redis.scripts import Script
-from proxy.limits.redis.token_commands import free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.admission import RedisAdmission
     from proxy.limits.redis.channel import Channel, Command
+    from proxy.limits.redis.commands import Commands
     from proxy.limits.redis.link import Link
-    from proxy.limits.redis.scripts import Scripts
 
 # Below the thirty seconds that are promised. Each is renewed three times in its life, so that two may fail.
 LIFE_S = 24.0
 _RENEWALS = 3
 # The server does nothing else while it works through a batch: this many users take it one or two milliseconds.
 BATCH = 128
-# Of one user in one command.
-_MOST_IDS = 500
 # What waits for a server that is away. Beyond it the oldest are left to lapse.
 _MOST_LEAVING = 100_000
 
@@ -40,35 +36,30 @@ _Leaving = tuple["UserAccount", bytes, "bytes | None", float]
 
 
 class Leases:
-    """Holds, renews and releases. `held` counts what is held, known to the server or not.
+    """Holds, renews and releases.
 
     Args:
         at: Gives the link to the server that has a slot.
-        life_s: How long a lease lives without being renewed.
         on_period: Called whenever everything was renewed.
     """
 
-    def __init__(
-        self,
-        scripts: Scripts,
-        at: Callable[[int], Link],
-        *,
-        life_s: float = LIFE_S,
-        on_period: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._scripts = scripts
+    def __init__(self, commands: Commands, at: Callable[[int], Link], on_period: Callable[[], None]) -> None:
+        self._commands = commands
         self._at = at
         self._loop = asyncio.get_running_loop()
-        self._life_s = life_s
+        self._life_s = commands.life / TICKS_PER_S
         self._on_period = on_period
-        self.life = round(life_s * TICKS_PER_S)
         self._holding: dict[UserAccount, None] = {}
         # What a server that is away has not been told.
         self._leaving: deque[_Leaving] = deque(maxlen=_MOST_LEAVING)
         # What it may be about to take in a question that nobody waits for any more.
         self._unconfirmed: deque[_Leaving] = deque(maxlen=_MOST_LEAVING)
         self._task: asyncio.Task[None] | None = None
-        self.held = 0
+
+    @property
+    def held(self) -> int:
+        """How many are held, over all users, known to the server or not; counted when asked for."""
+        return sum(len(account.live) for account in self._holding)
 
     def open(self) -> None:
         """Begin to renew; once."""
@@ -88,7 +79,6 @@ class Leases:
         if not account.live:
             self._holding[account] = None
         account.live[admission] = None
-        self.held += 1
 
     def release(self, admission: RedisAdmission) -> bool:
         """Give it back, and say whether it was held; never waits."""
@@ -106,7 +96,6 @@ class Leases:
         del account.live[admission]
         if not account.live:
             del self._holding[account]
-        self.held -= 1
         return True
 
     def remove(self, account: UserAccount, id_: bytes, member: bytes | None = None) -> None:
@@ -156,10 +145,7 @@ class Leases:
         account, id_, member, due_s = leaving
         # What has waited longer than it would have lived is gone.
         if due_s > self._loop.time() - self._life_s:
-            command: Command = (b"ZREM", account.leases_key, id_)
-            if member is not None:
-                command = free(self._scripts, account, id_, member, life=self.life)
-            channel.send(command, partial(self._keep_if_lost, leaving))
+            channel.send(self._commands.free(account, id_, member), partial(self._keep_if_lost, leaving))
 
     def _keep_if_lost(self, leaving: _Leaving, answer: Answer) -> None:
         if isinstance(answer, ConnectionLostError):
@@ -192,30 +178,20 @@ class Leases:
                 except StoreError as error:
                     link.failed(error)
 
-    async def _renew(self, channel: Channel, accounts: Sequence[UserAccount]) -> None:
+    async def _renew(self, channel: Channel, accounts: Sequence[UserAccount], *, are_whole: bool = False) -> None:
+        for account in accounts:
+            for admission in account.live:
+                admission.is_registered = True
         try:
-            await run_all(channel, self._renewals(Script.command, accounts))
+            await run_all(channel, self._commands.renewals(accounts, are_whole=are_whole))
         except ServerError as error:
             if error.redirect is not None:
                 # Not followed: it could come behind a release. The next period finds the node.
                 return
-            if error.code != "NOSCRIPT":
+            if error.code != "NOSCRIPT" or are_whole:
                 raise
             # Not the same commands again: what was released meanwhile would come back.
-            await run_all(channel, self._renewals(Script.whole_command, accounts))
-
-    def _renewals(self, command: Callable[..., Command], accounts: Sequence[UserAccount]) -> Iterator[Command]:
-        for account in accounts:
-            for admission in account.live:
-                admission.is_registered = True
-            ids = [admission.id for admission in account.live]
-            for first in range(0, len(ids), _MOST_IDS):
-                arguments: list[bytes | int] = [self.life, *ids[first : first + _MOST_IDS]]
-                yield command(self._scripts.renew, [account.leases_key], arguments)
-            members = [admission.member or b"" for admission in account.live if admission.is_confirmed]
-            for first in range(0, len(members), _MOST_IDS):
-                arguments = [*members[first : first + _MOST_IDS], self.life]
-                yield command(self._scripts.hold, [account.held_key, account.sums_key], arguments)
+            await self._renew(channel, accounts, are_whole=True)
 
 
 async def run_all(channel: Channel, commands: Iterable[Command]) -> None:

@@ -40,9 +40,10 @@ class Scripts:
     """All of them.
 
     Those that run all the time are run by their digests. One that the server must first be told runs behind what was
-    sent meanwhile: harmless for an admission, a reservation or a settlement, which nobody else's command waits for; but
-    a refund would come behind its user's next charge, so its source is always sent, and a renewal (`renew`, `hold`)
-    behind the release, which it would undo, so it is made anew.
+    sent meanwhile: harmless for an admission, a reservation or a settlement, which nobody else's command waits for, and
+    for what an empty server is told, of which the larger holds; but a refund would come behind its user's next charge,
+    so its source is always sent, and a renewal (`renew`, `hold`) behind the release, which it would undo, so it is made
+    anew.
 
     Args:
         clock: Lua that sets `now` to the microseconds of a clock that all workers share. Only tests pass another one;
@@ -58,7 +59,7 @@ class Scripts:
         prelude += _read("tokens")
         scripts = [Script(prelude + _read(name)) for name in _OF_TOKENS]
         self.reserve, self.settle, self.free, self.hold, self.restore_tokens, self.stand = scripts
-        resent = (self.admit, self.reserve, self.settle, self.free)
+        resent = (self.admit, self.reserve, self.settle, self.free, self.restore, self.restore_tokens)
         self._resent: dict[object, Script] = {script.digest: script for script in resent}
 
     @property

@@ -1,7 +1,7 @@
 """The limits store that workers and machines share: a Redis server decides, by its own clock.
 
 Every admission is one script, so every rate of the plan and the lease are taken together or not at all; where tokens
-or money are limited, a reservation and a settlement are one more each (`reservations`, `charges`). Nobody waits long:
+or money are limited, a reservation and a settlement are one more each (`tokens`). Nobody waits long:
 one connection with many questions on their way (`channel`), a tenth of a second for each, no second try, and no try at
 all while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`. In a
 Cluster each user has one server (`links`), and all of this is so for each of them.
@@ -16,33 +16,35 @@ import asyncio
 import secrets
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import LimitsUnavailableError
+from proxy.limits import gcra
 from proxy.limits.memory.store import MemoryStore
 from proxy.limits.messages import rate_limit_exceeded, too_many_streams
 from proxy.limits.openings import Openings
 from proxy.limits.periods import Calendar
-from proxy.limits.redis import token_commands
-from proxy.limits.redis.accounts import UserAccounts, read_tats
+from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.redis.accounts import UserAccounts
 from proxy.limits.redis.address import TIMEOUT_S, Dialler
-from proxy.limits.redis.admission import PendingAdmission, RedisAdmission, is_decision
-from proxy.limits.redis.charges import Charge, Charges
+from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
 from proxy.limits.redis.cluster import ClusterLinks
+from proxy.limits.redis.commands import Commands, bounded, is_decision, read_tats
 from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.redis.greeting import Greeting
 from proxy.limits.redis.leases import LIFE_S, Leases
 from proxy.limits.redis.links import Links
-from proxy.limits.redis.refunds import send_refund
-from proxy.limits.redis.reservations import Reservations
 from proxy.limits.redis.scripts import Scripts
 from proxy.limits.redis.tickets import RedisTickets
+from proxy.limits.redis.tokens import Tokens
 from proxy.limits.store import RateStatus
 from proxy.model import Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.address import RedisAddress
     from proxy.limits.redis.channel import Answer, Channel
@@ -95,22 +97,20 @@ class RedisStore:
         self._on_change = on_change
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._scripts = scripts or Scripts()
+        scripts = scripts or Scripts()
+        self._commands = Commands(scripts, round(life_s * TICKS_PER_S))
         dialler = Dialler(address, timeout_s=timeout_s)
         links = ClusterLinks if address.kind == "cluster" else Links
-        self._links = links(
-            dialler, self._greet, self._probe, self._scripts, on_failure=on_failure, on_change=self._change
-        )
+        self._links = links(dialler, self._greet, self._probe, scripts, on_failure=on_failure, on_change=self._change)
         self._calendar = calendar or Calendar()
         self._openings = openings or Openings()
-        self._leases = Leases(self._scripts, self._links.at, life_s=life_s, on_period=self._renewed)
-        self._charges = Charges(self._scripts, self._links, self._leases)
-        self._reservations = Reservations(self._scripts, self._links, self._leases, self._calendar, self._openings)
-        self._accounts = UserAccounts(self._scripts, self._now, life=self._leases.life)
+        self._accounts = UserAccounts(self._commands, self._links.at)
+        self._leases = Leases(self._commands, self._links.at, self._renewed)
+        self._tokens = Tokens(self._commands, self._links, self._leases, self._calendar, self._openings)
         self._greeting = Greeting(
-            self._links, self._scripts, self._accounts, self._leases, self._charges, settle_s=settle_s
+            self._commands, self._links, self._accounts, self._leases, self._tokens, settle_s=settle_s
         )
-        self._tickets = RedisTickets(self._links, self._scripts, timeout_s=timeout_s, on_failure=on_failure)
+        self._tickets = RedisTickets(self._links, scripts, timeout_s=timeout_s, on_failure=on_failure)
         # Why a server is away, as it was told last.
         self._told: str | None = None
         # Ids must differ over all workers that ever were.
@@ -167,7 +167,7 @@ class RedisStore:
             channel = await link.connected(self._timeout_s)
             if channel is None:
                 return await self._admit_alone(principal, account, link)
-        question = PendingAdmission(self, account, self._new_id(), self._loop.create_future())
+        question = PendingAdmission(self, account, account.quotas, self._new_id(), self._loop.create_future())
         channel.send((*account.admit_command, question.id), question, asked_s=asked_s)
         try:
             answer = await question.answered
@@ -192,7 +192,8 @@ class RedisStore:
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
             raise too_many_streams(principal.plan)
         standing = RateStatus(quotas, tats, answer[1], account.token_status(answer[1], self._calendar))
-        admission = RedisAdmission(self, account, question.id, standing, answer=answer)
+        limits = account.token_limits
+        admission = RedisAdmission(self, account, question.id, standing, limits, answer, is_registered=True)
         self._leases.hold(admission)
         return admission
 
@@ -213,14 +214,13 @@ class RedisStore:
         account, limits = admission.account, admission.limits
         if limits is None or account.tokens is None or admission.is_confirmed or admission not in account.live:
             return
-        estimate = token_commands.bounded(estimate)
-        link = self._link(account)
-        channel = link.channel or await link.connected(self._timeout_s)
+        estimate = bounded(estimate)
+        channel = await self._link(account).connected(self._timeout_s)
         if channel is None:
             await self._reserve_alone(admission, estimate)
             return
         try:
-            await self._reservations.reserve(admission, limits, estimate, channel)
+            await self._tokens.reserve(admission, limits, estimate, channel)
         except StoreError as error:
             self._link(account).failed(error)
             await self._reserve_alone(admission, estimate)
@@ -228,12 +228,11 @@ class RedisStore:
     async def limits(self, principal: Principal) -> tuple[LimitState, ...]:
         """Say how the user stands in each limit, as the server knows it; see `store.Store.limits`."""
         account = self._accounts.get(principal)
-        link = self._link(account)
-        channel = link.channel or await link.connected(self._timeout_s)
+        channel = await self._link(account).connected(self._timeout_s)
         if channel is None:
             raise LimitsUnavailableError
         try:
-            return await self._reservations.stand(account, channel)
+            return await self._tokens.stand(account, channel)
         except StoreError as error:
             self._link(account).failed(error)
             raise LimitsUnavailableError from error
@@ -248,17 +247,13 @@ class RedisStore:
             admission.shadow.settle(took)
         self._leases.drop(admission)
         self._free_locally(admission)
-        at_s = self._link(account).clock.now_s()
-        question = token_commands.Question.at(account, limits, at_s, self._calendar)
-        self._charges.settle(Charge(question, admission.id, admission.member, token_commands.bounded(took)))
+        self._tokens.settle(account, limits, admission.id, admission.member, took)
 
     def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
         """Charge what an exchange of a dead worker took; see `store.Store.charge_dead`."""
         account = self._accounts.get(principal)
         if account.token_limits is not None and any(took):
-            at_s = self._link(account).clock.now_s()
-            question = token_commands.Question.at(account, account.token_limits, at_s, self._calendar)
-            self._charges.settle(Charge(question, name.encode(), None, token_commands.bounded(took)))
+            self._tokens.settle(account, account.token_limits, name.encode(), None, took)
 
     async def put_ticket(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
         """Keep a sealed request; see `store.Store.put_ticket`."""
@@ -282,22 +277,37 @@ class RedisStore:
         admission.is_refunded = True
         if admission.member is not None:
             self._free_locally(admission)
-            self._reservations.free(admission)
-            if admission.shadow is not None:
-                admission.shadow.refund()
-        if admission.inner is not None:
-            admission.inner.refund()
-        elif admission.answer is not None:
-            quotas = admission.standing.quotas
-            send_refund(self._scripts, self._link(admission.account), admission.account, quotas, admission.answer)
+            self._tokens.free(admission)
+        if admission.shadow is not None:
+            admission.shadow.refund()
+        if admission.answer is not None:
+            self._send_refund(admission.account, admission.standing.quotas, admission.answer)
 
     def undo(self, question: PendingAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
         if not is_decision(answer, question.quotas):
             self._record_failure(question, answer)
         elif answer[0] == 0:
-            send_refund(self._scripts, self._link(question.account), question.account, question.quotas, answer)
+            self._send_refund(question.account, question.quotas, answer)
             self._leases.remove(question.account, question.id)
+
+    def _send_refund(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
+        """Give back what is left of the charge that the server answered; one that is away keeps it."""
+        limits, link = quotas.limits, self._link(account)
+        if not limits:
+            return
+        now, tats = link.clock.now(), read_tats(quotas.limits, answer, 2)
+        # About right at once, for the answer that this one's client gets; the server says exactly how it is.
+        account.subtract({limit: gcra.unpaid(limit, tat, now) for limit, tat in zip(limits, tats, strict=True)})
+
+        def on_answer(told: Answer) -> None:
+            if isinstance(told, list):
+                # With its clock: by an older one, what is unused would look used.
+                link.clock.update(told[0])
+                account.update(quotas, read_tats(limits, told, 1))
+
+        if link.channel is not None:
+            link.channel.send(self._commands.refund(account, limits, answer), on_answer)
 
     def _record_failure(self, question: PendingAdmission, answer: Answer) -> None:
         if not isinstance(answer, StoreError):
@@ -308,15 +318,14 @@ class RedisStore:
 
     async def _admit_alone(self, principal: Principal, account: UserAccount, link: Link) -> RedisAdmission:
         """Decide without the server; does not wait."""
-        policy = self._on_store_error
+        policy, shadow = self._on_store_error, None
         if policy == "deny":
             raise LimitsUnavailableError
         if policy == "local":
-            inner = await self._local_store(principal, account, link).admit(principal)
-            standing = inner.standing
-        else:
-            inner, standing = None, self._standing(account, link)
-        admission = RedisAdmission(self, account, self._new_id(), standing, fallback=policy, inner=inner)
+            shadow = await self._local_store(principal, account, link).admit(principal)
+        standing = self._standing(account, link) if shadow is None else shadow.standing
+        limits = account.token_limits
+        admission = RedisAdmission(self, account, self._new_id(), standing, limits, fallback=policy, shadow=shadow)
         self._leases.hold(admission)
         return admission
 
@@ -337,8 +346,7 @@ class RedisStore:
         try:
             await local.reserve(shadow, estimate)
         finally:
-            before = admission.standing
-            admission.standing = RateStatus(before.quotas, before.tats, before.at, shadow.standing.tokens)
+            admission.standing = replace(admission.standing, tokens=shadow.standing.tokens)
         # So the server is told of it when it is back, by the renewals.
         admission.held, admission.is_confirmed = estimate, True
 
@@ -368,7 +376,7 @@ class RedisStore:
         await self._greeting.probe(link, channel)
 
     def _renewed(self) -> None:
-        self._charges.tell_all()
+        self._tokens.tell_all()
 
     def _free_locally(self, admission: RedisAdmission) -> None:
         if admission.is_confirmed and admission.held is not None and admission.account.tokens is not None:
@@ -376,9 +384,6 @@ class RedisStore:
 
     def _link(self, account: UserAccount) -> Link:
         return self._links.at(account.slot)
-
-    def _now(self, slot: int) -> int:
-        return self._links.at(slot).clock.now()
 
     def _new_id(self) -> bytes:
         self._count += 1

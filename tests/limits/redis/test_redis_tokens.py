@@ -495,7 +495,7 @@ async def away(store: RedisStore, server: RedisServer) -> None:
 
 async def test_waiting_settlements_are_bounded(workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away a bounded number of settlements waits; the oldest are given up."""
-    monkeypatch.setattr("proxy.limits.redis.charges.MOST_WAITING", 2)
+    monkeypatch.setattr("proxy.limits.redis.tokens.MOST_WAITING", 2)
     store, alice = await workers.one(timeout_s=1.0), user(DAY)
     admissions = [await reserve(store, alice, 1) for _ in range(4)]
     await away(store, workers.server)
@@ -511,7 +511,7 @@ async def test_settlements_are_not_tried_for_ever(
     workers: Workers[RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A settlement that may have been charged is not sent when the server may have forgotten that."""
-    monkeypatch.setattr("proxy.limits.redis.charges._TRY_S", -1.0)
+    monkeypatch.setattr("proxy.limits.redis.tokens._TRY_S", -1.0)
     store, alice = await workers.one(timeout_s=0.3), user(DAY)
     admission = await reserve(store, alice, 1)
     workers.server.stop()
