@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import TooManyFailuresError
 from proxy.limits import gcra
+from proxy.limits.quotas import TICKS_PER_S, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 MAX_ADDRESSES: Final = 65_536
 # How many entries are compared before one of them is forgotten.
 _CANDIDATES: Final = 8
-_TICKS_PER_S: Final = 1_000_000
 # RFC 6177: a site gets a /64 at least, so whoever has one address has all of it.
 _HOST_BITS: Final = 64
 
@@ -35,7 +35,7 @@ class AuthFailures:
     def __init__(self, rate: Rate, *, now: Callable[[], float], max_addresses: int = MAX_ADDRESSES) -> None:
         """`now` gives monotonic seconds."""
         self.rate = rate
-        self._limit = gcra.Limit(rate.quota, max(1, round(rate.window_s * _TICKS_PER_S)))
+        (self._limit,) = limits_of((rate,))
         self._now = now
         self._max_addresses = max_addresses
         self._tats: dict[int, int] = {}
@@ -50,9 +50,9 @@ class AuthFailures:
             return
         tat = self._tats.get(_key(client))
         if tat is not None:
-            wait = gcra.retry_after(self._limit, tat, int(self._now() * _TICKS_PER_S))
+            wait = gcra.retry_after(self._limit, tat, int(self._now() * TICKS_PER_S))
             if wait > 0:
-                raise TooManyFailuresError(retry_after_s=wait / _TICKS_PER_S)
+                raise TooManyFailuresError(retry_after_s=wait / TICKS_PER_S)
 
     def count(self, client: IPv4Address | IPv6Address | None) -> None:
         """Count a failure.
@@ -63,7 +63,7 @@ class AuthFailures:
         if client is None:
             return
         self.check(client)
-        key, now = _key(client), int(self._now() * _TICKS_PER_S)
+        key, now = _key(client), int(self._now() * TICKS_PER_S)
         ends = gcra.charge((self._limit,), (self._tats.pop(key, 0),), now)
         if len(self._tats) >= self._max_addresses:
             self._forget_one()

@@ -18,7 +18,7 @@ from proxy.errors import (
 )
 from proxy.limits import gcra
 from proxy.limits.gcra import Limit
-from proxy.limits.quotas import TICKS_PER_S
+from proxy.limits.quotas import TICKS_PER_S, window_of
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, STREAM_RETRY_AFTER_S
 from proxy.limits.token_limits import amount_text
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from proxy.limits.token_status import Misfit
     from proxy.model import Budget, Plan
 
-_WINDOW_UNITS = (
-    ("d", 86_400_000_000),
-    ("h", 3_600_000_000),
-    ("min", 60_000_000),
-    ("s", 1_000_000),
-    ("ms", 1_000),
-    ("us", 1),
-)
 _WAIT_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 # From here on a number of seconds is hard to read, and larger units stand beside it.
 _LONG_WAIT_S = 120
@@ -117,10 +109,10 @@ def budget_text(budget: Budget) -> str:
 
 def rate_text(limit: Limit, noun: str = "request") -> str:
     """Write a rate for people: `60 requests per 10 s`, its window in the largest unit that makes it a whole number."""
-    unit, ticks = next(unit for unit in _WINDOW_UNITS if limit.window % unit[1] == 0)
+    count, unit = window_of(limit)
     if limit.quota != 1:
         noun += "s"
-    return f"{limit.quota} {noun} per {limit.window // ticks} {unit}"
+    return f"{limit.quota} {noun} per {count} {'min' if unit == 'm' else unit}"
 
 
 def try_again(wait_s: float) -> str:

@@ -64,8 +64,13 @@ def limits_of(rates: Iterable[Rate]) -> tuple[Limit, ...]:
 
 def rate_name(limit: Limit) -> str:
     """Name a rate as an operator would write it, like `60-per-10s`; different rates have different names."""
+    return "{}-per-{}{}".format(limit.quota, *window_of(limit))
+
+
+def window_of(limit: Limit) -> tuple[int, str]:
+    """Give a rate's window in the largest unit that makes it a whole number."""
     unit, ticks = next(unit for unit in _UNITS if limit.window % unit[1] == 0)
-    return f"{limit.quota}-per-{limit.window // ticks}{unit}"
+    return limit.window // ticks, unit
 
 
 NO_QUOTAS = Quotas(())

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlia
 
 from proxy.limits import gcra
 from proxy.limits.quotas import NO_QUOTAS, TICKS_PER_S, Quotas
+from proxy.limits.token_status import amount
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from proxy.limits.token_status import TokenStatus
     from proxy.model import Amounts, Principal
@@ -92,21 +93,38 @@ class RateStatus:
             rates.append(RateState(name, limit.quota, limit.window / TICKS_PER_S, left, reset / TICKS_PER_S))
         return tuple(rates)
 
+    def limit_states(self, at_s: float) -> tuple[LimitState, ...]:
+        """Give the state of each rate of requests, token rate and budget; `at_s` is the tick in Unix time."""
+        states = []
+        for rate in self.rates:
+            used, resets_s = rate.quota - rate.remaining, at_s + rate.reset_s
+            states.append(LimitState("requests", rate.name, rate.quota, used, 0, resets_s))
+        if self.tokens is not None:
+            states += _token_states(self.tokens)
+        return tuple(states)
 
-class Lease(Protocol):
-    """One of a user's concurrent streams."""
+
+def _token_states(status: TokenStatus) -> Iterator[LimitState]:
+    limits, held = status.limits, status.held
+    for limit, name, tat, used in zip(limits.rates, limits.rate_names, status.tats, status.used(), strict=True):
+        reset = max(0, -(-(tat - status.at * limit.quota) // limit.quota))
+        reserved = min(held.tokens, limit.quota)
+        yield LimitState("tokens", name, limit.quota, used, reserved, status.at_s + reset / TICKS_PER_S)
+    for budget, name, period, spent in zip(
+        limits.budgets, limits.budget_names, status.periods, status.spent, strict=True
+    ):
+        reserved = min(amount(held, budget), budget.limit)
+        yield LimitState(budget.unit, name, budget.limit, spent, reserved, float(period.end_s))
+
+
+class Admission(Protocol):
+    """A request that was let in: it holds one of its user's streams (its lease) and a charge.
+
+    Whoever called `admit` releases it; while it is held, the charge can be given back.
+    """
 
     def release(self) -> None:
         """Give the slot back. Any number of times; never raises and never waits, so it is safe in any `finally`."""
-        ...
-
-
-class Admission(Lease, Protocol):
-    """A request that was let in: its lease, and the charge that can be given back while the lease is held."""
-
-    @property
-    def lease(self) -> Lease:
-        """The slot; whoever called `admit` releases it."""
         ...
 
     @property

@@ -81,7 +81,7 @@ async def test_fields_as_clients_are_told() -> None:
             now_s += 3
         else:
             for _ in range(int(when.split()[0]) - used):
-                (await store.admit(user)).lease.release()
+                (await store.admit(user)).release()
                 used += 1
         fields = dict(rate_limit_fields(store.standing(user)))
         assert fields["RateLimit"] == rate_limit

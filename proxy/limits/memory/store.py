@@ -18,7 +18,6 @@ from proxy.limits.messages import no_room, rate_limit_exceeded, too_many_streams
 from proxy.limits.openings import Openings
 from proxy.limits.periods import Calendar
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.limits.states import limit_states
 from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _MAX_LOOKED_AT = 256
 
 
 class _Admission:
-    """A charge, and at the same time its lease: one object a request; see `store.Admission` and `store.Lease`.
+    """A charge, and at the same time its lease: one object a request; see `store.Admission`.
 
     `ends` are the TATs of its rates after the charge, None once it was given back. `limits` are the token limits of its
     plan, `held` what it has reserved of them.
@@ -55,13 +54,8 @@ class _Admission:
         self.limits: TokenLimits | None = account.token_limits
         self.held: Amounts | None = None
 
-    @property
-    def lease(self) -> _Admission:
-        """The slot."""
-        return self
-
     def release(self) -> None:
-        """Give the slot back; see `store.Lease.release`."""
+        """Give the slot back; see `store.Admission.release`."""
         account = self.account
         live = account.live
         if self in live:
@@ -217,7 +211,7 @@ class MemoryStore:
         account = self._known(principal)
         if account.token_limits is not None and account.tokens is not None:
             await self._openings.open(account.key, account.tokens, account.token_limits, self._wall(), self._calendar)
-        return limit_states(self._standing(account), self._wall())
+        return self._standing(account).limit_states(self._wall())
 
     def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
         """Do nothing: the figures died with the process, and its row is among those that the ledger tells of."""

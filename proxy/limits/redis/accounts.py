@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from proxy.limits.periods import Calendar, Period
     from proxy.limits.redis.channel import Command
     from proxy.limits.redis.commands import Commands
-    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.links import Link
     from proxy.limits.redis.tokens import Charge
     from proxy.limits.token_account import TokenAccount
     from proxy.limits.token_status import TokenStatus
@@ -80,13 +80,12 @@ class UserAccount(Account[RedisAdmission]):
     `charges` are those that the server has not confirmed, by the exchange's id.
     """
 
-    __slots__ = ("admit_command", "charges", "leases_key", "local", "slot", "tag")
+    __slots__ = ("admit_command", "charges", "local", "slot", "tag")
 
     def __init__(self, key: tuple[str, str]) -> None:
         super().__init__(key)
         self.tag = PREFIX + b"{" + digest(*key) + b"}:"
         self.slot = key_slot(self.tag)
-        self.leases_key = self.tag + b"leases"
         self.charges: dict[bytes, Charge] = {}
         # To be finished with a lease's id.
         self.admit_command: Command = ()
@@ -113,23 +112,12 @@ class UserAccount(Account[RedisAdmission]):
         """Whether that count has been told of this user."""
         return self.local is not None and self.local() is local
 
-    @property
-    def held_key(self) -> bytes:
-        """Where the server keeps what is reserved of token limits."""
-        return self.tag + b"held"
-
-    @property
-    def sums_key(self) -> bytes:
-        """Where it keeps the sums of that."""
-        return self.tag + b"sums"
-
-    @property
-    def settled_key(self) -> bytes:
-        """Where it keeps which exchanges it has charged lately."""
-        return self.tag + b"settled"
+    def keys(self, *names: bytes) -> list[bytes]:
+        """Where the server keeps the user's `leases`, what is `held`, the `sums` of that, who was `settled` lately."""
+        return [self.tag + name for name in names]
 
     def rate_key(self, limit: Limit) -> bytes:
-        """Where the server keeps the state of a rate."""
+        """Where it keeps the state of a rate."""
         return b"%brate:%d/%d" % (self.tag, limit.quota, limit.window)
 
     def token_key(self, limit: Limit) -> bytes:

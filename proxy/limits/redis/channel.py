@@ -134,15 +134,19 @@ class Channel:
             self._timer = self._loop.call_at(deadline_s, self._look)
         self._wanted.set()
 
+    def request(self, command: Command) -> asyncio.Future[Answer]:
+        """Send a command; its answer, or failure, will be the result."""
+        answered: asyncio.Future[Answer] = self._loop.create_future()
+        self.send(command, partial(settle, answered))
+        return answered
+
     async def ask(self, *command: bytes | str | int) -> Answer:
         """Send one command and wait for its answer.
 
         Raises:
             StoreError: it failed, or no answer came.
         """
-        answered: asyncio.Future[Answer] = self._loop.create_future()
-        self.send(command, partial(settle, answered))
-        return outcome(await answered)
+        return outcome(await self.request(command))
 
     def abort(self, reason: str) -> None:
         """End it now; whatever waits is lost. Any number of times."""

@@ -18,14 +18,14 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from proxy.limits.redis.address import run
 from proxy.limits.redis.channel import ignore
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
-from proxy.limits.redis.links import Links
+from proxy.limits.redis.links import Link, Links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from proxy.limits.redis.address import Node
+    from proxy.limits.redis.address import Dialler, Node
     from proxy.limits.redis.channel import Answer, Channel, Command, Sent
-    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.scripts import Scripts
 
 # Of a node with few slots a tag is long looked for; in a turn of the loop so many are tried.
 _MOST_TRIED = 256
@@ -44,8 +44,10 @@ class ClusterLinks(Links):
     The dialler's address names some nodes, of which one must answer at the start.
     """
 
-    def __init__(self, *args: Any, on_change: Callable[[], None], **options: Any) -> None:
-        super().__init__(*args, on_change=self._change, **options)
+    def __init__(
+        self, dialler: Dialler, scripts: Scripts, on_failure: Callable[[], None], on_change: Callable[[], None]
+    ) -> None:
+        super().__init__(dialler, scripts, on_failure, self._change)
         self._tell = on_change
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, Link] = {}
@@ -58,7 +60,7 @@ class ClusterLinks(Links):
         self._is_wanted = asyncio.Event()
         # Whether each node with a channel is to be asked whether it serves.
         self._is_doubtful = False
-        self._of_renewals = {word for script in self._scripts.renewals for word in (script.digest, script.source)}
+        self._of_renewals = {word for script in scripts.renewals for word in (script.digest, script.source)}
         # Done at the first reading, once it was begun.
         self._opened: asyncio.Future[None] | None = None
         # Done at the next reading.
@@ -164,7 +166,7 @@ class ClusterLinks(Links):
         try:
             owners = await self._ask_for_slots()
         except StoreError as error:
-            self._on_failure()
+            self.on_failure()
             if not self._links:
                 self._default.problem = str(error)
         else:
@@ -216,7 +218,7 @@ class ClusterLinks(Links):
         channel = link.channel
         if channel is not None:
             try:
-                await self._probe(link, channel)
+                await self.greeting.probe(link, channel)
             except StoreError as error:
                 channel.abort(str(error))
 
@@ -233,7 +235,7 @@ class ClusterLinks(Links):
         for link in tuple(self._dropped):
             await link.close()
             self._dropped.discard(link)
-        new = {node: self._link_to(node) for node in nodes if node not in self._links}
+        new = {node: Link(self, node) for node in nodes if node not in self._links}
         self._links |= new
         if is_patient and new:
             await asyncio.gather(*[link.open() for link in new.values()])

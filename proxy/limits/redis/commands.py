@@ -106,7 +106,7 @@ class Commands:
         arguments: list[bytes | int] = [self.life, streams]
         for limit in limits:
             arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
-        return self._scripts.admit.command([account.leases_key, *map(account.rate_key, limits)], arguments)
+        return self._scripts.admit.command([*account.keys(b"leases"), *map(account.rate_key, limits)], arguments)
 
     def refund(self, account: UserAccount, limits: Sequence[Limit], answer: Sequence[int]) -> Command:
         """Give back what is left of the charge of an admission, whose answer it was."""
@@ -126,8 +126,8 @@ class Commands:
             ids = [admission.id for admission in account.live]
             members = [admission.member or b"" for admission in account.live if admission.is_confirmed]
             for script, keys, words in (
-                (self._scripts.renew, [account.leases_key], ids),
-                (self._scripts.hold, [account.held_key, account.sums_key], members),
+                (self._scripts.renew, account.keys(b"leases"), ids),
+                (self._scripts.hold, account.keys(b"held", b"sums"), members),
             ):
                 for first in range(0, len(words), _MOST_IDS):
                     yield command(script, keys, [self.life, *words[first : first + _MOST_IDS]])
@@ -135,9 +135,8 @@ class Commands:
     def free(self, account: UserAccount, id_: bytes, member: bytes | None) -> Command:
         """Free a lease unless its id is empty, and what is reserved with it."""
         if member is None:
-            return (b"ZREM", account.leases_key, id_)
-        keys = [account.leases_key, account.held_key, account.sums_key]
-        return self._scripts.free.command(keys, [self.life, id_, member])
+            return (b"ZREM", *account.keys(b"leases"), id_)
+        return self._scripts.free.command(account.keys(b"leases", b"held", b"sums"), [self.life, id_, member])
 
     def reserve(
         self, question: Question, member: bytes, estimate: Amounts, openings: Sequence[int], *, may_ask: bool
@@ -151,7 +150,7 @@ class Commands:
         for budget, period, opening in zip(limits.budgets, question.periods, openings, strict=True):
             wanted = min(amount(estimate, budget), budget.limit)
             arguments += [1 if budget.unit == "tokens" else 2, budget.limit, wanted, _expires_ms(period), opening]
-        return self._scripts.reserve.command([account.held_key, account.sums_key, *question.keys], arguments)
+        return self._scripts.reserve.command([*account.keys(b"held", b"sums"), *question.keys], arguments)
 
     def settle(self, question: Question, id_: bytes, member: bytes | None, took: Amounts) -> Command:
         """Charge what an exchange took, and free what it held."""
@@ -163,7 +162,7 @@ class Commands:
             arguments += [limit.quota, min(ticks, MOST_DEBT), parts]
         for budget, period in zip(limits.budgets, question.periods, strict=True):
             arguments += [amount(took, budget), _expires_ms(period)]
-        keys = [account.leases_key, account.held_key, account.sums_key, account.settled_key, *question.keys]
+        keys = [*account.keys(b"leases", b"held", b"sums", b"settled"), *question.keys]
         return self._scripts.settle.command(keys, arguments)
 
     def stand(self, question: Question) -> Command:
@@ -171,7 +170,7 @@ class Commands:
         account = question.account
         rates = account.quotas.limits
         arguments = [self.life, len(rates), len(question.limits.rates), *[limit.window for limit in rates]]
-        keys = [account.held_key, account.sums_key, *map(account.rate_key, rates), *question.keys]
+        keys = [*account.keys(b"held", b"sums"), *map(account.rate_key, rates), *question.keys]
         return self._scripts.stand.whole_command(keys, arguments)
 
     def restore(self, account: UserAccount, now: int) -> Iterator[Command]:

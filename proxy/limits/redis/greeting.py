@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Channel
     from proxy.limits.redis.commands import Commands
     from proxy.limits.redis.leases import Leases
-    from proxy.limits.redis.link import Link
-    from proxy.limits.redis.links import Links
+    from proxy.limits.redis.links import Link, Links
     from proxy.limits.redis.tokens import Tokens
 
 

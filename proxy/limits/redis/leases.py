@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.limits.quotas import TICKS_PER_S
-from proxy.limits.redis.channel import Answer, settle
+from proxy.limits.redis.channel import Answer, outcome
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.admission import RedisAdmission
     from proxy.limits.redis.channel import Channel, Command
     from proxy.limits.redis.commands import Commands
-    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.links import Link
 
 # Below the thirty seconds that are promised. Each is renewed three times in its life, so that two may fail.
 LIFE_S = 24.0
@@ -36,19 +36,18 @@ _Leaving = tuple["UserAccount", bytes, "bytes | None", float]
 
 
 class Leases:
-    """Holds, renews and releases.
+    """Holds, renews and releases. `on_period` is called whenever everything was renewed.
 
     Args:
         at: Gives the link to the server that has a slot.
-        on_period: Called whenever everything was renewed.
     """
 
-    def __init__(self, commands: Commands, at: Callable[[int], Link], on_period: Callable[[], None]) -> None:
+    def __init__(self, commands: Commands, at: Callable[[int], Link]) -> None:
         self._commands = commands
         self._at = at
         self._loop = asyncio.get_running_loop()
         self._life_s = commands.life / TICKS_PER_S
-        self._on_period = on_period
+        self.on_period: Callable[[], None] = lambda: None
         self._holding: dict[UserAccount, None] = {}
         # What a server that is away has not been told.
         self._leaving: deque[_Leaving] = deque(maxlen=_MOST_LEAVING)
@@ -89,11 +88,12 @@ class Leases:
         return True
 
     def drop(self, admission: RedisAdmission) -> bool:
-        """Hold it no more, and say whether it was held; the server is told by somebody else."""
+        """Hold it no more, and say whether it was held; what it has reserved is still to be told to the server."""
         account = admission.account
         if admission not in account.live:
             return False
         del account.live[admission]
+        admission.free()
         if not account.live:
             del self._holding[account]
         return True
@@ -165,7 +165,7 @@ class Leases:
             for leaving in (self._leaving, self._unconfirmed):
                 for _ in range(len(leaving)):
                     self._remove(leaving.popleft())
-            self._on_period()
+            self.on_period()
 
     async def _renew_where_held(self, accounts: Sequence[UserAccount]) -> None:
         by_link: dict[Link, list[UserAccount]] = {}
@@ -200,23 +200,8 @@ async def run_all(channel: Channel, commands: Iterable[Command]) -> None:
     Raises:
         StoreError: one of them failed.
     """
-    waiting = tuple(commands)
-    if not waiting:
-        return
-    left = len(waiting)
-    failures: list[StoreError] = []
-    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def on_answer(answer: Answer) -> None:
-        nonlocal left
-        left -= 1
-        if isinstance(answer, StoreError):
-            failures.append(answer)
-        if left == 0:
-            settle(done, None)
-
-    for command in waiting:
-        channel.send(command, on_answer)
-    await done
-    if failures:
-        raise failures[0]
+    answers = [channel.request(command) for command in commands]
+    if answers:
+        await asyncio.wait(answers)
+    for answer in answers:
+        outcome(answer.result())

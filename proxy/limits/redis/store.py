@@ -1,10 +1,10 @@
 """The limits store that workers and machines share: a Redis server decides, by its own clock.
 
-Every admission is one script, so every rate of the plan and the lease are taken together or not at all; where tokens
-or money are limited, a reservation and a settlement are one more each (`tokens`). Nobody waits long:
-one connection with many questions on their way (`channel`), a tenth of a second for each, no second try, and no try at
-all while the server is known to be away (`link`). What then happens is the operator's choice, `on_store_error`. In a
-Cluster each user has one server (`links`), and all of this is so for each of them.
+Every admission is one script, so every rate of the plan and the lease are taken together or not at all; where tokens or
+money are limited, a reservation and a settlement are one more each (`tokens`). Nobody waits long: one connection with
+many questions on their way (`channel`), a tenth of a second for each, no second try, and no try at all while the server
+is known to be away (`link`). What then happens is the operator's choice, `on_store_error`. In a Cluster each user has
+one server (`links`), and all of this is so for each of them.
 
 What the server alone cannot promise: a server that comes back empty is told by each worker what it holds and remembers
 before anything is admitted; a step of the server's clock moves what the rates and leases are measured by.
@@ -17,6 +17,7 @@ import secrets
 import weakref
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from proxy.errors import LimitsUnavailableError
@@ -28,7 +29,7 @@ from proxy.limits.periods import Calendar
 from proxy.limits.quotas import TICKS_PER_S
 from proxy.limits.redis.accounts import UserAccounts
 from proxy.limits.redis.address import TIMEOUT_S, Dialler
-from proxy.limits.redis.admission import PendingAdmission, RedisAdmission
+from proxy.limits.redis.admission import RedisAdmission
 from proxy.limits.redis.cluster import ClusterLinks
 from proxy.limits.redis.commands import Commands, bounded, is_decision, read_tats
 from proxy.limits.redis.errors import ConnectionLostError, StoreError
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.address import RedisAddress
-    from proxy.limits.redis.channel import Answer, Channel
-    from proxy.limits.redis.link import Link
+    from proxy.limits.redis.channel import Answer
+    from proxy.limits.redis.links import Link
     from proxy.limits.store import Admission, Fallback, LimitState, Spent
     from proxy.model import Amounts
 
@@ -101,13 +102,14 @@ class RedisStore:
         self._commands = Commands(scripts, round(life_s * TICKS_PER_S))
         dialler = Dialler(address, timeout_s=timeout_s)
         links = ClusterLinks if address.kind == "cluster" else Links
-        self._links = links(dialler, self._greet, self._probe, scripts, on_failure=on_failure, on_change=self._change)
+        self._links = links(dialler, scripts, on_failure, self._change)
         self._calendar = calendar or Calendar()
         self._openings = openings or Openings()
         self._accounts = UserAccounts(self._commands, self._links.at)
-        self._leases = Leases(self._commands, self._links.at, self._renewed)
+        self._leases = Leases(self._commands, self._links.at)
         self._tokens = Tokens(self._commands, self._links, self._leases, self._calendar, self._openings)
-        self._greeting = Greeting(
+        self._leases.on_period = self._tokens.tell_all
+        self._links.greeting = Greeting(
             self._commands, self._links, self._accounts, self._leases, self._tokens, settle_s=settle_s
         )
         self._tickets = RedisTickets(self._links, scripts, timeout_s=timeout_s, on_failure=on_failure)
@@ -167,18 +169,19 @@ class RedisStore:
             channel = await link.connected(self._timeout_s)
             if channel is None:
                 return await self._admit_alone(principal, account, link)
-        question = PendingAdmission(self, account, account.quotas, self._new_id(), self._loop.create_future())
-        channel.send((*account.admit_command, question.id), question, asked_s=asked_s)
+        quotas, answered = account.quotas, self._loop.create_future()
+        admission = RedisAdmission(self, account, self._new_id(), RateStatus(quotas), account.token_limits)
+        on_answer = partial(self._answered, admission, answered)
+        channel.send((*account.admit_command, admission.id), on_answer, asked_s=asked_s)
         try:
-            answer = await question.answered
+            answer = await answered
         except asyncio.CancelledError:
             # Between the answer and its being read; what is still to come undoes itself.
-            if not question.answered.cancelled():
-                self.undo(question, question.answered.result())
+            if not answered.cancelled():
+                self._undo(admission, answered.result())
             raise
-        quotas = question.quotas
         if not is_decision(answer, quotas):
-            self._record_failure(question, answer)
+            self._record_failure(admission, answer)
             return await self._admit_alone(principal, account, link)
         # Another node of a Cluster may have answered.
         link = self._links.at(account.slot)
@@ -191,9 +194,8 @@ class RedisStore:
             raise rate_limit_exceeded(quotas.limits, tats, answer[1])
         if answer[0] == 2:  # noqa: PLR2004 - as `admit.lua` says
             raise too_many_streams(principal.plan)
-        standing = RateStatus(quotas, tats, answer[1], account.token_status(answer[1], self._calendar))
-        limits = account.token_limits
-        admission = RedisAdmission(self, account, question.id, standing, limits, answer, is_registered=True)
+        admission.standing = RateStatus(quotas, tats, answer[1], account.token_status(answer[1], self._calendar))
+        admission.answer, admission.is_registered = answer, True
         self._leases.hold(admission)
         return admission
 
@@ -246,7 +248,6 @@ class RedisStore:
         if admission.shadow is not None:
             admission.shadow.settle(took)
         self._leases.drop(admission)
-        self._free_locally(admission)
         self._tokens.settle(account, limits, admission.id, admission.member, took)
 
     def charge_dead(self, principal: Principal, took: Amounts, name: str) -> None:
@@ -264,11 +265,9 @@ class RedisStore:
         return await self._tickets.take(name)
 
     def release(self, admission: RedisAdmission) -> None:
-        """Free an admission's slot if it holds one; `Lease.release` is the public way."""
-        if self._leases.release(admission):
-            self._free_locally(admission)
-            if admission.shadow is not None:
-                admission.shadow.release()
+        """Free an admission's slot if it holds one; `Admission.release` is the public way."""
+        if self._leases.release(admission) and admission.shadow is not None:
+            admission.shadow.release()
 
     def refund(self, admission: RedisAdmission) -> None:
         """Give back what is left of a live admission's charge; `Admission.refund` is the public way."""
@@ -276,20 +275,27 @@ class RedisStore:
             return
         admission.is_refunded = True
         if admission.member is not None:
-            self._free_locally(admission)
             self._tokens.free(admission)
         if admission.shadow is not None:
             admission.shadow.refund()
         if admission.answer is not None:
             self._send_refund(admission.account, admission.standing.quotas, admission.answer)
 
-    def undo(self, question: PendingAdmission, answer: Answer) -> None:
+    def _answered(self, admission: RedisAdmission, answered: asyncio.Future[Answer], answer: Answer) -> None:
+        # Whoever asked may have been cancelled; nobody else would undo it.
+        if answered.cancelled():
+            self._undo(admission, answer)
+        else:
+            answered.set_result(answer)
+
+    def _undo(self, admission: RedisAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
-        if not is_decision(answer, question.quotas):
-            self._record_failure(question, answer)
+        account, quotas = admission.account, admission.standing.quotas
+        if not is_decision(answer, quotas):
+            self._record_failure(admission, answer)
         elif answer[0] == 0:
-            self._send_refund(question.account, question.quotas, answer)
-            self._leases.remove(question.account, question.id)
+            self._send_refund(account, quotas, answer)
+            self._leases.remove(account, admission.id)
 
     def _send_refund(self, account: UserAccount, quotas: Quotas, answer: Sequence[int]) -> None:
         """Give back what is left of the charge that the server answered; one that is away keeps it."""
@@ -309,12 +315,12 @@ class RedisStore:
         if link.channel is not None:
             link.channel.send(self._commands.refund(account, limits, answer), on_answer)
 
-    def _record_failure(self, question: PendingAdmission, answer: Answer) -> None:
+    def _record_failure(self, admission: RedisAdmission, answer: Answer) -> None:
         if not isinstance(answer, StoreError):
             answer = StoreError("the server's answer is not understood")
         if isinstance(answer, ConnectionLostError):
-            self._leases.release_unconfirmed(question.account, question.id)
-        self._link(question.account).failed(answer)
+            self._leases.release_unconfirmed(admission.account, admission.id)
+        self._link(admission.account).failed(answer)
 
     async def _admit_alone(self, principal: Principal, account: UserAccount, link: Link) -> RedisAdmission:
         """Decide without the server; does not wait."""
@@ -368,19 +374,6 @@ class RedisStore:
     def _standing(self, account: UserAccount, link: Link) -> RateStatus:
         now = link.clock.now()
         return RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar))
-
-    async def _greet(self, link: Link, channel: Channel) -> None:
-        await self._greeting.greet(link, channel)
-
-    async def _probe(self, link: Link, channel: Channel) -> None:
-        await self._greeting.probe(link, channel)
-
-    def _renewed(self) -> None:
-        self._tokens.tell_all()
-
-    def _free_locally(self, admission: RedisAdmission) -> None:
-        if admission.is_confirmed and admission.held is not None and admission.account.tokens is not None:
-            admission.account.tokens.free(admission.held)
 
     def _link(self, account: UserAccount) -> Link:
         return self._links.at(account.slot)

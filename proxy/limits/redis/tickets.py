@@ -73,7 +73,7 @@ class RedisTickets:
 
     async def _open(self, mine: bytes, arguments: Sequence[bytes | int]) -> None:
         link = self._links.at(key_slot(mine))
-        channel = link.channel or await link.connected(self._timeout_s)
+        channel = await link.connected(self._timeout_s)
         if channel is None:
             raise LimitsUnavailableError
         try:

@@ -18,7 +18,6 @@ from proxy.limits.redis.channel import ignore, outcome, settle
 from proxy.limits.redis.commands import REMEMBERED_S, Question, bounded, read_tats
 from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.redis.leases import BATCH
-from proxy.limits.states import limit_states
 from proxy.limits.store import LimitState, RateStatus
 from proxy.limits.token_limits import NO_TOKEN_LIMITS
 from proxy.limits.token_status import amount
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.channel import Answer, Channel
     from proxy.limits.redis.commands import Commands
     from proxy.limits.redis.leases import Leases
-    from proxy.limits.redis.link import Link
-    from proxy.limits.redis.links import Links
+    from proxy.limits.redis.links import Link, Links
     from proxy.limits.token_limits import TokenLimits
     from proxy.limits.token_status import TokenStatus
     from proxy.model import Amounts
@@ -116,6 +114,7 @@ class Tokens:
         channel = self._links.at(admission.account.slot).channel
         if channel is not None and admission.member is not None:
             channel.send(self._commands.free(admission.account, b"", admission.member), ignore)
+        admission.free()
         admission.held, admission.is_confirmed = None, False
 
     async def stand(self, account: UserAccount, channel: Channel) -> tuple[LimitState, ...]:
@@ -139,7 +138,7 @@ class Tokens:
             if used is not None:
                 spent[index] = max(spent[index], amount(used, budget))
         status = status._replace(spent=tuple(spent))
-        return limit_states(RateStatus(quotas, tats, status.at, status), status.at_s)
+        return RateStatus(quotas, tats, status.at, status).limit_states(status.at_s)
 
     def settle(
         self, account: UserAccount, limits: TokenLimits, id_: bytes, member: bytes | None, took: Amounts

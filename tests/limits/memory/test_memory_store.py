@@ -47,7 +47,7 @@ async def is_admitted(store: MemoryStore, principal: Principal) -> bool:
         admission = await store.admit(principal)
     except RateLimitExceededError:
         return False
-    admission.lease.release()
+    admission.release()
     return True
 
 
@@ -65,7 +65,7 @@ async def test_store_is_a_store() -> None:
     assert store.problem() is None
     await store.close()
     assert store.leases_held == 1
-    admission.lease.release()
+    admission.release()
     assert store.leases_held == 0
 
 
@@ -138,7 +138,7 @@ async def test_admit_too_many_streams() -> None:
     assert refused.value.message == "All of your 2 streams at a time are in use; try again when one has ended."
     assert remaining(store, user(STREAMS)) == [98]
     assert store.active(user(STREAMS)) == store.leases_held == 2
-    first.lease.release()
+    first.release()
     await store.admit(user(STREAMS))
     assert store.active(user(STREAMS)) == 2
 
@@ -180,10 +180,10 @@ async def test_release_any_number_of_times() -> None:
     store = MemoryStore(Clock())
     first, second = await admit(store, user(STREAMS), 2)
     for _ in range(3):
-        first.lease.release()
+        first.release()
     assert store.active(user(STREAMS)) == store.leases_held == 1
-    second.lease.release()
-    second.lease.release()
+    second.release()
+    second.release()
     assert store.active(user(STREAMS)) == store.leases_held == 0
 
 
@@ -192,12 +192,12 @@ async def test_release_after_eviction() -> None:
     clock = Clock()
     store = MemoryStore(clock, max_users=1)
     old = await store.admit(user(TEN))
-    old.lease.release()
+    old.release()
     clock.now += 60
-    (await store.admit(user(TEN, "bob"))).lease.release()
+    (await store.admit(user(TEN, "bob"))).release()
     clock.now += 60
     await store.admit(user(TEN))
-    old.lease.release()
+    old.release()
     old.refund()
     assert store.active(user(TEN)) == store.leases_held == 1
     assert remaining(store, user(TEN)) == [9]
@@ -206,7 +206,7 @@ async def test_release_after_eviction() -> None:
 async def test_release_keeps_the_charge() -> None:
     """The end of a stream frees its slot, not its request."""
     store = MemoryStore(Clock())
-    (await store.admit(user(TEN))).lease.release()
+    (await store.admit(user(TEN))).release()
     assert remaining(store, user(TEN)) == [9]
 
 
@@ -234,7 +234,7 @@ async def test_refund_at_once() -> None:
     refused.refund()
     assert store.standing(user(TWO_RATES)).rates == kept.standing.rates
     assert store.active(user(TWO_RATES)) == 2
-    refused.lease.release()
+    refused.release()
     refused.refund()
     assert store.standing(user(TWO_RATES)).rates == kept.standing.rates
 
@@ -280,7 +280,7 @@ async def test_refund_after_release() -> None:
     """With the lease the right to a refund ends: nobody keeps track of an exchange that is over."""
     store = MemoryStore(Clock())
     admission = await store.admit(user(TEN))
-    admission.lease.release()
+    admission.release()
     admission.refund()
     assert remaining(store, user(TEN)) == [9]
 
@@ -305,10 +305,10 @@ async def test_plan_lowered_below_usage() -> None:
     for stream in streams[:3]:
         with pytest.raises(TooManyStreamsError):
             await store.admit(user(lowered))
-        stream.lease.release()
+        stream.release()
     with pytest.raises(TooManyStreamsError):
         await store.admit(user(lowered))
-    streams[3].lease.release()
+    streams[3].release()
     await store.admit(user(lowered))
     assert store.active(user(lowered)) == 2
 
@@ -352,21 +352,21 @@ async def test_users_bound() -> None:
     clock = Clock()
     store = MemoryStore(clock, max_users=3)
     held = await store.admit(user(TEN, "holds a lease"))
-    (await store.admit(user(TEN, "used a second"))).lease.release()
+    (await store.admit(user(TEN, "used a second"))).release()
     for _ in range(2):
-        (await store.admit(user(TEN, "used two"))).lease.release()
+        (await store.admit(user(TEN, "used two"))).release()
     with pytest.raises(LimitsUnavailableError):
         await store.admit(user(TEN, "new"))
     assert remaining(store, user(TEN, "new")) == [10]
     clock.now += 1.0
-    (await store.admit(user(TEN, "new"))).lease.release()
+    (await store.admit(user(TEN, "new"))).release()
     assert remaining(store, user(TEN, "used two")) == [9]
     clock.now += 1.0
     for name in ("third", "fourth"):
         await store.admit(user(TEN, name))
     with pytest.raises(LimitsUnavailableError):
         await store.admit(user(TEN, "fifth"))
-    held.lease.release()
+    held.release()
     await store.admit(user(TEN, "fifth"))
     assert store.users_kept == 3
 
@@ -376,7 +376,7 @@ async def test_users_come_and_go() -> None:
     clock = Clock()
     store = MemoryStore(clock, max_users=50)
     for number in range(20_000):
-        (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+        (await store.admit(user(TEN, f"user-{number}"))).release()
         clock.now += 0.1
     assert store.users_kept <= 12
     assert len(store._queue) <= 12
@@ -387,7 +387,7 @@ async def test_users_all_due() -> None:
     clock = Clock()
     store = MemoryStore(clock, max_users=2_000)
     for number in range(2_000):
-        (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+        (await store.admit(user(TEN, f"user-{number}"))).release()
     clock.now += 60
     kept = [store.users_kept]
     for number in range(9):
@@ -403,7 +403,7 @@ async def test_users_all_used_again() -> None:
     store = MemoryStore(clock, max_users=1_000)
     for _ in range(2):
         for number in range(1_000):
-            (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+            (await store.admit(user(TEN, f"user-{number}"))).release()
         clock.now += 0.5
     for number in range(5):
         with pytest.raises(LimitsUnavailableError):
@@ -476,7 +476,7 @@ def test_forgetting_changes_no_decision(actions: list[tuple[str, int, int]]) -> 
                 await twins.admit(user(PLANS[what], f"user-{which}"))
             elif twins.pairs:
                 for admission in twins.pairs[which % len(twins.pairs)]:
-                    (admission.refund if action == "refund" else admission.lease.release)()
+                    (admission.refund if action == "refund" else admission.release)()
             assert twins.roomy.leases_held == twins.tight.leases_held
             assert twins.tight.users_kept <= 2
 

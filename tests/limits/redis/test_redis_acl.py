@@ -119,7 +119,7 @@ async def test_single_server(workers: Workers[RedisServer], server: RedisServer)
     await come_back_empty(workers, server)
     assert await reserved(store) == 20
     assert workers.changes[0] == EMPTY
-    held[0].lease.release()
+    held[0].release()
     assert (await store.admit(user(PLAN))).standing.rates[0].remaining == QUOTA - 2
     assert await was_denied([server]) == []
     assert await unused(words, [server]) == set()
@@ -195,7 +195,7 @@ async def test_cluster() -> None:
         account = store._accounts.get(user(PLAN))
         source = await cluster.owner(account.slot)
         target = next(member for member in cluster.members if member is not source)
-        held[0].lease.release()
+        held[0].release()
         await cluster.begin_move(account.slot, source, target)
         await cluster.move_keys(account.slot, source, target)
         held[0] = await store.admit(user(PLAN))
@@ -207,7 +207,7 @@ async def test_cluster() -> None:
         assert await reserved(store) == 40
         assert workers.changes[0] == f"127.0.0.1:{target.port}: {EMPTY}"
         for admission in held:
-            admission.lease.release()
+            admission.release()
         await holds(cluster, 0)
         assert (await store.admit(user(PLAN))).standing.rates[0].remaining == QUOTA - 3
         assert await was_denied(cluster.members) == []

@@ -68,7 +68,7 @@ async def test_admits_on_all_nodes(workers: Workers[Cluster]) -> None:
     await holds(workers.server, len(held))
     held[0].refund()
     for admission in held:
-        admission.lease.release()
+        admission.release()
     await holds(workers.server, 0)
     assert not isinstance(await attempt(stores[1], user(TEN, names[0])), str)
     assert workers.changes == []
@@ -95,7 +95,7 @@ async def test_scripts_are_flushed(workers: Workers[Cluster]) -> None:
         for _ in range(3):
             admission = await store.admit(user(alone, f"user-{number}"))
             admission.refund()
-            admission.lease.release()
+            admission.release()
     await holds(workers.server, 0)
     assert workers.failures == 0
 
@@ -118,7 +118,7 @@ async def test_a_node_is_lost(workers: Workers[Cluster]) -> None:
             admission = await store.admit(user(TEN, name))
             assert admission.fallback is None
             assert store.fallback(user(TEN, name)) is None
-            admission.lease.release()
+            admission.release()
     for name in lost:
         with Stopwatch() as watch:
             assert await attempt(denies, user(TEN, name)) == "limits_unavailable"
@@ -129,7 +129,7 @@ async def test_a_node_is_lost(workers: Workers[Cluster]) -> None:
         assert await attempt(counts, user(TEN, name)) == "rate_limit_exceeded"
         assert counts.fallback(user(TEN, name)) == "local"
         for admission in mine:
-            admission.lease.release()
+            admission.release()
     assert [change for change in workers.changes if change is None] == []
     others_channels = {link.channel for link in denies._links if link.channel is not None}
     assert len(others_channels) == 2
@@ -213,7 +213,7 @@ class Load:
                 self.longest_s = max(self.longest_s, watch.elapsed_s)
             self.outcomes[outcome if isinstance(outcome, str) else "admitted"] += 1
             if not isinstance(outcome, str):
-                outcome.lease.release()
+                outcome.release()
             await asyncio.sleep(0.001)
 
 
@@ -233,14 +233,14 @@ async def test_a_slot_moves_under_load(workers: Workers[Cluster]) -> None:
     for _ in range(5):
         outcome = await attempt(store, user(PLENTY, name))
         assert not isinstance(outcome, str)
-        outcome.lease.release()
+        outcome.release()
         used += 1
     await cluster.move_keys(slot, source, target)
     # The source has no more of it: it says ASK, to each worker.
     for one in (store, other):
         outcome = await attempt(one, user(PLENTY, name))
         assert not isinstance(outcome, str)
-        outcome.lease.release()
+        outcome.release()
         used += 1
     await cluster.end_move(slot, target)
     # MOVED.
@@ -251,12 +251,12 @@ async def test_a_slot_moves_under_load(workers: Workers[Cluster]) -> None:
         assert outcome.standing.rates[0].remaining == 100_000 - used
         outcome.refund()
         used -= 1
-        outcome.lease.release()
+        outcome.release()
     await load.has_admitted(50)
     await load.stop()
     assert load.longest_s < MOST_S
     assert set(load.outcomes) == {"admitted"}
-    held.lease.release()
+    held.release()
     await holds(cluster, 0)
     assert workers.changes == []
 
@@ -284,8 +284,8 @@ async def test_keys_on_their_way(workers: Workers[Cluster]) -> None:
     await waiting
     again = await store.admit(user(TEN, name))
     assert again.standing.rates[0].remaining in {QUOTA - 2, QUOTA - 3}
-    again.lease.release()
-    held.lease.release()
+    again.release()
+    held.release()
 
 
 async def test_nodes_that_name_each_other(workers: Workers[Cluster]) -> None:
@@ -315,7 +315,7 @@ async def test_a_node_is_new(workers: Workers[Cluster]) -> None:
     assert isinstance(links, ClusterLinks)
     source, target, _ = await cluster.primaries()
     (name,) = await cluster.users_of(source, 1)
-    (await store.admit(user(TEN, name))).lease.release()
+    (await store.admit(user(TEN, name))).release()
     # As if it had not been there.
     node = ("127.0.0.1", target.port)
     await links._links.pop(node).close()
@@ -332,7 +332,7 @@ async def test_opened_twice(cluster: Cluster) -> None:
     await asyncio.gather(store.open(), store.open())
     await store.open()
     assert [task.get_name() for task in asyncio.all_tasks()].count("limits.cluster") == 1
-    (await store.admit(user(TEN))).lease.release()
+    (await store.admit(user(TEN))).release()
     await store.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("limits.")]
 
@@ -340,4 +340,4 @@ async def test_opened_twice(cluster: Cluster) -> None:
 def test_slots_are_those_of_the_tag() -> None:
     """All keys of a user, and nothing else of them, decide on the node."""
     account = UserAccount(("issuer", "{}"))
-    assert account.slot == key_slot(account.leases_key) == key_slot(account.tag + b"rate:1/2:given")
+    assert account.slot == key_slot(account.keys(b"leases")[0]) == key_slot(account.tag + b"rate:1/2:given")

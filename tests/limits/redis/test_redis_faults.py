@@ -102,7 +102,7 @@ async def test_outage(workers: Workers[RedisServer], how: str, policy: str) -> N
         else:
             assert not isinstance(outcome, str)
             assert outcome.fallback == policy
-            outcome.lease.release()
+            outcome.release()
     assert store.fallback(user(TEN)) == (None if policy == "deny" else policy)
     assert len(workers.changes) == 1
     assert workers.failures > 0
@@ -114,15 +114,15 @@ async def test_outage(workers: Workers[RedisServer], how: str, policy: str) -> N
     assert store.fallback(user(TEN)) is None
     for outcome, _ in first:
         if not isinstance(outcome, str):
-            outcome.lease.release()
+            outcome.release()
     again = await store.admit(user(TEN))
     assert again.fallback is None
     # The stream that ran on is still counted, and its charge is remembered.
     assert again.standing.rates[0].remaining <= 8
     assert store.leases_held == 2
     await holds(workers.server, 2)
-    before.lease.release()
-    again.lease.release()
+    before.release()
+    again.release()
     await holds(workers.server, 0)
 
 
@@ -211,8 +211,8 @@ async def test_loading(saving: RedisServer) -> None:
         again = await starts.admit(user(TEN))
         assert again.standing.rates[0].remaining == 8
         await holds(saving, 2)
-        held.lease.release()
-        again.lease.release()
+        held.release()
+        again.release()
         await holds(saving, 0)
         assert workers.changes[-2:] == [None, None]
         assert "the server came back empty, and is being told what was counted" not in workers.changes
@@ -239,7 +239,7 @@ async def test_restarted_empty(workers: Workers[RedisServer]) -> None:
     assert set(outcomes) == {"too_many_streams"}
     assert await workers.server.leases() == 40
     for admission in held:
-        admission.lease.release()
+        admission.release()
     await holds(workers.server, 0)
     assert (await stores[0].admit(user(TEN, "user-0"))).standing.rates[0].remaining == 5
 
@@ -253,9 +253,9 @@ async def test_restarted_with_its_memory(workers: Workers[RedisServer]) -> None:
         old = link.channel
         await workers.server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await passes(lambda: link.channel is not old)  # noqa: B023 - called before the next turn
-        admission.lease.release()
+        admission.release()
         again = await store.admit(user(TEN, "bob"))
-        again.lease.release()
+        again.release()
     assert workers.changes == []
     await holds(workers.server, 0)
 
@@ -270,7 +270,7 @@ async def test_local_goes_on_from_what_it_knows(workers: Workers[RedisServer]) -
     assert alone.standing.rates[0].remaining == 6
     assert store.standing(user(TEN)).rates[0].remaining == 6
     assert await attempt(store, user(TEN)) == "too_many_streams"
-    held[0].lease.release()
+    held[0].release()
     another = await store.admit(user(TEN))
     assert await attempt(store, user(TEN)) == "too_many_streams"
     another.refund()
@@ -283,7 +283,7 @@ async def test_local_goes_on_from_what_it_knows(workers: Workers[RedisServer]) -
     await passes(lambda: store.problem() is None)
     assert await attempt(store, user(TEN)) == "too_many_streams"
     for admission in (*held, alone, another):
-        admission.lease.release()
+        admission.release()
     await holds(workers.server, 0)
     assert store.leases_held == 0
 
@@ -293,7 +293,7 @@ async def test_local_refuses_in_the_same_words(workers: Workers[RedisServer]) ->
     store = await workers.one(timeout_s=TIMEOUT_S, on_store_error="local", settle_s=0.05)
     plan = Plan("narrow", (Rate(100, 1.0), Rate(2, 3600.0)))
     for _ in range(2):
-        (await store.admit(user(plan))).lease.release()
+        (await store.admit(user(plan))).release()
     said = []
     for is_away in (False, True):
         if is_away:
@@ -317,8 +317,8 @@ async def test_outages_in_turn(workers: Workers[RedisServer]) -> None:
         await passes(lambda: store.problem() is not None)
         alone = await store.admit(user(TEN, f"user-{turn}"))
         assert alone.fallback == "local"
-        alone.lease.release()
-        admission.lease.release()
+        alone.release()
+        admission.release()
         await workers.server.start()
         await passes(lambda: store.problem() is None)
     assert len(workers.changes) == 6
@@ -330,7 +330,7 @@ async def test_released_while_the_server_is_away(workers: Workers[RedisServer]) 
     held = [await one.admit(user(TEN)) for _ in range(4)]
     workers.server.stop()
     for admission in held:
-        admission.lease.release()
+        admission.release()
     assert one.leases_held == 0
     workers.server.go_on()
     await holds(workers.server, 0)
@@ -369,14 +369,14 @@ async def test_cancelled_at_every_step(workers: Workers[RedisServer]) -> None:
             continue
         kept += 1
         admission.refund()
-        admission.lease.release()
+        admission.release()
     assert kept > 0
     assert store.leases_held == 0
     await holds(workers.server, 0)
     async with asyncio.timeout(10):
         while (admission := await store.admit(roomy)).standing.rates[0].remaining != 99:
             admission.refund()
-            admission.lease.release()
+            admission.release()
 
 
 async def test_cancelled_callers_poison_nothing(workers: Workers[RedisServer]) -> None:
@@ -395,7 +395,7 @@ async def test_cancelled_callers_poison_nothing(workers: Workers[RedisServer]) -
             assert rate.remaining < rate.quota
             await asyncio.sleep(0)
         finally:
-            admission.lease.release()
+            admission.release()
 
     for wave in range(40):
         asking = [asyncio.create_task(ask(number)) for number in range(100)]
@@ -420,16 +420,16 @@ async def test_evicted(workers: Workers[RedisServer]) -> None:
         await workers.server.ask("DEL", key)
     for admission in held[:5]:
         admission.refund()
-        admission.lease.release()
+        admission.release()
     # The next renewals tell the server of those that are still held.
     await holds(workers.server, 5)
     for number in range(10):
         admission = await store.admit(user(TEN, f"user-{number}"))
         assert admission.standing.rates[0].remaining == 9
-        admission.lease.release()
+        admission.release()
     for admission in held[5:]:
         admission.refund()
-        admission.lease.release()
+        admission.release()
     await holds(workers.server, 0)
     assert workers.failures == 0
     assert (await store.admit(user(TEN, "user-9"))).standing.rates[0].remaining <= 9
@@ -470,7 +470,7 @@ async def test_renewals_that_fail(workers: Workers[RedisServer]) -> None:
         await workers.server.ask("DEL", key)
     await passes(lambda: store.problem() is None)
     await holds(workers.server, 1)
-    admission.lease.release()
+    admission.release()
     await holds(workers.server, 0)
 
 
@@ -481,7 +481,7 @@ async def test_renewals_on_a_full_server(workers: Workers[RedisServer]) -> None:
     await workers.server.ask("CONFIG", "SET", "maxmemory", "1")
     await renewed_twice(workers.server)
     assert await workers.server.leases() == 1
-    admission.lease.release()
+    admission.release()
     await holds(workers.server, 0)
     assert workers.changes == []
 
@@ -495,7 +495,7 @@ async def test_many_leases(workers: Workers[RedisServer]) -> None:
     await renewed_twice(workers.server)
     assert await workers.server.leases() == 1500
     for admission in held:
-        admission.lease.release()
+        admission.release()
     await holds(workers.server, 0)
 
 
@@ -572,7 +572,7 @@ async def test_least_privileges(workers: Workers[RedisServer]) -> None:
         assert await store.take_ticket(str(number)) == b"x"
     workers.server.address = replace(workers.server.address, db=1)
     await renewed_twice(workers.server)
-    second.lease.release()
+    second.release()
     assert workers.changes == []
     # Empty: what a worker remembers is told.
     await workers.server.ask("FLUSHALL")

@@ -174,7 +174,7 @@ async def admits(store: RedisStore, name: str = "alice") -> bool:
     outcome = await attempt(store, user(STREAMS, name))
     if isinstance(outcome, str):
         return False
-    outcome.lease.release()
+    outcome.release()
     return outcome.fallback is None
 
 
@@ -473,7 +473,7 @@ async def test_released_while_a_server_is_told(workers: Workers[RedisServer]) ->
     await workers.server.start()
     await holds(workers.server, 1)
     assert "empty" in (store.problem() or "")
-    admission.lease.release()
+    admission.release()
     await passes(lambda: store.problem() is None)
     async with asyncio.timeout(PROMPT_S):
         await holds(workers.server, 0)
@@ -493,7 +493,7 @@ async def test_local_counts_end_with_their_outage(workers: Workers[RedisServer])
     for turn in range(2):
         workers.server.kill()
         await passes(lambda: store.problem() is not None)
-        (await store.admit(user(STREAMS, f"user-{turn}"))).lease.release()
+        (await store.admit(user(STREAMS, f"user-{turn}"))).release()
         assert link.local is not None
         counts.append(weakref.ref(link.local))
         await workers.server.start()

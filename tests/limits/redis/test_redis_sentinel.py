@@ -72,7 +72,7 @@ class Load:
             self.outcomes[outcome if isinstance(outcome, str) else "admitted"] += 1
             if not isinstance(outcome, str):
                 self.admitted[name] += 1
-                outcome.lease.release()
+                outcome.release()
             await asyncio.sleep(0.001)
 
 
@@ -84,7 +84,7 @@ async def test_admits_at_the_primary(workers: Workers[SentinelGroup]) -> None:
         admitted = [outcome for outcome in outcomes if not isinstance(outcome, str)]
         assert len(admitted) == most
         for admission in admitted:
-            admission.lease.release()
+            admission.release()
         await holds(workers.server, 0)
     await stores[0].put_ticket("one", b"sealed", 60, user(TEN))
     assert await stores[1].take_ticket("one") == b"sealed"
@@ -127,7 +127,7 @@ async def test_failover_under_load(workers: Workers[SentinelGroup], how: str) ->
     await group.is_whole()
     assert await attempt(stores[1], user(STREAMS, "streaming")) == "too_many_streams"
     for admission in held:
-        admission.lease.release()
+        admission.release()
     await holds(group, 0)
 
 

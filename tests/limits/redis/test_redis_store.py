@@ -56,8 +56,8 @@ async def test_store_is_a_store(workers: Workers[RedisServer]) -> None:
     assert (rate.name, rate.quota, rate.remaining, rate.reset_s) == ("10-per-1h", 10, 9, 360.0)
     assert store.standing(user(TEN)).rates[0].remaining == 9
     assert store.standing(user(TEN, "bob")).rates[0].remaining == 10
-    admission.lease.release()
-    admission.lease.release()
+    admission.release()
+    admission.release()
     assert store.leases_held == 0
     await holds(workers.server, 0)
 
@@ -87,7 +87,7 @@ async def test_admit_parallel_burst_streams(workers: Workers[RedisServer], worke
         assert {outcome for outcome in outcomes if isinstance(outcome, str)} == {"too_many_streams"}
         assert await workers.server.leases() == 30
         for admission in held:
-            admission.lease.release()
+            admission.release()
         await holds(workers.server, 0)
 
 
@@ -133,7 +133,7 @@ async def test_keys_of_a_paid_up_user_are_gone(workers: Workers[RedisServer]) ->
     store = await workers.one(life_s=0.1)
     admission = await store.admit(user(Plan("fast", (Rate(100, 1.0),))))
     assert len(await workers.server.keys()) == 2
-    admission.lease.release()
+    admission.release()
 
     async def is_empty() -> bool:
         return not await workers.server.keys()
@@ -199,8 +199,8 @@ async def test_leases_of_a_dead_worker_lapse(workers: Workers[RedisServer]) -> N
     await renewed_twice(workers.server)
     assert len(await workers.server.lapses()) == 3
     assert await attempt(living, user(STREAMS)) == "too_many_streams"
-    later[0].lease.release()
-    kept.lease.release()
+    later[0].release()
+    kept.release()
     await holds(workers.server, 1)
 
 
@@ -210,10 +210,10 @@ async def test_release_at_close(workers: Workers[RedisServer]) -> None:
     await store.open()
     held = [await store.admit(user(STREAMS)) for _ in range(3)]
     for admission in held:
-        admission.lease.release()
+        admission.release()
     await store.close()
     assert await workers.server.leases() == 0
-    held[0].lease.release()
+    held[0].release()
     held[0].refund()
 
 
@@ -229,9 +229,9 @@ async def test_refund_is_in_order(workers: Workers[RedisServer]) -> None:
     async with asyncio.timeout(10):
         while (admission := await other.admit(user(TEN))).standing.rates[0].remaining != 9:
             admission.refund()
-            admission.lease.release()
-    admission.lease.release()
-    first.lease.release()
+            admission.release()
+    admission.release()
+    first.release()
     first.refund()
     assert (await one.admit(user(TEN))).standing.rates[0].remaining == 8
 
@@ -259,7 +259,7 @@ async def test_first_renewal_is_in_order(workers: Workers[RedisServer]) -> None:
     admission = await store.admit(user(TEN))
     renewal = asyncio.create_task(store._leases._renew(channel_of(store), (admission.account,)))
     await asyncio.sleep(0)
-    admission.lease.release()
+    admission.release()
     await renewal
     # Answers come in order: that of the release is there with this one.
     await channel_of(store).ask("PING")
@@ -302,7 +302,7 @@ async def test_script_flush_refund_in_order(workers: Workers[RedisServer]) -> No
     for _ in range(3):
         admission = await store.admit(alone)
         admission.refund()
-        admission.lease.release()
+        admission.release()
     await store.admit(alone)
 
 
@@ -315,7 +315,7 @@ async def test_script_flush(workers: Workers[RedisServer]) -> None:
         await workers.server.ask("SCRIPT", "FLUSH")
         for admission in outcomes:
             admission.refund()
-            admission.lease.release()
+            admission.release()
         await holds(workers.server, 0)
         await workers.server.ask("SCRIPT", "FLUSH")
         await store.put_ticket("a", b"b", 60, user(TEN))
@@ -330,11 +330,11 @@ async def test_many_accounts(workers: Workers[RedisServer], monkeypatch: pytest.
     store = await workers.one()
     held = [await store.admit(user(TEN, f"held-{number}")) for number in range(5)]
     for number in range(100):
-        (await store.admit(user(TEN, f"user-{number}"))).lease.release()
+        (await store.admit(user(TEN, f"user-{number}"))).release()
     assert len(store._accounts) <= 10
     assert (await store.admit(user(TEN, "user-0"))).standing.rates[0].remaining == 8
     for admission in held:
-        admission.lease.release()
+        admission.release()
     assert store.leases_held == 1
 
 
@@ -443,7 +443,7 @@ async def _compare(server: RedisServer, plans: Sequence[Plan], steps: Sequence[t
             elif live:
                 pair = live[which % len(live)]
                 for admission in pair:
-                    admission.refund() if what == "refund" else admission.lease.release()
+                    admission.refund() if what == "refund" else admission.release()
                 if what == "release":
                     live.remove(pair)
                 # Done when something later on the same connection is: each worker has its own.
@@ -453,7 +453,7 @@ async def _compare(server: RedisServer, plans: Sequence[Plan], steps: Sequence[t
         assert sum(store.leases_held for store in stores) == memory.leases_held
     finally:
         for pair in live:
-            pair[1].lease.release()
+            pair[1].release()
         for store in stores:
             await store.close()
         await clerk.ask("FLUSHALL")
