@@ -6,6 +6,7 @@ import re
 import ssl
 from typing import NamedTuple
 
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import AskError, InvalidResponse, MovedError, RedisError, ResponseError
 
 from proxy.protocol.tls_alerts import CLIENT_CERTIFICATE_ALERTS, alert_of
@@ -68,7 +69,7 @@ def answered_error(error: RedisError) -> ServerError | None:
     if error.status_code is None and not isinstance(error, ResponseError):
         return None
     redirect = None
-    if isinstance(error, AskError):  # MovedError is one
+    if isinstance(error, AskError) and 0 <= error.slot_id < REDIS_CLUSTER_HASH_SLOTS:  # MovedError is one
         redirect = Redirect(error.slot_id, error.host, error.port)
     code = "MOVED" if isinstance(error, MovedError) else error.status_code
     if code == "CLUSTERDOWN" and "slot" in str(error):

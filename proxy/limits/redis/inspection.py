@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -49,7 +50,7 @@ async def _inspect(dialler: Dialler, node: Node | None) -> ServerFacts:
             took.append(time.perf_counter() - began_s)
         version = policy = None
         with suppress(StoreError):
-            version = _line(await run(connection, ("INFO", "server")), "redis_version")
+            version = _line(await run(connection, ("INFO", "server")), b"redis_version")
         policy = await _policy(connection)
     address = dialler.address
     host, port = node or dialler.primary or address.nodes[0]
@@ -63,15 +64,11 @@ async def _policy(connection: AbstractConnection) -> str | None:
         if isinstance(told, list) and len(told) == 2 and isinstance(told[1], bytes):  # noqa: PLR2004 - name and value
             return told[1].decode("ascii", "replace")
     with suppress(StoreError):
-        return _line(await run(connection, ("INFO", "memory")), "maxmemory_policy")
+        return _line(await run(connection, ("INFO", "memory")), b"maxmemory_policy")
     return None
 
 
-def _line(told: object, name: str) -> str | None:
+def _line(told: object, name: bytes) -> str | None:
     """A value of `INFO`'s answer."""
-    text = told.decode("ascii", "replace") if isinstance(told, bytes) else ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value.strip()
-    return None
+    found = re.search(rb"^%b:(.*)" % name, told, re.MULTILINE) if isinstance(told, bytes) else None
+    return None if found is None else found[1].decode("ascii", "replace").strip()

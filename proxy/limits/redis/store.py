@@ -168,7 +168,7 @@ class RedisStore:
             asked_s = self._loop.time()
             channel = await link.connected(self._timeout_s)
             if channel is None:
-                return await self._admit_alone(principal, account, link)
+                return await self._admit_alone(principal, account)
         quotas, answered = account.quotas, self._loop.create_future()
         admission = RedisAdmission(self, account, self._new_id(), RateStatus(quotas), account.token_limits)
         on_answer = partial(self._answered, admission, answered)
@@ -182,7 +182,7 @@ class RedisStore:
             raise
         if not is_decision(answer, quotas):
             self._record_failure(admission, answer)
-            return await self._admit_alone(principal, account, link)
+            return await self._admit_alone(principal, account)
         # Another node of a Cluster may have answered.
         link = self._links.at(account.slot)
         link.succeeded()
@@ -202,10 +202,11 @@ class RedisStore:
     def standing(self, principal: Principal) -> RateStatus:
         """Say how the user stands by what this worker heard last, of a user it does not know as if never seen."""
         account = self._accounts.get(principal)
-        link = self._links.at(account.slot)
+        link = self._link(account)
         if link.local is not None and account.is_counted_in(link.local):
             return link.local.standing(principal)
-        return self._standing(account, link)
+        now = link.clock.now()
+        return RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar))
 
     async def reserve(self, admission: Admission, estimate: Amounts) -> None:
         """Reserve tokens and money; see `store.Store.reserve`.
@@ -322,14 +323,14 @@ class RedisStore:
             self._leases.release_unconfirmed(admission.account, admission.id)
         self._link(admission.account).failed(answer)
 
-    async def _admit_alone(self, principal: Principal, account: UserAccount, link: Link) -> RedisAdmission:
+    async def _admit_alone(self, principal: Principal, account: UserAccount) -> RedisAdmission:
         """Decide without the server; does not wait."""
         policy, shadow = self._on_store_error, None
         if policy == "deny":
             raise LimitsUnavailableError
         if policy == "local":
-            shadow = await self._local_store(principal, account, link).admit(principal)
-        standing = self._standing(account, link) if shadow is None else shadow.standing
+            shadow = await self._local_store(principal, account).admit(principal)
+        standing = self.standing(principal) if shadow is None else shadow.standing
         limits = account.token_limits
         admission = RedisAdmission(self, account, self._new_id(), standing, limits, fallback=policy, shadow=shadow)
         self._leases.hold(admission)
@@ -345,7 +346,7 @@ class RedisStore:
             return
         # Counted there by itself. What the server may hold for a question that it did not answer lapses.
         admission.held = None
-        local = self._local_store(Principal(*account.key, account.plan), account, self._link(account))
+        local = self._local_store(Principal(*account.key, account.plan), account)
         shadow = admission.shadow
         if shadow is None:  # of each that is live there is one
             raise LimitsUnavailableError
@@ -356,8 +357,9 @@ class RedisStore:
         # So the server is told of it when it is back, by the renewals.
         admission.held, admission.is_confirmed = estimate, True
 
-    def _local_store(self, principal: Principal, account: UserAccount, link: Link) -> MemoryStore:
+    def _local_store(self, principal: Principal, account: UserAccount) -> MemoryStore:
         """This worker's own count, which goes on from what it knows of the user: usage so far, and its own streams."""
+        link = self._link(account)
         if link.local is None:
             clock = link.clock.now_s
             link.local = MemoryStore(clock, calendar=self._calendar, openings=self._openings, wall=clock)
@@ -370,10 +372,6 @@ class RedisStore:
             for admission, shadow in zip(account.live, shadows, strict=True):
                 admission.shadow = shadow
         return link.local
-
-    def _standing(self, account: UserAccount, link: Link) -> RateStatus:
-        now = link.clock.now()
-        return RateStatus(account.quotas, account.tats, now, account.token_status(now, self._calendar))
 
     def _link(self, account: UserAccount) -> Link:
         return self._links.at(account.slot)

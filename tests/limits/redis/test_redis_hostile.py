@@ -355,6 +355,20 @@ async def test_node_that_forgot_the_cluster(stores: Workers[Scripted]) -> None:
     assert store.problem() is None
 
 
+@pytest.mark.parametrize("slot", [-1, 16384])
+async def test_redirect_for_no_slot(stores: Workers[Scripted], slot: int) -> None:
+    """A redirect for a slot that there is not is a failure of that request alone, which is answered."""
+    node = stores.server
+    node.answers["CLUSTER"] = slots((0, 16383, node))
+    store = await stores.one(address=cluster_of(node), timeout_s=TIMEOUT_S)
+    node.answers["leases"] = b"-MOVED %d 127.0.0.1:%d\r\n" % (slot, node.port)
+    async with asyncio.timeout(PROMPT_S):
+        assert not await admits(store)
+    node.answers["leases"] = ADMITTED
+    assert await admits(store)
+    assert store.problem() is None
+
+
 async def test_one_node_says_that_the_cluster_is_down(begin: Begin, stores: Workers[Scripted]) -> None:
     """A node that calls the Cluster down costs the users of the others nothing: these are asked whether they serve."""
     down, well = stores.server, await begin()
