@@ -80,12 +80,13 @@ class UserAccount(Account[RedisAdmission]):
     `charges` are those that the server has not confirmed, by the exchange's id.
     """
 
-    __slots__ = ("admit_command", "charges", "local", "slot", "tag")
+    __slots__ = ("admit_command", "charges", "leases_key", "local", "slot", "tag")
 
     def __init__(self, key: tuple[str, str]) -> None:
         super().__init__(key)
         self.tag = PREFIX + b"{" + digest(*key) + b"}:"
         self.slot = key_slot(self.tag)
+        self.leases_key = self.tag + b"leases"
         self.charges: dict[bytes, Charge] = {}
         # To be finished with a lease's id.
         self.admit_command: Command = ()
@@ -113,7 +114,7 @@ class UserAccount(Account[RedisAdmission]):
         return self.local is not None and self.local() is local
 
     def keys(self, *names: bytes) -> list[bytes]:
-        """Where the server keeps the user's `leases`, what is `held`, the `sums` of that, who was `settled` lately."""
+        """Where the server keeps what is `held` of token limits, the `sums` of that, and what was `settled` lately."""
         return [self.tag + name for name in names]
 
     def rate_key(self, limit: Limit) -> bytes:

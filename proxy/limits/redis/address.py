@@ -237,7 +237,8 @@ def _tls_context(address: RedisAddress) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if address.certificate is not None:
         try:
-            context.load_cert_chain(address.certificate, address.key)
+            # OpenSSL would ask for a passphrase on the terminal.
+            context.load_cert_chain(address.certificate, address.key, password=lambda: b"")
         except OSError as exc:
             raise OSError("limits.store: its certificate and key cannot be used") from exc
     return context

@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.limits.redis.commands import member_of
+from proxy.limits.store import RateStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.limits.quotas import Quotas
     from proxy.limits.redis.accounts import UserAccount
     from proxy.limits.redis.store import RedisStore
-    from proxy.limits.store import Admission, Fallback, RateStatus
+    from proxy.limits.store import Admission, Fallback
     from proxy.limits.token_limits import TokenLimits
     from proxy.model import Amounts
+
+_UNKNOWN = RateStatus()
 
 
 @dataclass(slots=True, eq=False)
 class RedisAdmission:
     """See `store.Admission`.
 
-    It is made when the server is asked. `limits` are the token limits of its plan, and `standing` has the plan's quotas
-    from the start: the account's may be others by the time of the answer, because a user may have tokens of two plans.
+    It is made when the server is asked. `quotas` and `limits` are its plan's: the account's may be others by the time
+    of the answer, because a user may have tokens of two plans.
     `answer` is the server's, None where it was not asked: then `fallback` says why it was let in all the same. `shadow`
     is its place in this worker's own count, if it is counted there. `is_registered` says whether the server may know
     the lease. `held` is what it has reserved of token limits, or may have; `is_confirmed` says that it has.
@@ -31,8 +35,9 @@ class RedisAdmission:
     _store: RedisStore
     account: UserAccount
     id: bytes
-    standing: RateStatus
+    quotas: Quotas
     limits: TokenLimits | None
+    standing: RateStatus = _UNKNOWN
     answer: Sequence[int] | None = None
     fallback: Fallback | None = None
     shadow: Admission | None = None

@@ -106,7 +106,7 @@ class Commands:
         arguments: list[bytes | int] = [self.life, streams]
         for limit in limits:
             arguments += [limit.quota, limit.window, *divmod(limit.window, limit.quota)]
-        return self._scripts.admit.command([*account.keys(b"leases"), *map(account.rate_key, limits)], arguments)
+        return self._scripts.admit.command([account.leases_key, *map(account.rate_key, limits)], arguments)
 
     def refund(self, account: UserAccount, limits: Sequence[Limit], answer: Sequence[int]) -> Command:
         """Give back what is left of the charge of an admission, whose answer it was."""
@@ -126,17 +126,16 @@ class Commands:
             ids = [admission.id for admission in account.live]
             members = [admission.member or b"" for admission in account.live if admission.is_confirmed]
             for script, keys, words in (
-                (self._scripts.renew, account.keys(b"leases"), ids),
+                (self._scripts.renew, [account.leases_key], ids),
                 (self._scripts.hold, account.keys(b"held", b"sums"), members),
             ):
                 for first in range(0, len(words), _MOST_IDS):
                     yield command(script, keys, [self.life, *words[first : first + _MOST_IDS]])
 
-    def free(self, account: UserAccount, id_: bytes, member: bytes | None) -> Command:
-        """Free a lease unless its id is empty, and what is reserved with it."""
-        if member is None:
-            return (b"ZREM", *account.keys(b"leases"), id_)
-        return self._scripts.free.command(account.keys(b"leases", b"held", b"sums"), [self.life, id_, member])
+    def free(self, account: UserAccount, id_: bytes, member: bytes) -> Command:
+        """Free what is reserved, and the lease unless its id is empty."""
+        keys = [account.leases_key, *account.keys(b"held", b"sums")]
+        return self._scripts.free.command(keys, [self.life, id_, member])
 
     def reserve(
         self, question: Question, member: bytes, estimate: Amounts, openings: Sequence[int], *, may_ask: bool
@@ -162,7 +161,7 @@ class Commands:
             arguments += [limit.quota, min(ticks, MOST_DEBT), parts]
         for budget, period in zip(limits.budgets, question.periods, strict=True):
             arguments += [amount(took, budget), _expires_ms(period)]
-        keys = [*account.keys(b"leases", b"held", b"sums", b"settled"), *question.keys]
+        keys = [account.leases_key, *account.keys(b"held", b"sums", b"settled"), *question.keys]
         return self._scripts.settle.command(keys, arguments)
 
     def stand(self, question: Question) -> Command:
@@ -215,13 +214,17 @@ def are_numbers(answer: Answer, count: int) -> TypeGuard[list[int]]:
 
 def is_decision(answer: Answer, quotas: Quotas) -> TypeGuard[list[int]]:
     """Whether an answer has the form of those to an admission: outcome and tick, and three numbers for each rate."""
-    return are_numbers(answer, 2 + 3 * len(quotas.limits))
+    return isinstance(answer, list) and len(answer) == 2 + 3 * len(quotas.limits) and {*map(type, answer)} == {int}
 
 
 def read_tats(limits: Sequence[Limit], answer: Sequence[int], first: int, *, step: int = 3) -> tuple[int, ...]:
     """The TATs in parts, of an answer that has ticks and parts of the rates from an index on, each a step further."""
-    places = range(first, first + step * len(limits), step)
-    return tuple([answer[at] * limit.quota + answer[at + 1] for limit, at in zip(limits, places, strict=True)])
+    tats = []
+    index = first
+    for limit in limits:
+        tats.append(answer[index] * limit.quota + answer[index + 1])
+        index += step
+    return tuple(tats)
 
 
 def _expires_ms(period: Period) -> int:

@@ -93,7 +93,8 @@ class Leases:
         if admission not in account.live:
             return False
         del account.live[admission]
-        admission.free()
+        if admission.held is not None:
+            admission.free()
         if not account.live:
             del self._holding[account]
         return True
@@ -145,7 +146,10 @@ class Leases:
         account, id_, member, due_s = leaving
         # What has waited longer than it would have lived is gone.
         if due_s > self._loop.time() - self._life_s:
-            channel.send(self._commands.free(account, id_, member), partial(self._keep_if_lost, leaving))
+            command: Command = (b"ZREM", account.leases_key, id_)
+            if member is not None:
+                command = self._commands.free(account, id_, member)
+            channel.send(command, partial(self._keep_if_lost, leaving))
 
     def _keep_if_lost(self, leaving: _Leaving, answer: Answer) -> None:
         if isinstance(answer, ConnectionLostError):

@@ -170,7 +170,7 @@ class RedisStore:
             if channel is None:
                 return await self._admit_alone(principal, account)
         quotas, answered = account.quotas, self._loop.create_future()
-        admission = RedisAdmission(self, account, self._new_id(), RateStatus(quotas), account.token_limits)
+        admission = RedisAdmission(self, account, self._new_id(), quotas, account.token_limits)
         on_answer = partial(self._answered, admission, answered)
         channel.send((*account.admit_command, admission.id), on_answer, asked_s=asked_s)
         try:
@@ -280,7 +280,7 @@ class RedisStore:
         if admission.shadow is not None:
             admission.shadow.refund()
         if admission.answer is not None:
-            self._send_refund(admission.account, admission.standing.quotas, admission.answer)
+            self._send_refund(admission.account, admission.quotas, admission.answer)
 
     def _answered(self, admission: RedisAdmission, answered: asyncio.Future[Answer], answer: Answer) -> None:
         # Whoever asked may have been cancelled; nobody else would undo it.
@@ -291,7 +291,7 @@ class RedisStore:
 
     def _undo(self, admission: RedisAdmission, answer: Answer) -> None:
         """Take back what was given to somebody who has left."""
-        account, quotas = admission.account, admission.standing.quotas
+        account, quotas = admission.account, admission.quotas
         if not is_decision(answer, quotas):
             self._record_failure(admission, answer)
         elif answer[0] == 0:
@@ -331,8 +331,8 @@ class RedisStore:
         if policy == "local":
             shadow = await self._local_store(principal, account).admit(principal)
         standing = self.standing(principal) if shadow is None else shadow.standing
-        limits = account.token_limits
-        admission = RedisAdmission(self, account, self._new_id(), standing, limits, fallback=policy, shadow=shadow)
+        admission = RedisAdmission(self, account, self._new_id(), account.quotas, account.token_limits, standing)
+        admission.fallback, admission.shadow = policy, shadow
         self._leases.hold(admission)
         return admission
 

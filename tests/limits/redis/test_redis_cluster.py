@@ -340,4 +340,4 @@ async def test_opened_twice(cluster: Cluster) -> None:
 def test_slots_are_those_of_the_tag() -> None:
     """All keys of a user, and nothing else of them, decide on the node."""
     account = UserAccount(("issuer", "{}"))
-    assert account.slot == key_slot(account.keys(b"leases")[0]) == key_slot(account.tag + b"rate:1/2:given")
+    assert account.slot == key_slot(account.leases_key) == key_slot(account.tag + b"rate:1/2:given")
