@@ -142,9 +142,6 @@ class UserAccounts:
         self._at = at
         self._accounts: dict[tuple[str, str], UserAccount] = {}
 
-    def __len__(self) -> int:
-        return len(self._accounts)
-
     def __iter__(self) -> Iterator[UserAccount]:
         return iter(tuple(self._accounts.values()))
 

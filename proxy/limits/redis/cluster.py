@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from proxy.limits.redis.address import run
-from proxy.limits.redis.channel import ignore
+from proxy.limits.redis.channel import ignore, settle
 from proxy.limits.redis.errors import ConnectionLostError, ServerError, StoreError
 from proxy.limits.redis.links import Link, Links
 
@@ -78,11 +78,6 @@ class ClusterLinks(Links):
             if link.problem is not None:
                 return f"{host}:{port}: {link.problem}"
         return None
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether any node has no problem."""
-        return any(link.problem is None for link in self._links.values())
 
     def __iter__(self) -> Iterator[Link]:
         return iter(tuple(self._links.values()))
@@ -152,12 +147,9 @@ class ClusterLinks(Links):
         finally:
             opened.set_result(None)
         while True:
-            if self.problem is None:
-                await self._is_wanted.wait()
-            else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_PAUSE_S):
-                        await self._is_wanted.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self.problem is None else _PAUSE_S):
+                    await self._is_wanted.wait()
             await asyncio.sleep(_LEAST_PAUSE_S)
             await self._read_slots()
 
@@ -176,8 +168,7 @@ class ClusterLinks(Links):
             self._is_doubtful = False
             for link in self:
                 await self._check(link)
-        if not self._read.done():
-            self._read.set_result(None)
+        settle(self._read, None)
         self._read = self._loop.create_future()
         self._tell()
 

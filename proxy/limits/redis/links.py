@@ -203,7 +203,7 @@ class Links:
     @property
     def is_serving(self) -> bool:
         """Whether any server has no problem."""
-        return self._default.problem is None
+        return any(link.problem is None for link in self)
 
     def __iter__(self) -> Iterator[Link]:
         yield self._default

@@ -331,7 +331,7 @@ async def test_many_accounts(workers: Workers[RedisServer], monkeypatch: pytest.
     held = [await store.admit(user(TEN, f"held-{number}")) for number in range(5)]
     for number in range(100):
         (await store.admit(user(TEN, f"user-{number}"))).release()
-    assert len(store._accounts) <= 10
+    assert len(tuple(store._accounts)) <= 10
     assert (await store.admit(user(TEN, "user-0"))).standing.rates[0].remaining == 8
     for admission in held:
         admission.release()
