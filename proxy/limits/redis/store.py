@@ -112,7 +112,7 @@ class RedisStore:
         self._links.greeting = Greeting(
             self._commands, self._links, self._accounts, self._leases, self._tokens, settle_s=settle_s
         )
-        self._tickets = RedisTickets(self._links, scripts, timeout_s=timeout_s, on_failure=on_failure)
+        self._tickets = RedisTickets(self._links, scripts, timeout_s=timeout_s)
         # Why a server is away, as it was told last.
         self._told: str | None = None
         # Ids must differ over all workers that ever were.

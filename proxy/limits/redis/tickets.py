@@ -22,7 +22,7 @@ from proxy.limits.redis.errors import ConnectionLostError, StoreError
 from proxy.limits.store import MAX_OPEN_TICKET_BYTES, MAX_OPEN_TICKETS, SPENT, SPENT_TICKET_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from proxy.limits.redis.links import Links
     from proxy.limits.redis.scripts import Script, Scripts
@@ -36,11 +36,10 @@ _MAX_CONNECTIONS = 8
 class RedisTickets:
     """Puts and takes; see `store.Store`."""
 
-    def __init__(self, links: Links, scripts: Scripts, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
+    def __init__(self, links: Links, scripts: Scripts, *, timeout_s: float) -> None:
         self._links = links
         self._scripts = scripts
         self._timeout_s = timeout_s
-        self._on_failure = on_failure
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def put(self, name: str, sealed: bytes, ttl_s: float, owner: Principal) -> None:
@@ -108,7 +107,7 @@ class RedisTickets:
             link.failed(exc)
             if isinstance(exc, ConnectionLostError):
                 # Of a connection that is not the link's, which counts only its own.
-                self._on_failure()
+                self._links.on_failure()
             raise LimitsUnavailableError from exc
         finally:
             self._free.release()

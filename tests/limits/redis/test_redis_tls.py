@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from proxy.limits.redis.address import Dialler
+from proxy.limits.redis.address import Dialler, RedisAddress
 from proxy.limits.redis.channel import Channel
 from proxy.limits.redis.errors import StoreError, translated
 from proxy.server.run import new_event_loop
@@ -19,8 +21,6 @@ from tests.whole.test_tls import make_authority
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from proxy.limits.redis.address import RedisAddress
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,17 @@ def test_alerts(name: str, text: str) -> None:
     behind = RedisConnectionError("redis-py's")
     behind.__context__ = error
     assert str(translated(behind, "else")) == text
+
+
+def test_key_with_a_passphrase(tmp_path: Path) -> None:
+    """A key that needs a passphrase is refused as unusable: nobody is asked for it on the terminal."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    encrypted = BestAvailableEncryption(b"secret")
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encrypted))
+    certificate = make_authority(tmp_path).good
+    address = RedisAddress(is_tls=True, certificate=str(certificate), key=str(tmp_path / "key.pem"))
+    with pytest.raises(OSError, match="its certificate and key cannot be used"):
+        Dialler(address)
 
 
 async def failure(address: RedisAddress) -> str:
