@@ -10,11 +10,10 @@ from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
 from proxy.settings.build_telemetry import sampling_of, semconv_of, targets_of
-from proxy.settings.build_ways import ways
+from proxy.settings.build_ways import proxy_to, target_proxy, ways
 from proxy.settings.ledgers import spool_directory
 from proxy.settings.scalars import is_loopback
 from proxy.settings.units import duration_text
-from proxy.settings.ways import choose
 from proxy.usage import usd_text
 
 if TYPE_CHECKING:
@@ -169,8 +168,7 @@ def _issuer(issuer: JwtIssuer) -> str:
 def _issuers_way(settings: Settings, issuer: JwtIssuer) -> str:
     if issuer.source not in {"jwks_url", "discovery"}:
         return ""
-    url = urlsplit(issuer.jwks_url or issuer.issuer)
-    proxy, source = choose(settings.egress_value(issuer.egress_proxy), settings.proxies, url.scheme, url.hostname or "")
+    proxy, source = proxy_to(settings, issuer.jwks_url or issuer.issuer, issuer.egress_proxy)
     return "" if proxy is None else f", {_way((proxy, source))}"
 
 
@@ -335,9 +333,7 @@ def _telemetry_warnings(settings: Settings) -> Iterator[str]:
 def _target_warnings(settings: Settings) -> Iterator[str]:
     """Targets that go out directly although a proxy is set: their addresses are checked, which a proxy would not."""
     for index, target in enumerate(() if settings.envelope is None else settings.envelope.targets):
-        url = urlsplit(target.url)
-        own = None if target.upstream is None else settings.upstreams[target.upstream].egress_proxy
-        proxy, source = choose(settings.egress_value(own), settings.proxies, url.scheme, url.hostname or "")
+        proxy, source = target_proxy(settings, target)
         if proxy is not None and not target.allow_unpinned:
             yield f"envelope.targets[{index}]: goes out directly, not through {proxy} ({source}); see allow_unpinned"
         elif proxy is not None:

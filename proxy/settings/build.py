@@ -40,7 +40,7 @@ from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.routing.model_routes import ModelRoute
 from proxy.settings.build_prices import build_prices
 from proxy.settings.build_telemetry import telemetry_secrets
-from proxy.settings.build_ways import egress_of, egress_secrets, unpinned_proxy, way_of
+from proxy.settings.build_ways import egress_of, egress_secrets, target_proxy, way_of
 from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
 
@@ -122,11 +122,7 @@ def build_rules(
         reserve_output=settings.usage.reserve_output,
         early_heartbeat=settings.early_heartbeat,
         usage_retention_s=settings.usage.retention_s,
-        playground=Playground(
-            page,
-            upstreams.values(),
-            default_upstream=settings.default_upstream,
-        )
+        playground=Playground(page, upstreams.values(), default_upstream=settings.default_upstream)
         if settings.playground
         else None,
         clients=None
@@ -365,7 +361,7 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
                 TargetPattern.parse(target.url),
                 target.upstream,
                 frozenset(method.upper() for method in target.methods),
-                unpinned_proxy(settings, target),
+                target_proxy(settings, target)[0] if target.allow_unpinned else None,
             )
             for target in envelope.targets
         ),
@@ -374,11 +370,5 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
 
 
 def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
-    return Timeouts(
-        connect_s=clocks.connect_s,
-        first_byte_s=clocks.first_byte_s,
-        idle_s=clocks.idle_s,
-        total_s=clocks.total_s,
-        # A connection without a bound would be kept until the vendor closes it, perhaps during the next request.
-        keep_alive_s=clocks.keep_alive_s or 0.0,
-    )
+    # A connection without a bound would be kept until the vendor closes it, perhaps during the next request.
+    return Timeouts(**dict(clocks) | {"keep_alive_s": clocks.keep_alive_s or 0.0})

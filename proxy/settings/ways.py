@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from proxy.protocol.proxy_variables import ProxyVariables
-
 # curl's.
 _PROXY_PORT = 1080
 # RFC 1929 §2.
@@ -137,13 +135,3 @@ def plain_faults(url: object, data: Mapping[str, object]) -> Iterator[Contradict
         for name in ("client_certificate", "server_name"):
             if data.get(name) is not None:
                 yield (name,), InvalidValue("has no effect: the url is http://")
-
-
-def choose(value: EgressValue, variables: ProxyVariables, scheme: str, host: str) -> tuple[EgressProxy | None, str]:
-    """Return the proxy for an origin, and what names it: a variable, or `egress_proxy`; empty for none."""
-    if value == "none":
-        return None, ""
-    if value == "environment":
-        named = variables.choose(scheme, host)
-        return (None, "") if named is None else (named.proxy, named.variable)
-    return value, "egress_proxy"

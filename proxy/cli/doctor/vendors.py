@@ -26,6 +26,7 @@ from proxy.cli.doctor.way import why
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.protocol.paths import below
+from proxy.settings.build_prices import is_plain
 from proxy.settings.build_ways import way_of
 from proxy.upstream.tls import make_context
 
@@ -230,7 +231,7 @@ def _json(data: bytes) -> Any:
 
 def _model(upstream: UpstreamSettings, value: Any) -> str | None:
     """A model to ask: the first that the file names whole, else the first of the vendor's that a glob of it matches."""
-    plain = next((glob for glob in upstream.models if not set(glob) & set("*?[")), None)
+    plain = next(filter(is_plain, upstream.models), None)
     if plain is not None:
         return plain
     listed = (value.get("data") or value.get("models") or []) if isinstance(value, dict) else []
