@@ -8,7 +8,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.auth import Sha256  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import ADMIN_LISTEN_DEFAULT, read_admin_listen
-from proxy.settings.model import Contradiction, Model, closest, mapping, sequence
+from proxy.settings.model import Contradiction, Model, closest, mapping, repeated, sequence
 from proxy.settings.scalars import is_loopback, read_text
 from proxy.settings.units import InvalidValue
 
@@ -65,16 +65,8 @@ class Admin(Model):
         if len(tokens) > _MAX_TOKENS:
             yield ("tokens",), InvalidValue(f"must be at most {_MAX_TOKENS}")
             return
-        for key, words in (("name", "name"), ("sha256", "token")):
-            seen: dict[str, int] = {}
-            for index, entry in enumerate(tokens):
-                value = mapping(entry).get(key)
-                if not isinstance(value, str):
-                    continue
-                value = value.lower() if key == "sha256" else value
-                if value in seen:
-                    yield ("tokens", index, key), InvalidValue(f"is the same {words} as tokens[{seen[value]}]")
-                seen.setdefault(value, index)
+        yield from repeated(data, "tokens", "name", "name")
+        yield from repeated(data, "tokens", "sha256", "token")
 
 
 def read_admin(value: Any) -> Any:

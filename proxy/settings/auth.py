@@ -7,8 +7,7 @@ HMAC and public keys would accept a token signed by HMAC with the public key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -16,11 +15,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
-from proxy.settings.model import Contradiction, Model, closest, default, sequence
-from proxy.settings.scalars import Flag, Text, at_most, read_text
+from proxy.settings.model import Contradiction, Model, closest, default, repeated, sequence
+from proxy.settings.scalars import Flag, Text, at_most, not_empty, read_text
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue
 from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 # RFC 7518 §3.2: the key is at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -108,6 +110,7 @@ Sha256 = Annotated[
 Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
+    not_empty(),
     BeforeValidator(_one_or_many),
     WithJsonSchema(
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
@@ -120,7 +123,9 @@ class JwtIssuer(Model):
 
     issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
     audience: Audience = Field(description="A token must be for one of these; a string or a list.")
-    algorithms: tuple[Algorithm, ...] = Field(description="The signature algorithms accepted from this issuer.")
+    algorithms: Annotated[tuple[Algorithm, ...], not_empty()] = Field(
+        description="The signature algorithms accepted from this issuer."
+    )
     jwks_url: KeySetUrl | None = Field(
         None, description="Where its key set is; https://, or http:// to loopback or with allow_http."
     )
@@ -164,9 +169,6 @@ class JwtIssuer(Model):
         if data.get("issuer") == _API_KEY_ISSUER:
             yield ("issuer",), InvalidValue("`key` is the issuer of API-key users; a token issuer must not share it")
         yield from placeholder_faults(data.get("issuer"))
-        for empty in ("audience", "algorithms"):
-            if empty in data and data[empty] in ([], ()):
-                yield (empty,), InvalidValue("must not be empty")
         sources = [name for name in _SOURCES if name in data and data[name] not in (False, "false", None)]
         if len(sources) != 1:
             found = f"has {' and '.join(sources)}" if sources else "has no source of keys"
@@ -230,16 +232,8 @@ class Auth(Model):
         """Check that there is a way to authenticate, and no issuer or API key twice."""
         if not data.get("jwt") and not data.get("api_keys"):
             yield (), InvalidValue("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
-        for key, name, words in (("jwt", "issuer", "issuer"), ("api_keys", "sha256", "key")):
-            seen: dict[str, int] = {}
-            for index, entry in enumerate(sequence(data.get(key))):
-                value = entry.get(name) if isinstance(entry, Mapping) else None
-                if not isinstance(value, str):
-                    continue
-                value = value.lower() if name == "sha256" else value
-                if value in seen:
-                    yield (key, index, name), InvalidValue(f"is the same {words} as {key}[{seen[value]}]")
-                seen.setdefault(value, index)
+        yield from repeated(data, "jwt", "issuer", "issuer")
+        yield from repeated(data, "api_keys", "sha256", "key")
 
 
 def read_auth(value: Any) -> Any:

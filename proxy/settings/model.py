@@ -7,7 +7,7 @@ pydantic skips a model's own validators if a field is invalid. Here they check t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -54,6 +54,22 @@ def mapping(value: object) -> Mapping[str, object]:
 def sequence(value: object) -> list[object]:
     """Return the value's items if it is a list, else none."""
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def repeated(data: Mapping[str, object], key: str, member: str, what: str) -> Iterator[Contradiction]:
+    """Yield a fault for each entry of a list whose member has the value of an earlier entry's; a digest in any case."""
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(sequence(data.get(key))):
+        value = mapping(entry).get(member)
+        if isinstance(value, str):
+            first = seen.setdefault(value.lower() if member == "sha256" else value, index)
+            if first != index:
+                yield (key, index, member), InvalidValue(f"is the same {what} as {key}[{first}]")
+
+
+def or_word(word: str, *, at: int = 1) -> Callable[[dict[str, Any]], None]:
+    """Return what adds a word, as the alternative of that number, to the JSON Schema of an optional field."""
+    return lambda schema: schema["anyOf"].insert(at, {"const": word})
 
 
 def _wrong(error: ErrorDetails) -> InvalidValue:

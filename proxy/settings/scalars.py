@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from proxy.model import Rate
 from proxy.protocol.paths import canonical_path
@@ -91,6 +91,29 @@ def read_count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 999_999_999:  # noqa: PLR2004 - nine digits
         raise InvalidValue("must be a whole number of at least 1")
     return value
+
+
+def count_up_to(most: int) -> Callable[[object], int]:
+    """Return a reader of whole numbers from 1 to a bound."""
+
+    def read(value: object) -> int:
+        count = read_count(value)
+        if count > most:
+            raise InvalidValue(f"must be at most {most}")
+        return count
+
+    return read
+
+
+def not_empty(words: str = "must not be empty") -> BeforeValidator:
+    """Return a validator of lists; `words` is what it says of one without items."""
+
+    def check(value: object) -> object:
+        if value in ([], ()):
+            raise InvalidValue(words)
+        return value
+
+    return BeforeValidator(check)
 
 
 def is_field_name(text: str) -> bool:
@@ -254,13 +277,12 @@ def read_origin(value: object) -> str:
     message = "is not an origin: scheme://host[:port] without a path, or `*`, or `null`"
     if "*" in text:
         raise InvalidValue(f"{message}; `*` stands alone")
-    url, origin = split_http_url(text)
+    _, origin = split_http_url(text)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     port = "" if origin.port == _DEFAULT_PORTS[origin.scheme] else f":{origin.port}"
     serialised = f"{origin.scheme}://{host}{port}"
     if text != serialised:
         raise InvalidValue(message, suggestion=serialised, echoes=True)
-    del url
     return text
 
 
@@ -270,6 +292,12 @@ def _schema(pattern: str, example: str) -> WithJsonSchema:
 
 def _text_schema(**more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "minLength": 1, **more})
+
+
+def number_schema(bounds: dict[str, int], pattern: str) -> WithJsonSchema:
+    """Return the schema of a number within bounds; or as text, in which variables give it."""
+    number = {"type": "number", **bounds}
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": f"^{pattern}$"}]})
 
 
 def at_most(limit_s: float, words: str) -> Callable[[object], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
@@ -24,7 +24,7 @@ from proxy.settings.listeners import (
     listen_faults,
 )
 from proxy.settings.log import Log
-from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, or_word, sequence
 from proxy.settings.routes import RouteSettings, route_faults
 from proxy.settings.scalars import (
     Clock,
@@ -39,8 +39,8 @@ from proxy.settings.scalars import (
     Size,
     Text,
     TokenRateText,
+    count_up_to,
     origin_of,
-    read_count,
     read_field_name,
 )
 from proxy.settings.telemetry import OtelVariables, TelemetrySettings
@@ -58,11 +58,7 @@ MAX_WORKERS = 256
 MAX_CORS_NAMES = 64
 
 
-def _read_workers(value: object) -> int:
-    count = read_count(value)
-    if count > MAX_WORKERS:
-        raise InvalidValue(f"must be at most {MAX_WORKERS}")
-    return count
+_read_workers = count_up_to(MAX_WORKERS)
 
 
 def _read_request_field_name(value: object) -> str:
@@ -139,14 +135,6 @@ class Cors(Model):
             yield ("credentials",), InvalidValue("must be false while origins has `*`", suggestion="false")
 
 
-def _none_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": "none"})
-
-
-def _open_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].insert(1, {"const": "open"})
-
-
 DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_streams": 8})
 
 
@@ -163,7 +151,7 @@ class Settings(Model):
         None,
         description="Who may use `admin_listen`: operators' `tokens`, or the word `open`; needed where it is not on "
         "loopback.",
-        json_schema_extra=_open_in_schema,
+        json_schema_extra=or_word("open"),
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
     max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
@@ -192,7 +180,7 @@ class Settings(Model):
         description="How long after SIGTERM clients are still taken, while readiness is 503 for balancers to see.",
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
-        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=_none_in_schema
+        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=or_word("none", at=2)
     )
     plans: dict[str, PlanSettings] = Field(
         default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
@@ -245,27 +233,20 @@ class Settings(Model):
         """Locations of upstreams' secrets that were read from files, and the `file:/path` of each."""
         return self._secret_files
 
-    def note_files(self, files: Mapping[Location, str]) -> None:
-        """Store which secrets were read from files; called once, after loading."""
+    def note(self, files: Mapping[Location, str], proxies: ProxyVariables, otel: OtelVariables) -> None:
+        """Store which secrets were read from files, and what the environment says; called once, after loading."""
         self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+        self._proxies, self._otel = proxies, otel
 
     @property
     def proxies(self) -> ProxyVariables:
         """The environment's egress proxies."""
         return self._proxies
 
-    def note_proxies(self, proxies: ProxyVariables) -> None:
-        """Store the environment's egress proxies; called once, after loading."""
-        self._proxies = proxies
-
     @property
     def otel(self) -> OtelVariables:
         """What the environment says of telemetry."""
         return self._otel
-
-    def note_otel(self, variables: OtelVariables) -> None:
-        """Store what the environment says of telemetry; called once, after loading."""
-        self._otel = variables
 
     def egress_value(self, own: EgressValue | None) -> EgressValue:
         """The `egress_proxy` that holds where an upstream's or an issuer's own is `own`."""

@@ -77,6 +77,11 @@ def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str
     return None if unit is None else number + unit
 
 
+def number_text(value: object) -> str:
+    """Return a number as it is written in the file; the empty text for anything else."""
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+
+
 def read_duration(value: object) -> float:
     """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) as seconds.
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, default
-from proxy.settings.scalars import Count, PositiveDuration  # noqa: TC001 - pydantic reads the annotations
+from proxy.settings.scalars import Count, PositiveDuration, count_up_to
 from proxy.settings.secret_values import VendorKey, read_vendor_key
-from proxy.settings.units import InvalidValue, read_positive_duration
+from proxy.settings.units import InvalidValue, number_text, read_positive_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Beyond it turns are not reckoned with.
 MAX_WEIGHT = 1000
 _PERCENT = re.compile(r"(100|[1-9][0-9]?)%", re.ASCII)
 
@@ -28,7 +29,7 @@ def read_percent(value: object) -> float:
     """
     if isinstance(value, str) and _PERCENT.fullmatch(value):
         return int(value[:-1]) / 100
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    text = number_text(value)
     suggestion = f"{text}%" if _PERCENT.fullmatch(f"{text}%") else None
     raise InvalidValue("must be a share from 1% to 100%, such as 50%", suggestion=suggestion)
 
@@ -36,25 +37,14 @@ def read_percent(value: object) -> float:
 Percent = Annotated[
     float, PlainValidator(read_percent), WithJsonSchema({"type": "string", "pattern": f"^{_PERCENT.pattern}$"})
 ]
+Weight = Annotated[int, PlainValidator(count_up_to(MAX_WEIGHT)), WithJsonSchema({"type": "integer", "minimum": 1})]
 
 
 class WeightedKey(Model):
     """One of an upstream's keys, and its part of the requests."""
 
     key: VendorKey = Field(description="The vendor's key, or file:/path.")
-    weight: Count = Field(1, description="Its part of the requests, in proportion to the others'.")
-
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check the weight's bound."""
-        yield from weight_faults(data)
-
-
-def weight_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
-    """Check that a weight is not beyond what turns are reckoned with."""
-    weight = data.get("weight")
-    if isinstance(weight, int) and not isinstance(weight, bool) and weight > MAX_WEIGHT:
-        yield ("weight",), InvalidValue(f"must be at most {MAX_WEIGHT}")
+    weight: Weight = Field(1, description="Its part of the requests, in proportion to the others'.")
 
 
 def _read_key(value: object) -> object:

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJson
 
 from proxy.dialects import DIALECTS
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
-from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, Text, UrlPath, is_field_name
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, or_word, sequence
+from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, Text, UrlPath, is_field_name, not_empty
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
@@ -43,21 +43,9 @@ _KEY_WORDS = ("client", "none")
 # it relays bytes unchanged; two values could be read differently by it and by the upstream.
 _RESERVED_FIELDS = frozenset(
     {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
+        *("accept-encoding", "connection", "content-length", "expect", "host", "http2-settings", "keep-alive"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "via"),
     }
 )
 
@@ -84,6 +72,13 @@ def _read_field_value(value: object) -> str | SecretStr:
     return value if isinstance(value, SecretStr) else text
 
 
+def _read_rotated_key(text: str) -> SecretStr:
+    # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
+    if text in _KEY_WORDS:
+        raise InvalidValue("is a word of `api_key`, not a key")
+    return read_vendor_key(text)
+
+
 def _read_allow_paths(value: object) -> object:
     if value == "all":
         return ALL_PATHS
@@ -95,10 +90,6 @@ def _read_allow_paths(value: object) -> object:
 def _keys_in_schema(schema: dict[str, Any]) -> None:
     (listed,) = (option for option in schema["anyOf"] if option.get("type") == "array")
     listed["items"] = {"anyOf": [{"type": "string", "minLength": 1}, listed["items"]]}
-
-
-def _all_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].insert(1, {"const": "all"})
 
 
 DialectName = Annotated[str, PlainValidator(_read_dialect), WithJsonSchema({"enum": list(DIALECTS), "type": "string"})]
@@ -136,7 +127,7 @@ class UpstreamSettings(Model):
         None,
         description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
     )
-    api_keys: tuple[ListedKey, ...] | None = Field(
+    api_keys: Annotated[tuple[ListedKey, ...] | None, not_empty()] = Field(
         None,
         description="Several keys, each as text or as {key, weight}.",
         json_schema_extra=_keys_in_schema,
@@ -155,7 +146,7 @@ class UpstreamSettings(Model):
         None,
         description="Globs of the paths allowed below `url`, or the word `all`; by default what the dialect has that "
         "is the caller's own and keeps nothing, for raw only `path`.",
-        json_schema_extra=_all_in_schema,
+        json_schema_extra=or_word("all"),
     )
     headers: dict[str, FieldValue] = Field(
         default_factory=dict,
@@ -213,15 +204,10 @@ class UpstreamSettings(Model):
         changes: dict[str, object]
         match location:
             case ("api_key",):
-                if text in _KEY_WORDS:
-                    # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
-                    raise InvalidValue("is a word of `api_key`, not a key")
-                changes = {"api_key": read_vendor_key(text)}
+                changes = {"api_key": _read_rotated_key(text)}
             case ("api_keys", int(index)) | ("api_keys", int(index), "key") if self.api_keys is not None:
-                if text in _KEY_WORDS:
-                    raise InvalidValue("is a word of `api_key`, not a key")
                 keys = self.api_keys
-                changed = keys[index].model_copy(update={"key": read_vendor_key(text)})
+                changed = keys[index].model_copy(update={"key": _read_rotated_key(text)})
                 changes = {"api_keys": (*keys[:index], changed, *keys[index + 1 :])}
             case ("egress_proxy",):
                 if text in EGRESS_WORDS:
@@ -310,11 +296,7 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("api_keys",), InvalidValue("give api_key or api_keys, not both")
     elif "api_key" not in data and "api_keys" not in data:
         yield ("api_key",), InvalidValue("is required; `api_key: none` says that the upstream needs none")
-    keys = data.get("api_keys")
-    if keys in ([], ()):
-        yield ("api_keys",), InvalidValue("must not be empty")
-    if isinstance(keys, list | tuple):
-        for index, listed in enumerate(keys):
-            key, where = (listed, ()) if isinstance(listed, str) else (mapping(listed).get("key"), ("key",))
-            if key in _KEY_WORDS:
-                yield ("api_keys", index, *where), InvalidValue("is a word of `api_key`, not a key")
+    for index, listed in enumerate(sequence(data.get("api_keys"))):
+        key, where = (listed, ()) if isinstance(listed, str) else (mapping(listed).get("key"), ("key",))
+        if key in _KEY_WORDS:
+            yield ("api_keys", index, *where), InvalidValue("is a word of `api_key`, not a key")

@@ -11,8 +11,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from proxy.settings.budgets import TokenCount  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.ledger import Ledger, Timezone  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model, default, mapping, sequence
-from proxy.settings.scalars import PositiveDuration, Text  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.units import InvalidValue, read_positive_duration
+from proxy.settings.scalars import PositiveDuration, Text, number_schema
+from proxy.settings.units import InvalidValue, number_text, read_positive_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,20 +35,13 @@ def _decimal_places(text: str) -> int:
     return len(text.partition(".")[2].rstrip("0"))
 
 
-def _text(value: object) -> str:
-    """Return a number as it is written in the file; the empty text for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else ""
-
-
 def read_price(value: object) -> Decimal:
     """Read a price per million tokens, exactly as it is written.
 
     Raises:
         InvalidValue: Not a number of 0 or more, more than six decimals, or so small or large that it must be per token.
     """
-    text = _text(value)
+    text = number_text(value)
     if _EXPONENT.fullmatch(text):
         raise InvalidValue(f"looks like a price per token: {_PER_MILLION}")
     if _DECIMAL.fullmatch(text) is None:
@@ -69,7 +62,7 @@ def read_rate(value: object) -> Decimal:
     Raises:
         InvalidValue: Not a number above 0, or above 1000.
     """
-    text = _text(value)
+    text = number_text(value)
     if _DECIMAL.fullmatch(text) is None or not 0 < Decimal(text) <= _MAX_RATE:
         raise InvalidValue("must be the dollars for one unit: a number above 0 and at most 1000, such as 0.14")
     return Decimal(text)
@@ -91,26 +84,12 @@ def read_currency(value: object) -> str:
 PerMillion = Annotated[
     Decimal,
     PlainValidator(read_price),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": _MAX_PER_MILLION},
-                {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?$"},
-            ]
-        }
-    ),
+    number_schema({"minimum": 0, "maximum": _MAX_PER_MILLION}, r"\d{1,9}(\.\d{1,6})?"),
 ]
 DollarsPerUnit = Annotated[
     Decimal,
     PlainValidator(read_rate),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": _MAX_RATE},
-                {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?$"},
-            ]
-        }
-    ),
+    number_schema({"exclusiveMinimum": 0, "maximum": _MAX_RATE}, r"\d{1,9}(\.\d{1,9})?"),
 ]
 Currency = Annotated[
     str, PlainValidator(read_currency), WithJsonSchema({"type": "string", "pattern": f"^{_CURRENCY}$"})
