@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from proxy.cli.doctor.changes import CHANGES
+from proxy.cli.doctor.changes import CHANGES, KINDS
 from proxy.cli.doctor.hops import LINES
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def fail(check: str, fault: str, says: str, hops: Collection[str] = ()) -> Verdi
 
 def change_of(check: str, fault: str, hops: Collection[str] = ()) -> str:
     """What to change: the text, and the lines of the hops that were recognised, or of all where none was."""
-    text, kind = CHANGES[check][fault]
+    text = CHANGES[check][fault]
+    kind = KINDS.get((check, fault))
     if kind is None:
         return text
     lines = LINES[kind]
