@@ -9,9 +9,10 @@ import orjson
 
 from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
-from proxy.dialects.preamble import judge_gemini
+from proxy.dialects.preamble import error_verdict, is_request_status, unknown_verdict
 from proxy.dialects.typed.gemini import GeminiReader
-from proxy.dialects.usage import count_gemini, gemini_text_bytes
+from proxy.dialects.typed.reader import mapping, sequence
+from proxy.dialects.usage import size_of
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
@@ -93,16 +94,40 @@ class Gemini(Dialect):
         return encode_event(_error(broken_stream_status(code), code, message))
 
     def count(self, event: dict[str, Any], counts: Counts) -> None:
-        """See `usage`."""
-        count_gemini(event, counts)
+        """Running totals in every chunk; thoughts are billed as output, and are not among the candidates.
+
+        https://ai.google.dev/api/generate-content#UsageMetadata
+        """
+        counts.keep_model(event.get("modelVersion"))
+        usage = mapping(event.get("usageMetadata"))
+        counts.keep_sum("input", usage, ("promptTokenCount", "toolUsePromptTokenCount"))
+        counts.keep_sum("output", usage, ("candidatesTokenCount", "thoughtsTokenCount"))
+        counts.keep("cached", usage.get("cachedContentTokenCount"))
+        counts.keep("reasoning", usage.get("thoughtsTokenCount"))
 
     def text_bytes(self, event: dict[str, Any]) -> int:
-        """See `usage`."""
-        return gemini_text_bytes(event)
+        """The text of a chunk's candidates."""
+        return sum(
+            size_of(mapping(part).get("text"))
+            for candidate in sequence(event.get("candidates"))
+            for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
+        )
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
-        """See `preamble`."""
-        return judge_gemini(value)
+        """Chunks of candidates; a blocked prompt is an answer, and the request's own fault."""
+        if error := value.get("error"):
+            return error_verdict(is_request_status(mapping(error).get("code")))
+        if mapping(value.get("promptFeedback")).get("blockReason"):
+            return "output"
+        if "candidates" not in value:
+            return unknown_verdict(value)
+        for candidate in map(mapping, sequence(value["candidates"])):
+            parts = map(mapping, sequence(mapping(candidate.get("content")).get("parts")))
+            if candidate.get("finishReason") or any(
+                content for part in parts for member, content in part.items() if member != "thought"
+            ):
+                return "output"
+        return "preamble"
 
     def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
