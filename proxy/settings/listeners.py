@@ -31,11 +31,7 @@ def _one_or_many(value: object) -> object:
 
 
 def read_admin_listen(value: object) -> Address | None:
-    """Read `admin_listen`: an address, or `off` as None.
-
-    Raises:
-        InvalidValue: Neither.
-    """
+    """Read `admin_listen`: an address, or `off` as None."""
     if value == "off":
         return None
     if isinstance(value, bool):
