@@ -25,7 +25,6 @@ from proxy.mock.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.http_parser import RawRequestMessage
@@ -114,9 +113,7 @@ class MockVendor:
         self.port = self._runner.addresses[0][1]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Stop listening, tear down running streams, close every connection."""
         self._is_closing = True
         for handler in self._handlers:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.settings.auth import Sha256  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import ADMIN_LISTEN_DEFAULT, read_admin_listen
 from proxy.settings.model import Contradiction, Model, closest, mapping, repeated, sequence
-from proxy.settings.scalars import is_loopback, read_text
+from proxy.settings.scalars import is_loopback, read_text, text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _read_name(value: object) -> str:
 OperatorName = Annotated[
     str,
     PlainValidator(_read_name),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS}),
+    text_schema(maxLength=MAX_NAME_CHARACTERS),
 ]
 
 

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
 from proxy.settings.model import Contradiction, Model, closest, default, repeated, sequence
-from proxy.settings.scalars import Flag, Text, at_most, not_empty, read_text
+from proxy.settings.scalars import Flag, Text, at_most, not_empty, read_text, text_schema
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue
 from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
@@ -100,9 +100,9 @@ def _read_pem(value: object) -> str:
     return value
 
 
-PublicKey = Annotated[str, PlainValidator(_read_pem), WithJsonSchema({"type": "string", "minLength": 1})]
+PublicKey = Annotated[str, PlainValidator(_read_pem), text_schema()]
 Algorithm = Annotated[str, PlainValidator(_read_algorithm), WithJsonSchema({"enum": list(ALGORITHMS)})]
-Scope = Annotated[str, PlainValidator(_read_scope), WithJsonSchema({"type": "string", "minLength": 1})]
+Scope = Annotated[str, PlainValidator(_read_scope), text_schema()]
 Sha256 = Annotated[
     str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
 ]
@@ -140,8 +140,7 @@ class JwtIssuer(Model):
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
     audience_claim: Text = Field(
-        "aud",
-        description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk).",
+        "aud", description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk)."
     )
     user_claim: Text = Field(
         "sub", description="The claim that names the user; a whole number counts as its text, except in `sub`."
@@ -152,7 +151,7 @@ class JwtIssuer(Model):
         "that is known. Absent, null or unknown means `default`.",
     )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field(default("30s"), alias="leeway", description="Accepted difference of clocks, at most 5m.")
+    leeway_s: Leeway = Field(default("30s"), description="Accepted difference of clocks, at most 5m.")
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:

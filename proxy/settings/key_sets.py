@@ -7,9 +7,9 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator
 
-from proxy.settings.scalars import is_loopback, read_text, split_http_url
+from proxy.settings.scalars import is_loopback, read_text, split_http_url, text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def read_authorities(value: object) -> Path:
 KeySetUrl = Annotated[
     str,
     PlainValidator(read_key_set_url),
-    WithJsonSchema({"type": "string", "minLength": 1, "pattern": "^https?://"}),
+    text_schema(pattern="^https?://"),
 ]
-AuthoritiesFile = Annotated[Path, PlainValidator(read_authorities), WithJsonSchema({"type": "string", "minLength": 1})]
+AuthoritiesFile = Annotated[Path, PlainValidator(read_authorities), text_schema()]
 
 
 def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:

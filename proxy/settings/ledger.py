@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import closest
+from proxy.settings.scalars import text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -94,4 +95,4 @@ Ledger = Annotated[
     PlainValidator(read_ledger),
     WithJsonSchema({"type": "string", "pattern": "^(off|sqlite:///.+|postgresql://.+)$"}),
 ]
-Timezone = Annotated[ZoneInfo, PlainValidator(read_timezone), WithJsonSchema({"type": "string", "minLength": 1})]
+Timezone = Annotated[ZoneInfo, PlainValidator(read_timezone), text_schema()]

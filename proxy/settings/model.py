@@ -103,9 +103,11 @@ def _details(location: Location, wrong: InvalidValue) -> InitErrorDetails:
 
 
 class Model(BaseModel):
-    """A mapping of the file: unknown keys are refused, keys are the fields' aliases."""
+    """A mapping of the file: unknown keys are refused, keys are the fields' aliases, or their names without a unit."""
 
     model_config = ConfigDict(
+        # A name's unit is not part of the key.
+        alias_generator=lambda name: name.removesuffix("_s").removesuffix("_bytes"),
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,

@@ -38,12 +38,10 @@ class RetrySettings(Model):
 
     attempts: Attempts = Field(3, description="How many upstreams are asked at most.")
     within_s: PositiveDuration = Field(
-        default("20s"), alias="within", description="When the last of them may begin; none is cut that runs."
+        default("20s"), description="When the last of them may begin; none is cut that runs."
     )
     first_output_s: Clock = Field(
-        default("off"),
-        alias="first_output",
-        description="Until the first event with output; comments and pings do not restart it.",
+        default("off"), description="Until the first event with output; comments and pings do not restart it."
     )
     on: tuple[Cause, ...] = Field(
         _CAUSES, description="What moves on, of: connect, 429, 5xx, error_event.", json_schema_extra=_cause_schema
@@ -77,8 +75,7 @@ class RouteSettings(Model):
 
     models: Annotated[tuple[Text, ...], not_empty()] = Field(description="Globs of `model`.")
     upstreams: Annotated[tuple[Target, ...], not_empty()] = Field(
-        description="The upstreams, of one dialect: names, or {name, model, weight}.",
-        json_schema_extra=_targets_schema,
+        description="The upstreams, of one dialect: names, or {name, model, weight}.", json_schema_extra=_targets_schema
     )
     strategy: Literal["ordered", "weighted"] = Field(
         "ordered", description="Asked in this order, or by chance, in proportion to their weights."

@@ -241,7 +241,8 @@ def _schema(pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", "examples": [example]})
 
 
-def _text_schema(**more: Any) -> WithJsonSchema:
+def text_schema(**more: Any) -> WithJsonSchema:
+    """Return the schema of text that is not empty, with more keywords."""
     return WithJsonSchema({"type": "string", "minLength": 1, **more})
 
 
@@ -274,7 +275,7 @@ def read_header_size(value: object) -> int:
 _DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
 _CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
 
-Text = Annotated[str, PlainValidator(read_text), _text_schema()]
+Text = Annotated[str, PlainValidator(read_text), text_schema()]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
 Count = Annotated[int, PlainValidator(read_count), WithJsonSchema({"type": "integer", "minimum": 1})]
 Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEMA]
@@ -288,13 +289,13 @@ TokenRateText = Annotated[
     PlainValidator(partial(units.read_rate, what="token", example="100000/1m")),
     _schema(units.RATE_PATTERN, "100000/1m"),
 ]
-FieldName = Annotated[str, PlainValidator(read_field_name), _text_schema(maxLength=_FIELD_NAME_LIMIT)]
-UrlPath = Annotated[str, PlainValidator(read_asked_path), _text_schema(pattern="^/")]
-FrontPath = Annotated[str, PlainValidator(read_front_path), _text_schema(pattern="^/", examples=["/v1/x?alt=sse"])]
-BaseUrl = Annotated[str, PlainValidator(read_base_url), _text_schema(pattern="^https?://")]
-TargetUrl = Annotated[str, PlainValidator(read_target_url), _text_schema(pattern="^https?://")]
+FieldName = Annotated[str, PlainValidator(read_field_name), text_schema(maxLength=_FIELD_NAME_LIMIT)]
+UrlPath = Annotated[str, PlainValidator(read_asked_path), text_schema(pattern="^/")]
+FrontPath = Annotated[str, PlainValidator(read_front_path), text_schema(pattern="^/", examples=["/v1/x?alt=sse"])]
+BaseUrl = Annotated[str, PlainValidator(read_base_url), text_schema(pattern="^https?://")]
+TargetUrl = Annotated[str, PlainValidator(read_target_url), text_schema(pattern="^https?://")]
 Network = Annotated[
-    ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), _text_schema(examples=["10.0.0.0/8"])
+    ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), text_schema(examples=["10.0.0.0/8"])
 ]
-OriginText = Annotated[str, PlainValidator(read_origin), _text_schema(examples=["https://app.example.com"])]
+OriginText = Annotated[str, PlainValidator(read_origin), text_schema(examples=["https://app.example.com"])]
 LogLevel = Literal["debug", "info", "warning", "error"]

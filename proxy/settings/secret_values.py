@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
-from proxy.settings.scalars import check_text
+from proxy.settings.scalars import check_text, text_schema
 from proxy.settings.units import InvalidValue
 
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
@@ -43,5 +43,5 @@ def read_vendor_key(value: object) -> SecretStr:
     return secret
 
 
-Secret = Annotated[SecretStr, PlainValidator(read_secret), WithJsonSchema({"type": "string", "minLength": 1})]
-VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), WithJsonSchema({"type": "string", "minLength": 1})]
+Secret = Annotated[SecretStr, PlainValidator(read_secret), text_schema()]
+VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), text_schema()]

@@ -42,6 +42,7 @@ from proxy.settings.scalars import (
     count_up_to,
     origin_of,
     read_field_name,
+    text_schema,
 )
 from proxy.settings.telemetry import OtelVariables, TelemetrySettings
 from proxy.settings.typed import TypedNames, name_faults
@@ -65,9 +66,7 @@ def _read_request_field_name(value: object) -> str:
     return "*" if value == "*" else read_field_name(value)
 
 
-RequestFieldName = Annotated[
-    str, PlainValidator(_read_request_field_name), WithJsonSchema({"type": "string", "minLength": 1})
-]
+RequestFieldName = Annotated[str, PlainValidator(_read_request_field_name), text_schema()]
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
@@ -76,16 +75,10 @@ Workers = Annotated[
 class ClientTimeouts(Model):
     """Timeouts towards clients; none can be off, because any client may occupy a connection until then."""
 
-    header_s: PositiveDuration = Field(
-        default("10s"), alias="header", description="Until a request's head is complete."
-    )
-    body_s: PositiveDuration = Field(
-        default("30s"), alias="body", description="The longest silence within a request's body."
-    )
-    keep_alive_s: PositiveDuration = Field(
-        default("75s"), alias="keep_alive", description="An unused connection's life."
-    )
-    write_s: PositiveDuration = Field(default("30s"), alias="write", description="How long a client may read nothing.")
+    header_s: PositiveDuration = Field(default("10s"), description="Until a request's head is complete.")
+    body_s: PositiveDuration = Field(default("30s"), description="The longest silence within a request's body.")
+    keep_alive_s: PositiveDuration = Field(default("75s"), description="An unused connection's life.")
+    write_s: PositiveDuration = Field(default("30s"), description="How long a client may read nothing.")
 
 
 class PlanSettings(Model):
@@ -121,7 +114,7 @@ class Cors(Model):
         (), description="Headers of answers that pages may read, beyond the built-in ones."
     )
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
-    max_age_s: Duration = Field(default("10m"), alias="max_age", description="How long browsers remember a preflight.")
+    max_age_s: Duration = Field(default("10m"), description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -154,9 +147,9 @@ class Settings(Model):
         json_schema_extra=or_word("open"),
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
-    max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
+    max_body_bytes: Size = Field(default("32MiB"), description="The largest request body.")
     max_header_bytes: HeaderSize = Field(
-        default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+        default("16KiB"), description="The longest line of a request's head; above it 431."
     )
     tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
     trusted_proxies: TrustedProxies | None = Field(
@@ -171,12 +164,9 @@ class Settings(Model):
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
-    drain_timeout_s: Duration = Field(
-        default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
-    )
+    drain_timeout_s: Duration = Field(default("60s"), description="How long running streams go on after SIGTERM.")
     drain_delay_s: Clock = Field(
         default("off"),
-        alias="drain_delay",
         description="How long after SIGTERM clients are still taken, while readiness is 503 for balancers to see.",
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
@@ -192,9 +182,7 @@ class Settings(Model):
     usage: UsageSettings = Field(default_factory=UsageSettings, description="How usage is reckoned.")
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
     heartbeat_s: Clock = Field(
-        default("off"),
-        alias="heartbeat",
-        description="Silence after which `: ping` is sent at an event boundary; never gemini.",
+        default("off"), description="Silence after which `: ping` is sent at an event boundary; never gemini."
     )
     egress_proxy: EgressText = Field(
         default("environment"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, default
-from proxy.settings.scalars import BaseUrl, Flag  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.scalars import BaseUrl, Flag, text_schema
 from proxy.settings.secret_values import read_secret
 from proxy.settings.units import InvalidValue
 
@@ -45,9 +45,7 @@ def _read_digest_key(value: object) -> SecretStr:
     return secret
 
 
-DigestKey = Annotated[
-    SecretStr, PlainValidator(_read_digest_key), WithJsonSchema({"type": "string", "minLength": LEAST_KEY_BYTES})
-]
+DigestKey = Annotated[SecretStr, PlainValidator(_read_digest_key), text_schema(minLength=LEAST_KEY_BYTES)]
 
 
 class TelemetrySettings(Model):

@@ -61,7 +61,6 @@ class KeyPoolSettings(Model):
     )
     cooldown_s: PositiveDuration = Field(
         default("30s"),
-        alias="cooldown",
         description="The longest rest of a key after 429 where the vendor does not say how long; it grows from 1s.",
     )
 
@@ -72,13 +71,11 @@ class HealthSettings(Model):
     failures: Count = Field(5, description="So many failures in a row.")
     share: Percent = Field(default("50%"), description="Or that share of the attempts within `window` …")
     of_at_least: Count = Field(20, description="… of at least so many.")
-    window_s: PositiveDuration = Field(default("30s"), alias="window", description="What `share` looks back on.")
+    window_s: PositiveDuration = Field(default("30s"), description="What `share` looks back on.")
     out_for_s: PositiveDuration = Field(
-        default("10s"), alias="out_for", description="How long it is left out; twice as long each time it fails again."
+        default("10s"), description="How long it is left out; twice as long each time it fails again."
     )
-    out_at_most_s: PositiveDuration = Field(
-        default("5m"), alias="out_at_most", description="The longest of these times."
-    )
+    out_at_most_s: PositiveDuration = Field(default("5m"), description="The longest of these times.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:

@@ -100,17 +100,11 @@ FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJ
 class UpstreamTimeouts(Model):
     """Timeouts of an exchange towards an upstream; `off` disables one, `keep_alive: off` keeps no connection."""
 
-    connect_s: Clock = Field(
-        default("5s"), alias="connect", description="Until the connection is established, TLS included."
-    )
-    first_byte_s: Clock = Field(default("5m"), alias="first_byte", description="Until the answer's head is complete.")
-    idle_s: Clock = Field(
-        default("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
-    )
-    total_s: Clock = Field(default("off"), alias="total", description="The whole exchange.")
-    keep_alive_s: Clock = Field(
-        default("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
-    )
+    connect_s: Clock = Field(default("5s"), description="Until the connection is established, TLS included.")
+    first_byte_s: Clock = Field(default("5m"), description="Until the answer's head is complete.")
+    idle_s: Clock = Field(default("2m"), description="The longest silence after that; every byte restarts it.")
+    total_s: Clock = Field(default("off"), description="The whole exchange.")
+    keep_alive_s: Clock = Field(default("50s"), description="How long a connection is kept unused; `off` keeps none.")
 
 
 class UpstreamSettings(Model):
@@ -124,13 +118,10 @@ class UpstreamSettings(Model):
         "Members of its query (`?alt=sse`) win over the caller's.",
     )
     api_key: VendorKey | None = Field(
-        None,
-        description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
+        None, description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`."
     )
     api_keys: Annotated[tuple[ListedKey, ...] | None, not_empty()] = Field(
-        None,
-        description="Several keys, each as text or as {key, weight}.",
-        json_schema_extra=_keys_in_schema,
+        None, description="Several keys, each as text or as {key, weight}.", json_schema_extra=_keys_in_schema
     )
     key_pool: KeyPoolSettings = Field(
         default_factory=KeyPoolSettings, alias="keys", description="How the keys are used, and how long they rest."
@@ -157,9 +148,7 @@ class UpstreamSettings(Model):
         default_factory=UpstreamTimeouts, description="Timeouts that differ from the top-level `timeouts`."
     )
     heartbeat_s: Clock = Field(
-        default("off"),
-        alias="heartbeat",
-        description="Silence after which `: ping` is sent; default: the top-level one.",
+        default("off"), description="Silence after which `: ping` is sent; default: the top-level one."
     )
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file that replaces the system's trusted authorities."

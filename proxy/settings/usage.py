@@ -120,12 +120,9 @@ class UsageSettings(Model):
     ledger: Ledger = Field(
         default("off"), description="Where each exchange has a row: `off`, sqlite:///path or postgresql://…"
     )
-    retention_s: PositiveDuration = Field(
-        default("90d"), alias="retention", description="How long the ledger keeps a row."
-    )
+    retention_s: PositiveDuration = Field(default("90d"), description="How long the ledger keeps a row.")
     spool: Text | None = Field(
-        None,
-        description="The directory where rows wait for PostgreSQL; $STATE_DIRECTORY, else `spool`, unless given.",
+        None, description="The directory where rows wait for PostgreSQL; $STATE_DIRECTORY, else `spool`, unless given."
     )
     sync: Literal["50ms", "each"] = Field(
         "50ms", description="When a row is on the disk: within 50 ms, together with others, or each at once."

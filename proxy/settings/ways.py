@@ -11,7 +11,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from proxy.model import EgressProxy, TlsFiles
 from proxy.settings.listener_tls import CertificateAndKey
 from proxy.settings.model import Contradiction, closest
-from proxy.settings.scalars import read_text
+from proxy.settings.scalars import read_text, text_schema
 from proxy.settings.units import InvalidValue, is_host
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ EgressText = Annotated[
         }
     ),
 ]
-ServerName = Annotated[str, PlainValidator(_read_server_name), WithJsonSchema({"type": "string", "minLength": 1})]
+ServerName = Annotated[str, PlainValidator(_read_server_name), text_schema()]
 
 
 class ClientCertificate(CertificateAndKey):

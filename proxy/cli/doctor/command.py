@@ -107,7 +107,7 @@ def doctor(
 
 
 async def _print(verdicts: AsyncIterator[Verdict], *, as_json: bool) -> int:
-    from proxy.cli.doctor import report  # noqa: PLC0415 - the command's help needs none of it
+    from proxy.cli.doctor import verdict as report  # noqa: PLC0415 - the command's help needs none of it
 
     given: list[Verdict] = []
     async for verdict in verdicts:

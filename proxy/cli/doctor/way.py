@@ -24,7 +24,6 @@ from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from types import TracebackType
 
 ECHO: Final = "/forward-sse/echo"
 BROWSERS_CODINGS: Final = "gzip, deflate, br, zstd"
@@ -176,9 +175,7 @@ class Way:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         assert self._session is not None
         await self._session.close()
 

@@ -28,7 +28,7 @@ from proxy.server.signals import Signals, drain, log_options, log_refused
 from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
-    from proxy.server.workers.gunicorn_app import WorkerApplication
+    from proxy.server.workers.arbiter import WorkerApplication
 
 # uvloop is not installed on macOS.
 _Base: Any = GunicornWebWorker if find_spec("uvloop") is None else GunicornUVLoopWebWorker
