@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -54,15 +55,9 @@ if TYPE_CHECKING:
     from proxy.limits.redis import RedisAddress
     from proxy.model import Route
     from proxy.pages import Page
-    from proxy.settings import (
-        BudgetSettings,
-        JwtIssuer,
-        Settings,
-        StoreUrl,
-        UpstreamSettings,
-        UpstreamTimeouts,
-    )
+    from proxy.settings import BudgetSettings, JwtIssuer, Settings, StoreUrl, UpstreamSettings
     from proxy.settings.routes import RouteSettings
+    from proxy.settings.upstreams import UpstreamTimeouts
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -241,20 +236,9 @@ def redis_address(url: StoreUrl) -> RedisAddress:
     """Build the address of the limits server, with its passwords."""
     from proxy.limits.redis import RedisAddress  # noqa: PLC0415 - as in `build_store`
 
-    return RedisAddress(
-        kind=url.kind,
-        nodes=url.nodes,
-        path=url.path,
-        db=url.db,
-        user=url.user,
-        password=_password(url.password),
-        service=url.service,
-        sentinel_password=_password(url.sentinel_password),
-        is_tls=url.is_tls,
-        ca_file=url.ca_file,
-        certificate=url.certificate,
-        key=url.key,
-    )
+    # Both have the same fields.
+    passwords = {name: _password(getattr(url, name)) for name in ("password", "sentinel_password")}
+    return RedisAddress(**asdict(url) | passwords)
 
 
 def _budget(budget: BudgetSettings) -> Budget:

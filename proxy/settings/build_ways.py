@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.protocol.proxy_variables import Egress
-    from proxy.settings import EnvelopeTarget as TargetSettings
     from proxy.settings import Settings, UpstreamSettings
+    from proxy.settings.envelope import EnvelopeTarget
     from proxy.settings.ways import EgressValue
 
 
@@ -43,7 +43,7 @@ def proxy_to(settings: Settings, url: str, own: EgressValue | None) -> tuple[Egr
     return egress, "" if egress is None else "egress_proxy"
 
 
-def target_proxy(settings: Settings, target: TargetSettings) -> tuple[EgressProxy | None, str]:
+def target_proxy(settings: Settings, target: EnvelopeTarget) -> tuple[EgressProxy | None, str]:
     """The same for an envelope's target: its upstream's own proxy is its own."""
     own = None if target.upstream is None else settings.upstreams[target.upstream].egress_proxy
     return proxy_to(settings, target.url, own)

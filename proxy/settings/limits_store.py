@@ -43,10 +43,10 @@ class StoreUrl:
 
     kind: Literal["server", "sentinel", "cluster"]
     nodes: tuple[tuple[str, int], ...]
-    path: str | None
     db: int
     user: str | None
     password: SecretStr | None
+    path: str | None = None
     service: str = ""
     sentinel_password: SecretStr | None = None
     is_tls: bool = False
@@ -117,7 +117,6 @@ def _tcp(url: SplitResult, hosts: str) -> StoreUrl:
     return StoreUrl(
         kind=kind,
         nodes=nodes,
-        path=None,
         db=_db(path or "0"),
         user=_user(url),
         password=_password(url),

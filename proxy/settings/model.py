@@ -24,7 +24,6 @@ Contradiction = tuple[Location, InvalidValue]
 # The type of every error that a model raises; its context has `message`, `suggestion` and `echoes`.
 FAULT = "fault"
 UNKNOWN_KEY = "unknown key"
-_NOT_IN_THIS_RELEASE = "is not part of this release"
 
 
 def default(text: str) -> Any:
@@ -39,11 +38,6 @@ def closest(word: object, options: Iterable[str]) -> str | None:
     by_lower_case = {option.lower().replace("-", "_"): option for option in options}
     found = difflib.get_close_matches(word.lower().replace("-", "_")[:100], by_lower_case, n=1, cutoff=0.6)
     return by_lower_case[found[0]] if found else None
-
-
-def not_in_this_release(what: str | None = None) -> InvalidValue:
-    """Return the fault of a key or value that is reserved and that this release does not have."""
-    return InvalidValue(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
 
 
 def mapping(value: object) -> Mapping[str, object]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.model import Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # Far from overflow in any sum.
 MAX_DURATION_S = 366 * 86_400.0
@@ -66,7 +69,17 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str | None:
+def _split(
+    value: object, pattern: str, words: str, slips: Mapping[str, str], units: Mapping[str, object]
+) -> tuple[str, str]:
+    """Split a quantity into its number and its unit; `words` is the message where it does not match the pattern."""
+    if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
+        raise InvalidValue(words, suggestion=_slip(value, slips, units), echoes=True)
+    unit = value.lstrip("0123456789.")
+    return value.removesuffix(unit), unit
+
+
+def _slip(value: object, slips: Mapping[str, str], units: Iterable[str]) -> str | None:
     """Return the value with the unit that was probably meant, or None."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
@@ -85,14 +98,9 @@ def number_text(value: object) -> str:
 
 def read_duration(value: object) -> float:
     """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) of at most 366 days as seconds."""
-    if not isinstance(value, str) or re.fullmatch(DURATION_PATTERN, value, re.ASCII) is None:
-        raise InvalidValue(
-            "is not a duration: a number and one of ms, s, m, h, d, such as 10s",
-            suggestion=_slip(value, _DURATION_SLIPS, dict(_SECONDS)),
-            echoes=True,
-        )
-    unit = value.lstrip("0123456789.")
-    seconds = float(value.removesuffix(unit)) * _SECONDS[unit]
+    words = "is not a duration: a number and one of ms, s, m, h, d, such as 10s"
+    number, unit = _split(value, DURATION_PATTERN, words, _DURATION_SLIPS, _SECONDS)
+    seconds = float(number) * _SECONDS[unit]
     if seconds > MAX_DURATION_S:
         raise InvalidValue("is longer than 366d")
     return seconds
@@ -120,14 +128,9 @@ def read_clock(value: object) -> float | None:
 
 def read_size(value: object) -> int:
     """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) above zero and at most 1GiB as bytes."""
-    if not isinstance(value, str) or re.fullmatch(SIZE_PATTERN, value, re.ASCII) is None:
-        raise InvalidValue(
-            "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB",
-            suggestion=_slip(value, _SIZE_SLIPS, dict(_BYTES)),
-            echoes=True,
-        )
-    unit = value.lstrip("0123456789")
-    size = int(value.removesuffix(unit)) * _BYTES[unit]
+    words = "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB"
+    number, unit = _split(value, SIZE_PATTERN, words, _SIZE_SLIPS, _BYTES)
+    size = int(number) * _BYTES[unit]
     if not 0 < size <= MAX_SIZE_BYTES:
         raise InvalidValue("must be more than 0 and at most 1GiB")
     return size
