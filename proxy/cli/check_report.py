@@ -150,16 +150,12 @@ def _auth(settings: Settings) -> Iterator[str]:
 
 
 def _issuer(issuer: JwtIssuer) -> str:
-    source = (
-        f"keys from {issuer.jwks_url}"
-        if issuer.jwks_url
-        else {
-            "discovery": "keys by discovery",
-            "public_key": "one public key",
-            "secret": "an HMAC secret",
-            "jwks_url": "",
-        }[issuer.source]
-    )
+    source = {
+        "jwks_url": f"keys from {issuer.jwks_url}",
+        "discovery": "keys by discovery",
+        "public_key": "one public key",
+        "secret": "an HMAC secret",
+    }[issuer.source]
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
     claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
     return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
@@ -219,35 +215,27 @@ def _paths(upstream: UpstreamSettings) -> str:
 
 
 def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
-    yield "url", upstream.url
-    yield "dialect", upstream.dialect
-    yield "path", upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it"
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
-    yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
-    if upstream.client_certificate is not None:
-        yield "shows", str(upstream.client_certificate.certificate)
-    if upstream.server_name is not None:
-        yield "named", upstream.server_name
-    if upstream.credential_header is not None:
-        yield "key in", upstream.credential_header
-    yield "models", ", ".join(upstream.models) or "none: only by name"
-    yield "paths", _paths(upstream)
-    if upstream.headers:
-        yield "headers", ", ".join(upstream.headers)
-    yield (
-        "timeouts",
-        ", ".join(f"{name.removesuffix('_s')} {duration_text(value)}" for name, value in upstream.timeouts),
-    )
-    if upstream.heartbeat_s is not None:
-        yield "heartbeat", duration_text(upstream.heartbeat_s)
-    if upstream.events == "typed":
-        yield "events", "typed"
-    renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
-    if renamed:
-        yield "typed as", ", ".join(renamed)
-    if upstream.ask_usage:
-        yield "usage", "asked for"
+    certificate = upstream.client_certificate
+    facts = {
+        "url": upstream.url,
+        "dialect": upstream.dialect,
+        "path": upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it",
+        "key": {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source],
+        "shows": None if certificate is None else str(certificate.certificate),
+        "named": upstream.server_name,
+        "key in": upstream.credential_header,
+        "models": ", ".join(upstream.models) or "none: only by name",
+        "paths": _paths(upstream),
+        "headers": ", ".join(upstream.headers),
+        "timeouts": ", ".join(f"{name.removesuffix('_s')} {duration_text(value)}" for name, value in upstream.timeouts),
+        "heartbeat": None if upstream.heartbeat_s is None else duration_text(upstream.heartbeat_s),
+        "events": "typed" if upstream.events == "typed" else None,
+        "typed as": ", ".join(f"{kind} {name}" for kind, name in upstream.typed_names if kind != name),
+        "usage": "asked for" if upstream.ask_usage else None,
+    }
+    yield from ((name, fact) for name, fact in facts.items() if fact)
 
 
 def _route(route: RouteSettings) -> str:

@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from pydantic import PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import closest
-from proxy.settings.scalars import read_text
+from proxy.settings.scalars import ESCAPED, read_text, split_authority
 from proxy.settings.secret_values import check_ends
-from proxy.settings.units import InvalidValue, is_host
+from proxy.settings.units import InvalidValue
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
@@ -33,7 +33,6 @@ _EXAMPLES = (
     "redis+sentinel://host1,host2:26379/service, or redis+cluster://host1,host2:6379"
 )
 _SPELLINGS = re.compile(r"(redis|valkey)(s?)[+-]?(?:(sentinel)|(?:socket\+)?(cluster))?(s?)", re.ASCII)
-_ESCAPED = "special characters of a password are percent-encoded"
 _TLS_OPTIONS = {"ca_file", "certificate", "key"}
 
 
@@ -79,7 +78,7 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     rest = rest.removeprefix(f"{before}{at}{hosts}")
     url = urlsplit(f"{scheme}://{before}{at}{'' if scheme == 'unix' else 'hosts'}{rest}")
     if url.fragment or text.endswith("#"):
-        raise InvalidValue(f"must not have a fragment ({_ESCAPED})")
+        raise InvalidValue(f"must not have a fragment ({ESCAPED})")
     return _unix(url, hosts) if scheme == "unix" else _tcp(url, hosts)
 
 
@@ -136,13 +135,7 @@ def _nodes(hosts: str, default: int) -> tuple[tuple[str, int], ...]:
         raise InvalidValue(f"names more than {_MAX_NODES} hosts")
     nodes: list[tuple[str, int | None]] = []
     for text in texts:
-        try:
-            parts = urlsplit(f"//{text}")
-            host, port = parts.hostname, parts.port
-        except ValueError as exc:
-            raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
-        if not host or not is_host(host) or text.endswith(":") or port == 0:
-            raise InvalidValue(f"must name a host ({_ESCAPED})")
+        _, host, port = split_authority(text)
         nodes.append((host, port))
     if all(port is None for _, port in nodes[:-1]):
         default = nodes[-1][1] or default

@@ -165,6 +165,22 @@ def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
     return url, HttpOrigin(url.scheme, host.removesuffix("."), _DEFAULT_PORTS[url.scheme] if port is None else port)
 
 
+# Of a URL that may hold a password, which is in no message.
+ESCAPED = "special characters of a password are percent-encoded"
+
+
+def split_authority(text: str) -> tuple[SplitResult, str, int | None]:
+    """Split what stands behind the `://` of a URL, perhaps with a user and password; with its host and its port."""
+    try:
+        url = urlsplit(f"//{text}")
+        host, port = url.hostname, url.port
+    except ValueError as exc:
+        raise InvalidValue(f"is not a URL ({ESCAPED})") from exc
+    if not host or not units.is_host(host) or url.netloc.endswith(":") or port == 0:
+        raise InvalidValue(f"must name a host ({ESCAPED})")
+    return url, host, port
+
+
 def origin_of(value: object) -> HttpOrigin | None:
     """Return the origin of a value that is a URL, else None."""
     try:

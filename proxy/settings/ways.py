@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.model import EgressProxy, TlsFiles
 from proxy.settings.listener_tls import CertificateAndKey
 from proxy.settings.model import Contradiction, closest
-from proxy.settings.scalars import read_text, text_schema
+from proxy.settings.scalars import ESCAPED, read_text, split_authority, text_schema
 from proxy.settings.units import InvalidValue, is_host
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _MAX_CREDENTIAL_BYTES = 255
 EGRESS_WORDS = ("environment", "none")
 _SCHEMES: dict[str, Literal["http", "socks5"]] = {"http": "http", "socks5": "socks5", "socks5h": "socks5"}
 _EXAMPLES = "must be environment, none, http://host:port or socks5://host:port"
-_ESCAPED = "special characters of a password are percent-encoded"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 EgressValue = Literal["environment", "none"] | EgressProxy
@@ -55,15 +54,9 @@ def read_proxy_url(text: str) -> EgressProxy:
         if scheme.lower() == "https":
             raise InvalidValue("TLS to the proxy itself is not supported: http:// (what goes through it is encrypted)")
         raise InvalidValue("is a kind of proxy that is not supported: http:// or socks5://")
-    try:
-        url = urlsplit(f"//{rest}")
-        host, port = url.hostname, url.port
-    except ValueError as exc:
-        raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
-    if not host or not is_host(host) or url.netloc.endswith(":") or port == 0:
-        raise InvalidValue(f"must name a host ({_ESCAPED})")
+    url, host, port = split_authority(rest)
     if url.path not in {"", "/"} or url.query or url.fragment:
-        raise InvalidValue(f"must end after the port ({_ESCAPED})")
+        raise InvalidValue(f"must end after the port ({ESCAPED})")
     user = None if url.username is None else unquote(url.username)
     password = None if url.password is None else unquote(url.password)
     for credential in filter(None, (user, password)):

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from proxy.auth.egress_connector import EgressConnector
 from proxy.cli.doctor.reach import clock_verdict, date_of
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
-from proxy.cli.doctor.way import why
+from proxy.cli.doctor.way import read, why
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.protocol.paths import below
@@ -194,14 +194,10 @@ async def _ask(
         ) as response,
     ):
         took_s = time.time() - asked_at
-        data = bytearray()
-        async for piece in response.content.iter_any():
-            data += piece
-            if len(data) > _MAX_BYTES:
-                break
+        data = await read(response, _MAX_BYTES)
         date_s = date_of(response.headers)
         offset_s = None if date_s is None else date_s - (asked_at + took_s / 2)
-        return _Reply(response.status, _json(bytes(data)), took_s, offset_s, took_s / 2 + 0.5)
+        return _Reply(response.status, _json(data), took_s, offset_s, took_s / 2 + 0.5)
 
 
 def _fields(upstream: UpstreamSettings, key: str | None) -> list[tuple[str, str]]:
