@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
-    from proxy.errors import ProxyError
 
 # Anthropic's words for kinds of errors, by status (its API reference, "Errors"). Their 529 is our 503.
 _TYPES: Final[Mapping[int, str]] = MappingProxyType(
@@ -78,13 +77,14 @@ class Anthropic(Dialect):
         messages = [{"role": "user", "content": "Hi"}]
         return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
 
-    def error_body(self, error: ProxyError) -> bytes:
+    def error_json(self, status: int, code: str, message: str) -> bytes:
         """Write the error with Anthropic's `error.type`, and the proxy's own code as `code` beside it."""
-        return _error(error.status, error.code, error.message)
+        kind = _TYPES.get(status, "api_error" if status >= _SERVER_ERROR else "invalid_request_error")
+        return orjson.dumps({"type": "error", "error": {"type": kind, "message": message, "code": code}})
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         """Write the error body as an event named `error`."""
-        return encode_event(_error(broken_stream_status(code), code, message), b"error")
+        return encode_event(self.error_json(broken_stream_status(code), code, message), b"error")
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Write the vendor's error as an event named `error`."""
@@ -136,8 +136,3 @@ class Anthropic(Dialect):
     def reader(self, request_body: bytes | bytearray) -> AnthropicReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return AnthropicReader()
-
-
-def _error(status: int, code: str, message: str) -> bytes:
-    kind = _TYPES.get(status, "api_error" if status >= _SERVER_ERROR else "invalid_request_error")
-    return orjson.dumps({"type": "error", "error": {"type": kind, "message": message, "code": code}})

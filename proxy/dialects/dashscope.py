@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import Field
 
 _STREAM: Final[Field] = (b"X-DashScope-SSE", b"enable")
 # Members of `output` that are no part of the answer.
@@ -87,9 +87,9 @@ class DashScope(Dialect):
         body = {"model": model, "input": {"messages": messages}, "parameters": parameters}
         return self.default_path, orjson.dumps(body)
 
-    def error_body(self, error: ProxyError) -> bytes:
+    def error_json(self, status: int, code: str, message: str) -> bytes:  # noqa: ARG002 - not in the body
         """Flat; the request id is the vendor's, and there is none."""
-        return _error(error.code, error.message)
+        return orjson.dumps({"code": code, "message": message, "request_id": ""})
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
         r"""The vendor's own shape, to the byte: `event:error` with a space makes dashscope-python raise a TypeError.
@@ -97,7 +97,8 @@ class DashScope(Dialect):
         The status stands in a comment, as the vendor writes it, and in the `status` field that dashscope-python reads
         (without it, it reports 400, as if the client were to blame); other parsers ignore a field they do not know.
         """
-        return _event(broken_stream_status(code), _error(code, message))
+        status = broken_stream_status(code)
+        return _event(status, self.error_json(status, code, message))
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:
         """The vendor's words in the vendor's shape, with the status of its answer."""
@@ -146,7 +147,3 @@ class DashScope(Dialect):
 
 def _event(status: int, data: bytes) -> bytes:
     return b"event:error\n:HTTP_STATUS/%d\nstatus:%d\ndata:%b\n\n" % (status, status, data)
-
-
-def _error(code: str, message: str) -> bytes:
-    return orjson.dumps({"code": code, "message": message, "request_id": ""})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.base import Dialect
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import error_verdict, is_request_status, unknown_verdict
 from proxy.dialects.typed.openai import OpenAIReader
@@ -18,18 +17,13 @@ from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import Field
     from proxy.protocol.json_text import JsonText, Steps
 
-# `error.type`; the statuses that are not here are the client's (`invalid_request_error`) or ours (`server_error`).
-_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-)
-_SERVER_ERROR: Final = 500
 # Members of a delta: few of them are in one event.
 _TEXTS = ("content", "reasoning_content", "reasoning")
 # An only choice whose delta has one text without escapes, and perhaps members that are null. A quotation mark stands in
@@ -103,10 +97,6 @@ class OpenAI(Dialect):
         messages = [{"role": "user", "content": "Hi"}]
         return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
 
-    def error_body(self, error: ProxyError) -> bytes:
-        """`type` is a kind of error, `code` the proxy's own code for it."""
-        return error_json(error.status, error.code, error.message)
-
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
         """Data with an `error` member: the SDKs raise on it, whatever the event's name.
 
@@ -116,7 +106,7 @@ class OpenAI(Dialect):
         if path.partition(b"?")[0].endswith(b"/responses"):
             flat = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
             return encode_event(orjson.dumps(flat), b"error")
-        return encode_event(error_json(broken_stream_status(code), code, message))
+        return super().error_event(code, message, path)
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
@@ -184,12 +174,6 @@ class OpenAI(Dialect):
     def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return OpenAIReader()
-
-
-def error_json(status: int, code: str, message: str) -> bytes:
-    """An error as OpenAI's API words it."""
-    kind = _TYPES.get(status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error")
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
 
 
 def _judge_response(kind: str, value: dict[str, Any]) -> Verdict:

@@ -171,10 +171,8 @@ class JwtIssuer(Model):
         sources = [name for name in _SOURCES if name in data and data[name] not in (False, "false", None)]
         if len(sources) != 1:
             found = f"has {' and '.join(sources)}" if sources else "has no source of keys"
-            yield (
-                (*sources[1:2],),
-                InvalidValue(f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret"),
-            )
+            words = f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret"
+            yield (*sources[1:2],), InvalidValue(words)
             return
         yield from _misfits(sources[0], data)
 
@@ -201,11 +199,9 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
             return  # reported by the field
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
-            source_words = "this public_key" if source == "public_key" else source
-            yield (
-                ("algorithms", index),
-                InvalidValue(f"{name} does not go with {source_words}; one of {', '.join(fitting)}"),
-            )
+            which = "this public_key" if source == "public_key" else source
+            words = f"{name} does not go with {which}; one of {', '.join(fitting)}"
+            yield ("algorithms", index), InvalidValue(words)
 
 
 class ApiKey(Model):

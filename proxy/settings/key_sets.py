@@ -111,9 +111,5 @@ def placeholder_faults(issuer: object) -> Iterator[Contradiction]:
         words = "has a placeholder, but a token has its own tenant's id in its place"
     else:
         return
-    yield (
-        ("issuer",),
-        InvalidValue(
-            f"{words}: write that id, such as https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"
-        ),
-    )
+    example = "https://login.microsoftonline.com/<tenant id>/v2.0"
+    yield ("issuer",), InvalidValue(f"{words}: write that id, such as {example}, an entry a tenant")

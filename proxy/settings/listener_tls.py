@@ -48,12 +48,8 @@ class CertificateAndKey(Model):
             try:
                 make_server_context(Path(certificate), Path(key), None)
             except (OSError, ValueError):
-                yield (
-                    ("key",),
-                    InvalidValue(
-                        "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
-                    ),
-                )
+                words = "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
+                yield ("key",), InvalidValue(words)
 
 
 class ListenerTls(CertificateAndKey):

@@ -298,10 +298,8 @@ def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     if data.get("early_heartbeat") in (True, "true") and all(
         holder.get("heartbeat", "off") == "off" for holder in holders
     ):
-        yield (
-            ("early_heartbeat",),
-            InvalidValue("needs a `heartbeat`, at the top level or in an upstream, that is not off"),
-        )
+        words = "needs a `heartbeat`, at the top level or in an upstream, that is not off"
+        yield ("early_heartbeat",), InvalidValue(words)
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:

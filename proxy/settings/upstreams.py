@@ -271,10 +271,8 @@ def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradict
     if name.lower() in _RESERVED_FIELDS:
         yield ("credential_header",), InvalidValue("is written by the proxy itself and cannot carry a key")
     elif name.lower() in {other.lower() for other in mapping(data.get("headers"))}:
-        yield (
-            ("credential_header",),
-            InvalidValue("is also in `headers`: the key and another value cannot both go there"),
-        )
+        words = "is also in `headers`: the key and another value cannot both go there"
+        yield ("credential_header",), InvalidValue(words)
     elif data.get("api_key") == "none":
         yield ("credential_header",), InvalidValue("has nothing to carry: `api_key` is none")
 
