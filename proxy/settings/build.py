@@ -14,6 +14,7 @@ from proxy.auth.api_keys import ApiKeys
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.key_sets import KeySource, StaticKeySet
+from proxy.auth.operators import AdminRules, OperatorToken
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
@@ -42,6 +43,7 @@ from proxy.routing.model_routes import ModelRoute
 from proxy.settings.build_prices import build_prices
 from proxy.settings.build_telemetry import telemetry_secrets
 from proxy.settings.build_ways import egress_of, egress_secrets, target_proxy, way_of
+from proxy.settings.scalars import is_loopback
 from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis import RedisAddress
     from proxy.model import Route
     from proxy.pages import Page
+    from proxy.settings import Address as ListenAddress
     from proxy.settings import BudgetSettings, JwtIssuer, Settings, StoreUrl, UpstreamSettings
     from proxy.settings.routes import RouteSettings
     from proxy.settings.upstreams import UpstreamTimeouts
@@ -125,6 +128,28 @@ def build_rules(
         else ClientAddresses(settings.trusted_proxies or ()),
         logs_client=settings.trusted_proxies is not None,
         failures=failures,
+    )
+
+
+def build_admin_rules(settings: Settings, listens_on: ListenAddress | None) -> AdminRules:
+    """Build the operators' rules; `listens_on` is where the process really listens, which a reload does not change.
+
+    A file that was read again may lack `admin` because it has moved the listener to loopback. Until the restart that
+    takes, nobody gets in at the old address.
+    """
+    clients = ClientAddresses(settings.trusted_proxies or ())
+    admin = settings.admin
+    if admin is None:
+        is_local = listens_on is None or is_loopback(listens_on.host)
+        return AdminRules(needs_credential=not is_local, checks_host=is_local, clients=clients)
+    if admin.is_open:
+        return AdminRules(checks_host=False, clients=clients)
+    return AdminRules(
+        tuple(OperatorToken(token.name, bytes.fromhex(token.sha256), token.role) for token in admin.tokens),
+        needs_credential=True,
+        checks_host=False,
+        are_metrics_open=admin.metrics == "open",
+        clients=clients,
     )
 
 

@@ -30,6 +30,8 @@ MAX_HEADER_BYTES = 256 * 1024
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 9110 §5.6.2
 _TEXT_LIMIT = 2048
 _FIELD_NAME_LIMIT = 128
+# Of trusted proxies: each is compared with each hop of a request.
+_MAX_NETWORKS = 64
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -236,6 +238,20 @@ def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
         raise InvalidValue("is not a CIDR block, such as 10.0.0.0/8", suggestion=suggestion, echoes=True) from exc
 
 
+def _read_networks(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) > _MAX_NETWORKS:
+        raise InvalidValue(f"must be at most {_MAX_NETWORKS} blocks")
+    return value
+
+
+def _read_failure_rate(value: object) -> Rate | None:
+    if value == "off":
+        return None
+    if isinstance(value, bool):
+        raise InvalidValue("must be a rate such as 20/1m, or off", suggestion=None if value else "off")
+    return units.read_rate(value)
+
+
 def read_origin(value: object) -> str:
     """Read a CORS origin as a browser writes and sends it (RFC 6454 §6.2): exact, or `*`, or `null`."""
     text = read_text(value)
@@ -312,6 +328,12 @@ BaseUrl = Annotated[str, PlainValidator(read_base_url), text_schema(pattern="^ht
 TargetUrl = Annotated[str, PlainValidator(read_target_url), text_schema(pattern="^https?://")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(read_network), text_schema(examples=["10.0.0.0/8"])
+]
+TrustedProxies = Annotated[tuple[Network, ...], BeforeValidator(_read_networks)]
+FailureRate = Annotated[
+    Rate | None,
+    PlainValidator(_read_failure_rate),
+    WithJsonSchema({"type": "string", "pattern": f"^({units.RATE_PATTERN}|off)$", "examples": ["20/1m", "off"]}),
 ]
 OriginText = Annotated[str, PlainValidator(read_origin), text_schema(examples=["https://app.example.com"])]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -12,7 +12,6 @@ from proxy.protocol.proxy_variables import ProxyVariables
 from proxy.settings.admin import Admin, admin_faults, read_admin
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.clients import FailureRate, TrustedProxies  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.envelope import Envelope  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
@@ -30,6 +29,7 @@ from proxy.settings.scalars import (
     Clock,
     Count,
     Duration,
+    FailureRate,
     FieldName,
     Flag,
     HeaderSize,
@@ -39,6 +39,7 @@ from proxy.settings.scalars import (
     Size,
     Text,
     TokenRateText,
+    TrustedProxies,
     count_up_to,
     origin_of,
     read_field_name,
