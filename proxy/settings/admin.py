@@ -10,7 +10,7 @@ from proxy.settings.auth import Sha256  # noqa: TC001 - pydantic reads the annot
 from proxy.settings.listeners import ADMIN_LISTEN_DEFAULT, read_admin_listen
 from proxy.settings.model import Contradiction, Model, closest, mapping, repeated, sequence
 from proxy.settings.scalars import is_loopback, read_text, text_schema
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,10 +81,7 @@ def read_admin(value: Any) -> Any:
 
 def admin_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Check that a listener beyond loopback has `admin`, and that no user's API key is an operator's token."""
-    try:
-        address = read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
-    except InvalidValue:
-        address = None  # reported by the field
+    address = valid_or_none(read_admin_listen, data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
     if address is not None and "admin" not in data and not is_loopback(address.host):
         words = (
             "is reachable from other machines, so it needs `admin: {tokens: […]}` (`forward-sse key new --admin NAME` "

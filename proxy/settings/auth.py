@@ -18,7 +18,7 @@ from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faul
 from proxy.settings.model import Contradiction, Model, closest, default, repeated, sequence
 from proxy.settings.scalars import Flag, Text, at_most, not_empty, read_text, text_schema
 from proxy.settings.secret_values import Secret, check_ends, read_secret
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
@@ -186,17 +186,11 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        try:
-            size = len(read_secret(value).get_secret_value().encode())
-        except InvalidValue:
-            size = needed  # reported by the field
-        if size < needed:
+        secret = valid_or_none(read_secret, value)
+        if secret is not None and len(secret.get_secret_value().encode()) < needed:
             yield ("secret",), InvalidValue(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
-        try:
-            fitting = algorithms_of_pem(value)
-        except InvalidValue:
-            return  # reported by the field
+        fitting = valid_or_none(algorithms_of_pem, value) or ALGORITHMS
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
             which = "this public_key" if source == "public_key" else source

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import PlainValidator
 
 from proxy.settings.scalars import is_loopback, read_text, split_http_url, text_schema
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,10 +81,9 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
                 if data.get(name) not in (None, False, "false"):
                     yield (name,), InvalidValue(f"has no effect with {source}: no key set is fetched")
         case "jwks_url":
-            try:
-                url = read_key_set_url(data["jwks_url"])
-            except InvalidValue:
-                return  # reported by the field
+            url = valid_or_none(read_key_set_url, data["jwks_url"])
+            if url is None:
+                return
             try:
                 check_key_set_scheme(url, data)
             except InvalidValue as wrong:

@@ -183,14 +183,6 @@ def split_authority(text: str) -> tuple[SplitResult, str, int | None]:
     return url, host, port
 
 
-def origin_of(value: object) -> HttpOrigin | None:
-    """Return the origin of a value that is a URL, else None."""
-    try:
-        return split_http_url(value)[1]
-    except InvalidValue:
-        return None
-
-
 def read_base_url(value: object) -> str:
     """Read an upstream's `url`: no query, no fragment; a trailing slash is dropped."""
     url, _ = split_http_url(value)

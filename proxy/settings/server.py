@@ -41,13 +41,13 @@ from proxy.settings.scalars import (
     TokenRateText,
     TrustedProxies,
     count_up_to,
-    origin_of,
     read_field_name,
+    split_http_url,
     text_schema,
 )
 from proxy.settings.telemetry import OtelVariables, TelemetrySettings
 from proxy.settings.typed import TypedNames, name_faults
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 from proxy.settings.usage import PriceSettings, UsageSettings, price_faults, retention_faults
 from proxy.settings.ways import EgressText, EgressValue  # noqa: TC001 - pydantic reads the annotation
@@ -285,10 +285,7 @@ class Settings(Model):
 
 def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Check for a shared limits store with several workers, which would each grant the whole limit."""
-    try:
-        workers = _read_workers(data.get("workers", 1))
-    except InvalidValue:
-        return  # reported by the field
+    workers = valid_or_none(_read_workers, data.get("workers", 1)) or 1
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
         yield ("workers",), InvalidValue("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
@@ -344,7 +341,8 @@ def _target_faults(
     name = target.get("upstream")
     yield from _unknown((*where, "upstream"), name, upstreams, "an upstream")
     if isinstance(name, str) and name in upstreams:
-        ours, theirs = origin_of(target.get("url")), origin_of(mapping(upstreams[name]).get("url"))
-        if ours and theirs and ours != theirs:
+        urls = (target.get("url"), mapping(upstreams[name]).get("url"))
+        ours, theirs = (valid_or_none(split_http_url, url) for url in urls)
+        if ours and theirs and ours[1] != theirs[1]:
             words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
             yield (*where, "url"), InvalidValue(words)

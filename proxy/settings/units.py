@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from proxy.model import Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+_T = TypeVar("_T")
 
 # Far from overflow in any sum.
 MAX_DURATION_S = 366 * 86_400.0
@@ -57,6 +59,14 @@ class InvalidValue(ValueError):  # noqa: N818 - reads as what it says: `raise In
         self.message = message
         self.suggestion = suggestion
         self.echoes = echoes
+
+
+def valid_or_none(read: Callable[[Any], _T], value: object) -> _T | None:
+    """Return what a reader makes of a value of the file; None if it is not valid, which its field reports."""
+    try:
+        return read(value)
+    except InvalidValue:
+        return None
 
 
 class Address(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from proxy.settings.model import Contradiction, Model, default
 from proxy.settings.scalars import Count, PositiveDuration, count_up_to
 from proxy.settings.secret_values import VendorKey, read_vendor_key
-from proxy.settings.units import InvalidValue, number_text, read_positive_duration
+from proxy.settings.units import InvalidValue, number_text, read_positive_duration, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,10 +80,7 @@ class HealthSettings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Check that the longest time is not shorter than the first."""
-        try:
-            first = read_positive_duration(data.get("out_for", "10s"))
-            longest = read_positive_duration(data.get("out_at_most", "5m"))
-        except InvalidValue:
-            return  # reported by the fields
-        if longest < first:
+        first = valid_or_none(read_positive_duration, data.get("out_for", "10s"))
+        longest = valid_or_none(read_positive_duration, data.get("out_at_most", "5m"))
+        if first is not None and longest is not None and longest < first:
             yield ("out_at_most",), InvalidValue("is shorter than out_for")

@@ -12,7 +12,7 @@ from proxy.settings.budgets import TokenCount  # noqa: TC001 - pydantic reads th
 from proxy.settings.ledger import Ledger, Timezone  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model, default, mapping, sequence
 from proxy.settings.scalars import PositiveDuration, Text, number_schema
-from proxy.settings.units import InvalidValue, number_text, read_positive_duration
+from proxy.settings.units import InvalidValue, number_text, read_positive_duration, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,12 +100,9 @@ class PriceSettings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Check that prices in dollars are plausible, and that they are not all zero."""
-        prices: dict[str, Decimal] = {}
-        for part in ("input", "cached_input", "cache_write", "output"):
-            try:
-                prices[part] = read_price(data.get(part))
-            except InvalidValue:
-                continue  # absent, or reported by the field
+        parts = ("input", "cached_input", "cache_write", "output")
+        read = {part: valid_or_none(read_price, data.get(part)) for part in parts}
+        prices = {part: price for part, price in read.items() if price is not None}
         if data.get("currency", "USD") == "USD":
             for part, price in prices.items():
                 if price > MAX_USD_PER_MILLION:
@@ -155,12 +152,9 @@ def retention_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     usage = mapping(data.get("usage"))
     plans = mapping(data.get("plans")).values()
     budgets = [mapping(budget) for plan in plans for budget in sequence(mapping(plan).get("budgets"))]
-    try:
-        retention_s = read_positive_duration(usage.get("retention", "90d"))
-    except InvalidValue:
-        return  # reported by the field
+    retention_s = valid_or_none(read_positive_duration, usage.get("retention", "90d"))
     longest = max((_PERIOD_DAYS.get(str(budget.get("every")), 0) for budget in budgets), default=0)
-    if usage.get("ledger", "off") != "off" and retention_s < longest * _DAY_S:
+    if usage.get("ledger", "off") != "off" and retention_s is not None and retention_s < longest * _DAY_S:
         words = f"is shorter than a budget's period: at least {longest}d"
         yield ("usage", "retention"), InvalidValue(words, suggestion=f"{longest}d")
 
