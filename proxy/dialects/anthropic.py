@@ -122,11 +122,8 @@ class Anthropic(Dialect):
             is_empty = block.get("type") in {"text", "thinking"} and not (block.get("text") or block.get("thinking"))
             return "preamble" if is_empty else "output"
         if kind == "content_block_delta":
-            return (
-                "output"
-                if any(text for part, text in mapping(value.get("delta")).items() if part != "type")
-                else "preamble"
-            )
+            says = any(text for part, text in mapping(value.get("delta")).items() if part != "type")
+            return "output" if says else "preamble"
         if kind == "message_start":
             return "output" if mapping(value.get("message")).get("content") else "preamble"
         if kind == "message_delta":

@@ -63,7 +63,7 @@ def _http(proxy: EgressProxy, host: str, port: int) -> Dialogue:
     if not answer:
         raise _closed()
     while (end := answer.find(_HEAD_END)) < 0:
-        if not _may_be_answer(answer) or len(answer) >= MAX_HEAD_BYTES:
+        if not answer.startswith(b"HTTP/1."[: len(answer)]) or len(answer) >= MAX_HEAD_BYTES:
             raise _invalid()
         more = yield Step(b"", MAX_HEAD_BYTES - len(answer))
         if not more:
@@ -79,10 +79,6 @@ def _http(proxy: EgressProxy, host: str, port: int) -> Dialogue:
         raise EgressRefusedError(f"The egress proxy refused the connection to the upstream (status {status}).")
     if len(answer) != end + len(_HEAD_END):
         raise _invalid()
-
-
-def _may_be_answer(answer: bytes) -> bool:
-    return answer.startswith(b"HTTP/1."[: len(answer)])
 
 
 def _socks5(proxy: EgressProxy, host: str, port: int) -> Dialogue:

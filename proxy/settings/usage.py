@@ -31,10 +31,6 @@ _PERIOD_DAYS = {"day": 2, "week": 8, "month": 32}
 _DAY_S = 86_400
 
 
-def _decimal_places(text: str) -> int:
-    return len(text.partition(".")[2].rstrip("0"))
-
-
 def read_price(value: object) -> Decimal:
     """Read a price per million tokens exactly, of at most six decimals and none that must be one per token."""
     text = number_text(value)
@@ -47,7 +43,7 @@ def read_price(value: object) -> Decimal:
         raise InvalidValue(f"looks like a price per token: {_PER_MILLION}")
     if price > _MAX_PER_MILLION:
         raise InvalidValue(f"must be at most {_MAX_PER_MILLION}: {_PER_MILLION}")
-    if _decimal_places(text) > _PRICE_DECIMALS:
+    if len(text.partition(".")[2].rstrip("0")) > _PRICE_DECIMALS:
         raise InvalidValue(f"must have at most {_PRICE_DECIMALS} decimals")
     return price
 

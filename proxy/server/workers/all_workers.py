@@ -155,7 +155,8 @@ class AllWorkers:
         """
         answers = await self._peers.ask({"ask": "problems"})
         reports = [await self._one.problems()]
-        reports += [answer for answer in answers.given.values() if _is_problems(answer)]
+        told = (answer for answer in answers.given.values() if isinstance(answer, dict))
+        reports += [answer for answer in told if isinstance(answer.get("reasons"), list)]
         accepting = [problems for problems in reports if _DRAINING not in problems["reasons"]] or reports
         total: Problems = {"reasons": [], "limping": []}
         for problems in accepting:
@@ -204,10 +205,6 @@ class AllWorkers:
 
     async def _listed(self) -> list[Stream]:
         return [{**stream, "worker": self._name} for stream in await self._one.streams()]
-
-
-def _is_problems(answer: Any) -> bool:
-    return isinstance(answer, dict) and isinstance(answer.get("reasons"), list)
 
 
 def _reports_in(answer: Any) -> list[UpstreamReport]:
