@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
 from proxy.settings.model import Contradiction, Model, closest, default, repeated, sequence
-from proxy.settings.scalars import Flag, Text, at_most, not_empty, read_text, text_schema
+from proxy.settings.scalars import Flag, Text, at_most, not_empty, pattern_schema, read_text, text_schema
 from proxy.settings.secret_values import Secret, check_ends, read_secret
 from proxy.settings.units import InvalidValue, valid_or_none
 from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
@@ -103,18 +103,14 @@ def _read_pem(value: object) -> str:
 PublicKey = Annotated[str, PlainValidator(_read_pem), text_schema()]
 Algorithm = Annotated[str, PlainValidator(_read_algorithm), WithJsonSchema({"enum": list(ALGORITHMS)})]
 Scope = Annotated[str, PlainValidator(_read_scope), text_schema()]
-Sha256 = Annotated[
-    str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
-]
+Sha256 = Annotated[str, PlainValidator(_read_sha256), pattern_schema("[0-9A-Fa-f]{64}")]
 # RFC 7519 §4.1.4: "usually no more than a few minutes"; more would accept expired tokens.
 Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
     not_empty(),
     BeforeValidator(_one_or_many),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
 from proxy.settings.model import closest
-from proxy.settings.scalars import text_schema
+from proxy.settings.scalars import pattern_schema, text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -90,9 +90,5 @@ def read_timezone(value: object) -> ZoneInfo:
     return ZoneInfo(value)
 
 
-Ledger = Annotated[
-    LedgerUrl | None,
-    PlainValidator(read_ledger),
-    WithJsonSchema({"type": "string", "pattern": "^(off|sqlite:///.+|postgresql://.+)$"}),
-]
+Ledger = Annotated[LedgerUrl | None, PlainValidator(read_ledger), pattern_schema("(off|sqlite:///.+|postgresql://.+)")]
 Timezone = Annotated[ZoneInfo, PlainValidator(read_timezone), text_schema()]

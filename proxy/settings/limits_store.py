@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
 from proxy.settings.model import closest
-from proxy.settings.scalars import ESCAPED, read_text, split_authority
+from proxy.settings.scalars import ESCAPED, pattern_schema, read_text, split_authority
 from proxy.settings.secret_values import check_ends
 from proxy.settings.units import InvalidValue
 
@@ -193,17 +193,9 @@ def _options(url: SplitResult, known: set[str]) -> dict[str, str]:
 Store = Annotated[
     Literal["memory"] | StoreUrl,
     PlainValidator(read_store),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^(memory|rediss?(\+(sentinel|cluster))?://\S+|unix://\S*/\S+)$",
-            "examples": [
-                "memory",
-                "redis://127.0.0.1:6379/0",
-                "unix:///run/redis.sock",
-                "redis+sentinel://10.0.0.1,10.0.0.2:26379/limits",
-                "redis+cluster://10.0.0.1,10.0.0.2:6379",
-            ],
-        }
+    pattern_schema(
+        r"(memory|rediss?(\+(sentinel|cluster))?://\S+|unix://\S*/\S+)",
+        *("memory", "redis://127.0.0.1:6379/0", "unix:///run/redis.sock"),
+        *("redis+sentinel://10.0.0.1,10.0.0.2:26379/limits", "redis+cluster://10.0.0.1,10.0.0.2:6379"),
     ),
 ]

@@ -261,8 +261,11 @@ def read_origin(value: object) -> str:
     return text
 
 
-def _schema(pattern: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", "examples": [example]})
+def pattern_schema(pattern: str, *examples: str) -> WithJsonSchema:
+    """Return the schema of text that matches a pattern as a whole."""
+    return WithJsonSchema(
+        {"type": "string", "pattern": f"^{pattern}$"} | ({"examples": [*examples]} if examples else {})
+    )
 
 
 def text_schema(**more: Any) -> WithJsonSchema:
@@ -296,8 +299,8 @@ def read_header_size(value: object) -> int:
     return size
 
 
-_DURATION_SCHEMA = _schema(units.DURATION_PATTERN, "10s")
-_CLOCK_SCHEMA = _schema(f"({units.DURATION_PATTERN}|off)", "10s")
+_DURATION_SCHEMA = pattern_schema(units.DURATION_PATTERN, "10s")
+_CLOCK_SCHEMA = pattern_schema(f"({units.DURATION_PATTERN}|off)", "10s")
 
 Text = Annotated[str, PlainValidator(read_text), text_schema()]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
@@ -305,13 +308,13 @@ Count = Annotated[int, PlainValidator(read_count), WithJsonSchema({"type": "inte
 Duration = Annotated[float, PlainValidator(units.read_duration), _DURATION_SCHEMA]
 PositiveDuration = Annotated[float, PlainValidator(units.read_positive_duration), _DURATION_SCHEMA]
 Clock = Annotated[float | None, PlainValidator(units.read_clock), _CLOCK_SCHEMA]
-Size = Annotated[int, PlainValidator(units.read_size), _schema(units.SIZE_PATTERN, "32MiB")]
-HeaderSize = Annotated[int, PlainValidator(read_header_size), _schema(units.SIZE_PATTERN, "16KiB")]
-RateText = Annotated[Rate, PlainValidator(units.read_rate), _schema(units.RATE_PATTERN, "60/10s")]
+Size = Annotated[int, PlainValidator(units.read_size), pattern_schema(units.SIZE_PATTERN, "32MiB")]
+HeaderSize = Annotated[int, PlainValidator(read_header_size), pattern_schema(units.SIZE_PATTERN, "16KiB")]
+RateText = Annotated[Rate, PlainValidator(units.read_rate), pattern_schema(units.RATE_PATTERN, "60/10s")]
 TokenRateText = Annotated[
     Rate,
     PlainValidator(partial(units.read_rate, what="token", example="100000/1m")),
-    _schema(units.RATE_PATTERN, "100000/1m"),
+    pattern_schema(units.RATE_PATTERN, "100000/1m"),
 ]
 FieldName = Annotated[str, PlainValidator(read_field_name), text_schema(maxLength=_FIELD_NAME_LIMIT)]
 UrlPath = Annotated[str, PlainValidator(read_asked_path), text_schema(pattern="^/")]
@@ -323,9 +326,7 @@ Network = Annotated[
 ]
 TrustedProxies = Annotated[tuple[Network, ...], BeforeValidator(_read_networks)]
 FailureRate = Annotated[
-    Rate | None,
-    PlainValidator(_read_failure_rate),
-    WithJsonSchema({"type": "string", "pattern": f"^({units.RATE_PATTERN}|off)$", "examples": ["20/1m", "off"]}),
+    Rate | None, PlainValidator(_read_failure_rate), pattern_schema(f"({units.RATE_PATTERN}|off)", "20/1m", "off")
 ]
 OriginText = Annotated[str, PlainValidator(read_origin), text_schema(examples=["https://app.example.com"])]
 LogLevel = Literal["debug", "info", "warning", "error"]

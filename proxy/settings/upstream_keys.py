@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, default
-from proxy.settings.scalars import Count, PositiveDuration, count_up_to
+from proxy.settings.scalars import Count, PositiveDuration, count_up_to, pattern_schema
 from proxy.settings.secret_values import VendorKey, read_vendor_key
 from proxy.settings.units import InvalidValue, number_text, read_positive_duration, valid_or_none
 
@@ -30,9 +30,7 @@ def read_percent(value: object) -> float:
     raise InvalidValue("must be a share from 1% to 100%, such as 50%", suggestion=suggestion)
 
 
-Percent = Annotated[
-    float, PlainValidator(read_percent), WithJsonSchema({"type": "string", "pattern": f"^{_PERCENT.pattern}$"})
-]
+Percent = Annotated[float, PlainValidator(read_percent), pattern_schema(_PERCENT.pattern)]
 Weight = Annotated[int, PlainValidator(count_up_to(MAX_WEIGHT)), WithJsonSchema({"type": "integer", "minimum": 1})]
 
 

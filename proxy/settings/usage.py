@@ -6,12 +6,12 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.settings.budgets import TokenCount  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.ledger import Ledger, Timezone  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model, default, mapping, sequence
-from proxy.settings.scalars import PositiveDuration, Text, number_schema
+from proxy.settings.scalars import PositiveDuration, Text, number_schema, pattern_schema
 from proxy.settings.units import InvalidValue, number_text, read_positive_duration, valid_or_none
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ DollarsPerUnit = Annotated[
     PlainValidator(read_rate),
     number_schema({"exclusiveMinimum": 0, "maximum": _MAX_RATE}, r"\d{1,9}(\.\d{1,9})?"),
 ]
-Currency = Annotated[
-    str, PlainValidator(read_currency), WithJsonSchema({"type": "string", "pattern": f"^{_CURRENCY}$"})
-]
+Currency = Annotated[str, PlainValidator(read_currency), pattern_schema(_CURRENCY)]
 
 
 class PriceSettings(Model):

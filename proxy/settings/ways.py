@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.model import EgressProxy, TlsFiles
 from proxy.settings.listener_tls import CertificateAndKey
 from proxy.settings.model import Contradiction, closest
-from proxy.settings.scalars import ESCAPED, read_text, split_authority, text_schema
+from proxy.settings.scalars import ESCAPED, pattern_schema, read_text, split_authority, text_schema
 from proxy.settings.units import InvalidValue, is_host
 
 if TYPE_CHECKING:
@@ -77,12 +77,9 @@ def _read_server_name(value: object) -> str:
 EgressText = Annotated[
     EgressValue,
     PlainValidator(read_egress_proxy),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^(environment|none|(http|socks5h?)://\S+|file:/\S+)$",
-            "examples": ["environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"],
-        }
+    pattern_schema(
+        r"(environment|none|(http|socks5h?)://\S+|file:/\S+)",
+        *("environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"),
     ),
 ]
 ServerName = Annotated[str, PlainValidator(_read_server_name), text_schema()]
