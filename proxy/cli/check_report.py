@@ -10,11 +10,10 @@ from proxy.dialects import DIALECTS
 from proxy.protocol.paths import below
 from proxy.settings import ALL_PATHS
 from proxy.settings.build_telemetry import sampling_of, semconv_of, targets_of
-from proxy.settings.build_ways import ways
+from proxy.settings.build_ways import proxy_to, target_proxy, ways
 from proxy.settings.ledgers import spool_directory
 from proxy.settings.scalars import is_loopback
 from proxy.settings.units import duration_text
-from proxy.settings.ways import choose
 from proxy.usage import usd_text
 
 if TYPE_CHECKING:
@@ -151,16 +150,12 @@ def _auth(settings: Settings) -> Iterator[str]:
 
 
 def _issuer(issuer: JwtIssuer) -> str:
-    source = (
-        f"keys from {issuer.jwks_url}"
-        if issuer.jwks_url
-        else {
-            "discovery": "keys by discovery",
-            "public_key": "one public key",
-            "secret": "an HMAC secret",
-            "jwks_url": "",
-        }[issuer.source]
-    )
+    source = {
+        "jwks_url": f"keys from {issuer.jwks_url}",
+        "discovery": "keys by discovery",
+        "public_key": "one public key",
+        "secret": "an HMAC secret",
+    }[issuer.source]
     scopes = f", scopes {' '.join(issuer.required_scopes)}" if issuer.required_scopes else ""
     claim = "" if issuer.audience_claim == "aud" else f" in {issuer.audience_claim}"
     return f"{', '.join(issuer.algorithms)}, {source}, audience {', '.join(issuer.audience)}{claim}{scopes}"
@@ -169,8 +164,7 @@ def _issuer(issuer: JwtIssuer) -> str:
 def _issuers_way(settings: Settings, issuer: JwtIssuer) -> str:
     if issuer.source not in {"jwks_url", "discovery"}:
         return ""
-    url = urlsplit(issuer.jwks_url or issuer.issuer)
-    proxy, source = choose(settings.egress_value(issuer.egress_proxy), settings.proxies, url.scheme, url.hostname or "")
+    proxy, source = proxy_to(settings, issuer.jwks_url or issuer.issuer, issuer.egress_proxy)
     return "" if proxy is None else f", {_way((proxy, source))}"
 
 
@@ -221,35 +215,27 @@ def _paths(upstream: UpstreamSettings) -> str:
 
 
 def _upstream(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
-    yield "url", upstream.url
-    yield "dialect", upstream.dialect
-    yield "path", upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it"
     count = len(upstream.keys)
     own = f"own ({count} key{'s' if count > 1 else ''})"
-    yield "key", {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source]
-    if upstream.client_certificate is not None:
-        yield "shows", str(upstream.client_certificate.certificate)
-    if upstream.server_name is not None:
-        yield "named", upstream.server_name
-    if upstream.credential_header is not None:
-        yield "key in", upstream.credential_header
-    yield "models", ", ".join(upstream.models) or "none: only by name"
-    yield "paths", _paths(upstream)
-    if upstream.headers:
-        yield "headers", ", ".join(upstream.headers)
-    yield (
-        "timeouts",
-        ", ".join(f"{name.removesuffix('_s')} {duration_text(value)}" for name, value in upstream.timeouts),
-    )
-    if upstream.heartbeat_s is not None:
-        yield "heartbeat", duration_text(upstream.heartbeat_s)
-    if upstream.events == "typed":
-        yield "events", "typed"
-    renamed = [f"{kind} {name}" for kind, name in upstream.typed_names if kind != name]
-    if renamed:
-        yield "typed as", ", ".join(renamed)
-    if upstream.ask_usage:
-        yield "usage", "asked for"
+    certificate = upstream.client_certificate
+    facts = {
+        "url": upstream.url,
+        "dialect": upstream.dialect,
+        "path": upstream.path or _default_path(upstream) or "none: POST /forward-sse cannot reach it",
+        "key": {"own": own, "client": "the client's X-Upstream-Authorization", "none": "none"}[upstream.key_source],
+        "shows": None if certificate is None else str(certificate.certificate),
+        "named": upstream.server_name,
+        "key in": upstream.credential_header,
+        "models": ", ".join(upstream.models) or "none: only by name",
+        "paths": _paths(upstream),
+        "headers": ", ".join(upstream.headers),
+        "timeouts": ", ".join(f"{name.removesuffix('_s')} {duration_text(value)}" for name, value in upstream.timeouts),
+        "heartbeat": None if upstream.heartbeat_s is None else duration_text(upstream.heartbeat_s),
+        "events": "typed" if upstream.events == "typed" else None,
+        "typed as": ", ".join(f"{kind} {name}" for kind, name in upstream.typed_names if kind != name),
+        "usage": "asked for" if upstream.ask_usage else None,
+    }
+    yield from ((name, fact) for name, fact in facts.items() if fact)
 
 
 def _route(route: RouteSettings) -> str:
@@ -335,9 +321,7 @@ def _telemetry_warnings(settings: Settings) -> Iterator[str]:
 def _target_warnings(settings: Settings) -> Iterator[str]:
     """Targets that go out directly although a proxy is set: their addresses are checked, which a proxy would not."""
     for index, target in enumerate(() if settings.envelope is None else settings.envelope.targets):
-        url = urlsplit(target.url)
-        own = None if target.upstream is None else settings.upstreams[target.upstream].egress_proxy
-        proxy, source = choose(settings.egress_value(own), settings.proxies, url.scheme, url.hostname or "")
+        proxy, source = target_proxy(settings, target)
         if proxy is not None and not target.allow_unpinned:
             yield f"envelope.targets[{index}]: goes out directly, not through {proxy} ({source}); see allow_unpinned"
         elif proxy is not None:

@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 import jwt
@@ -21,6 +21,7 @@ import jwt
 from proxy import __version__
 from proxy.cli.doctor.command import doctor
 from proxy.cli.keys import key
+from proxy.cli.values import Value, end_wrong_use
 from proxy.ledger import COLUMNS, Column
 from proxy.settings import HMAC_SECRET_BYTES, Address, InvalidValue, Settings, read_duration
 from proxy.settings import loading as config_file
@@ -34,57 +35,28 @@ if TYPE_CHECKING:
     from proxy.ledger import Book
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_WRONG_USE = 2
 
 
-class _Listen(click.ParamType[Address]):
-    """`HOST:PORT` on the command line."""
-
-    name = "host:port"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        """Read the address, or refuse it in click's way (exit 2)."""
-        if isinstance(value, Address):
-            return value
-        try:
-            return read_address(value)
-        except InvalidValue as wrong:
-            self.fail(f"{wrong.message}.", param, ctx)
+def _read_lifetime(value: str) -> float:
+    """Read a duration of at least a second, in seconds."""
+    seconds = read_duration(value)
+    if seconds < 1:
+        raise InvalidValue("must be at least 1s")
+    return seconds
 
 
-class _Lifetime(click.ParamType[float]):
-    """A duration of at least a second, `1h`, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the duration, or refuse it in click's way (exit 2)."""
-        try:
-            seconds = value if isinstance(value, float) else read_duration(value)
-        except InvalidValue as wrong:
-            self.fail(f"{wrong.message}.", param, ctx)
-        if seconds < 1:
-            self.fail("must be at least 1s.", param, ctx)
-        return seconds
+def _read_columns(value: str) -> tuple[Column, ...]:
+    """Read names of columns, separated by commas."""
+    known = {str(column): column for column in COLUMNS}
+    names = list(dict.fromkeys(name.strip() for name in value.split(",")))
+    for name in names:
+        if name not in known:
+            raise InvalidValue(f"{name!r} is none of {', '.join(COLUMNS)}")
+    return tuple(known[name] for name in names)
 
 
-class _Columns(click.ParamType[tuple[Column, ...]]):
-    """Names of columns, separated by commas."""
-
-    name = "columns"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Column, ...]:
-        """Read the names, or refuse one in click's way (exit 2)."""
-        if isinstance(value, tuple):
-            return value
-        known = {str(column): column for column in COLUMNS}
-        names = list(dict.fromkeys(name.strip() for name in value.split(",")))
-        for name in names:
-            if name not in known:
-                self.fail(f"{name!r} is none of {', '.join(COLUMNS)}.", param, ctx)
-        return tuple(known[name] for name in names)
-
-
+_ADDRESS = Value("host:port", read_address)
+_LIFETIME = Value("duration", _read_lifetime)
 _config_option = click.option(
     "--config",
     "config",
@@ -93,17 +65,11 @@ _config_option = click.option(
 )
 
 
-def _fail(text: str) -> NoReturn:
-    """End with a message about the use or the configuration."""
-    click.echo(text, err=True)
-    sys.exit(_WRONG_USE)
-
-
 def _load(config: Path | None, overrides: dict[str, object] | None = None) -> Settings:
     try:
         return config_file.load(config_file.path_of(config, os.environ), os.environ, overrides)
     except ConfigurationError as error:
-        _fail(str(error))
+        end_wrong_use(str(error))
 
 
 @click.group(context_settings=_CONTEXT)
@@ -125,7 +91,7 @@ def cli() -> None:
 @cli.command()
 @_config_option
 @click.option(
-    "--listen", type=_Listen(), multiple=True, help="Where clients come in, over the file's `listen`; may be repeated."
+    "--listen", type=_ADDRESS, multiple=True, help="Where clients come in, over the file's `listen`; may be repeated."
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes, over the file's `workers`.")
 def serve(config: Path | None, listen: tuple[Address, ...], workers: int | None) -> None:
@@ -154,7 +120,7 @@ def serve(config: Path | None, listen: tuple[Address, ...], workers: int | None)
     try:
         sys.exit(server.run(load))
     except ConfigurationError as error:
-        _fail(str(error))
+        end_wrong_use(str(error))
 
 
 @cli.command()
@@ -180,7 +146,7 @@ def check(config: Path | None) -> None:
         check_ledger_url(settings)
     except OSError as exc:
         place = config_file.source_of(("usage", key), config_file.path_of(config, os.environ), os.environ)
-        _fail(f"{place}: {exc.strerror or exc}")
+        end_wrong_use(f"{place}: {exc.strerror or exc}")
     click.echo(check_report.report(settings))
     for warning in check_report.warnings(settings):
         click.echo(f"warning: {warning}", err=True)
@@ -200,7 +166,7 @@ def schema() -> None:
 @click.option("--user", required=True, help="The user that the token names.")
 @click.option("--plan", help="The user's plan; without it, the plan `default`.")
 @click.option("--scope", help="Scopes, separated by spaces; default: those that the issuer requires.")
-@click.option("--ttl", type=_Lifetime(), default="1h", show_default=True, help="How long the token is good.")
+@click.option("--ttl", type=_LIFETIME, default="1h", show_default=True, help="How long the token is good.")
 @_config_option
 def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Path | None) -> None:
     """Sign an access token with the first HMAC issuer of the file; for trials and scripts.
@@ -211,9 +177,11 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
     settings = _load(config)
     issuer = next((one for one in settings.auth.jwt if one.secret is not None), None) if settings.auth else None
     if issuer is None or issuer.secret is None:
-        _fail("No issuer in the file has a `secret`: only an HMAC issuer's tokens can be signed here (see `auth.jwt`).")
+        end_wrong_use(
+            "No issuer in the file has a `secret`: only an HMAC issuer's tokens can be signed here (see `auth.jwt`)."
+        )
     if not user.strip():
-        _fail("--user must not be empty.")
+        end_wrong_use("--user must not be empty.")
     if plan is not None and plan not in settings.plans:
         known = ", ".join(settings.plans)
         click.echo(f"warning: no plan of that name in the file, so `default` will hold; there are: {known}", err=True)
@@ -230,9 +198,13 @@ def token(user: str, plan: str | None, scope: str | None, ttl: float, config: Pa
 
 
 @cli.group(invoke_without_command=True)
-@click.option("--since", type=_Lifetime(), default="7d", show_default=True, help="How far back.")
+@click.option("--since", type=_LIFETIME, default="7d", show_default=True, help="How far back.")
 @click.option(
-    "--by", type=_Columns(), default="user,model", show_default=True, help=f"What to sum by: {', '.join(COLUMNS)}."
+    "--by",
+    type=Value("columns", _read_columns),
+    default="user,model",
+    show_default=True,
+    help=f"What to sum by: {', '.join(COLUMNS)}.",
 )
 @click.option("--user", help="Sum up only what this user has used.")
 @click.option(
@@ -301,7 +273,7 @@ def _ledger_of(settings: Settings) -> Iterator[Book]:
     try:
         book = open_book(settings)
         if book is None:
-            _fail(
+            end_wrong_use(
                 "No ledger is kept: set `usage.ledger` in the file, for example to "
                 "sqlite:////var/lib/forward-sse/ledger.db (docs/usage.md, The ledger)."
             )
@@ -315,7 +287,7 @@ def _ledger_of(settings: Settings) -> Iterator[Book]:
 
 
 @cli.command()
-@click.option("--listen", type=_Listen(), default="127.0.0.1:8090", show_default=True, help="Where it answers.")
+@click.option("--listen", type=_ADDRESS, default="127.0.0.1:8090", show_default=True, help="Where it answers.")
 def mock(listen: Address) -> None:
     """Run an offline vendor: OpenAI, DashScope, Anthropic and Gemini event streams, without a key or a network.
 
@@ -330,7 +302,7 @@ def mock(listen: Address) -> None:
 
 
 @cli.command()
-@click.option("--listen", type=_Listen(), default="127.0.0.1:8080", show_default=True, help="Where the proxy answers.")
+@click.option("--listen", type=_ADDRESS, default="127.0.0.1:8080", show_default=True, help="Where the proxy answers.")
 def demo(listen: Address) -> None:
     """Run the mock vendor and the proxy together, and print a curl line with a live token.
 

@@ -61,29 +61,27 @@ def run(host: str, port: int) -> int:
     """Serve the demo until it is interrupted, and return the exit code."""
     writer = None
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with (
+            TemporaryDirectory(prefix="forward-sse-") as room,
+            asyncio.Runner(loop_factory=new_event_loop) as runner,
+        ):
             redactor = Redactor()
             writer = configure(format_="console", level="info", redactor=redactor)
-            return runner.run(_demo(host, port, redactor))
+            return runner.run(_demo(host, port, redactor, room))
     finally:
         if writer is not None:
             writer.close()
 
 
-async def _demo(host: str, port: int, redactor: Redactor) -> int:
+async def _demo(host: str, port: int, redactor: Redactor, room: str) -> int:
     secret = secrets.token_urlsafe(32)
     config = next((path for path in _CONFIGS if path.exists()), _CONFIGS[0])
-    with TemporaryDirectory(prefix="forward-sse-") as room:
-        return await _serve(f"{host}:{port}", config, secret, redactor, f"sqlite:///{room}/ledger.db")
-
-
-async def _serve(listen: str, config: Path, secret: str, redactor: Redactor, ledger: str) -> int:
+    overrides = {"listen": f"{host}:{port}", "usage": {"ledger": f"sqlite:///{room}/ledger.db"}}
     async with MockVendor(host="127.0.0.1", port=0, interval_ms=_PACE_MS) as vendor:
         mock = f"http://127.0.0.1:{vendor.port}"
 
         def settings() -> Settings:
-            environ = {**os.environ, "DEMO_SECRET": secret, "DEMO_MOCK_URL": mock}
-            return load(config, environ, overrides={"listen": listen, "usage": {"ledger": ledger}})
+            return load(config, {**os.environ, "DEMO_SECRET": secret, "DEMO_MOCK_URL": mock}, overrides)
 
         now_s = int(time.time())
         claims = {"iss": "demo", "aud": "llm", "sub": "you", "iat": now_s, "exp": now_s + _TOKEN_TTL_S}

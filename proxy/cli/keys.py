@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import sys
-from typing import NoReturn
 
 import click
 
-_WRONG_USE = 2
+from proxy.cli.values import end_wrong_use
 
 
 @click.group()
@@ -33,9 +31,9 @@ def key_new(user: str | None, plan: str | None, admin: str | None, role: str | N
              forward-sse key new --admin ops --role operate
     """  # noqa: D301 - \b is click's mark for "keep these lines"
     if (user is None) == (admin is None):
-        _refuse("Give --user or --admin.")
+        end_wrong_use("Give --user or --admin.")
     if (user is None and plan is not None) or (admin is None and role is not None):
-        _refuse("--plan goes with --user, --role with --admin.")
+        end_wrong_use("--plan goes with --user, --role with --admin.")
     if admin is not None:
         key_, digest = _new_key("fssa_")
         where, line = "admin.tokens", f'{{name: {_yaml_name(admin)}, sha256: "{digest}", role: {role or "view"}}}'
@@ -57,7 +55,7 @@ def _new_key(prefix: str) -> tuple[str, str]:
 def _yaml_name(text: str) -> str:
     """A name as a YAML scalar; ends the command where it is none."""
     if not text.strip() or not text.isprintable():
-        _refuse("Names must be one line of printable characters.")
+        end_wrong_use("Names must be one line of printable characters.")
     return _yaml_text(text)
 
 
@@ -67,9 +65,3 @@ def _yaml_text(text: str) -> str:
         return text if text.lower() not in {"true", "false", "null"} else json.dumps(text)
     # The file expands `${…}` in quoted text too.
     return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
-
-
-def _refuse(text: str) -> NoReturn:
-    """End with a message about the use."""
-    click.echo(text, err=True)
-    sys.exit(_WRONG_USE)

@@ -18,7 +18,6 @@ from proxy.observability.logging import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     from proxy.console.choice import Choice
 
@@ -90,9 +89,7 @@ class Console:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._feed.leave(self)
 
     async def next(self) -> bytes | None:

@@ -10,8 +10,11 @@ from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import orjson
+
 from proxy.dialects.stream_request import has_true_stream_member
 from proxy.protocol.paths import canonical_path, matches
+from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
     import re
@@ -36,6 +39,11 @@ _BROKEN_STREAM_STATUS: Final[Mapping[str, int]] = MappingProxyType(
         "insufficient_quota": 429,
     }
 )
+# `error.type` of OpenAI's errors; the statuses that are not here are the client's (`invalid_request_error`) or ours.
+_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+)
+_SERVER_ERROR: Final = 500
 
 
 class Dialect(ABC):
@@ -160,17 +168,25 @@ class Dialect(ABC):
         """Write the path and body of the cheapest request that has a model generate; None where none is known."""
         return None
 
-    @abstractmethod
+    def error_json(self, status: int, code: str, message: str) -> bytes:
+        """Write an error of the proxy's own as JSON: as OpenAI does, which most clients can read, unless overridden.
+
+        `type` is a kind of error, `code` the proxy's own code for it.
+        """
+        kind = _TYPES.get(status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error")
+        return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
+
     def error_body(self, error: ProxyError) -> bytes:
         """Write the JSON body of the proxy's own error response."""
+        return self.error_json(error.status, error.code, error.message)
 
-    @abstractmethod
-    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
+    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - see the dialects
         """Write the event that ends a broken stream with its reason, or None where the dialect has no such event.
 
         Written at an event boundary only, with LF alone, with no id and no retry time: a client's parser must not take
         anything from it but the error. `path` is that of the request, with or without its query.
         """
+        return encode_event(self.error_json(broken_stream_status(code), code, message))
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - see the dialects
         """Write a vendor's error response of that status as an event.

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.base import Dialect
 from proxy.dialects.output_bound import BoundMembers
-from proxy.dialects.preamble import judge_gemini
+from proxy.dialects.preamble import error_verdict, is_request_status, unknown_verdict
 from proxy.dialects.typed.gemini import GeminiReader
-from proxy.dialects.usage import count_gemini, gemini_text_bytes
-from proxy.protocol.sse_observer import encode_event
+from proxy.dialects.typed.reader import mapping, sequence
+from proxy.dialects.usage import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
-    from proxy.errors import ProxyError
 
 # google.rpc.Code's names by HTTP status (google/rpc/code.proto); other 4xx are INVALID_ARGUMENT.
 _STATUSES: Final[Mapping[int, str]] = MappingProxyType(
@@ -84,25 +83,50 @@ class Gemini(Dialect):
         body = {"contents": contents, "generationConfig": {"maxOutputTokens": 1}}
         return f"/v1beta/models/{model}:generateContent", orjson.dumps(body)
 
-    def error_body(self, error: ProxyError) -> bytes:
-        """`code` is the HTTP status here; the proxy's own code is the reason of an `ErrorInfo`."""
-        return _error(error.status, error.code, error.message)
+    def error_json(self, status: int, code: str, message: str) -> bytes:
+        """`code` is the HTTP status here; the proxy's own code is the reason of an `ErrorInfo`.
 
-    def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - the same everywhere
-        """Data alone: google-genai reads nothing but `data: `, and raises on an `error` member."""
-        return encode_event(_error(broken_stream_status(code), code, message))
+        As an event it is data alone: google-genai reads nothing but `data: `, and raises on an `error` member.
+        """
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "forward-sse"}
+        name = _STATUSES.get(status, "INVALID_ARGUMENT")
+        return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": [info]}})
 
     def count(self, event: dict[str, Any], counts: Counts) -> None:
-        """See `usage`."""
-        count_gemini(event, counts)
+        """Running totals in every chunk; thoughts are billed as output, and are not among the candidates.
+
+        https://ai.google.dev/api/generate-content#UsageMetadata
+        """
+        counts.keep_model(event.get("modelVersion"))
+        usage = mapping(event.get("usageMetadata"))
+        counts.keep_sum("input", usage, ("promptTokenCount", "toolUsePromptTokenCount"))
+        counts.keep_sum("output", usage, ("candidatesTokenCount", "thoughtsTokenCount"))
+        counts.keep("cached", usage.get("cachedContentTokenCount"))
+        counts.keep("reasoning", usage.get("thoughtsTokenCount"))
 
     def text_bytes(self, event: dict[str, Any]) -> int:
-        """See `usage`."""
-        return gemini_text_bytes(event)
+        """The text of a chunk's candidates."""
+        return sum(
+            size_of(mapping(part).get("text"))
+            for candidate in sequence(event.get("candidates"))
+            for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
+        )
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
-        """See `preamble`."""
-        return judge_gemini(value)
+        """Chunks of candidates; a blocked prompt is an answer, and the request's own fault."""
+        if error := value.get("error"):
+            return error_verdict(is_request_status(mapping(error).get("code")))
+        if mapping(value.get("promptFeedback")).get("blockReason"):
+            return "output"
+        if "candidates" not in value:
+            return unknown_verdict(value)
+        for candidate in map(mapping, sequence(value["candidates"])):
+            parts = map(mapping, sequence(mapping(candidate.get("content")).get("parts")))
+            if candidate.get("finishReason") or any(
+                content for part in parts for member, content in part.items() if member != "thought"
+            ):
+                return "output"
+        return "preamble"
 
     def reader(self, request_body: bytes | bytearray) -> GeminiReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
@@ -111,9 +135,3 @@ class Gemini(Dialect):
     def _is_meant(self, pattern: str, method: str, path: str) -> bool:
         """Below a model there are also the operations of everybody who shares the vendor's key."""
         return super()._is_meant(pattern, method, path) and not (pattern in self.model_paths and "/operations" in path)
-
-
-def _error(status: int, code: str, message: str) -> bytes:
-    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "forward-sse"}
-    name = _STATUSES.get(status, "INVALID_ARGUMENT")
-    return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": [info]}})

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from proxy.dialects.base import Dialect, broken_stream_status
+from proxy.dialects.base import Dialect
 from proxy.dialects.output_bound import BoundMembers
-from proxy.dialects.preamble import judge_openai
+from proxy.dialects.preamble import error_verdict, is_request_status, unknown_verdict
 from proxy.dialects.typed.openai import OpenAIReader
-from proxy.dialects.usage import OPENAI_PLAIN_TEXT, count_openai, openai_text_bytes
+from proxy.dialects.typed.reader import mapping, sequence
+from proxy.dialects.usage import size_of
 from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from proxy.dialects.preamble import Verdict
     from proxy.dialects.usage import Counts
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import Field
     from proxy.protocol.json_text import JsonText, Steps
 
-# `error.type`; the statuses that are not here are the client's (`invalid_request_error`) or ours (`server_error`).
-_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Members of a delta: few of them are in one event.
+_TEXTS = ("content", "reasoning_content", "reasoning")
+# An only choice whose delta has one text without escapes, and perhaps members that are null. A quotation mark stands in
+# no text unescaped, so that this can be no part of one. Possessive: each byte is looked at once.
+_PLAIN_TEXT = re.compile(
+    rb'"choices":\[\{[^{}\[\]]*+(?<="delta":)\{(?:"\w++":null,)*+"(?:content|reasoning_content|reasoning)":"([^"\\]*+)"'
+    rb'(?:,"\w++":null)*+\}[^{}\[\]]*+\}\]'
 )
-_SERVER_ERROR: Final = 500
+# What the Responses API sends before there is anything of the answer.
+_RESPONSE_PREAMBLE: Final = frozenset(
+    {
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_summary_part.added",
+    }
+)
+# https://platform.openai.com/docs/guides/error-codes, and what compatible vendors and Azure add.
+_REQUEST_CODES: Final = frozenset(
+    {"content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt", "model_not_found"}
+)
+_KEY_CODES: Final = frozenset({"invalid_api_key", "insufficient_quota", "billing_hard_limit_reached"})
 
 
 class OpenAI(Dialect):
@@ -70,16 +90,12 @@ class OpenAI(Dialect):
     usage_on_request = True
     # The second is what the first became, the third the Responses API's.
     bound_members = BoundMembers(("max_tokens", "max_completion_tokens", "max_output_tokens"), ("n",))
-    plain_text = OPENAI_PLAIN_TEXT
+    plain_text = _PLAIN_TEXT
 
     def smallest_request(self, model: str) -> tuple[str, bytes]:
         """One token of a chat completion."""
         messages = [{"role": "user", "content": "Hi"}]
         return self.default_path, orjson.dumps({"model": model, "max_tokens": 1, "messages": messages})
-
-    def error_body(self, error: ProxyError) -> bytes:
-        """`type` is a kind of error, `code` the proxy's own code for it."""
-        return error_json(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:
         """Data with an `error` member: the SDKs raise on it, whatever the event's name.
@@ -90,7 +106,7 @@ class OpenAI(Dialect):
         if path.partition(b"?")[0].endswith(b"/responses"):
             flat = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0}
             return encode_event(orjson.dumps(flat), b"error")
-        return encode_event(error_json(broken_stream_status(code), code, message))
+        return super().error_event(code, message, path)
 
     def vendor_error_event(self, status: int, body: dict[str, Any]) -> bytes | None:  # noqa: ARG002 - not in the body
         """Data with the vendor's `error` member, in both APIs: the SDKs raise on it."""
@@ -101,23 +117,78 @@ class OpenAI(Dialect):
         return ask_usage(target, fields, body)
 
     def count(self, event: dict[str, Any], counts: Counts) -> None:
-        """See `usage`."""
-        count_openai(event, counts)
+        """Chat completions, completions, embeddings, and the Responses API, whose events have the response in them.
+
+        https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming
+        """
+        response = mapping(event.get("response"))
+        counts.keep_model(event.get("model"), response.get("model"))
+        usage = mapping(event.get("usage")) or mapping(response.get("usage"))
+        if not usage:
+            return
+        counts.keep("input", usage.get("prompt_tokens"), usage.get("input_tokens"))
+        counts.keep("output", usage.get("completion_tokens"), usage.get("output_tokens"))
+        sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
+        counts.keep("cached", sent.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"))
+        counts.keep("cache_write", sent.get("cache_creation_input_tokens"))
+        made = mapping(usage.get("completion_tokens_details")) or mapping(usage.get("output_tokens_details"))
+        counts.keep("reasoning", made.get("reasoning_tokens"))
+        if counts.output is None and counts.input is not None and "total_tokens" in usage:
+            # Embeddings: everything is input.
+            counts.output = 0
 
     def text_bytes(self, event: dict[str, Any]) -> int:
-        """See `usage`."""
-        return openai_text_bytes(event)
+        """What an event adds to the answer: text, thoughts, a tool's input."""
+        if isinstance(delta := event.get("delta"), str):
+            return size_of(delta)
+        size = 0
+        for choice in sequence(event.get("choices")):
+            of = mapping(choice)
+            if "text" in of:
+                size += size_of(of["text"])
+            delta = mapping(of.get("delta"))
+            for name in _TEXTS:
+                if name in delta:
+                    size += size_of(delta[name])
+            if "tool_calls" in delta:
+                for call in sequence(delta["tool_calls"]):
+                    size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+        return size
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
-        """See `preamble`."""
-        return judge_openai(value)
+        """Chat completions, completions and responses; what tells them apart is `type`."""
+        kind = value.get("type")
+        if isinstance(kind, str) and (kind == "error" or kind.startswith("response.")):
+            return _judge_response(kind, value)
+        if value.get("error") or value.get("object") == "error":
+            return error_verdict(_is_request_fault(value.get("error") or value))
+        if "choices" not in value:
+            return unknown_verdict(value)
+        for choice in map(mapping, sequence(value["choices"])):
+            delta = mapping(choice.get("delta"))
+            said = any(content for name, content in delta.items() if name != "role")
+            if said or any(choice.get(name) for name in ("finish_reason", "text", "message")):
+                return "output"
+        return "preamble"
 
     def reader(self, request_body: bytes | bytearray) -> OpenAIReader:  # noqa: ARG002 - the same for every request
         """Needs nothing of the request."""
         return OpenAIReader()
 
 
-def error_json(status: int, code: str, message: str) -> bytes:
-    """An error as OpenAI's API words it."""
-    kind = _TYPES.get(status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error")
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
+def _judge_response(kind: str, value: dict[str, Any]) -> Verdict:
+    if kind == "error":
+        return error_verdict(_is_request_fault(value.get("error") or value))
+    if kind == "response.failed":
+        return error_verdict(_is_request_fault(mapping(value.get("response")).get("error")))
+    if kind in _RESPONSE_PREAMBLE or (kind.endswith(".delta") and value.get("delta") == ""):
+        return "preamble"
+    return "output"
+
+
+def _is_request_fault(error: object) -> bool:
+    members = mapping(error)
+    code, status = members.get("code"), members.get("status")
+    if is_request_status(code) or is_request_status(status) or code in _REQUEST_CODES:
+        return True
+    return members.get("type") == "invalid_request_error" and code not in _KEY_CODES

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.dialects.base import Dialect
-from proxy.dialects.openai import error_json
 from proxy.dialects.stream_request import accepts_event_stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.errors import Field, ProxyError
+    from proxy.errors import Field
 
 
 class Raw(Dialect):
@@ -23,10 +22,6 @@ class Raw(Dialect):
     def asks_in_fields(self, fields: Sequence[Field]) -> bool:
         """The standard way is all that is known."""
         return accepts_event_stream(fields)
-
-    def error_body(self, error: ProxyError) -> bytes:
-        """Worded as OpenAI does, which most clients can read."""
-        return error_json(error.status, error.code, error.message)
 
     def error_event(self, code: str, message: str, path: bytes) -> bytes | None:  # noqa: ARG002 - whatever they are
         """None: an aborted body is the only sign that every format has."""

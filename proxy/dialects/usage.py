@@ -1,4 +1,4 @@
-"""What vendors say of tokens: how each dialect's figures become five, whatever their names and sums.
+"""What vendors say of tokens: the five figures that each dialect's `count` makes, whatever their names and sums.
 
 Rule for all: of each figure the last value that is not null counts; never a sum over events; zero is a value. Vendors
 repeat running totals, some in every event.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, TypeGuard
-
-from proxy.dialects.typed.reader import mapping, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,128 +80,8 @@ class Counts:
             setattr(self, name, sum(told))
 
 
-def count_openai(event: dict[str, Any], counts: Counts) -> None:
-    """Chat completions, completions, embeddings, and the Responses API, whose events have the response in them.
-
-    https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming
-    """
-    response = mapping(event.get("response"))
-    counts.keep_model(event.get("model"), response.get("model"))
-    usage = mapping(event.get("usage")) or mapping(response.get("usage"))
-    if not usage:
-        return
-    counts.keep("input", usage.get("prompt_tokens"), usage.get("input_tokens"))
-    counts.keep("output", usage.get("completion_tokens"), usage.get("output_tokens"))
-    sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
-    counts.keep("cached", sent.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"))
-    counts.keep("cache_write", sent.get("cache_creation_input_tokens"))
-    made = mapping(usage.get("completion_tokens_details")) or mapping(usage.get("output_tokens_details"))
-    counts.keep("reasoning", made.get("reasoning_tokens"))
-    if counts.output is None and counts.input is not None and "total_tokens" in usage:
-        # Embeddings: everything is input.
-        counts.output = 0
-
-
-_ANTHROPIC_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-
-
-def count_anthropic(event: dict[str, Any], counts: Counts) -> None:
-    """`input_tokens` is without what the cache had or took; the output of `message_start` only holds a place.
-
-    https://docs.anthropic.com/en/api/messages-streaming
-    """
-    message = mapping(event.get("message"))
-    counts.keep_model(event.get("model"), message.get("model"))
-    usage = mapping(event.get("usage")) or mapping(message.get("usage"))
-    counts.keep_sum("input", usage, _ANTHROPIC_INPUT)
-    counts.keep("cached", usage.get("cache_read_input_tokens"))
-    counts.keep("cache_write", usage.get("cache_creation_input_tokens"))
-    if not message:
-        counts.keep("output", usage.get("output_tokens"))
-
-
-def count_gemini(event: dict[str, Any], counts: Counts) -> None:
-    """Running totals in every chunk; thoughts are billed as output, and are not among the candidates.
-
-    https://ai.google.dev/api/generate-content#UsageMetadata
-    """
-    counts.keep_model(event.get("modelVersion"))
-    usage = mapping(event.get("usageMetadata"))
-    counts.keep_sum("input", usage, ("promptTokenCount", "toolUsePromptTokenCount"))
-    counts.keep_sum("output", usage, ("candidatesTokenCount", "thoughtsTokenCount"))
-    counts.keep("cached", usage.get("cachedContentTokenCount"))
-    counts.keep("reasoning", usage.get("thoughtsTokenCount"))
-
-
-def count_dashscope(event: dict[str, Any], counts: Counts) -> None:
-    """Running totals in every event; an application counts by model.
-
-    https://help.aliyun.com/zh/model-studio/qwen-api-via-dashscope
-    """
-    usage = mapping(event.get("usage"))
-    models = [mapping(model) for model in sequence(usage.get("models"))]
-    if models:
-        for name, member in (("input", "input_tokens"), ("output", "output_tokens")):
-            told = [model[member] for model in models if is_count(model.get(member))]
-            if told:
-                setattr(counts, name, sum(told))
-        counts.keep_model(models[0].get("model_id"))
-        return
-    counts.keep("input", usage.get("input_tokens"))
-    counts.keep("output", usage.get("output_tokens"))
-    sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
-    counts.keep("cached", sent.get("cached_tokens"), usage.get("cached_tokens"))
-    counts.keep("reasoning", mapping(usage.get("output_tokens_details")).get("reasoning_tokens"))
-
-
-# Members of a delta: few of them are in one event.
-_OPENAI_TEXTS = ("content", "reasoning_content", "reasoning")
-_ANTHROPIC_TEXTS = ("text", "thinking", "partial_json")
-# An only choice whose delta has one text without escapes, and perhaps members that are null. A quotation mark stands in
-# no text unescaped, so that this can be no part of one. Possessive: each byte is looked at once.
-OPENAI_PLAIN_TEXT = re.compile(
-    rb'"choices":\[\{[^{}\[\]]*+(?<="delta":)\{(?:"\w++":null,)*+"(?:content|reasoning_content|reasoning)":"([^"\\]*+)"'
-    rb'(?:,"\w++":null)*+\}[^{}\[\]]*+\}\]'
-)
-ANTHROPIC_PLAIN_TEXT = re.compile(rb'"delta":\{"type":"\w++","(?:text|thinking|partial_json)":"([^"\\]*+)"\}')
-
-
 def size_of(text: object) -> int:
     """The UTF-8 bytes of what is a text."""
     if not isinstance(text, str):
         return 0
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def openai_text_bytes(event: dict[str, Any]) -> int:
-    """What an event adds to the answer: text, thoughts, a tool's input."""
-    if isinstance(delta := event.get("delta"), str):
-        return size_of(delta)
-    size = 0
-    for choice in sequence(event.get("choices")):
-        of = mapping(choice)
-        if "text" in of:
-            size += size_of(of["text"])
-        delta = mapping(of.get("delta"))
-        for name in _OPENAI_TEXTS:
-            if name in delta:
-                size += size_of(delta[name])
-        if "tool_calls" in delta:
-            for call in sequence(delta["tool_calls"]):
-                size += size_of(mapping(mapping(call).get("function")).get("arguments"))
-    return size
-
-
-def anthropic_text_bytes(event: dict[str, Any]) -> int:
-    """The same of a `content_block_delta`."""
-    delta = mapping(event.get("delta"))
-    return sum(size_of(delta[name]) for name in _ANTHROPIC_TEXTS if name in delta)
-
-
-def gemini_text_bytes(event: dict[str, Any]) -> int:
-    """The same of a chunk's candidates."""
-    return sum(
-        size_of(mapping(part).get("text"))
-        for candidate in sequence(event.get("candidates"))
-        for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,19 +99,8 @@ def read_controls(query: Iterable[tuple[str, str]], fields: Iterable[tuple[str, 
     unknown = asked.keys() - _NAMES
     if unknown:
         raise RefusedError(400, f"mock control {min(unknown)!r} is unknown; there are {', '.join(sorted(_NAMES))}")
-    numbers = {name: _number(name, value) for name, value in asked.items() if name in _RANGES}
-    fault = asked.get("fault")
-    newline = asked.get("newline")
-    return Controls(
-        events=numbers.get("events"),
-        size=numbers.get("size"),
-        interval_ms=numbers.get("interval_ms", interval_ms),
-        first_byte_ms=numbers.get("first_byte_ms", 0),
-        status=numbers.get("status"),
-        fault=None if fault is None else Fault(_choice("fault", fault)),
-        fault_after=numbers.get("fault_after", 0),
-        newline=Newline.LF if newline is None else Newline(_choice("newline", newline)),
-    )
+    given = {name: (_number if name in _RANGES else _choice)(name, value) for name, value in asked.items()}
+    return Controls(**{"interval_ms": interval_ms, **given})
 
 
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -124,7 +113,7 @@ def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return gathered
 
 
-def _number(name: str, value: str) -> int:
+def _number(name: str, value: str) -> Any:
     low, high = _RANGES[name]
     # A pattern, because int() also takes signs, underscores and other scripts' digits.
     if _WHOLE_NUMBER.fullmatch(value) is None or not low <= int(value) <= high:
@@ -132,8 +121,8 @@ def _number(name: str, value: str) -> int:
     return int(value)
 
 
-def _choice(name: str, value: str) -> str:
-    choices = [str(choice) for choice in _CHOICES[name]]
-    if value not in choices:
-        raise RefusedError(400, f"mock control {name!r} must be one of {', '.join(choices)}")
-    return value
+def _choice(name: str, value: str) -> Any:
+    try:
+        return _CHOICES[name](value)
+    except ValueError:
+        raise RefusedError(400, f"mock control {name!r} must be one of {', '.join(_CHOICES[name])}") from None

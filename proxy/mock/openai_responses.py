@@ -10,7 +10,7 @@ from proxy.mock.answer import FAILURE, Answer, Ask, named_event
 from proxy.mock.reply import IMAGE_BASE64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from proxy.mock.openai import OpenAI
     from proxy.mock.reply import Reply
@@ -78,9 +78,11 @@ def output_items(reply: Reply, text: str) -> list[Item]:
     if reply.thoughts:
         summary = [{"type": "summary_text", "text": "".join(reply.thoughts)}]
         items.append({"id": reply.identifier("rs_"), "type": "reasoning", "summary": summary})
-    items.append(_message(reply, "completed", [_part(text)]))
+    said = {"type": "message", "id": reply.identifier("msg_"), "status": "completed", "role": "assistant"}
+    items.append({**said, "content": [_part(text)]})
     if reply.has_image:
-        items.append(_picture(reply, "completed", IMAGE_BASE64))
+        drawn = {"type": "image_generation_call", "id": reply.identifier("ig_"), "status": "completed"}
+        items.append({**drawn, "result": IMAGE_BASE64})
     return items
 
 
@@ -96,60 +98,47 @@ def _unnumbered(reply: Reply, text: str) -> Iterator[Item]:
     yield {"type": "response.created", "response": response(reply, "in_progress", [])}
     yield {"type": "response.in_progress", "response": response(reply, "in_progress", [])}
     for index, item in enumerate(finished):
-        kind = item["type"]
-        if kind == "reasoning":
-            yield from _thinking(reply, index, item)
-        elif kind == "message":
-            yield from _saying(reply, index, item, text)
-        else:
-            yield from _drawing(reply, index, item)
+        begun, steps = _KINDS[item["type"]]
+        yield {"type": "response.output_item.added", "output_index": index, "item": {**item, **begun}}
+        yield from steps(reply, {"item_id": item["id"], "output_index": index}, text)
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
     yield {"type": "response.completed", "response": response(reply, "completed", finished)}
 
 
-def _thinking(reply: Reply, index: int, item: Item) -> Iterator[Item]:
-    place = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+def _thinking(reply: Reply, item: Item, _text: str) -> Iterator[Item]:
+    place = {**item, "summary_index": 0}
     empty = {"type": "summary_text", "text": ""}
-    yield {"type": "response.output_item.added", "output_index": index, "item": {**item, "summary": []}}
     yield {"type": "response.reasoning_summary_part.added", **place, "part": empty}
     for thought in reply.thoughts:
         yield {"type": "response.reasoning_summary_text.delta", **place, "delta": thought}
     whole = "".join(reply.thoughts)
     yield {"type": "response.reasoning_summary_text.done", **place, "text": whole}
     yield {"type": "response.reasoning_summary_part.done", **place, "part": {**empty, "text": whole}}
-    yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _saying(reply: Reply, index: int, item: Item, text: str) -> Iterator[Item]:
-    place = {"item_id": item["id"], "output_index": index, "content_index": 0}
-    started = _message(reply, "in_progress", [])
-    yield {"type": "response.output_item.added", "output_index": index, "item": started}
+def _saying(reply: Reply, item: Item, text: str) -> Iterator[Item]:
+    place = {**item, "content_index": 0}
     yield {"type": "response.content_part.added", **place, "part": _part("")}
     for piece in reply.texts():
         yield {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
     yield {"type": "response.output_text.done", **place, "text": text, "logprobs": []}
     yield {"type": "response.content_part.done", **place, "part": _part(text)}
-    yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _drawing(reply: Reply, index: int, item: Item) -> Iterator[Item]:
-    place = {"item_id": item["id"], "output_index": index}
-    started = _picture(reply, "in_progress", None)
-    yield {"type": "response.output_item.added", "output_index": index, "item": started}
+def _drawing(_reply: Reply, place: Item, _text: str) -> Iterator[Item]:
     yield {"type": "response.image_generation_call.in_progress", **place}
     yield {"type": "response.image_generation_call.generating", **place}
     partial = {"partial_image_index": 0, "partial_image_b64": IMAGE_BASE64}
     yield {"type": "response.image_generation_call.partial_image", **place, **partial}
     yield {"type": "response.image_generation_call.completed", **place}
-    yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _message(reply: Reply, status: str, content: list[Item]) -> Item:
-    identifier = reply.identifier("msg_")
-    return {"type": "message", "id": identifier, "status": status, "role": "assistant", "content": content}
-
-
-def _picture(reply: Reply, status: str, result: str | None) -> Item:
-    return {"type": "image_generation_call", "id": reply.identifier("ig_"), "status": status, "result": result}
+# For each type of item: the members that differ when it is added, and the events until it is done.
+_KINDS: dict[str, tuple[Item, Callable[[Reply, Item, str], Iterator[Item]]]] = {
+    "reasoning": ({"summary": []}, _thinking),
+    "message": ({"status": "in_progress", "content": []}, _saying),
+    "image_generation_call": ({"status": "in_progress", "result": None}, _drawing),
+}
 
 
 def _part(text: str) -> Item:

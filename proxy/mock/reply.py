@@ -87,20 +87,14 @@ def make_reply(*, number: int, created: int, model: str, prompt: object, thinks:
 
     A model whose name has `image` in it adds a picture; one with `think` or `reason`, or `thinks`, thinks first.
     """
-    if controls.size is None:
-        distinct: tuple[str, ...] = DEFAULT_PIECES
-        count = len(DEFAULT_PIECES)
-    else:
-        distinct = (_filler(controls.size),)
-        count = len(DEFAULT_PIECES)
     name = model.lower()
     return Reply(
         number=number,
         created=created,
         model=model,
         prompt_tokens=count_words(prompt),
-        count=count if controls.events is None else controls.events,
-        distinct=distinct,
+        count=len(DEFAULT_PIECES) if controls.events is None else controls.events,
+        distinct=DEFAULT_PIECES if controls.size is None else (_filler(controls.size),),
         thoughts=THOUGHTS if thinks or "think" in name or "reason" in name else (),
         has_image="image" in name,
     )

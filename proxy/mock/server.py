@@ -25,7 +25,6 @@ from proxy.mock.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.http_parser import RawRequestMessage
@@ -114,9 +113,7 @@ class MockVendor:
         self.port = self._runner.addresses[0][1]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Stop listening, tear down running streams, close every connection."""
         self._is_closing = True
         for handler in self._handlers:
@@ -157,9 +154,7 @@ class MockVendor:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "GET" and request.raw_path.partition("?")[0] == "/mock/stats":
-            stats = self.stats
-            counts = {name: getattr(stats, name) for name in ("requests", "active", "finished", "cancelled")}
-            return web.Response(body=orjson.dumps(counts), content_type="application/json")
+            return web.Response(body=orjson.dumps(self.stats), content_type="application/json")
         stats = self.stats
         number = stats.requests + 1
         self._change(replace(stats, requests=number, active=stats.active + 1))

@@ -4,7 +4,6 @@
 and no header's value leaves.
 """
 
-from proxy.playground.page import load_page
-from proxy.playground.upstreams import Playground
+from proxy.playground.page import Playground, load_page
 
 __all__ = ["Playground", "load_page"]

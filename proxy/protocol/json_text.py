@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from io import BytesIO
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import orjson
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # One piece of the slowest text takes about 3 ms, of ordinary text about 0.1 ms (decision 15).
 PIECE_BYTES: Final = 32 * 1024
+# A copy of so much takes about 0.1 ms.
+_COPIED_AT_ONCE: Final = 8 * PIECE_BYTES
 _LONGEST_ESCAPE: Final = 12
 # Whole characters (an escaped surrogate pair is one); a character cut by the end of a piece is left to the next.
 _CHARACTERS: Final = re.compile(
@@ -44,6 +47,20 @@ _INSIGNIFICANT: Final = re.compile(rb"[ \t\r\n]|\\u")
 
 class NotTextError(ValueError):
     """A string has an escape that JSON does not have, or half a surrogate pair."""
+
+
+def splice(text: JsonText, start: int, end: int, value: bytes) -> Steps[JsonText]:
+    """Return a copy of a text with `value` instead of what stands from `start` to `end`, in pieces."""
+    if len(text) <= _COPIED_AT_ONCE:
+        return text[:start] + value + text[end:]
+    # Gives its content without copying it.
+    out = BytesIO()
+    view = memoryview(text)
+    for part in (view[:start], memoryview(value), view[end:]):
+        for at in range(0, len(part), _COPIED_AT_ONCE):
+            out.write(part[at : at + _COPIED_AT_ONCE])
+            yield
+    return out.getvalue()
 
 
 def check_utf8(text: JsonText) -> Steps[None]:

@@ -31,6 +31,7 @@ _SOCKS: Final = 5
 _PASSWORD_VERSION: Final = 1
 _NO_CREDENTIALS, _PASSWORD, _NO_METHOD = 0, 2, 255
 _IPV4, _NAME, _IPV6 = 1, 3, 4
+_ADDRESS_BYTES: Final = {_IPV4: 4, _IPV6: 16}
 
 
 class Step(NamedTuple):
@@ -63,7 +64,7 @@ def _http(proxy: EgressProxy, host: str, port: int) -> Dialogue:
     if not answer:
         raise _closed()
     while (end := answer.find(_HEAD_END)) < 0:
-        if not _may_be_answer(answer) or len(answer) >= MAX_HEAD_BYTES:
+        if not answer.startswith(b"HTTP/1."[: len(answer)]) or len(answer) >= MAX_HEAD_BYTES:
             raise _invalid()
         more = yield Step(b"", MAX_HEAD_BYTES - len(answer))
         if not more:
@@ -79,10 +80,6 @@ def _http(proxy: EgressProxy, host: str, port: int) -> Dialogue:
         raise EgressRefusedError(f"The egress proxy refused the connection to the upstream (status {status}).")
     if len(answer) != end + len(_HEAD_END):
         raise _invalid()
-
-
-def _may_be_answer(answer: bytes) -> bool:
-    return answer.startswith(b"HTTP/1."[: len(answer)])
 
 
 def _socks5(proxy: EgressProxy, host: str, port: int) -> Dialogue:
@@ -108,15 +105,11 @@ def _socks5(proxy: EgressProxy, host: str, port: int) -> Dialogue:
     if reply != 0:
         # Some close the connection without the rest.
         raise EgressRefusedError(f"The egress proxy refused the connection to the upstream (SOCKS5 reply {reply}).")
-    match kind:
-        case 1:
-            length = 4
-        case 4:
-            length = 16
-        case 3:
-            (length,) = yield from _exchange(b"", 1)
-        case _:
-            raise _invalid()
+    length = _ADDRESS_BYTES.get(kind)
+    if kind == _NAME:
+        (length,) = yield from _exchange(b"", 1)
+    if length is None:
+        raise _invalid()
     yield from _exchange(b"", length + 2)
 
 

@@ -57,7 +57,7 @@ class ConfigurationStatus:
         told = {
             "config": shown(settings),
             "loaded_at": _moment(self._loaded_s),
-            "last_reload": None if last is None else {"at": _moment(last["at_s"]), **_without_moment(last)},
+            "last_reload": None if last is None else _told(**last),
         }
         report: dict[str, Any] = orjson.loads(self._redactor.redact(orjson.dumps(told)))
         return report
@@ -96,8 +96,8 @@ def _read_note(directory: Path) -> dict[str, Any] | None:
     return note if isinstance(note, dict) else None
 
 
-def _without_moment(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "at_s"}
+def _told(at_s: float, **result: Any) -> dict[str, Any]:
+    return {"at": _moment(at_s), **result}
 
 
 def _moment(at_s: float) -> str:

@@ -23,7 +23,7 @@ from proxy.server.connection import ClientConnection, ClientTimeouts
 from proxy.server.sockets import BACKLOG, enable_keepalive, limit_unsent, listening
 from proxy.server.worker_status import WorkerStatus
 from proxy.server.workers.all_workers import AllWorkers
-from proxy.settings.build_admin import build_admin_rules
+from proxy.settings.build import build_admin_rules
 from proxy.settings.listener_tls import make_server_context
 
 if TYPE_CHECKING:

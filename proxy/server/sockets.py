@@ -51,18 +51,15 @@ def listening(host: str, port: int) -> list[socket.socket]:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
                 sock = socket.socket(family, kind, protocol)
+                sockets.append(sock)
+                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != _EVERY)
+                sock.bind(address)
             except OSError as exc:
                 words = "this machine has no IPv6" if exc.errno == errno.EAFNOSUPPORT else exc.strerror
                 raise OSError(exc.errno, f"cannot listen on {format_address((host, port))}: {words}") from exc
-            sockets.append(sock)
-            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != _EVERY)
-            try:
-                sock.bind(address)
-            except OSError as exc:
-                raise OSError(exc.errno, f"cannot listen on {format_address((host, port))}: {exc.strerror}") from exc
             sock.listen(BACKLOG)
     except BaseException:
         for sock in sockets:

@@ -25,7 +25,7 @@ _ALONE = "worker"
 
 
 class WorkerStatus:
-    """The view of a worker on itself."""
+    """The view of a worker on itself. Only `usage`, `spend`, `part` and `console` wait for anything."""
 
     def __init__(self, service: Service, configuration: Callable[[], dict[str, Any]]) -> None:
         """`configuration` tells what is in force, without secrets."""
@@ -43,59 +43,6 @@ class WorkerStatus:
 
     async def streams(self) -> list[Stream]:
         """The live streams."""
-        return self.streams_now()
-
-    async def stop(self, id_: str) -> bool:
-        """End the streams of that id."""
-        return self.stop_now(id_)
-
-    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
-        """End every stream of a user or of an upstream."""
-        return Stopped(self.stop_all_now(whose))
-
-    async def configuration(self) -> dict[str, Any]:
-        """The configuration in force, and the last reload's result."""
-        return self._configuration()
-
-    async def problems(self) -> Problems:
-        """What stands against being ready."""
-        return self.problems_now()
-
-    async def usage(self, asked: Query) -> tuple[str, bytes]:
-        """What has been used: the ledger is the whole node's."""
-        return await find_rows(self._service, asked)
-
-    async def upstreams(self) -> list[UpstreamReport]:
-        """The upstreams and what is known of them."""
-        return self.upstreams_now()
-
-    async def switch(self, name: str, *, is_off: bool) -> bool:
-        """Turn an upstream off or on."""
-        return self.switch_now(name, is_off=is_off)
-
-    async def console(self, choices: Sequence[Choice]) -> Parts:
-        """What a console shows."""
-        return Parts({_ALONE: await self.part(choices)}, frozenset(), self.upstreams_now())
-
-    async def part(self, choices: Sequence[Choice]) -> Part:
-        """This worker's part of what a console shows; waits 0.1 s at most."""
-        return await self._collector.part(choices)
-
-    async def spend(self) -> dict[str, Any] | None:
-        """Who has spent most today: the ledger is the whole node's."""
-        ledger = self._service.ledger
-        return None if ledger is None else await spend_of(ledger)
-
-    def upstreams_now(self) -> list[UpstreamReport]:
-        """The same, for who must not wait."""
-        return self._service.upstreams.reports()
-
-    def switch_now(self, name: str, *, is_off: bool) -> bool:
-        """The same, for who must not wait."""
-        return self._service.upstreams.switch(name, is_off=is_off)
-
-    def streams_now(self) -> list[Stream]:
-        """The same, for who must not wait."""
         now_s = self._service.timers.now()
         return [
             {
@@ -114,13 +61,46 @@ class WorkerStatus:
             for exchange, bytes_, events in self._service.exchanges.live()
         ]
 
-    def stop_now(self, id_: str) -> bool:
-        """The same, for who must not wait."""
+    async def stop(self, id_: str) -> bool:
+        """End the streams of that id."""
         return self._service.exchanges.interrupt(Ending.STOPPED, id_) > 0
 
-    def stop_all_now(self, whose: Mapping[str, str]) -> int:
-        """The same, for who must not wait."""
-        return self._service.exchanges.stop_all(**whose)
+    async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
+        """End every stream of a user or of an upstream."""
+        return Stopped(self._service.exchanges.stop_all(**whose))
+
+    async def configuration(self) -> dict[str, Any]:
+        """The configuration in force, and the last reload's result."""
+        return self._configuration()
+
+    async def problems(self) -> Problems:
+        """What stands against being ready."""
+        return self._service.problems()
+
+    async def usage(self, asked: Query) -> tuple[str, bytes]:
+        """What has been used: the ledger is the whole node's."""
+        return await find_rows(self._service, asked)
+
+    async def upstreams(self) -> list[UpstreamReport]:
+        """The upstreams and what is known of them."""
+        return self._service.upstreams.reports()
+
+    async def switch(self, name: str, *, is_off: bool) -> bool:
+        """Turn an upstream off or on."""
+        return self._service.upstreams.switch(name, is_off=is_off)
+
+    async def console(self, choices: Sequence[Choice]) -> Parts:
+        """What a console shows."""
+        return Parts({_ALONE: await self.part(choices)}, frozenset(), await self.upstreams())
+
+    async def part(self, choices: Sequence[Choice]) -> Part:
+        """This worker's part of what a console shows; waits 0.1 s at most."""
+        return await self._collector.part(choices)
+
+    async def spend(self) -> dict[str, Any] | None:
+        """Who has spent most today: the ledger is the whole node's."""
+        ledger = self._service.ledger
+        return None if ledger is None else await spend_of(ledger)
 
     def _report(self) -> Part:
         store = self._service.store
@@ -130,9 +110,5 @@ class WorkerStatus:
             "counters": self._service.metrics.totals(),
             "limits": {"state": state, "problem": problem},
             "is_draining": self._service.is_draining,
-            **self.problems_now(),
+            **self._service.problems(),
         }
-
-    def problems_now(self) -> Problems:
-        """The same, for who must not wait."""
-        return self._service.problems()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.settings.auth import Sha256  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listeners import ADMIN_LISTEN_DEFAULT, read_admin_listen
-from proxy.settings.model import Contradiction, Model, closest, mapping, sequence
-from proxy.settings.scalars import is_loopback, read_text
-from proxy.settings.units import InvalidValue
+from proxy.settings.model import Contradiction, Model, closest, mapping, repeated, sequence
+from proxy.settings.scalars import is_loopback, read_text, text_schema
+from proxy.settings.units import InvalidValue, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ def _read_name(value: object) -> str:
 OperatorName = Annotated[
     str,
     PlainValidator(_read_name),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS}),
+    text_schema(maxLength=MAX_NAME_CHARACTERS),
 ]
 
 
@@ -65,24 +65,12 @@ class Admin(Model):
         if len(tokens) > _MAX_TOKENS:
             yield ("tokens",), InvalidValue(f"must be at most {_MAX_TOKENS}")
             return
-        for key, words in (("name", "name"), ("sha256", "token")):
-            seen: dict[str, int] = {}
-            for index, entry in enumerate(tokens):
-                value = mapping(entry).get(key)
-                if not isinstance(value, str):
-                    continue
-                value = value.lower() if key == "sha256" else value
-                if value in seen:
-                    yield ("tokens", index, key), InvalidValue(f"is the same {words} as tokens[{seen[value]}]")
-                seen.setdefault(value, index)
+        yield from repeated(data, "tokens", "name", "name")
+        yield from repeated(data, "tokens", "sha256", "token")
 
 
 def read_admin(value: Any) -> Any:
-    """Read `admin`: the word `open` lets everybody in; an empty value does not.
-
-    Raises:
-        InvalidValue: Neither `open` nor a mapping.
-    """
+    """Read `admin`: a mapping, or the word `open`, which lets everybody in; an empty value does not."""
     if value == "open":
         return Admin.model_construct(tokens=(), metrics="open")
     if value is None or isinstance(value, str | bool | int):
@@ -93,10 +81,7 @@ def read_admin(value: Any) -> Any:
 
 def admin_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Check that a listener beyond loopback has `admin`, and that no user's API key is an operator's token."""
-    try:
-        address = read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
-    except InvalidValue:
-        address = None  # reported by the field
+    address = valid_or_none(read_admin_listen, data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
     if address is not None and "admin" not in data and not is_loopback(address.host):
         words = (
             "is reachable from other machines, so it needs `admin: {tokens: […]}` (`forward-sse key new --admin NAME` "

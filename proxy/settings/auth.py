@@ -7,8 +7,7 @@ HMAC and public keys would accept a token signed by HMAC with the public key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -16,11 +15,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.key_sets import AuthoritiesFile, KeySetUrl, placeholder_faults, source_faults
-from proxy.settings.model import Contradiction, Model, closest, default, sequence
-from proxy.settings.scalars import Flag, Text, at_most, read_text
+from proxy.settings.model import Contradiction, Model, closest, default, repeated, sequence
+from proxy.settings.scalars import Flag, Text, at_most, not_empty, pattern_schema, read_text, text_schema
 from proxy.settings.secret_values import Secret, check_ends, read_secret
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 from proxy.settings.ways import OwnCertificate, OwnEgress, OwnServerName  # noqa: TC001 - pydantic reads the annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 # RFC 7518 §3.2: the key is at least as long as the hash.
 HMAC_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -98,20 +100,17 @@ def _read_pem(value: object) -> str:
     return value
 
 
-PublicKey = Annotated[str, PlainValidator(_read_pem), WithJsonSchema({"type": "string", "minLength": 1})]
+PublicKey = Annotated[str, PlainValidator(_read_pem), text_schema()]
 Algorithm = Annotated[str, PlainValidator(_read_algorithm), WithJsonSchema({"enum": list(ALGORITHMS)})]
-Scope = Annotated[str, PlainValidator(_read_scope), WithJsonSchema({"type": "string", "minLength": 1})]
-Sha256 = Annotated[
-    str, PlainValidator(_read_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
-]
+Scope = Annotated[str, PlainValidator(_read_scope), text_schema()]
+Sha256 = Annotated[str, PlainValidator(_read_sha256), pattern_schema("[0-9A-Fa-f]{64}")]
 # RFC 7519 §4.1.4: "usually no more than a few minutes"; more would accept expired tokens.
 Leeway = Annotated[float, PlainValidator(at_most(300.0, "5m")), WithJsonSchema({"type": "string", "examples": ["30s"]})]
 Audience = Annotated[
     tuple[Text, ...],
+    not_empty(),
     BeforeValidator(_one_or_many),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 
 
@@ -120,7 +119,9 @@ class JwtIssuer(Model):
 
     issuer: Text = Field(description="The `iss` of its tokens, compared exactly.")
     audience: Audience = Field(description="A token must be for one of these; a string or a list.")
-    algorithms: tuple[Algorithm, ...] = Field(description="The signature algorithms accepted from this issuer.")
+    algorithms: Annotated[tuple[Algorithm, ...], not_empty()] = Field(
+        description="The signature algorithms accepted from this issuer."
+    )
     jwks_url: KeySetUrl | None = Field(
         None, description="Where its key set is; https://, or http:// to loopback or with allow_http."
     )
@@ -135,8 +136,7 @@ class JwtIssuer(Model):
     public_key: PublicKey | None = Field(None, description="Its one public key, PEM text or file:/path.")
     secret: Secret | None = Field(None, description="The shared HMAC secret: 32, 48 or 64 bytes for HS256, 384, 512.")
     audience_claim: Text = Field(
-        "aud",
-        description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk).",
+        "aud", description="The claim that names the audience, such as `client_id` (Cognito) or `azp` (Clerk)."
     )
     user_claim: Text = Field(
         "sub", description="The claim that names the user; a whole number counts as its text, except in `sub`."
@@ -147,7 +147,7 @@ class JwtIssuer(Model):
         "that is known. Absent, null or unknown means `default`.",
     )
     required_scopes: tuple[Scope, ...] = Field((), description="Scopes that a token must have, all of them.")
-    leeway_s: Leeway = Field(default("30s"), alias="leeway", description="Accepted difference of clocks, at most 5m.")
+    leeway_s: Leeway = Field(default("30s"), description="Accepted difference of clocks, at most 5m.")
 
     @property
     def source(self) -> Literal["jwks_url", "discovery", "public_key", "secret"]:
@@ -164,16 +164,11 @@ class JwtIssuer(Model):
         if data.get("issuer") == _API_KEY_ISSUER:
             yield ("issuer",), InvalidValue("`key` is the issuer of API-key users; a token issuer must not share it")
         yield from placeholder_faults(data.get("issuer"))
-        for empty in ("audience", "algorithms"):
-            if empty in data and data[empty] in ([], ()):
-                yield (empty,), InvalidValue("must not be empty")
         sources = [name for name in _SOURCES if name in data and data[name] not in (False, "false", None)]
         if len(sources) != 1:
             found = f"has {' and '.join(sources)}" if sources else "has no source of keys"
-            yield (
-                (*sources[1:2],),
-                InvalidValue(f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret"),
-            )
+            words = f"{found}; give exactly one of jwks_url, discovery: true, public_key, secret"
+            yield (*sources[1:2],), InvalidValue(words)
             return
         yield from _misfits(sources[0], data)
 
@@ -187,24 +182,16 @@ def _misfits(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]
     if source == "secret":
         fitting = tuple(HMAC_SECRET_BYTES)
         needed = max((HMAC_SECRET_BYTES.get(name, 0) for name in algorithms), default=0)
-        try:
-            size = len(read_secret(value).get_secret_value().encode())
-        except InvalidValue:
-            size = needed  # reported by the field
-        if size < needed:
+        secret = valid_or_none(read_secret, value)
+        if secret is not None and len(secret.get_secret_value().encode()) < needed:
             yield ("secret",), InvalidValue(f"must have at least {needed} bytes for its algorithms (RFC 7518 §3.2)")
     elif source == "public_key" and isinstance(value, str):
-        try:
-            fitting = algorithms_of_pem(value)
-        except InvalidValue:
-            return  # reported by the field
+        fitting = valid_or_none(algorithms_of_pem, value) or ALGORITHMS
     for index, name in enumerate(sequence(data.get("algorithms"))):
         if name in ALGORITHMS and name not in fitting:
-            source_words = "this public_key" if source == "public_key" else source
-            yield (
-                ("algorithms", index),
-                InvalidValue(f"{name} does not go with {source_words}; one of {', '.join(fitting)}"),
-            )
+            which = "this public_key" if source == "public_key" else source
+            words = f"{name} does not go with {which}; one of {', '.join(fitting)}"
+            yield ("algorithms", index), InvalidValue(words)
 
 
 class ApiKey(Model):
@@ -230,24 +217,12 @@ class Auth(Model):
         """Check that there is a way to authenticate, and no issuer or API key twice."""
         if not data.get("jwt") and not data.get("api_keys"):
             yield (), InvalidValue("lets nobody in: give `jwt` or `api_keys`, or `auth: none` to let everybody in")
-        for key, name, words in (("jwt", "issuer", "issuer"), ("api_keys", "sha256", "key")):
-            seen: dict[str, int] = {}
-            for index, entry in enumerate(sequence(data.get(key))):
-                value = entry.get(name) if isinstance(entry, Mapping) else None
-                if not isinstance(value, str):
-                    continue
-                value = value.lower() if name == "sha256" else value
-                if value in seen:
-                    yield (key, index, name), InvalidValue(f"is the same {words} as {key}[{seen[value]}]")
-                seen.setdefault(value, index)
+        yield from repeated(data, "jwt", "issuer", "issuer")
+        yield from repeated(data, "api_keys", "sha256", "key")
 
 
 def read_auth(value: Any) -> Any:
-    """Read `auth`: `none` turns authentication off; an empty value does not.
-
-    Raises:
-        InvalidValue: Neither `none` nor a mapping.
-    """
+    """Read `auth`: a mapping, or `none`, which turns authentication off; an empty value does not."""
     if value == "none":
         return None
     if value is None or isinstance(value, str | bool | int):

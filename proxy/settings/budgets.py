@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model
-from proxy.settings.units import InvalidValue
+from proxy.settings.scalars import number_schema
+from proxy.settings.units import InvalidValue, number_text
 from proxy.usage.prices import NANO_PER_UNIT
 
 if TYPE_CHECKING:
@@ -22,24 +23,16 @@ _DOLLARS = re.compile(r"\d{1,7}(\.\d{1,9})?", re.ASCII)
 
 
 def read_usd(value: object) -> int:
-    """Read an amount of dollars as nano-dollars, exactly as it is written.
-
-    Raises:
-        InvalidValue: Not a number above 0, or above a million.
-    """
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    """Read an amount of dollars, above 0 and at most a million, as nano-dollars, exactly as it is written."""
+    text = number_text(value)
     if _DOLLARS.fullmatch(text) is None or not 0 < Decimal(text) <= MAX_USD:
         raise InvalidValue(f"must be dollars: a number above 0 and at most {MAX_USD}, such as 50 or 0.5")
     return int(Decimal(text) * NANO_PER_UNIT)
 
 
 def read_tokens(value: object) -> int:
-    """Read a number of tokens.
-
-    Raises:
-        InvalidValue: Not a whole number above 0, or above a million million.
-    """
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    """Read a whole number of tokens, above 0 and at most a million million."""
+    text = number_text(value)
     if re.fullmatch(r"\d{1,13}", text, re.ASCII) is None or not 0 < int(text) <= MAX_TOKENS:
         raise InvalidValue(f"must be a whole number of tokens, at least 1 and at most {MAX_TOKENS}, such as 2000000")
     return int(text)
@@ -48,14 +41,7 @@ def read_tokens(value: object) -> int:
 Dollars = Annotated[
     int,
     PlainValidator(read_usd),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_USD},
-                {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"},
-            ]
-        }
-    ),
+    number_schema({"exclusiveMinimum": 0, "maximum": MAX_USD}, r"\d{1,7}(\.\d{1,9})?"),
 ]
 TokenCount = Annotated[
     int, PlainValidator(read_tokens), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_TOKENS})

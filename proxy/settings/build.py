@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from proxy.auth.api_keys import ApiKeys
 from proxy.auth.issuers import Issuer
 from proxy.auth.jwks import JwksSource
 from proxy.auth.key_sets import KeySource, StaticKeySet
+from proxy.auth.operators import AdminRules, OperatorToken
 from proxy.auth.published_keys import RemoteKeySet
 from proxy.dialects import DIALECTS
 from proxy.limits.memory import MemoryStore
@@ -40,7 +42,8 @@ from proxy.routing.envelopes import EnvelopeRules, EnvelopeTarget
 from proxy.routing.model_routes import ModelRoute
 from proxy.settings.build_prices import build_prices
 from proxy.settings.build_telemetry import telemetry_secrets
-from proxy.settings.build_ways import egress_of, egress_secrets, unpinned_proxy, way_of
+from proxy.settings.build_ways import egress_of, egress_secrets, target_proxy, way_of
+from proxy.settings.scalars import is_loopback
 from proxy.settings.ways import tls_files
 from proxy.timers import tick_for
 
@@ -54,15 +57,10 @@ if TYPE_CHECKING:
     from proxy.limits.redis import RedisAddress
     from proxy.model import Route
     from proxy.pages import Page
-    from proxy.settings import (
-        BudgetSettings,
-        JwtIssuer,
-        Settings,
-        StoreUrl,
-        UpstreamSettings,
-        UpstreamTimeouts,
-    )
+    from proxy.settings import Address as ListenAddress
+    from proxy.settings import BudgetSettings, JwtIssuer, Settings, StoreUrl, UpstreamSettings
     from proxy.settings.routes import RouteSettings
+    from proxy.settings.upstreams import UpstreamTimeouts
     from proxy.upstream import Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -122,11 +120,7 @@ def build_rules(
         reserve_output=settings.usage.reserve_output,
         early_heartbeat=settings.early_heartbeat,
         usage_retention_s=settings.usage.retention_s,
-        playground=Playground(
-            page,
-            upstreams.values(),
-            default_upstream=settings.default_upstream,
-        )
+        playground=Playground(page, upstreams.values(), default_upstream=settings.default_upstream)
         if settings.playground
         else None,
         clients=None
@@ -134,6 +128,28 @@ def build_rules(
         else ClientAddresses(settings.trusted_proxies or ()),
         logs_client=settings.trusted_proxies is not None,
         failures=failures,
+    )
+
+
+def build_admin_rules(settings: Settings, listens_on: ListenAddress | None) -> AdminRules:
+    """Build the operators' rules; `listens_on` is where the process really listens, which a reload does not change.
+
+    A file that was read again may lack `admin` because it has moved the listener to loopback. Until the restart that
+    takes, nobody gets in at the old address.
+    """
+    clients = ClientAddresses(settings.trusted_proxies or ())
+    admin = settings.admin
+    if admin is None:
+        is_local = listens_on is None or is_loopback(listens_on.host)
+        return AdminRules(needs_credential=not is_local, checks_host=is_local, clients=clients)
+    if admin.is_open:
+        return AdminRules(checks_host=False, clients=clients)
+    return AdminRules(
+        tuple(OperatorToken(token.name, bytes.fromhex(token.sha256), token.role) for token in admin.tokens),
+        needs_credential=True,
+        checks_host=False,
+        are_metrics_open=admin.metrics == "open",
+        clients=clients,
     )
 
 
@@ -245,20 +261,9 @@ def redis_address(url: StoreUrl) -> RedisAddress:
     """Build the address of the limits server, with its passwords."""
     from proxy.limits.redis import RedisAddress  # noqa: PLC0415 - as in `build_store`
 
-    return RedisAddress(
-        kind=url.kind,
-        nodes=url.nodes,
-        path=url.path,
-        db=url.db,
-        user=url.user,
-        password=_password(url.password),
-        service=url.service,
-        sentinel_password=_password(url.sentinel_password),
-        is_tls=url.is_tls,
-        ca_file=url.ca_file,
-        certificate=url.certificate,
-        key=url.key,
-    )
+    # Both have the same fields.
+    passwords = {name: _password(getattr(url, name)) for name in ("password", "sentinel_password")}
+    return RedisAddress(**asdict(url) | passwords)
 
 
 def _budget(budget: BudgetSettings) -> Budget:
@@ -365,7 +370,7 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
                 TargetPattern.parse(target.url),
                 target.upstream,
                 frozenset(method.upper() for method in target.methods),
-                unpinned_proxy(settings, target),
+                target_proxy(settings, target)[0] if target.allow_unpinned else None,
             )
             for target in envelope.targets
         ),
@@ -374,11 +379,5 @@ def _envelope(settings: Settings) -> EnvelopeRules | None:
 
 
 def _timeouts(clocks: UpstreamTimeouts) -> Timeouts:
-    return Timeouts(
-        connect_s=clocks.connect_s,
-        first_byte_s=clocks.first_byte_s,
-        idle_s=clocks.idle_s,
-        total_s=clocks.total_s,
-        # A connection without a bound would be kept until the vendor closes it, perhaps during the next request.
-        keep_alive_s=clocks.keep_alive_s or 0.0,
-    )
+    # A connection without a bound would be kept until the vendor closes it, perhaps during the next request.
+    return Timeouts(**dict(clocks) | {"keep_alive_s": clocks.keep_alive_s or 0.0})

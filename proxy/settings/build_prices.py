@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proxy.usage.prices import Price, Prices, per_million
 
@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
     from proxy.settings import PriceSettings, Settings
 
-# What makes a name of `models` a pattern.
-_GLOB: Final = frozenset("*?[")
+
+def is_plain(name: str) -> bool:
+    """Whether a name of `models` is no pattern."""
+    return not set(name) & set("*?[")
 
 
 def build_prices(settings: Settings) -> Prices:
     """Build the models' prices: those of the file over the built-in table."""
     own = {name: _price(price) for name, price in settings.prices.items()}
-    return Prices(own, settings.usage.rates, frozenset(_listed(settings)))
+    return Prices(own, settings.usage.rates, frozenset(listed_models(settings)))
 
 
 def _price(price: PriceSettings) -> Price:
@@ -31,10 +33,10 @@ def _price(price: PriceSettings) -> Price:
     )
 
 
-def _listed(settings: Settings) -> Iterator[str]:
-    """The models that the file names, apart from patterns."""
+def listed_models(settings: Settings) -> Iterator[str]:
+    """The models that the file names for upstreams and routes, apart from patterns."""
     for models in (settings.upstreams.values(), settings.routes):
         for one in models:
-            yield from (name for name in one.models if _GLOB.isdisjoint(name))
+            yield from filter(is_plain, one.models)
     for route in settings.routes:
         yield from (target.model for target in route.upstreams if target.model is not None)

@@ -12,6 +12,7 @@ from proxy.observability.exporter import Batching, Exporter
 from proxy.observability.gen_ai import GenAiMetrics
 from proxy.observability.otlp_http import Target, post_nothing
 from proxy.observability.tracing import Sampling, Tracer
+from proxy.settings.build_prices import is_plain, listed_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # Of the names in the spans and metrics; those of `latest` have no published schema yet.
 _SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
-_GLOB = frozenset("*?[")
 
 
 class Built(NamedTuple):
@@ -40,7 +40,11 @@ def build_telemetry(settings: Settings, redact: Callable[[bytes], bytes]) -> Bui
     if variables.is_disabled or not (telemetry.traces or telemetry.metrics):
         return None
     semconv = semconv_of(settings)
-    metrics = GenAiMetrics(semconv, frozenset(_models(settings))) if telemetry.metrics else None
+    metrics = (
+        GenAiMetrics(semconv, frozenset(filter(is_plain, (*settings.prices, *listed_models(settings)))))
+        if telemetry.metrics
+        else None
+    )
     targets = targets_of(settings)
     exporter = None
     if targets:
@@ -128,14 +132,3 @@ def _resource(settings: Settings) -> dict[str, str | int]:
         **dict(settings.otel.resource),
         "process.pid": os.getpid(),
     }
-
-
-def _models(settings: Settings) -> Iterator[str]:
-    """The models that the configuration names as such."""
-    names = [*settings.prices]
-    for upstream in settings.upstreams.values():
-        names += upstream.models
-    for route in settings.routes:
-        names += route.models
-        names += [target.model for target in route.upstreams if target.model is not None]
-    yield from (name for name in names if not _GLOB & set(name))

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from proxy.model import EgressProxy, TlsFiles, Way
-from proxy.settings.ways import choose, tls_files
+from proxy.protocol.proxy_variables import ProxyVariables
+from proxy.settings.ways import tls_files
 from proxy.upstream.tls import TlsContexts, make_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.protocol.proxy_variables import Egress
-    from proxy.settings import EnvelopeTarget as TargetSettings
     from proxy.settings import Settings, UpstreamSettings
+    from proxy.settings.envelope import EnvelopeTarget
     from proxy.settings.ways import EgressValue
 
 
 def way_of(settings: Settings, upstream: UpstreamSettings) -> Way:
     """How an upstream is reached."""
-    url = urlsplit(upstream.url)
-    value = settings.egress_value(upstream.egress_proxy)
-    proxy, _ = choose(value, settings.proxies, url.scheme, url.hostname or "")
+    proxy, _ = proxy_to(settings, upstream.url, upstream.egress_proxy)
     return Way(tls_files(upstream.ca_file, upstream.client_certificate), upstream.server_name, proxy)
 
 
@@ -35,23 +34,25 @@ def egress_of(settings: Settings, own: EgressValue | None) -> Egress:
     return settings.proxies if value == "environment" else value
 
 
-def unpinned_proxy(settings: Settings, target: TargetSettings) -> EgressProxy | None:
-    """The proxy to a target that may be resolved by it."""
-    if not target.allow_unpinned:
-        return None
-    if target.upstream is not None:
-        return way_of(settings, settings.upstreams[target.upstream]).proxy
-    url = urlsplit(target.url)
-    return choose(settings.egress_proxy, settings.proxies, url.scheme, url.hostname or "")[0]
+def proxy_to(settings: Settings, url: str, own: EgressValue | None) -> tuple[EgressProxy | None, str]:
+    """Return the proxy on the way to a URL, and what names it: a variable, or `egress_proxy`; empty for none."""
+    egress, parts = egress_of(settings, own), urlsplit(url)
+    if isinstance(egress, ProxyVariables):
+        named = egress.choose(parts.scheme, parts.hostname or "")
+        return (None, "") if named is None else (named.proxy, named.variable)
+    return egress, "" if egress is None else "egress_proxy"
+
+
+def target_proxy(settings: Settings, target: EnvelopeTarget) -> tuple[EgressProxy | None, str]:
+    """The same for an envelope's target: its upstream's own proxy is its own."""
+    own = None if target.upstream is None else settings.upstreams[target.upstream].egress_proxy
+    return proxy_to(settings, target.url, own)
 
 
 def ways(settings: Settings) -> Iterator[tuple[str, EgressProxy, str]]:
     """Yield each upstream with a proxy on its way: its name, the proxy, and what names it (a variable, or a key)."""
     for name, upstream in settings.upstreams.items():
-        url = urlsplit(upstream.url)
-        proxy, source = choose(
-            settings.egress_value(upstream.egress_proxy), settings.proxies, url.scheme, url.hostname or ""
-        )
+        proxy, source = proxy_to(settings, upstream.url, upstream.egress_proxy)
         if proxy is not None:
             yield name, proxy, source
 

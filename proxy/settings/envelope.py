@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from proxy.settings.model import Contradiction, Model
-from proxy.settings.scalars import Flag, Network, TargetUrl, Text  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.units import InvalidValue
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from proxy.settings.model import Model
+from proxy.settings.scalars import Flag, Network, TargetUrl, Text, not_empty
 
 
 def _read_method(value: object) -> object:
@@ -32,8 +28,8 @@ class EnvelopeTarget(Model):
 
     url: TargetUrl = Field(description="An exact origin and a path; `*` in the path matches anything.")
     upstream: Text | None = Field(None, description="The upstream whose key and limits apply; its origin must be same.")
-    methods: tuple[EnvelopeMethod, ...] = Field(
-        ("get", "post"), description="The methods that an envelope may ask for."
+    methods: Annotated[tuple[EnvelopeMethod, ...], not_empty("must not be empty; leave it out for get and post")] = (
+        Field(("get", "post"), description="The methods that an envelope may ask for.")
     )
     allow_unpinned: Flag = Field(
         default=False,
@@ -41,21 +37,11 @@ class EnvelopeTarget(Model):
         "not checked then.",
     )
 
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that `methods` is not empty."""
-        if data.get("methods") in ([], ()):
-            yield ("methods",), InvalidValue("must not be empty; leave it out for get and post")
-
 
 class Envelope(Model):
     """The `{targetUrl, method, body, header}` form of POST /forward-sse."""
 
-    targets: tuple[EnvelopeTarget, ...] = Field(description="The targets that an envelope may name.")
+    targets: Annotated[
+        tuple[EnvelopeTarget, ...], not_empty("must not be empty; leave `envelope` out to have none")
+    ] = Field(description="The targets that an envelope may name.")
     allow_private: tuple[Network, ...] = Field((), description="CIDR blocks, not global, that a target may resolve to.")
-
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that `targets` is not empty."""
-        if data.get("targets") in ([], ()):
-            yield ("targets",), InvalidValue("must not be empty; leave `envelope` out to have none")

@@ -7,10 +7,10 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator
 
-from proxy.settings.scalars import is_loopback, read_text, split_http_url
-from proxy.settings.units import InvalidValue
+from proxy.settings.scalars import is_loopback, read_text, split_http_url, text_schema
+from proxy.settings.units import InvalidValue, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,11 +27,7 @@ _OPEN_TENANT = re.compile(
 
 
 def read_key_set_url(value: object) -> str:
-    """Read `jwks_url`. Whether it may be http depends on other keys: see `check_key_set_scheme`.
-
-    Raises:
-        InvalidValue: Not an http(s) URL.
-    """
+    """Read `jwks_url`, an http(s) URL. Whether it may be http depends on other keys: see `check_key_set_scheme`."""
     url, _ = split_http_url(value)
     if url.fragment:
         raise InvalidValue("must not have a fragment")
@@ -72,9 +68,9 @@ def read_authorities(value: object) -> Path:
 KeySetUrl = Annotated[
     str,
     PlainValidator(read_key_set_url),
-    WithJsonSchema({"type": "string", "minLength": 1, "pattern": "^https?://"}),
+    text_schema(pattern="^https?://"),
 ]
-AuthoritiesFile = Annotated[Path, PlainValidator(read_authorities), WithJsonSchema({"type": "string", "minLength": 1})]
+AuthoritiesFile = Annotated[Path, PlainValidator(read_authorities), text_schema()]
 
 
 def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -85,10 +81,9 @@ def source_faults(source: str, data: Mapping[str, object]) -> Iterator[Contradic
                 if data.get(name) not in (None, False, "false"):
                     yield (name,), InvalidValue(f"has no effect with {source}: no key set is fetched")
         case "jwks_url":
-            try:
-                url = read_key_set_url(data["jwks_url"])
-            except InvalidValue:
-                return  # reported by the field
+            url = valid_or_none(read_key_set_url, data["jwks_url"])
+            if url is None:
+                return
             try:
                 check_key_set_scheme(url, data)
             except InvalidValue as wrong:
@@ -115,9 +110,5 @@ def placeholder_faults(issuer: object) -> Iterator[Contradiction]:
         words = "has a placeholder, but a token has its own tenant's id in its place"
     else:
         return
-    yield (
-        ("issuer",),
-        InvalidValue(
-            f"{words}: write that id, such as https://login.microsoftonline.com/<tenant id>/v2.0, an entry a tenant"
-        ),
-    )
+    example = "https://login.microsoftonline.com/<tenant id>/v2.0"
+    yield ("issuer",), InvalidValue(f"{words}: write that id, such as {example}, an entry a tenant")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
 from proxy.settings.model import closest
+from proxy.settings.scalars import pattern_schema, text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -46,11 +47,7 @@ class LedgerUrl:
 
 
 def read_ledger(value: object) -> LedgerUrl | None:
-    """Read `off` as None, or a ledger's URL as SQLAlchemy writes it (`sqlite:///relative`, `sqlite:////absolute`).
-
-    Raises:
-        InvalidValue: Neither. Never contains the value.
-    """
+    """Read `off` as None, or a ledger's URL as SQLAlchemy writes it (`sqlite:///relative`, `sqlite:////absolute`)."""
     if value == "off" or value is False:
         return None
     text = value if isinstance(value, str) else ""
@@ -83,11 +80,7 @@ def _sqlite(text: str, parts: SplitResult) -> LedgerUrl:
 
 
 def read_timezone(value: object) -> ZoneInfo:
-    """Read the name of a time zone.
-
-    Raises:
-        InvalidValue: Not one of the IANA's.
-    """
+    """Read the name of a time zone, one of the IANA's."""
     if isinstance(value, ZoneInfo):
         return value
     names = available_timezones()
@@ -97,9 +90,5 @@ def read_timezone(value: object) -> ZoneInfo:
     return ZoneInfo(value)
 
 
-Ledger = Annotated[
-    LedgerUrl | None,
-    PlainValidator(read_ledger),
-    WithJsonSchema({"type": "string", "pattern": "^(off|sqlite:///.+|postgresql://.+)$"}),
-]
-Timezone = Annotated[ZoneInfo, PlainValidator(read_timezone), WithJsonSchema({"type": "string", "minLength": 1})]
+Ledger = Annotated[LedgerUrl | None, PlainValidator(read_ledger), pattern_schema("(off|sqlite:///.+|postgresql://.+)")]
+Timezone = Annotated[ZoneInfo, PlainValidator(read_timezone), text_schema()]

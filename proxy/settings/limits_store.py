@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
 from proxy.settings.model import closest
-from proxy.settings.scalars import read_text
+from proxy.settings.scalars import ESCAPED, pattern_schema, read_text, split_authority
 from proxy.settings.secret_values import check_ends
-from proxy.settings.units import InvalidValue, is_host
+from proxy.settings.units import InvalidValue
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
@@ -33,7 +33,6 @@ _EXAMPLES = (
     "redis+sentinel://host1,host2:26379/service, or redis+cluster://host1,host2:6379"
 )
 _SPELLINGS = re.compile(r"(redis|valkey)(s?)[+-]?(?:(sentinel)|(?:socket\+)?(cluster))?(s?)", re.ASCII)
-_ESCAPED = "special characters of a password are percent-encoded"
 _TLS_OPTIONS = {"ca_file", "certificate", "key"}
 
 
@@ -43,10 +42,10 @@ class StoreUrl:
 
     kind: Literal["server", "sentinel", "cluster"]
     nodes: tuple[tuple[str, int], ...]
-    path: str | None
     db: int
     user: str | None
     password: SecretStr | None
+    path: str | None = None
     service: str = ""
     sentinel_password: SecretStr | None = None
     is_tls: bool = False
@@ -65,11 +64,7 @@ class StoreUrl:
 
 
 def read_store(value: object) -> Literal["memory"] | StoreUrl:
-    """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels, of a Cluster; of Valkey the same.
-
-    Raises:
-        InvalidValue: None of these. Never contains the value, which may have a password.
-    """
+    """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels or a Cluster; of Valkey the same."""
     text = read_text(value)
     if text == "memory":
         return "memory"
@@ -83,7 +78,7 @@ def read_store(value: object) -> Literal["memory"] | StoreUrl:
     rest = rest.removeprefix(f"{before}{at}{hosts}")
     url = urlsplit(f"{scheme}://{before}{at}{'' if scheme == 'unix' else 'hosts'}{rest}")
     if url.fragment or text.endswith("#"):
-        raise InvalidValue(f"must not have a fragment ({_ESCAPED})")
+        raise InvalidValue(f"must not have a fragment ({ESCAPED})")
     return _unix(url, hosts) if scheme == "unix" else _tcp(url, hosts)
 
 
@@ -121,7 +116,6 @@ def _tcp(url: SplitResult, hosts: str) -> StoreUrl:
     return StoreUrl(
         kind=kind,
         nodes=nodes,
-        path=None,
         db=_db(path or "0"),
         user=_user(url),
         password=_password(url),
@@ -141,13 +135,7 @@ def _nodes(hosts: str, default: int) -> tuple[tuple[str, int], ...]:
         raise InvalidValue(f"names more than {_MAX_NODES} hosts")
     nodes: list[tuple[str, int | None]] = []
     for text in texts:
-        try:
-            parts = urlsplit(f"//{text}")
-            host, port = parts.hostname, parts.port
-        except ValueError as exc:
-            raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
-        if not host or not is_host(host) or text.endswith(":") or port == 0:
-            raise InvalidValue(f"must name a host ({_ESCAPED})")
+        _, host, port = split_authority(text)
         nodes.append((host, port))
     if all(port is None for _, port in nodes[:-1]):
         default = nodes[-1][1] or default
@@ -205,17 +193,9 @@ def _options(url: SplitResult, known: set[str]) -> dict[str, str]:
 Store = Annotated[
     Literal["memory"] | StoreUrl,
     PlainValidator(read_store),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^(memory|rediss?(\+(sentinel|cluster))?://\S+|unix://\S*/\S+)$",
-            "examples": [
-                "memory",
-                "redis://127.0.0.1:6379/0",
-                "unix:///run/redis.sock",
-                "redis+sentinel://10.0.0.1,10.0.0.2:26379/limits",
-                "redis+cluster://10.0.0.1,10.0.0.2:6379",
-            ],
-        }
+    pattern_schema(
+        r"(memory|rediss?(\+(sentinel|cluster))?://\S+|unix://\S*/\S+)",
+        *("memory", "redis://127.0.0.1:6379/0", "unix:///run/redis.sock"),
+        *("redis+sentinel://10.0.0.1,10.0.0.2:26379/limits", "redis+cluster://10.0.0.1,10.0.0.2:6379"),
     ),
 ]

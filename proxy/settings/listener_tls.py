@@ -6,12 +6,12 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.protocol.verify_flags import set_verify_flags
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model
-from proxy.settings.scalars import read_text
+from proxy.settings.scalars import read_text, text_schema
 from proxy.settings.units import InvalidValue
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _read_file(value: object) -> Path:
 
 
 # Also for certificates towards upstreams and issuers.
-PemFile = Annotated[Path, PlainValidator(_read_file), WithJsonSchema({"type": "string", "minLength": 1})]
+PemFile = Annotated[Path, PlainValidator(_read_file), text_schema()]
 
 
 class CertificateAndKey(Model):
@@ -48,12 +48,8 @@ class CertificateAndKey(Model):
             try:
                 make_server_context(Path(certificate), Path(key), None)
             except (OSError, ValueError):
-                yield (
-                    ("key",),
-                    InvalidValue(
-                        "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
-                    ),
-                )
+                words = "cannot be used with this certificate: not its key, or not PEM, or in need of a passphrase"
+                yield ("key",), InvalidValue(words)
 
 
 class ListenerTls(CertificateAndKey):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, sequence
-from proxy.settings.units import Address, InvalidValue, read_address
+from proxy.settings.units import Address, InvalidValue, read_address, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,11 +31,7 @@ def _one_or_many(value: object) -> object:
 
 
 def read_admin_listen(value: object) -> Address | None:
-    """Read `admin_listen`: an address, or `off` as None.
-
-    Raises:
-        InvalidValue: Neither.
-    """
+    """Read `admin_listen`: an address, or `off` as None."""
     if value == "off":
         return None
     if isinstance(value, bool):
@@ -68,19 +64,15 @@ def listen_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         return
     known: list[tuple[str, Address]] = []
     for index, value in enumerate(values):
-        try:
-            address = read_address(value)
-        except InvalidValue:
-            continue  # reported by the field
+        address = valid_or_none(read_address, value)
+        if address is None:
+            continue
         for name, other in known:
             if (words := _clash(address, other)) is not None:
                 yield ("listen", index), InvalidValue(f"{words} {name}")
                 break
         known.append((f"listen[{index}]", address))
-    try:
-        admin = read_admin_listen(data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
-    except InvalidValue:
-        return  # reported by the field
+    admin = valid_or_none(read_admin_listen, data.get("admin_listen", ADMIN_LISTEN_DEFAULT))
     if admin is not None and any(admin.port and _clash(admin, address) for _, address in known):
         where = "admin_listen" if "admin_listen" in data else "listen"
         yield (where,), InvalidValue("listen and admin_listen must not be the same address")

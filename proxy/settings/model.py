@@ -7,7 +7,7 @@ pydantic skips a model's own validators if a field is invalid. Here they check t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -24,7 +24,6 @@ Contradiction = tuple[Location, InvalidValue]
 # The type of every error that a model raises; its context has `message`, `suggestion` and `echoes`.
 FAULT = "fault"
 UNKNOWN_KEY = "unknown key"
-_NOT_IN_THIS_RELEASE = "is not part of this release"
 
 
 def default(text: str) -> Any:
@@ -41,11 +40,6 @@ def closest(word: object, options: Iterable[str]) -> str | None:
     return by_lower_case[found[0]] if found else None
 
 
-def not_in_this_release(what: str | None = None) -> InvalidValue:
-    """Return the fault of a key or value that is reserved and that this release does not have."""
-    return InvalidValue(f"{what} {_NOT_IN_THIS_RELEASE}" if what else _NOT_IN_THIS_RELEASE)
-
-
 def mapping(value: object) -> Mapping[str, object]:
     """Return the value if it is a mapping, else an empty one: its field reports the fault."""
     return value if isinstance(value, Mapping) else {}
@@ -54,6 +48,22 @@ def mapping(value: object) -> Mapping[str, object]:
 def sequence(value: object) -> list[object]:
     """Return the value's items if it is a list, else none."""
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def repeated(data: Mapping[str, object], key: str, member: str, what: str) -> Iterator[Contradiction]:
+    """Yield a fault for each entry of a list whose member has the value of an earlier entry's; a digest in any case."""
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(sequence(data.get(key))):
+        value = mapping(entry).get(member)
+        if isinstance(value, str):
+            first = seen.setdefault(value.lower() if member == "sha256" else value, index)
+            if first != index:
+                yield (key, index, member), InvalidValue(f"is the same {what} as {key}[{first}]")
+
+
+def or_word(word: str, *, at: int = 1) -> Callable[[dict[str, Any]], None]:
+    """Return what adds a word, as the alternative of that number, to the JSON Schema of an optional field."""
+    return lambda schema: schema["anyOf"].insert(at, {"const": word})
 
 
 def _wrong(error: ErrorDetails) -> InvalidValue:
@@ -87,9 +97,11 @@ def _details(location: Location, wrong: InvalidValue) -> InitErrorDetails:
 
 
 class Model(BaseModel):
-    """A mapping of the file: unknown keys are refused, keys are the fields' aliases."""
+    """A mapping of the file: unknown keys are refused, keys are the fields' aliases, or their names without a unit."""
 
     model_config = ConfigDict(
+        # A name's unit is not part of the key.
+        alias_generator=lambda name: name.removesuffix("_s").removesuffix("_bytes"),
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,

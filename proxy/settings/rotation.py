@@ -174,23 +174,14 @@ async def _run_in_daemon_thread(function: Callable[[], _FileContents]) -> _FileC
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_FileContents] = loop.create_future()
 
-    def deliver(found: _FileContents | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if found is not None:
-            done.set_result(found)
-        elif error is not None:
-            done.set_exception(error)
-
     def run() -> None:
-        found, error = None, None
         try:
-            found = function()
+            deliver = partial(done.set_result, function())
         except BaseException as exc:  # noqa: BLE001 - raised again in the awaiting task
-            error = exc
-        # The event loop may be closed.
+            deliver = partial(done.set_exception, exc)
+        # The event loop may be closed, and the awaiting task cancelled.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(deliver, found, error)
+            loop.call_soon_threadsafe(lambda: done.done() or deliver())
 
     threading.Thread(target=run, name="file-watch", daemon=True).start()
     return await done

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, closest, default, mapping, sequence
-from proxy.settings.scalars import (  # noqa: TC001 - pydantic reads the annotations
-    Clock,
-    Count,
-    Flag,
-    PositiveDuration,
-    Text,
-)
+from proxy.settings.scalars import Clock, Flag, PositiveDuration, Text, count_up_to, not_empty
 from proxy.settings.units import InvalidValue
-from proxy.settings.upstream_keys import weight_faults
+from proxy.settings.upstream_keys import Weight  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,19 +30,18 @@ def _cause_schema(schema: dict[str, Any]) -> None:
 
 
 Cause = Annotated[CauseName, BeforeValidator(_read_cause)]
+Attempts = Annotated[int, PlainValidator(count_up_to(MAX_ATTEMPTS)), WithJsonSchema({"type": "integer", "minimum": 1})]
 
 
 class RetrySettings(Model):
     """What moves a request on to the next upstream; never a 4xx of the request's own, never after the first output."""
 
-    attempts: Count = Field(3, description="How many upstreams are asked at most.")
+    attempts: Attempts = Field(3, description="How many upstreams are asked at most.")
     within_s: PositiveDuration = Field(
-        default("20s"), alias="within", description="When the last of them may begin; none is cut that runs."
+        default("20s"), description="When the last of them may begin; none is cut that runs."
     )
     first_output_s: Clock = Field(
-        default("off"),
-        alias="first_output",
-        description="Until the first event with output; comments and pings do not restart it.",
+        default("off"), description="Until the first event with output; comments and pings do not restart it."
     )
     on: tuple[Cause, ...] = Field(
         _CAUSES, description="What moves on, of: connect, 429, 5xx, error_event.", json_schema_extra=_cause_schema
@@ -57,25 +50,13 @@ class RetrySettings(Model):
         default=False, description="Whether what the vendor may have run already is tried again, and paid twice."
     )
 
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check the bound of attempts."""
-        attempts = data.get("attempts")
-        if isinstance(attempts, int) and attempts > MAX_ATTEMPTS:
-            yield ("attempts",), InvalidValue(f"must be at most {MAX_ATTEMPTS}")
-
 
 class RouteTargetSettings(Model):
     """One upstream of a route."""
 
     name: Text = Field(description="The upstream.")
     model: Text | None = Field(None, description="What replaces the body's `model` there.")
-    weight: Count = Field(1, description="Its part of the requests, with `strategy: weighted`.")
-
-    @classmethod
-    def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check the weight's bound."""
-        yield from weight_faults(data)
+    weight: Weight = Field(1, description="Its part of the requests, with `strategy: weighted`.")
 
 
 def _read_target(value: object) -> object:
@@ -92,10 +73,9 @@ def _targets_schema(schema: dict[str, Any]) -> None:
 class RouteSettings(Model):
     """Where requests go that name no upstream, by the body's `model`; the first route that has the model counts."""
 
-    models: tuple[Text, ...] = Field(description="Globs of `model`.")
-    upstreams: tuple[Target, ...] = Field(
-        description="The upstreams, of one dialect: names, or {name, model, weight}.",
-        json_schema_extra=_targets_schema,
+    models: Annotated[tuple[Text, ...], not_empty()] = Field(description="Globs of `model`.")
+    upstreams: Annotated[tuple[Target, ...], not_empty()] = Field(
+        description="The upstreams, of one dialect: names, or {name, model, weight}.", json_schema_extra=_targets_schema
     )
     strategy: Literal["ordered", "weighted"] = Field(
         "ordered", description="Asked in this order, or by chance, in proportion to their weights."
@@ -106,10 +86,7 @@ class RouteSettings(Model):
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
-        """Check that the lists are not empty, and that weights have an effect."""
-        for key in ("models", "upstreams"):
-            if data.get(key) in ([], ()):
-                yield (key,), InvalidValue("must not be empty")
+        """Check that weights have an effect."""
         if data.get("strategy", "ordered") == "ordered":
             for index, target in enumerate(sequence(data.get("upstreams"))):
                 if "weight" in mapping(target):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import PlainValidator, SecretStr, WithJsonSchema
+from pydantic import PlainValidator, SecretStr
 
-from proxy.settings.scalars import check_text
+from proxy.settings.scalars import check_text, text_schema
 from proxy.settings.units import InvalidValue
 
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
@@ -27,11 +27,7 @@ def check_ends(text: str) -> None:
 
 
 def read_secret(value: object) -> SecretStr:
-    """Read a secret; no fault contains it.
-
-    Raises:
-        InvalidValue: Not text, empty, or with white space or quotes around it.
-    """
+    """Read a secret: text that is not empty, without white space or quotes around it."""
     value = check_text(value)
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are not UTF-8
         raise InvalidValue("must be UTF-8 text")
@@ -40,16 +36,12 @@ def read_secret(value: object) -> SecretStr:
 
 
 def read_vendor_key(value: object) -> SecretStr:
-    """Read a key that is sent in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
-
-    Raises:
-        InvalidValue: Another character in it.
-    """
+    """Read a key that is sent in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5)."""
     secret = read_secret(value)
     if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
         raise InvalidValue("must be visible ASCII without spaces or line ends, as a header carries it")
     return secret
 
 
-Secret = Annotated[SecretStr, PlainValidator(read_secret), WithJsonSchema({"type": "string", "minLength": 1})]
-VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), WithJsonSchema({"type": "string", "minLength": 1})]
+Secret = Annotated[SecretStr, PlainValidator(read_secret), text_schema()]
+VendorKey = Annotated[SecretStr, PlainValidator(read_vendor_key), text_schema()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema, model_validator
 
@@ -12,7 +12,6 @@ from proxy.protocol.proxy_variables import ProxyVariables
 from proxy.settings.admin import Admin, admin_faults, read_admin
 from proxy.settings.auth import Auth, read_auth
 from proxy.settings.budgets import BudgetSettings  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.clients import FailureRate, TrustedProxies  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.envelope import Envelope  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.limits_store import Store  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.listener_tls import ListenerTls  # noqa: TC001 - pydantic reads the annotation
@@ -24,12 +23,13 @@ from proxy.settings.listeners import (
     listen_faults,
 )
 from proxy.settings.log import Log
-from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, sequence
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, or_word, sequence
 from proxy.settings.routes import RouteSettings, route_faults
 from proxy.settings.scalars import (
     Clock,
     Count,
     Duration,
+    FailureRate,
     FieldName,
     Flag,
     HeaderSize,
@@ -39,13 +39,15 @@ from proxy.settings.scalars import (
     Size,
     Text,
     TokenRateText,
-    origin_of,
-    read_count,
+    TrustedProxies,
+    count_up_to,
     read_field_name,
+    split_http_url,
+    text_schema,
 )
 from proxy.settings.telemetry import OtelVariables, TelemetrySettings
 from proxy.settings.typed import TypedNames, name_faults
-from proxy.settings.units import InvalidValue
+from proxy.settings.units import InvalidValue, valid_or_none
 from proxy.settings.upstreams import RESERVED_NAMES, UPSTREAM_NAME, UpstreamSettings, UpstreamTimeouts
 from proxy.settings.usage import PriceSettings, UsageSettings, price_faults, retention_faults
 from proxy.settings.ways import EgressText, EgressValue  # noqa: TC001 - pydantic reads the annotation
@@ -58,20 +60,14 @@ MAX_WORKERS = 256
 MAX_CORS_NAMES = 64
 
 
-def _read_workers(value: object) -> int:
-    count = read_count(value)
-    if count > MAX_WORKERS:
-        raise InvalidValue(f"must be at most {MAX_WORKERS}")
-    return count
+_read_workers = count_up_to(MAX_WORKERS)
 
 
 def _read_request_field_name(value: object) -> str:
     return "*" if value == "*" else read_field_name(value)
 
 
-RequestFieldName = Annotated[
-    str, PlainValidator(_read_request_field_name), WithJsonSchema({"type": "string", "minLength": 1})
-]
+RequestFieldName = Annotated[str, PlainValidator(_read_request_field_name), text_schema()]
 Workers = Annotated[
     int, PlainValidator(_read_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
 ]
@@ -80,16 +76,10 @@ Workers = Annotated[
 class ClientTimeouts(Model):
     """Timeouts towards clients; none can be off, because any client may occupy a connection until then."""
 
-    header_s: PositiveDuration = Field(
-        default("10s"), alias="header", description="Until a request's head is complete."
-    )
-    body_s: PositiveDuration = Field(
-        default("30s"), alias="body", description="The longest silence within a request's body."
-    )
-    keep_alive_s: PositiveDuration = Field(
-        default("75s"), alias="keep_alive", description="An unused connection's life."
-    )
-    write_s: PositiveDuration = Field(default("30s"), alias="write", description="How long a client may read nothing.")
+    header_s: PositiveDuration = Field(default("10s"), description="Until a request's head is complete.")
+    body_s: PositiveDuration = Field(default("30s"), description="The longest silence within a request's body.")
+    keep_alive_s: PositiveDuration = Field(default("75s"), description="An unused connection's life.")
+    write_s: PositiveDuration = Field(default("30s"), description="How long a client may read nothing.")
 
 
 class PlanSettings(Model):
@@ -125,7 +115,7 @@ class Cors(Model):
         (), description="Headers of answers that pages may read, beyond the built-in ones."
     )
     credentials: Flag = Field(default=False, description="Whether browsers may send cookies along.")
-    max_age_s: Duration = Field(default("10m"), alias="max_age", description="How long browsers remember a preflight.")
+    max_age_s: Duration = Field(default("10m"), description="How long browsers remember a preflight.")
 
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -137,14 +127,6 @@ class Cors(Model):
             yield ("headers",), InvalidValue("must have `*` alone: it grants every name")
         if "*" in sequence(data.get("origins")) and data.get("credentials") in (True, "true"):
             yield ("credentials",), InvalidValue("must be false while origins has `*`", suggestion="false")
-
-
-def _none_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": "none"})
-
-
-def _open_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].insert(1, {"const": "open"})
 
 
 DEFAULT_PLAN = PlanSettings.model_validate({"requests": ["60/10s"], "concurrent_streams": 8})
@@ -163,12 +145,12 @@ class Settings(Model):
         None,
         description="Who may use `admin_listen`: operators' `tokens`, or the word `open`; needed where it is not on "
         "loopback.",
-        json_schema_extra=_open_in_schema,
+        json_schema_extra=or_word("open"),
     )
     workers: Workers = Field(1, description="Processes; more than 1 needs a shared limits.store.")
-    max_body_bytes: Size = Field(default("32MiB"), alias="max_body", description="The largest request body.")
+    max_body_bytes: Size = Field(default("32MiB"), description="The largest request body.")
     max_header_bytes: HeaderSize = Field(
-        default("16KiB"), alias="max_header", description="The longest line of a request's head; above it 431."
+        default("16KiB"), description="The longest line of a request's head; above it 431."
     )
     tls: ListenerTls | None = Field(None, description="TLS on `listen`; without it a load balancer's business.")
     trusted_proxies: TrustedProxies | None = Field(
@@ -183,16 +165,13 @@ class Settings(Model):
     client_timeouts: ClientTimeouts = Field(
         default_factory=ClientTimeouts, description="The clocks towards the client."
     )
-    drain_timeout_s: Duration = Field(
-        default("60s"), alias="drain_timeout", description="How long running streams go on after SIGTERM."
-    )
+    drain_timeout_s: Duration = Field(default("60s"), description="How long running streams go on after SIGTERM.")
     drain_delay_s: Clock = Field(
         default("off"),
-        alias="drain_delay",
         description="How long after SIGTERM clients are still taken, while readiness is 503 for balancers to see.",
     )
     auth: Annotated[Auth | None, BeforeValidator(read_auth)] = Field(
-        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=_none_in_schema
+        description="Who may use the proxy; the word `none` allows everybody.", json_schema_extra=or_word("none", at=2)
     )
     plans: dict[str, PlanSettings] = Field(
         default_factory=dict, description="What users may use; `default` is 60/10s and 8 streams unless given."
@@ -204,9 +183,7 @@ class Settings(Model):
     usage: UsageSettings = Field(default_factory=UsageSettings, description="How usage is reckoned.")
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts, description="The clocks of every upstream.")
     heartbeat_s: Clock = Field(
-        default("off"),
-        alias="heartbeat",
-        description="Silence after which `: ping` is sent at an event boundary; never gemini.",
+        default("off"), description="Silence after which `: ping` is sent at an event boundary; never gemini."
     )
     egress_proxy: EgressText = Field(
         default("environment"),
@@ -245,27 +222,20 @@ class Settings(Model):
         """Locations of upstreams' secrets that were read from files, and the `file:/path` of each."""
         return self._secret_files
 
-    def note_files(self, files: Mapping[Location, str]) -> None:
-        """Store which secrets were read from files; called once, after loading."""
+    def note(self, files: Mapping[Location, str], proxies: ProxyVariables, otel: OtelVariables) -> None:
+        """Store which secrets were read from files, and what the environment says; called once, after loading."""
         self._secret_files = tuple((place, source) for place, source in files.items() if place[0] == "upstreams")
+        self._proxies, self._otel = proxies, otel
 
     @property
     def proxies(self) -> ProxyVariables:
         """The environment's egress proxies."""
         return self._proxies
 
-    def note_proxies(self, proxies: ProxyVariables) -> None:
-        """Store the environment's egress proxies; called once, after loading."""
-        self._proxies = proxies
-
     @property
     def otel(self) -> OtelVariables:
         """What the environment says of telemetry."""
         return self._otel
-
-    def note_otel(self, variables: OtelVariables) -> None:
-        """Store what the environment says of telemetry; called once, after loading."""
-        self._otel = variables
 
     def egress_value(self, own: EgressValue | None) -> EgressValue:
         """The `egress_proxy` that holds where an upstream's or an issuer's own is `own`."""
@@ -315,10 +285,7 @@ class Settings(Model):
 
 def _worker_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     """Check for a shared limits store with several workers, which would each grant the whole limit."""
-    try:
-        workers = _read_workers(data.get("workers", 1))
-    except InvalidValue:
-        return  # reported by the field
+    workers = valid_or_none(_read_workers, data.get("workers", 1)) or 1
     if workers > 1 and mapping(data.get("limits")).get("store", "memory") == "memory":
         yield ("workers",), InvalidValue("needs a shared limits.store (redis://…) to be more than 1", suggestion="1")
 
@@ -329,10 +296,8 @@ def _heartbeat_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     if data.get("early_heartbeat") in (True, "true") and all(
         holder.get("heartbeat", "off") == "off" for holder in holders
     ):
-        yield (
-            ("early_heartbeat",),
-            InvalidValue("needs a `heartbeat`, at the top level or in an upstream, that is not off"),
-        )
+        words = "needs a `heartbeat`, at the top level or in an upstream, that is not off"
+        yield ("early_heartbeat",), InvalidValue(words)
 
 
 def _name_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
@@ -376,7 +341,8 @@ def _target_faults(
     name = target.get("upstream")
     yield from _unknown((*where, "upstream"), name, upstreams, "an upstream")
     if isinstance(name, str) and name in upstreams:
-        ours, theirs = origin_of(target.get("url")), origin_of(mapping(upstreams[name]).get("url"))
-        if ours and theirs and ours != theirs:
+        urls = (target.get("url"), mapping(upstreams[name]).get("url"))
+        ours, theirs = (valid_or_none(split_http_url, url) for url in urls)
+        if ours and theirs and ours[1] != theirs[1]:
             words = f"is not at the origin of the upstream `{name}`: a key is bound to scheme, host and port"
             yield (*where, "url"), InvalidValue(words)

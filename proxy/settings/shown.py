@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
@@ -41,41 +41,35 @@ if TYPE_CHECKING:
 
 REDACTED: Final = "[redacted]"
 # The keys whose text is shown, by model: names, patterns, paths, and addresses whose text form has no credentials.
-SHOWN: Final[Mapping[type[Model], frozenset[str]]] = {
-    Admin: frozenset(),
-    ApiKey: frozenset({"user", "plan"}),
-    BudgetSettings: frozenset(),
-    ClientCertificate: frozenset({"certificate", "key"}),
-    Cors: frozenset({"origins", "headers", "expose"}),
-    Envelope: frozenset({"allow_private"}),
-    EnvelopeTarget: frozenset({"url", "upstream", "methods"}),
-    JwtIssuer: frozenset(
-        {
-            *("issuer", "audience", "algorithms", "jwks_url", "ca_file", "egress_proxy", "server_name"),
-            *("audience_claim", "user_claim", "plan_claim", "required_scopes"),
-        }
+SHOWN: Final[Mapping[type[Model], Collection[str]]] = {
+    Admin: (),
+    ApiKey: ("user", "plan"),
+    BudgetSettings: (),
+    ClientCertificate: ("certificate", "key"),
+    Cors: ("origins", "headers", "expose"),
+    Envelope: ("allow_private",),
+    EnvelopeTarget: ("url", "upstream", "methods"),
+    JwtIssuer: (
+        *("issuer", "audience", "algorithms", "jwks_url", "ca_file", "egress_proxy", "server_name"),
+        *("audience_claim", "user_claim", "plan_claim", "required_scopes"),
     ),
-    Limits: frozenset({"store"}),
-    ListenerTls: frozenset({"certificate", "key", "client_ca"}),
-    Log: frozenset({"fields"}),
-    OperatorToken: frozenset({"name"}),
-    PlanSettings: frozenset({"requests", "tokens", "upstreams"}),
-    PriceSettings: frozenset({"input", "cached_input", "cache_write", "output", "currency"}),
-    RetrySettings: frozenset({"on"}),
-    RouteSettings: frozenset({"models"}),
-    RouteTargetSettings: frozenset({"name", "model"}),
-    Settings: frozenset(
-        {"listen", "admin_listen", "trusted_proxies", "auth_failures", "default_upstream", "egress_proxy"}
+    Limits: ("store",),
+    ListenerTls: ("certificate", "key", "client_ca"),
+    Log: ("fields",),
+    OperatorToken: ("name",),
+    PlanSettings: ("requests", "tokens", "upstreams"),
+    PriceSettings: ("input", "cached_input", "cache_write", "output", "currency"),
+    RetrySettings: ("on",),
+    RouteSettings: ("models",),
+    RouteTargetSettings: ("name", "model"),
+    Settings: ("listen", "admin_listen", "trusted_proxies", "auth_failures", "default_upstream", "egress_proxy"),
+    TelemetrySettings: ("otlp",),
+    TypedNames: TypedNames.model_fields,
+    UpstreamSettings: (
+        *("url", "dialect", "path", "models", "allow_paths", "credential_header"),
+        *("ca_file", "egress_proxy", "server_name"),
     ),
-    TelemetrySettings: frozenset({"otlp"}),
-    TypedNames: frozenset(TypedNames.model_fields),
-    UpstreamSettings: frozenset(
-        {
-            *("url", "dialect", "path", "models", "allow_paths", "credential_header"),
-            *("ca_file", "egress_proxy", "server_name"),
-        }
-    ),
-    UsageSettings: frozenset({"ledger", "spool", "budget_timezone", "rates"}),
+    UsageSettings: ("ledger", "spool", "budget_timezone", "rates"),
 }
 # Of these an operator can compare the first digits.
 _DIGESTS: Final[Mapping[type[Model], str]] = {ApiKey: "sha256", OperatorToken: "sha256"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field, PlainValidator, SecretStr, WithJsonSchema
 
 from proxy.settings.model import Contradiction, Model, default
-from proxy.settings.scalars import BaseUrl, Flag  # noqa: TC001 - pydantic reads the annotation
+from proxy.settings.scalars import BaseUrl, Flag, text_schema
 from proxy.settings.secret_values import read_secret
 from proxy.settings.units import InvalidValue
 
@@ -22,11 +22,7 @@ _SHARE: Final = re.compile(r"(0(\.[0-9]{1,9})?|1(\.0{1,9})?)", re.ASCII)
 
 
 def read_sample(value: object) -> float:
-    """Read the share of traces that are recorded: a number from 0 to 1.
-
-    Raises:
-        InvalidValue: Anything else.
-    """
+    """Read the share of traces that are recorded: a number from 0 to 1."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(text, float):
         text = str(text)
@@ -49,9 +45,7 @@ def _read_digest_key(value: object) -> SecretStr:
     return secret
 
 
-DigestKey = Annotated[
-    SecretStr, PlainValidator(_read_digest_key), WithJsonSchema({"type": "string", "minLength": LEAST_KEY_BYTES})
-]
+DigestKey = Annotated[SecretStr, PlainValidator(_read_digest_key), text_schema(minLength=LEAST_KEY_BYTES)]
 
 
 class TelemetrySettings(Model):

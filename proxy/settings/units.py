@@ -1,15 +1,21 @@
 """Parses durations, sizes, rates and addresses of the file into seconds, bytes and values.
 
-Pure. Each reader takes a value of any type, and raises `InvalidValue` if it is not valid.
+Pure. Each reader (`read_…`, here and in the other modules) takes a value of any type, and raises `InvalidValue` for
+what its docstring does not name. The message never contains the value, which may be a secret.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from proxy.model import Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_T = TypeVar("_T")
 
 # Far from overflow in any sum.
 MAX_DURATION_S = 366 * 86_400.0
@@ -55,6 +61,14 @@ class InvalidValue(ValueError):  # noqa: N818 - reads as what it says: `raise In
         self.echoes = echoes
 
 
+def valid_or_none(read: Callable[[Any], _T], value: object) -> _T | None:
+    """Return what a reader makes of a value of the file; None if it is not valid, which its field reports."""
+    try:
+        return read(value)
+    except InvalidValue:
+        return None
+
+
 class Address(NamedTuple):
     """A listen address."""
 
@@ -65,7 +79,17 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str | None:
+def _split(
+    value: object, pattern: str, words: str, slips: Mapping[str, str], units: Mapping[str, object]
+) -> tuple[str, str]:
+    """Split a quantity into its number and its unit; `words` is the message where it does not match the pattern."""
+    if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
+        raise InvalidValue(words, suggestion=_slip(value, slips, units), echoes=True)
+    unit = value.lstrip("0123456789.")
+    return value.removesuffix(unit), unit
+
+
+def _slip(value: object, slips: Mapping[str, str], units: Iterable[str]) -> str | None:
     """Return the value with the unit that was probably meant, or None."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
@@ -77,31 +101,23 @@ def _slip(value: object, slips: dict[str, str], units: dict[str, object]) -> str
     return None if unit is None else number + unit
 
 
-def read_duration(value: object) -> float:
-    """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) as seconds.
+def number_text(value: object) -> str:
+    """Return a number as it is written in the file; the empty text for anything else."""
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
 
-    Raises:
-        InvalidValue: Not a duration, or more than 366 days.
-    """
-    if not isinstance(value, str) or re.fullmatch(DURATION_PATTERN, value, re.ASCII) is None:
-        raise InvalidValue(
-            "is not a duration: a number and one of ms, s, m, h, d, such as 10s",
-            suggestion=_slip(value, _DURATION_SLIPS, dict(_SECONDS)),
-            echoes=True,
-        )
-    unit = value.lstrip("0123456789.")
-    seconds = float(value.removesuffix(unit)) * _SECONDS[unit]
+
+def read_duration(value: object) -> float:
+    """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) of at most 366 days as seconds."""
+    words = "is not a duration: a number and one of ms, s, m, h, d, such as 10s"
+    number, unit = _split(value, DURATION_PATTERN, words, _DURATION_SLIPS, _SECONDS)
+    seconds = float(number) * _SECONDS[unit]
     if seconds > MAX_DURATION_S:
         raise InvalidValue("is longer than 366d")
     return seconds
 
 
 def read_positive_duration(value: object) -> float:
-    """Read a duration greater than zero.
-
-    Raises:
-        InvalidValue: Not a duration, or zero.
-    """
+    """Read a duration greater than zero."""
     seconds = read_duration(value)
     if seconds <= 0:
         raise InvalidValue("must be more than 0")
@@ -109,11 +125,7 @@ def read_positive_duration(value: object) -> float:
 
 
 def read_clock(value: object) -> float | None:
-    """Read a positive duration, or `off` as None.
-
-    Raises:
-        InvalidValue: Neither.
-    """
+    """Read a positive duration, or `off` as None."""
     if value == "off":
         return None
     if value is False or value in ("no", "none", "never", "Off", "OFF"):
@@ -125,19 +137,10 @@ def read_clock(value: object) -> float | None:
 
 
 def read_size(value: object) -> int:
-    """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) as bytes.
-
-    Raises:
-        InvalidValue: Not a size, zero, or above 1GiB.
-    """
-    if not isinstance(value, str) or re.fullmatch(SIZE_PATTERN, value, re.ASCII) is None:
-        raise InvalidValue(
-            "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB",
-            suggestion=_slip(value, _SIZE_SLIPS, dict(_BYTES)),
-            echoes=True,
-        )
-    unit = value.lstrip("0123456789")
-    size = int(value.removesuffix(unit)) * _BYTES[unit]
+    """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) above zero and at most 1GiB as bytes."""
+    words = "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB"
+    number, unit = _split(value, SIZE_PATTERN, words, _SIZE_SLIPS, _BYTES)
+    size = int(number) * _BYTES[unit]
     if not 0 < size <= MAX_SIZE_BYTES:
         raise InvalidValue("must be more than 0 and at most 1GiB")
     return size
@@ -196,11 +199,7 @@ def is_host(text: str) -> bool:
 
 
 def read_address(value: object) -> Address:
-    """Read `HOST:PORT`, an IPv6 address in brackets; with port 0 the system chooses a free port.
-
-    Raises:
-        InvalidValue: Not an address.
-    """
+    """Read `HOST:PORT`, an IPv6 address in brackets; with port 0 the system chooses a free port."""
     message = "is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
     if isinstance(value, int) and not isinstance(value, bool):
         raise InvalidValue(message, suggestion=f"0.0.0.0:{value}", echoes=True)

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, WithJson
 
 from proxy.dialects import DIALECTS
 from proxy.settings.key_sets import AuthoritiesFile  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping
-from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, Text, UrlPath, is_field_name
+from proxy.settings.model import Contradiction, Location, Model, closest, default, mapping, or_word, sequence
+from proxy.settings.scalars import BaseUrl, Clock, FieldName, Flag, FrontPath, Text, UrlPath, is_field_name, not_empty
 from proxy.settings.secret_values import VendorKey, check_ends, read_vendor_key
 from proxy.settings.typed import TypedNames
 from proxy.settings.units import InvalidValue
@@ -43,21 +43,9 @@ _KEY_WORDS = ("client", "none")
 # it relays bytes unchanged; two values could be read differently by it and by the upstream.
 _RESERVED_FIELDS = frozenset(
     {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
+        *("accept-encoding", "connection", "content-length", "expect", "host", "http2-settings", "keep-alive"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "via"),
     }
 )
 
@@ -84,6 +72,13 @@ def _read_field_value(value: object) -> str | SecretStr:
     return value if isinstance(value, SecretStr) else text
 
 
+def _read_rotated_key(text: str) -> SecretStr:
+    # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
+    if text in _KEY_WORDS:
+        raise InvalidValue("is a word of `api_key`, not a key")
+    return read_vendor_key(text)
+
+
 def _read_allow_paths(value: object) -> object:
     if value == "all":
         return ALL_PATHS
@@ -97,10 +92,6 @@ def _keys_in_schema(schema: dict[str, Any]) -> None:
     listed["items"] = {"anyOf": [{"type": "string", "minLength": 1}, listed["items"]]}
 
 
-def _all_in_schema(schema: dict[str, Any]) -> None:
-    schema["anyOf"].insert(1, {"const": "all"})
-
-
 DialectName = Annotated[str, PlainValidator(_read_dialect), WithJsonSchema({"enum": list(DIALECTS), "type": "string"})]
 # A secret if it came from a variable or a file instead of from the YAML file.
 FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJsonSchema({"type": "string"})]
@@ -109,17 +100,11 @@ FieldValue = Annotated[str | SecretStr, PlainValidator(_read_field_value), WithJ
 class UpstreamTimeouts(Model):
     """Timeouts of an exchange towards an upstream; `off` disables one, `keep_alive: off` keeps no connection."""
 
-    connect_s: Clock = Field(
-        default("5s"), alias="connect", description="Until the connection is established, TLS included."
-    )
-    first_byte_s: Clock = Field(default("5m"), alias="first_byte", description="Until the answer's head is complete.")
-    idle_s: Clock = Field(
-        default("2m"), alias="idle", description="The longest silence after that; every byte restarts it."
-    )
-    total_s: Clock = Field(default("off"), alias="total", description="The whole exchange.")
-    keep_alive_s: Clock = Field(
-        default("50s"), alias="keep_alive", description="How long a connection is kept unused; `off` keeps none."
-    )
+    connect_s: Clock = Field(default("5s"), description="Until the connection is established, TLS included.")
+    first_byte_s: Clock = Field(default("5m"), description="Until the answer's head is complete.")
+    idle_s: Clock = Field(default("2m"), description="The longest silence after that; every byte restarts it.")
+    total_s: Clock = Field(default("off"), description="The whole exchange.")
+    keep_alive_s: Clock = Field(default("50s"), description="How long a connection is kept unused; `off` keeps none.")
 
 
 class UpstreamSettings(Model):
@@ -133,13 +118,10 @@ class UpstreamSettings(Model):
         "Members of its query (`?alt=sse`) win over the caller's.",
     )
     api_key: VendorKey | None = Field(
-        None,
-        description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`.",
+        None, description="The vendor's key, file:/path, `client` (from X-Upstream-Authorization) or `none`."
     )
-    api_keys: tuple[ListedKey, ...] | None = Field(
-        None,
-        description="Several keys, each as text or as {key, weight}.",
-        json_schema_extra=_keys_in_schema,
+    api_keys: Annotated[tuple[ListedKey, ...] | None, not_empty()] = Field(
+        None, description="Several keys, each as text or as {key, weight}.", json_schema_extra=_keys_in_schema
     )
     key_pool: KeyPoolSettings = Field(
         default_factory=KeyPoolSettings, alias="keys", description="How the keys are used, and how long they rest."
@@ -155,7 +137,7 @@ class UpstreamSettings(Model):
         None,
         description="Globs of the paths allowed below `url`, or the word `all`; by default what the dialect has that "
         "is the caller's own and keeps nothing, for raw only `path`.",
-        json_schema_extra=_all_in_schema,
+        json_schema_extra=or_word("all"),
     )
     headers: dict[str, FieldValue] = Field(
         default_factory=dict,
@@ -166,9 +148,7 @@ class UpstreamSettings(Model):
         default_factory=UpstreamTimeouts, description="Timeouts that differ from the top-level `timeouts`."
     )
     heartbeat_s: Clock = Field(
-        default("off"),
-        alias="heartbeat",
-        description="Silence after which `: ping` is sent; default: the top-level one.",
+        default("off"), description="Silence after which `: ping` is sent; default: the top-level one."
     )
     ca_file: AuthoritiesFile | None = Field(
         None, description="A PEM file that replaces the system's trusted authorities."
@@ -213,15 +193,10 @@ class UpstreamSettings(Model):
         changes: dict[str, object]
         match location:
             case ("api_key",):
-                if text in _KEY_WORDS:
-                    # The words have a meaning in the YAML file only; a rotated key must not change `key_source`.
-                    raise InvalidValue("is a word of `api_key`, not a key")
-                changes = {"api_key": read_vendor_key(text)}
+                changes = {"api_key": _read_rotated_key(text)}
             case ("api_keys", int(index)) | ("api_keys", int(index), "key") if self.api_keys is not None:
-                if text in _KEY_WORDS:
-                    raise InvalidValue("is a word of `api_key`, not a key")
                 keys = self.api_keys
-                changed = keys[index].model_copy(update={"key": read_vendor_key(text)})
+                changed = keys[index].model_copy(update={"key": _read_rotated_key(text)})
                 changes = {"api_keys": (*keys[:index], changed, *keys[index + 1 :])}
             case ("egress_proxy",):
                 if text in EGRESS_WORDS:
@@ -296,10 +271,8 @@ def _credential_header_faults(data: Mapping[str, object]) -> Iterator[Contradict
     if name.lower() in _RESERVED_FIELDS:
         yield ("credential_header",), InvalidValue("is written by the proxy itself and cannot carry a key")
     elif name.lower() in {other.lower() for other in mapping(data.get("headers"))}:
-        yield (
-            ("credential_header",),
-            InvalidValue("is also in `headers`: the key and another value cannot both go there"),
-        )
+        words = "is also in `headers`: the key and another value cannot both go there"
+        yield ("credential_header",), InvalidValue(words)
     elif data.get("api_key") == "none":
         yield ("credential_header",), InvalidValue("has nothing to carry: `api_key` is none")
 
@@ -310,11 +283,7 @@ def _key_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
         yield ("api_keys",), InvalidValue("give api_key or api_keys, not both")
     elif "api_key" not in data and "api_keys" not in data:
         yield ("api_key",), InvalidValue("is required; `api_key: none` says that the upstream needs none")
-    keys = data.get("api_keys")
-    if keys in ([], ()):
-        yield ("api_keys",), InvalidValue("must not be empty")
-    if isinstance(keys, list | tuple):
-        for index, listed in enumerate(keys):
-            key, where = (listed, ()) if isinstance(listed, str) else (mapping(listed).get("key"), ("key",))
-            if key in _KEY_WORDS:
-                yield ("api_keys", index, *where), InvalidValue("is a word of `api_key`, not a key")
+    for index, listed in enumerate(sequence(data.get("api_keys"))):
+        key, where = (listed, ()) if isinstance(listed, str) else (mapping(listed).get("key"), ("key",))
+        if key in _KEY_WORDS:
+            yield ("api_keys", index, *where), InvalidValue("is a word of `api_key`, not a key")

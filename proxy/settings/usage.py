@@ -6,13 +6,13 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.settings.budgets import TokenCount  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.ledger import Ledger, Timezone  # noqa: TC001 - pydantic reads the annotation
 from proxy.settings.model import Contradiction, Model, default, mapping, sequence
-from proxy.settings.scalars import PositiveDuration, Text  # noqa: TC001 - pydantic reads the annotation
-from proxy.settings.units import InvalidValue, read_positive_duration
+from proxy.settings.scalars import PositiveDuration, Text, number_schema, pattern_schema
+from proxy.settings.units import InvalidValue, number_text, read_positive_duration, valid_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,24 +31,9 @@ _PERIOD_DAYS = {"day": 2, "week": 8, "month": 32}
 _DAY_S = 86_400
 
 
-def _decimal_places(text: str) -> int:
-    return len(text.partition(".")[2].rstrip("0"))
-
-
-def _text(value: object) -> str:
-    """Return a number as it is written in the file; the empty text for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else ""
-
-
 def read_price(value: object) -> Decimal:
-    """Read a price per million tokens, exactly as it is written.
-
-    Raises:
-        InvalidValue: Not a number of 0 or more, more than six decimals, or so small or large that it must be per token.
-    """
-    text = _text(value)
+    """Read a price per million tokens exactly, of at most six decimals and none that must be one per token."""
+    text = number_text(value)
     if _EXPONENT.fullmatch(text):
         raise InvalidValue(f"looks like a price per token: {_PER_MILLION}")
     if _DECIMAL.fullmatch(text) is None:
@@ -58,29 +43,21 @@ def read_price(value: object) -> Decimal:
         raise InvalidValue(f"looks like a price per token: {_PER_MILLION}")
     if price > _MAX_PER_MILLION:
         raise InvalidValue(f"must be at most {_MAX_PER_MILLION}: {_PER_MILLION}")
-    if _decimal_places(text) > _PRICE_DECIMALS:
+    if len(text.partition(".")[2].rstrip("0")) > _PRICE_DECIMALS:
         raise InvalidValue(f"must have at most {_PRICE_DECIMALS} decimals")
     return price
 
 
 def read_rate(value: object) -> Decimal:
-    """Read the dollars for one unit of a currency, exactly as they are written.
-
-    Raises:
-        InvalidValue: Not a number above 0, or above 1000.
-    """
-    text = _text(value)
+    """Read the dollars for one unit of a currency, above 0 and at most 1000, exactly as they are written."""
+    text = number_text(value)
     if _DECIMAL.fullmatch(text) is None or not 0 < Decimal(text) <= _MAX_RATE:
         raise InvalidValue("must be the dollars for one unit: a number above 0 and at most 1000, such as 0.14")
     return Decimal(text)
 
 
 def read_currency(value: object) -> str:
-    """Read a currency's code.
-
-    Raises:
-        InvalidValue: Not three capital letters.
-    """
+    """Read a currency's code: three capital letters."""
     if isinstance(value, str) and re.fullmatch(_CURRENCY, value, re.ASCII):
         return value
     upper = value.upper() if isinstance(value, str) else ""
@@ -91,30 +68,14 @@ def read_currency(value: object) -> str:
 PerMillion = Annotated[
     Decimal,
     PlainValidator(read_price),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": _MAX_PER_MILLION},
-                {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?$"},
-            ]
-        }
-    ),
+    number_schema({"minimum": 0, "maximum": _MAX_PER_MILLION}, r"\d{1,9}(\.\d{1,6})?"),
 ]
 DollarsPerUnit = Annotated[
     Decimal,
     PlainValidator(read_rate),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": _MAX_RATE},
-                {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?$"},
-            ]
-        }
-    ),
+    number_schema({"exclusiveMinimum": 0, "maximum": _MAX_RATE}, r"\d{1,9}(\.\d{1,9})?"),
 ]
-Currency = Annotated[
-    str, PlainValidator(read_currency), WithJsonSchema({"type": "string", "pattern": f"^{_CURRENCY}$"})
-]
+Currency = Annotated[str, PlainValidator(read_currency), pattern_schema(_CURRENCY)]
 
 
 class PriceSettings(Model):
@@ -133,12 +94,9 @@ class PriceSettings(Model):
     @classmethod
     def contradictions(cls, data: Mapping[str, object]) -> Iterator[Contradiction]:
         """Check that prices in dollars are plausible, and that they are not all zero."""
-        prices: dict[str, Decimal] = {}
-        for part in ("input", "cached_input", "cache_write", "output"):
-            try:
-                prices[part] = read_price(data.get(part))
-            except InvalidValue:
-                continue  # absent, or reported by the field
+        parts = ("input", "cached_input", "cache_write", "output")
+        read = {part: valid_or_none(read_price, data.get(part)) for part in parts}
+        prices = {part: price for part, price in read.items() if price is not None}
         if data.get("currency", "USD") == "USD":
             for part, price in prices.items():
                 if price > MAX_USD_PER_MILLION:
@@ -153,12 +111,9 @@ class UsageSettings(Model):
     ledger: Ledger = Field(
         default("off"), description="Where each exchange has a row: `off`, sqlite:///path or postgresql://…"
     )
-    retention_s: PositiveDuration = Field(
-        default("90d"), alias="retention", description="How long the ledger keeps a row."
-    )
+    retention_s: PositiveDuration = Field(default("90d"), description="How long the ledger keeps a row.")
     spool: Text | None = Field(
-        None,
-        description="The directory where rows wait for PostgreSQL; $STATE_DIRECTORY, else `spool`, unless given.",
+        None, description="The directory where rows wait for PostgreSQL; $STATE_DIRECTORY, else `spool`, unless given."
     )
     sync: Literal["50ms", "each"] = Field(
         "50ms", description="When a row is on the disk: within 50 ms, together with others, or each at once."
@@ -191,12 +146,9 @@ def retention_faults(data: Mapping[str, object]) -> Iterator[Contradiction]:
     usage = mapping(data.get("usage"))
     plans = mapping(data.get("plans")).values()
     budgets = [mapping(budget) for plan in plans for budget in sequence(mapping(plan).get("budgets"))]
-    try:
-        retention_s = read_positive_duration(usage.get("retention", "90d"))
-    except InvalidValue:
-        return  # reported by the field
+    retention_s = valid_or_none(read_positive_duration, usage.get("retention", "90d"))
     longest = max((_PERIOD_DAYS.get(str(budget.get("every")), 0) for budget in budgets), default=0)
-    if usage.get("ledger", "off") != "off" and retention_s < longest * _DAY_S:
+    if usage.get("ledger", "off") != "off" and retention_s is not None and retention_s < longest * _DAY_S:
         words = f"is shorter than a budget's period: at least {longest}d"
         yield ("usage", "retention"), InvalidValue(words, suggestion=f"{longest}d")
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator
 
 from proxy.model import EgressProxy, TlsFiles
 from proxy.settings.listener_tls import CertificateAndKey
 from proxy.settings.model import Contradiction, closest
-from proxy.settings.scalars import read_text
+from proxy.settings.scalars import ESCAPED, pattern_schema, read_text, split_authority, text_schema
 from proxy.settings.units import InvalidValue, is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from proxy.protocol.proxy_variables import ProxyVariables
 
 # curl's.
 _PROXY_PORT = 1080
@@ -27,18 +25,13 @@ _MAX_CREDENTIAL_BYTES = 255
 EGRESS_WORDS = ("environment", "none")
 _SCHEMES: dict[str, Literal["http", "socks5"]] = {"http": "http", "socks5": "socks5", "socks5h": "socks5"}
 _EXAMPLES = "must be environment, none, http://host:port or socks5://host:port"
-_ESCAPED = "special characters of a password are percent-encoded"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 EgressValue = Literal["environment", "none"] | EgressProxy
 
 
 def read_egress_proxy(value: object) -> EgressValue:
-    """Read `egress_proxy`.
-
-    Raises:
-        InvalidValue: Not one of its words, nor a proxy's URL. Never contains the value, which may have a password.
-    """
+    """Read `egress_proxy`: one of its words, or a proxy's URL."""
     if isinstance(value, EgressProxy):
         return value
     text = read_text(value)
@@ -52,11 +45,7 @@ def read_egress_proxy(value: object) -> EgressValue:
 
 
 def read_proxy_url(text: str) -> EgressProxy:
-    """Read the URL of a proxy; without a scheme, as variables have it, it is `http://`.
-
-    Raises:
-        InvalidValue: Not such a URL, or a kind of proxy that is not supported. Never contains the value.
-    """
+    """Read the URL of a supported kind of proxy; without a scheme, as variables have it, it is `http://`."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "http", text
@@ -65,15 +54,9 @@ def read_proxy_url(text: str) -> EgressProxy:
         if scheme.lower() == "https":
             raise InvalidValue("TLS to the proxy itself is not supported: http:// (what goes through it is encrypted)")
         raise InvalidValue("is a kind of proxy that is not supported: http:// or socks5://")
-    try:
-        url = urlsplit(f"//{rest}")
-        host, port = url.hostname, url.port
-    except ValueError as exc:
-        raise InvalidValue(f"is not a URL ({_ESCAPED})") from exc
-    if not host or not is_host(host) or url.netloc.endswith(":") or port == 0:
-        raise InvalidValue(f"must name a host ({_ESCAPED})")
+    url, host, port = split_authority(rest)
     if url.path not in {"", "/"} or url.query or url.fragment:
-        raise InvalidValue(f"must end after the port ({_ESCAPED})")
+        raise InvalidValue(f"must end after the port ({ESCAPED})")
     user = None if url.username is None else unquote(url.username)
     password = None if url.password is None else unquote(url.password)
     for credential in filter(None, (user, password)):
@@ -94,15 +77,12 @@ def _read_server_name(value: object) -> str:
 EgressText = Annotated[
     EgressValue,
     PlainValidator(read_egress_proxy),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^(environment|none|(http|socks5h?)://\S+|file:/\S+)$",
-            "examples": ["environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"],
-        }
+    pattern_schema(
+        r"(environment|none|(http|socks5h?)://\S+|file:/\S+)",
+        *("environment", "none", "http://proxy.example:3128", "socks5://127.0.0.1:1080"),
     ),
 ]
-ServerName = Annotated[str, PlainValidator(_read_server_name), WithJsonSchema({"type": "string", "minLength": 1})]
+ServerName = Annotated[str, PlainValidator(_read_server_name), text_schema()]
 
 
 class ClientCertificate(CertificateAndKey):
@@ -137,13 +117,3 @@ def plain_faults(url: object, data: Mapping[str, object]) -> Iterator[Contradict
         for name in ("client_certificate", "server_name"):
             if data.get(name) is not None:
                 yield (name,), InvalidValue("has no effect: the url is http://")
-
-
-def choose(value: EgressValue, variables: ProxyVariables, scheme: str, host: str) -> tuple[EgressProxy | None, str]:
-    """Return the proxy for an origin, and what names it: a variable, or `egress_proxy`; empty for none."""
-    if value == "none":
-        return None, ""
-    if value == "environment":
-        named = variables.choose(scheme, host)
-        return (None, "") if named is None else (named.proxy, named.variable)
-    return value, "egress_proxy"

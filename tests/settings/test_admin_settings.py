@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.cli import check_report
-from proxy.settings.build_admin import build_admin_rules
+from proxy.settings.build import build_admin_rules
 from proxy.settings.loading import ConfigurationError, load
 from proxy.settings.units import Address
 from tests.settings_builder import settings

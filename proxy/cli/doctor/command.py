@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
+from proxy.cli.values import Value
 from proxy.settings import InvalidValue, read_duration
 
 if TYPE_CHECKING:
@@ -21,24 +22,14 @@ if TYPE_CHECKING:
 _MAX_SILENCE_S: Final = 299.0
 
 
-class _Silence(click.ParamType[float | None]):
-    """A duration, or `off`."""
-
-    name = "duration"
-
-    def convert(
-        self, value: str | float | None, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        """Read it, or refuse it in click's way (exit 2)."""
-        if value is None or isinstance(value, float) or value == "off":
-            return value if isinstance(value, float) else None
-        try:
-            seconds = read_duration(value)
-        except InvalidValue as wrong:
-            self.fail(f"{wrong.message}.", param, ctx)
-        if not 0 < seconds <= _MAX_SILENCE_S:
-            self.fail(f"must be at most {_MAX_SILENCE_S:g}s.", param, ctx)
-        return float(seconds)
+def _read_silence(value: str) -> float | None:
+    """Read a duration, or `off` as None."""
+    if value == "off":
+        return None
+    seconds = read_duration(value)
+    if not 0 < seconds <= _MAX_SILENCE_S:
+        raise InvalidValue(f"must be at most {_MAX_SILENCE_S:g}s")
+    return seconds
 
 
 @click.command()
@@ -47,7 +38,12 @@ class _Silence(click.ParamType[float | None]):
 @click.option("--upstream", help="Also check this upstream: its vendor is asked for its models.")
 @click.option("--origin", help="Also check CORS, as a page of this origin meets it: https://app.example.com.")
 @click.option(
-    "--silence", "silence_s", type=_Silence(), default="90s", show_default=True, help="A silence to bear, or off."
+    "--silence",
+    "silence_s",
+    type=Value("duration", _read_silence),
+    default="90s",
+    show_default=True,
+    help="A silence to bear, or off.",
 )
 @click.option("--local", "is_local", is_flag=True, help="Check this machine: configuration, vendors, keys, store.")
 @click.option("--paid", is_flag=True, help="With --local: also have each vendor generate one token.")
@@ -111,7 +107,7 @@ def doctor(
 
 
 async def _print(verdicts: AsyncIterator[Verdict], *, as_json: bool) -> int:
-    from proxy.cli.doctor import report  # noqa: PLC0415 - the command's help needs none of it
+    from proxy.cli.doctor import verdict as report  # noqa: PLC0415 - the command's help needs none of it
 
     given: list[Verdict] = []
     async for verdict in verdicts:

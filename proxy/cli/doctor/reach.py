@@ -43,11 +43,7 @@ async def check_name(way: Way) -> list[Verdict]:
     if not silent:
         return [ok("name", f"{way.host} is {', '.join(addresses)}.")]
     told = f"{way.host} is {', '.join(addresses)}; port {way.port} does not answer at {', '.join(silent)}."
-    return [(fail if len(silent) == len(addresses) else warn)("name", _unreached(silent, addresses), told)]
-
-
-def _unreached(silent: list[str], addresses: list[str]) -> str:
-    return "unreachable" if len(silent) == len(addresses) else "partly"
+    return [fail("name", "unreachable", told) if silent == addresses else warn("name", "partly", told)]
 
 
 async def _connects(address: str, port: int) -> bool:

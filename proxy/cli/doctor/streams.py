@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,7 @@ from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
 from proxy.cli.doctor.way import LIMITED, NoAnswerError, RefusedError, why
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from proxy.cli.doctor.arrivals import Pattern
     from proxy.cli.doctor.way import Echo, Way
@@ -125,23 +126,27 @@ async def check_leaving(way: Way, *, left_for_s: Sequence[float] = LEFT_FOR_S) -
     return [fail("leaving", "unnoticed", says, way.hops)]
 
 
+@contextlib.asynccontextmanager
+async def _running(way: Way) -> AsyncIterator[str]:
+    """The id of a stream that runs until this is left."""
+    asked = f"doctor-{secrets.token_hex(12)}"
+    async with way.open_echo(asked, interval_ms=_LEFT_INTERVAL_MS) as head:
+        await asyncio.wait([head], timeout=_HEAD_S)
+        yield _result(head) or asked
+
+
 async def _is_found(way: Way) -> bool:
     """Whether a stream whose client is there is found: else nothing can be told of one whose client is not.
 
     A hop that holds the head until the end hides the stream's id; then it is the one that was asked for.
     """
-    asked = f"doctor-{secrets.token_hex(12)}"
-    async with way.open_echo(asked, interval_ms=_LEFT_INTERVAL_MS) as head:
-        await asyncio.wait([head], timeout=_HEAD_S)
-        id_ = _result(head) or asked
+    async with _running(way) as id_:
         return await _stop(way, id_)
 
 
 async def _is_gone(way: Way, wait_s: float) -> bool:
-    asked = f"doctor-{secrets.token_hex(12)}"
-    async with way.open_echo(asked, interval_ms=_LEFT_INTERVAL_MS) as head:
-        await asyncio.wait([head], timeout=_HEAD_S)
-        id_ = _result(head) or asked
+    async with _running(way) as id_:
+        pass
     await asyncio.sleep(wait_s)
     return not await _stop(way, id_)
 

@@ -22,10 +22,11 @@ from pydantic import SecretStr
 from proxy.auth.egress_connector import EgressConnector
 from proxy.cli.doctor.reach import clock_verdict, date_of
 from proxy.cli.doctor.verdict import Verdict, fail, ok, warn
-from proxy.cli.doctor.way import why
+from proxy.cli.doctor.way import read, why
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.protocol.paths import below
+from proxy.settings.build_prices import is_plain
 from proxy.settings.build_ways import way_of
 from proxy.upstream.tls import make_context
 
@@ -193,14 +194,10 @@ async def _ask(
         ) as response,
     ):
         took_s = time.time() - asked_at
-        data = bytearray()
-        async for piece in response.content.iter_any():
-            data += piece
-            if len(data) > _MAX_BYTES:
-                break
+        data = await read(response, _MAX_BYTES)
         date_s = date_of(response.headers)
         offset_s = None if date_s is None else date_s - (asked_at + took_s / 2)
-        return _Reply(response.status, _json(bytes(data)), took_s, offset_s, took_s / 2 + 0.5)
+        return _Reply(response.status, _json(data), took_s, offset_s, took_s / 2 + 0.5)
 
 
 def _fields(upstream: UpstreamSettings, key: str | None) -> list[tuple[str, str]]:
@@ -230,7 +227,7 @@ def _json(data: bytes) -> Any:
 
 def _model(upstream: UpstreamSettings, value: Any) -> str | None:
     """A model to ask: the first that the file names whole, else the first of the vendor's that a glob of it matches."""
-    plain = next((glob for glob in upstream.models if not set(glob) & set("*?[")), None)
+    plain = next(filter(is_plain, upstream.models), None)
     if plain is not None:
         return plain
     listed = (value.get("data") or value.get("models") or []) if isinstance(value, dict) else []

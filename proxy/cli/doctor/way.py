@@ -24,7 +24,6 @@ from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from types import TracebackType
 
 ECHO: Final = "/forward-sse/echo"
 BROWSERS_CODINGS: Final = "gzip, deflate, br, zstd"
@@ -163,7 +162,7 @@ class Way:
         self.token = token
         self.hops: set[str] = set()
         self.is_cached = False
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -176,10 +175,7 @@ class Way:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._session is not None
+    async def __aexit__(self, *_exc: object) -> None:
         await self._session.close()
 
     def fields(self, **more: str) -> dict[str, str]:
@@ -197,7 +193,7 @@ class Way:
         try:
             async with asyncio.timeout(within_s), self._begin(method, path, headers or {}) as (response, asked_s):
                 answered_s = _now()
-                return self._answer(response, await _read(response), asked_s, answered_s)
+                return self._answer(response, await read(response), asked_s, answered_s)
         except UNANSWERED as exc:
             raise NoAnswerError(why(exc)) from exc
 
@@ -227,7 +223,7 @@ class Way:
             ):
                 echo = Echo(self._answer(response, b"", asked_s, _now()))
                 if echo.answer.status != 200:  # noqa: PLR2004 - RFC 9110 §15.3.1
-                    echo.answer.body = await _read(response)
+                    echo.answer.body = await read(response)
                 else:
                     await _take(response, echo)
                     echo.is_whole = [one.n for one in echo.arrivals] == list(range(events))
@@ -250,7 +246,6 @@ class Way:
         opened: list[aiohttp.ClientResponse] = []
 
         async def head() -> str | None:
-            assert self._session is not None
             url = f"{self.base}{ECHO}?events=600&interval_ms={interval_ms}"
             headers = self.fields(**{"X-Request-Id": id_})
             response = await self._session.get(url, headers=headers, allow_redirects=False)
@@ -279,22 +274,13 @@ class Way:
     async def _begin(
         self, method: str, path: str, headers: Mapping[str, str]
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, float]]:
-        assert self._session is not None
         asked_s = _now()
         async with self._session.request(method, self.base + path, headers=headers, allow_redirects=False) as response:
             yield response, asked_s
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, asked_s: float, answered_s: float) -> Answer:
         self.note(response.headers)
-        version = response.version
-        return Answer(
-            response.status,
-            response.headers,
-            body,
-            asked_s,
-            answered_s,
-            (1, 1) if version is None else (version.major, version.minor),
-        )
+        return Answer(response.status, response.headers, body, asked_s, answered_s, response.version or (1, 1))
 
 
 def why(error: BaseException) -> str:
@@ -320,12 +306,12 @@ def why(error: BaseException) -> str:
     return f"it failed ({type(error).__name__})"
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """What is there of a body, at most `_MAX_BYTES`."""
+async def read(response: aiohttp.ClientResponse, most_bytes: int = _MAX_BYTES) -> bytes:
+    """What is there of a body; little more than `most_bytes` where it is longer."""
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece
-        if len(data) > _MAX_BYTES:
+        if len(data) > most_bytes:
             break
     return bytes(data)
 

@@ -57,7 +57,7 @@ class AllWorkers:
         for reports in (await self._peers.ask({"ask": "upstreams"})).given.values():
             for report in _reports_in(reports):
                 if report["state"] == "off":
-                    self._one.switch_now(report["name"], is_off=True)
+                    await self._one.switch(report["name"], is_off=True)
 
     async def close(self) -> None:
         """Stop answering, and write the counters' final values."""
@@ -87,7 +87,7 @@ class AllWorkers:
     async def streams(self) -> list[Stream]:
         """The live streams of all workers."""
         answers = await self._peers.ask({"ask": "streams"})
-        streams = self._listed()
+        streams = await self._listed()
         for answer in answers.given.values():
             if isinstance(answer, list):
                 streams += answer
@@ -95,12 +95,12 @@ class AllWorkers:
 
     async def stop(self, id_: str) -> bool:
         """End the streams of that id, wherever they run."""
-        here = self._one.stop_now(id_)
+        here = await self._one.stop(id_)
         return await self._anywhere({"ask": "stop", "id": id_}) or here
 
     async def stop_all(self, whose: Mapping[str, str]) -> Stopped:
         """End every stream of a user or of an upstream, in every worker that can be reached."""
-        counts = {self._name: self._one.stop_all_now(whose)}
+        counts = {self._name: self._service.exchanges.stop_all(**whose)}
         for _ in range(_ACT_ATTEMPTS):
             answers = await self._peers.ask({"ask": "stop_all", **whose})
             for name, answer in answers.given.items():
@@ -121,7 +121,7 @@ class AllWorkers:
     async def upstreams(self) -> list[UpstreamReport]:
         """The upstreams: off or out where they are in one of the workers, with each worker's own state."""
         answers = await self._peers.ask({"ask": "upstreams"})
-        parts = {self._name: self._one.upstreams_now()}
+        parts = {self._name: await self._one.upstreams()}
         parts.update((name, _reports_in(reports)) for name, reports in answers.given.items())
         return merge_reports(parts)
 
@@ -139,7 +139,7 @@ class AllWorkers:
 
     async def switch(self, name: str, *, is_off: bool) -> bool:
         """Turn an upstream off or on in every worker."""
-        is_known = self._one.switch_now(name, is_off=is_off)
+        is_known = await self._one.switch(name, is_off=is_off)
         for _ in range(_ACT_ATTEMPTS):
             answers = await self._peers.ask({"ask": "switch", "name": name, "state": "off" if is_off else "on"})
             is_known |= any(answer is True for answer in answers.given.values())
@@ -154,8 +154,9 @@ class AllWorkers:
         `limping`: it is busy, or about to be replaced.
         """
         answers = await self._peers.ask({"ask": "problems"})
-        reports = [self._one.problems_now()]
-        reports += [answer for answer in answers.given.values() if _is_problems(answer)]
+        reports = [await self._one.problems()]
+        told = (answer for answer in answers.given.values() if isinstance(answer, dict))
+        reports += [answer for answer in told if isinstance(answer.get("reasons"), list)]
         accepting = [problems for problems in reports if _DRAINING not in problems["reasons"]] or reports
         total: Problems = {"reasons": [], "limping": []}
         for problems in accepting:
@@ -171,25 +172,28 @@ class AllWorkers:
         return await self._one.usage(asked)
 
     def _answer(self, question: Question) -> Any:
+        """Return what a question is answered with, or an awaitable of it."""
         match question["ask"]:
             case "metrics":
                 return self._counters.collect()
             case "streams":
                 return self._listed()
             case "stop":
-                return self._one.stop_now(question["id"])
+                return self._one.stop(question["id"])
             case "stop_all":
-                return self._one.stop_all_now({name: text for name, text in question.items() if name != "ask"})
+                return self._service.exchanges.stop_all(
+                    **{name: text for name, text in question.items() if name != "ask"}
+                )
             case "stop_own":
                 return self._service.exchanges.stop_own(question["id"], question["issuer"], question["user"]) > 0
             case "upstreams":
-                return self._one.upstreams_now()
+                return self._one.upstreams()
             case "console":
                 return self._part([Choice(*choice) for choice in orjson.loads(question["choices"])])
             case "switch":
-                return self._one.switch_now(question["name"], is_off=question["state"] == "off")
+                return self._one.switch(question["name"], is_off=question["state"] == "off")
             case "problems":
-                return self._one.problems_now()
+                return self._one.problems()
         raise KeyError(question["ask"])
 
     async def _anywhere(self, question: Question) -> bool:
@@ -197,14 +201,10 @@ class AllWorkers:
         return any(answer is True for answer in answers.given.values())
 
     async def _part(self, choices: Sequence[Choice]) -> Part:
-        return {**await self._one.part(choices), "upstreams": self._one.upstreams_now()}
+        return {**await self._one.part(choices), "upstreams": await self._one.upstreams()}
 
-    def _listed(self) -> list[Stream]:
-        return [{**stream, "worker": self._name} for stream in self._one.streams_now()]
-
-
-def _is_problems(answer: Any) -> bool:
-    return isinstance(answer, dict) and isinstance(answer.get("reasons"), list)
+    async def _listed(self) -> list[Stream]:
+        return [{**stream, "worker": self._name} for stream in await self._one.streams()]
 
 
 def _reports_in(answer: Any) -> list[UpstreamReport]:

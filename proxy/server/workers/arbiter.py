@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from gunicorn import arbiter as gunicorn
 from gunicorn import systemd
+from gunicorn.app.base import BaseApplication
 from gunicorn.errors import HaltServer
 
 from proxy import __version__
@@ -34,11 +35,11 @@ from proxy.server.configuration import note_refused
 from proxy.server.signals import log_egress_proxies, log_options, log_refused
 from proxy.server.sockets import format_addresses
 from proxy.server.workers.arbiter_log import ArbiterLog, DirectWriter
-from proxy.server.workers.gunicorn_app import STUCK_S, WorkerApplication
 from proxy.server.workers.socket_handoff import VARIABLE, SharedSockets
 from proxy.server.workers.worker import Worker
 from proxy.settings.build import secrets_of
 from proxy.settings.build_ways import trust
+from proxy.settings.fixed import keep_fixed
 from proxy.settings.ledgers import check_ledger
 from proxy.settings.loading import ConfigurationError
 
@@ -54,6 +55,8 @@ EXIT_TIMEOUT_S = 5.0
 # Between a worker that could not start and the next attempt.
 _RETRY_S = 2.0
 _PREDECESSOR = "GUNICORN_PID"
+# A worker notifies the arbiter every second; without a notification for this long it is stuck.
+STUCK_S = 60
 
 
 def run(settings: Settings, load: Callable[[], Settings]) -> int:
@@ -84,6 +87,38 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
             shared.remove()
         return EXIT_FAILED if exc.code else 0
     return 0
+
+
+class WorkerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """The proxy as gunicorn's application. A worker inherits it by the fork, with the settings to serve."""
+
+    def __init__(
+        self, settings: Settings, load: Callable[[], Settings], redactor: Redactor, shared: SharedSockets
+    ) -> None:
+        self.settings = settings
+        self.load_settings = load
+        self.redactor = redactor
+        self.shared = shared
+        # The number of the worker that is started next, and the arbiter's end of each worker's control socket.
+        self.next_number = 0
+        self.controls: set[socket.socket] = set()
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set the few options of gunicorn that are used."""
+        self.cfg.set("workers", self.settings.workers)
+        self.cfg.set("timeout", STUCK_S)
+        self.cfg.set("worker_tmp_dir", str(self.shared.directory))
+        # Another way to control the arbiter, which is not needed.
+        self.cfg.set("control_socket_disable", True)  # noqa: FBT003 - gunicorn's signature
+
+    def load(self) -> WorkerApplication:
+        """Return this object: there is no WSGI application, each worker makes an aiohttp application."""
+        return self
+
+    def update_settings(self, settings: Settings) -> None:
+        """Set what workers that start later serve; keys that need a restart keep their values."""
+        self.settings = keep_fixed(settings, self.settings)
 
 
 class Arbiter(gunicorn.Arbiter):  # type: ignore[misc]  # gunicorn has no types

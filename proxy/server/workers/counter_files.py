@@ -10,6 +10,7 @@ What is 0 or 1 (an upstream that is out, a key that rests) is not summed: 1 wher
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -131,23 +132,16 @@ def add(*workers: Iterable[Family]) -> list[Family]:
     for worker in workers:
         for family in worker:
             _, sums = families.setdefault(family.name, (family, {}))
-            merge = _MERGES.get(family.name, _sum)
+            merge: Callable[[float, float], float] = _MERGES.get(family.name, operator.add)
             for sample in family.samples:
                 key = sample.name, tuple(sample.labels.items())
                 if sample.exemplar is not None and (key not in latest or latest[key].at_s < sample.exemplar.at_s):
                     latest[key] = sample.exemplar
-                if key not in sums:
-                    sums[key] = sample.value
-                else:
-                    sums[key] = merge(sums[key], sample.value)
+                sums[key] = merge(sums[key], sample.value) if key in sums else sample.value
     return [
         replace(family, samples=[Sample(key[0], dict(key[1]), value, latest.get(key)) for key, value in sums.items()])
         for family, sums in families.values()
     ]
-
-
-def _sum(one: float, other: float) -> float:
-    return one + other
 
 
 def render(families: Iterable[Family], *, is_openmetrics: bool = False) -> bytes:

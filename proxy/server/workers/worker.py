@@ -28,7 +28,7 @@ from proxy.server.signals import Signals, drain, log_options, log_refused
 from proxy.settings.loading import ConfigurationError
 
 if TYPE_CHECKING:
-    from proxy.server.workers.gunicorn_app import WorkerApplication
+    from proxy.server.workers.arbiter import WorkerApplication
 
 # uvloop is not installed on macOS.
 _Base: Any = GunicornWebWorker if find_spec("uvloop") is None else GunicornUVLoopWebWorker
@@ -47,17 +47,18 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
     Created before the fork; `send_reload`, `read_status` and `close` are for the arbiter's process.
     """
 
+    app: WorkerApplication
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        application: WorkerApplication = self.app
-        self.number = application.next_number
+        self.number = self.app.next_number
         self.name = f"{self.ppid}-{self.number}"
         self.is_up = False
         self._is_orphan = False
         self.failure: str | None = None
         self._control, self._arbiter = socket.socketpair()
         self._control.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        application.controls.add(self._control)
+        self.app.controls.add(self._control)
         # The first notification, so that a worker that hangs at its start is noticed too.
         self.notify()
         self._signals: Signals
@@ -83,16 +84,14 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
 
     def close(self) -> None:
         """Close the arbiter's descriptors of a worker that has ended."""
-        application: WorkerApplication = self.app
-        application.controls.discard(self._control)
+        self.app.controls.discard(self._control)
         self._control.close()
         self._arbiter.close()
         self.tmp.close()
 
     def init_process(self) -> None:
         """Become the worker's process."""
-        application: WorkerApplication = self.app
-        for control in application.controls:
+        for control in self.app.controls:
             # Only the arbiter keeps these open, so that they end with it.
             control.close()
         self._signals = Signals()
@@ -100,7 +99,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load nothing: there is no WSGI application."""
+        """Load nothing: there is no WSGI self.app."""
 
     def init_signals(self) -> None:
         """Handle the arbiter's signals only."""
@@ -114,16 +113,15 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """Serve, and exit with the exit code; a failure to start is sent to the arbiter."""
-        application: WorkerApplication = self.app
         writer = LineWriter(sys.stdout.fileno(), is_shared=True)
-        options = log_options(application.settings)
-        configure(redactor=application.redactor, writer=writer, worker=self.name, **options)
+        options = log_options(self.app.settings)
+        configure(redactor=self.app.redactor, writer=writer, worker=self.name, **options)
         try:
             super().run()
         except OSError as exc:
             if self.booted:
                 raise
-            self._send(application.redactor.redact((exc.strerror or str(exc)).encode())[:1000])
+            self._send(self.app.redactor.redact((exc.strerror or str(exc)).encode())[:1000])
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         finally:
             for number in (signal.SIGTERM, signal.SIGQUIT):
@@ -131,12 +129,11 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
             writer.close()
 
     async def _run(self) -> None:
-        application: WorkerApplication = self.app
-        shared = application.shared
+        shared = self.app.shared
         self._arbiter.setblocking(False)  # noqa: FBT003 - the standard library's signature
         server = Server(
-            application.settings,
-            application.redactor,
+            self.app.settings,
+            self.app.redactor,
             Place(self.name, shared.directory, shared.listen, shared.admin_listen, shared.secret),
         )
         notifying = asyncio.create_task(self._notify_regularly())
@@ -183,14 +180,13 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
             await asyncio.sleep(NOTIFY_EVERY_S)
 
     async def _reload_when_told(self, server: Server) -> None:
-        application: WorkerApplication = self.app
         reader, writer = await asyncio.open_connection(sock=self._arbiter)
         try:
             # Bytes that come together are one reload. A reset is an end, too.
             with contextlib.suppress(ConnectionError):
                 while await reader.read(4096):
                     try:
-                        await server.reload(application.load_settings())
+                        await server.reload(self.app.load_settings())
                     except (ConfigurationError, OSError) as exc:
                         server.configuration.refused(exc)
                         log_refused(exc)

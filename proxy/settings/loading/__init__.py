@@ -87,13 +87,11 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
         raise ConfigurationError(faults) from None  # pydantic's error contains its input
     if faults:
         raise ConfigurationError(faults)
-    settings.note_files(substitution.files)
     proxies, faults = read_variables(settings, environ)
     otel, of_otel = otel_variables(settings, environ, document.places)
     if faults or of_otel:
         raise ConfigurationError([*faults, *of_otel])
-    settings.note_proxies(proxies)
-    settings.note_otel(otel)
+    settings.note(substitution.files, proxies, otel)
     return settings
 
 

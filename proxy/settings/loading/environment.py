@@ -138,19 +138,14 @@ def merge(
     over: Mapping[str, Any],
     places: SourceLocations,
     place: Callable[[Location], SourceLocation],
+    *,
+    location: Location = (),
+    over_location: Location = (),
 ) -> None:
-    """Override the values by `over`: mappings are merged, lists and single values replaced. Updates `places`."""
-    _merge(values, over, (), (), places, place)
+    """Override the values by `over`: mappings are merged, lists and single values replaced. Updates `places`.
 
-
-def _merge(
-    values: dict[str, Any],
-    over: Mapping[str, Any],
-    location: Location,
-    over_location: Location,
-    places: SourceLocations,
-    place: Callable[[Location], SourceLocation],
-) -> None:
+    The locations are where both stand, in keys of the file and of `over`; `place` tells the source of the latter.
+    """
     for over_key, value in over.items():
         key = _key_meant(over_key, values)
         where, over_where = (*location, key), (*over_location, over_key)
@@ -159,7 +154,7 @@ def _merge(
                 _forget(places, where)
                 values[key] = {}
                 places[where] = place(over_where)
-            _merge(values[key], value, where, over_where, places, place)
+            merge(values[key], value, places, place, location=where, over_location=over_where)
             continue
         _forget(places, where)
         places[where] = place(over_where)

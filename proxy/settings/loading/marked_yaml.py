@@ -93,10 +93,14 @@ def read(path: Path) -> Document:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
-        raise ConfigurationError([Fault(SourceLocation(str(path)), "", f"cannot be read: {exc.strerror}")]) from exc
+        raise _refusal(str(path), 0, f"cannot be read: {exc.strerror}") from exc
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigurationError([Fault(SourceLocation(str(path)), "", "is larger than 1 MiB")])
+        raise _refusal(str(path), 0, "is larger than 1 MiB")
     return parse(content, str(path))
+
+
+def _refusal(name: str, line: int, message: str) -> ConfigurationError:
+    return ConfigurationError([Fault(SourceLocation(name, line), "", message)])
 
 
 def parse(content: bytes, name: str) -> Document:
@@ -108,8 +112,7 @@ def parse(content: bytes, name: str) -> Document:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        line = content.count(b"\n", 0, exc.start) + 1
-        raise ConfigurationError([Fault(SourceLocation(name, line), "", "is not UTF-8")]) from exc
+        raise _refusal(name, content.count(b"\n", 0, exc.start) + 1, "is not UTF-8") from exc
     try:
         loader = _Loader(text)
         try:
@@ -117,21 +120,17 @@ def parse(content: bytes, name: str) -> Document:
         finally:
             loader.dispose()
     except _Refused as exc:
-        raise ConfigurationError([Fault(SourceLocation(name, exc.line), "", exc.message)]) from exc
+        raise _refusal(name, exc.line, exc.message) from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        message = f"is not YAML: {exc.problem or exc.context}"
-        raise ConfigurationError([Fault(SourceLocation(name, mark.line + 1 if mark else 1), "", message)]) from exc
+        raise _refusal(name, mark.line + 1 if mark else 1, f"is not YAML: {exc.problem or exc.context}") from exc
     except yaml.YAMLError as exc:  # a character that YAML does not allow; the error's text may show secrets
         offset = getattr(exc, "position", 0)
         line = text.count("\n", 0, offset if isinstance(offset, int) else 0) + 1
-        raise ConfigurationError(
-            [Fault(SourceLocation(name, line), "", "has a character that YAML does not allow")]
-        ) from exc
+        raise _refusal(name, line, "has a character that YAML does not allow") from exc
     document = Document({}, {(): SourceLocation(name, 1)})
     if not isinstance(root, yaml.MappingNode):
-        message = "is empty" if root is None else "must be a mapping of keys to values"
-        raise ConfigurationError([Fault(SourceLocation(name, 1), "", message)])
+        raise _refusal(name, 1, "is empty" if root is None else "must be a mapping of keys to values")
     document.values = _value(root, (), name, document)
     return document
 

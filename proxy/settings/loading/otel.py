@@ -42,7 +42,8 @@ def read_variables(
     if not (telemetry.traces or telemetry.metrics):
         return OtelVariables(), []
     found = _Variables(environ)
-    if found.get("OTEL_SDK_DISABLED", _read_flag, default=False):
+    # The standard: anything but `true` is false.
+    if found.text("OTEL_SDK_DISABLED").lower() == "true":
         return OtelVariables(is_disabled=True), found.faults
     is_own = telemetry.otlp is not None
     traces = _otlp(found, "TRACES", is_own=is_own) if telemetry.traces else OtlpVariables()
@@ -141,11 +142,6 @@ def _is_installed() -> bool:
         return all(find_spec(name) is not None for name in _NEEDED)
     except ImportError:
         return False
-
-
-def _read_flag(text: str) -> bool:
-    # The standard: anything but `true` is false.
-    return text.lower() == "true"
 
 
 def _read_whole(text: str) -> int:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from proxy.cli.doctor import local, report
+from proxy.cli.doctor import local
+from proxy.cli.doctor import verdict as report
 from proxy.mock.server import MockVendor
 from tests.conftest import SECRET
 from tests.limits.redis_support import RedisServer

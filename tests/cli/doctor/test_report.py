@@ -10,8 +10,7 @@ from multidict import CIMultiDict
 
 from proxy.cli.commands import cli
 from proxy.cli.doctor.hops import LINES, is_from_cache, recognise
-from proxy.cli.doctor.report import as_json, exit_code, line
-from proxy.cli.doctor.verdict import Verdict, change_of, fail, ok, warn
+from proxy.cli.doctor.verdict import Verdict, as_json, change_of, exit_code, fail, line, ok, warn
 
 
 def test_line() -> None:
