@@ -70,7 +70,11 @@ class Admin(Model):
 
 
 def read_admin(value: Any) -> Any:
-    """Read `admin`: a mapping, or the word `open`, which lets everybody in; an empty value does not."""
+    """Read `admin`: the word `open` lets everybody in; an empty value does not.
+
+    Raises:
+        InvalidValue: Neither `open` nor a mapping.
+    """
     if value == "open":
         return Admin.model_construct(tokens=(), metrics="open")
     if value is None or isinstance(value, str | bool | int):

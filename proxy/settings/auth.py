@@ -222,7 +222,11 @@ class Auth(Model):
 
 
 def read_auth(value: Any) -> Any:
-    """Read `auth`: a mapping, or `none`, which turns authentication off; an empty value does not."""
+    """Read `auth`: `none` turns authentication off; an empty value does not.
+
+    Raises:
+        InvalidValue: Neither `none` nor a mapping.
+    """
     if value == "none":
         return None
     if value is None or isinstance(value, str | bool | int):

@@ -23,7 +23,11 @@ _DOLLARS = re.compile(r"\d{1,7}(\.\d{1,9})?", re.ASCII)
 
 
 def read_usd(value: object) -> int:
-    """Read an amount of dollars, above 0 and at most a million, as nano-dollars, exactly as it is written."""
+    """Read an amount of dollars as nano-dollars, exactly as it is written.
+
+    Raises:
+        InvalidValue: Not a number above 0, or above a million.
+    """
     text = number_text(value)
     if _DOLLARS.fullmatch(text) is None or not 0 < Decimal(text) <= MAX_USD:
         raise InvalidValue(f"must be dollars: a number above 0 and at most {MAX_USD}, such as 50 or 0.5")
@@ -31,7 +35,11 @@ def read_usd(value: object) -> int:
 
 
 def read_tokens(value: object) -> int:
-    """Read a whole number of tokens, above 0 and at most a million million."""
+    """Read a number of tokens.
+
+    Raises:
+        InvalidValue: Not a whole number above 0, or above a million million.
+    """
     text = number_text(value)
     if re.fullmatch(r"\d{1,13}", text, re.ASCII) is None or not 0 < int(text) <= MAX_TOKENS:
         raise InvalidValue(f"must be a whole number of tokens, at least 1 and at most {MAX_TOKENS}, such as 2000000")

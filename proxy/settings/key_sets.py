@@ -27,7 +27,11 @@ _OPEN_TENANT = re.compile(
 
 
 def read_key_set_url(value: object) -> str:
-    """Read `jwks_url`, an http(s) URL. Whether it may be http depends on other keys: see `check_key_set_scheme`."""
+    """Read `jwks_url`. Whether it may be http depends on other keys: see `check_key_set_scheme`.
+
+    Raises:
+        InvalidValue: Not an http(s) URL.
+    """
     url, _ = split_http_url(value)
     if url.fragment:
         raise InvalidValue("must not have a fragment")

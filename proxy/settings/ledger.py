@@ -47,7 +47,11 @@ class LedgerUrl:
 
 
 def read_ledger(value: object) -> LedgerUrl | None:
-    """Read `off` as None, or a ledger's URL as SQLAlchemy writes it (`sqlite:///relative`, `sqlite:////absolute`)."""
+    """Read `off` as None, or a ledger's URL as SQLAlchemy writes it (`sqlite:///relative`, `sqlite:////absolute`).
+
+    Raises:
+        InvalidValue: Neither. Never contains the value.
+    """
     if value == "off" or value is False:
         return None
     text = value if isinstance(value, str) else ""
@@ -80,7 +84,11 @@ def _sqlite(text: str, parts: SplitResult) -> LedgerUrl:
 
 
 def read_timezone(value: object) -> ZoneInfo:
-    """Read the name of a time zone, one of the IANA's."""
+    """Read the name of a time zone.
+
+    Raises:
+        InvalidValue: Not one of the IANA's.
+    """
     if isinstance(value, ZoneInfo):
         return value
     names = available_timezones()

@@ -64,7 +64,11 @@ class StoreUrl:
 
 
 def read_store(value: object) -> Literal["memory"] | StoreUrl:
-    """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels or a Cluster; of Valkey the same."""
+    """Read `memory`, or the URL of a Redis server (6.2 or later), of its sentinels, of a Cluster; of Valkey the same.
+
+    Raises:
+        InvalidValue: None of these. Never contains the value, which may have a password.
+    """
     text = read_text(value)
     if text == "memory":
         return "memory"

@@ -31,7 +31,11 @@ def _one_or_many(value: object) -> object:
 
 
 def read_admin_listen(value: object) -> Address | None:
-    """Read `admin_listen`: an address, or `off` as None."""
+    """Read `admin_listen`: an address, or `off` as None.
+
+    Raises:
+        InvalidValue: Neither.
+    """
     if value == "off":
         return None
     if isinstance(value, bool):

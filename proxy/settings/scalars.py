@@ -1,7 +1,4 @@
-"""Types of single values (text, flags, paths, URLs, networks), each with its reader and JSON Schema.
-
-As in `units`, each reader raises `InvalidValue` for what its docstring does not name.
-"""
+"""Types of single values (text, flags, paths, URLs, networks), each with its reader and JSON Schema."""
 
 from __future__ import annotations
 
@@ -44,7 +41,11 @@ class HttpOrigin(NamedTuple):
 
 
 def check_text(value: object) -> str:
-    """Return text that is not empty."""
+    """Return text that is not empty.
+
+    Raises:
+        InvalidValue: Anything else; no fault contains it.
+    """
     if isinstance(value, bool | int):
         raise InvalidValue("must be text: put it in quotes")
     if not isinstance(value, str):
@@ -55,7 +56,11 @@ def check_text(value: object) -> str:
 
 
 def read_text(value: object) -> str:
-    """Read one line of text that is not empty."""
+    """Read one line of text that is not empty.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     value = check_text(value)
     if len(value) > _TEXT_LIMIT or not value.isprintable():
         raise InvalidValue(f"must be one line of at most {_TEXT_LIMIT} printable characters")
@@ -63,7 +68,11 @@ def read_text(value: object) -> str:
 
 
 def read_flag(value: object) -> bool:
-    """Read `true` or `false`; none of YAML 1.1's other booleans."""
+    """Read `true` or `false`; none of YAML 1.1's other booleans.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     if isinstance(value, bool):
         return value
     if value in ("true", "false"):  # from a variable
@@ -74,7 +83,11 @@ def read_flag(value: object) -> bool:
 
 
 def read_count(value: object) -> int:
-    """Read a whole number of at least 1."""
+    """Read a whole number of at least 1.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}", value, re.ASCII):  # from a variable
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 999_999_999:  # noqa: PLR2004 - nine digits
@@ -111,7 +124,11 @@ def is_field_name(text: str) -> bool:
 
 
 def read_field_name(value: object) -> str:
-    """Read a header's name; not `*`, which the grammar allows and no header has."""
+    """Read a header's name.
+
+    Raises:
+        InvalidValue: Not a header name, or `*`, which the grammar allows and no header has.
+    """
     text = read_text(value)
     if not is_field_name(text) or "*" in text:
         raise InvalidValue("is not a header's name (RFC 9110 §5.6.2)")
@@ -119,7 +136,11 @@ def read_field_name(value: object) -> str:
 
 
 def read_path(value: object) -> str:
-    """Read a path below an upstream's `url`: absolute, without a query, without dot segments."""
+    """Read a path below an upstream's `url`: absolute, without a query, without dot segments.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     text = read_text(value)
     if not text.startswith("/"):
         raise InvalidValue("must begin with a slash", suggestion=f"/{text}", echoes=True)
@@ -131,7 +152,11 @@ def read_path(value: object) -> str:
 
 
 def read_asked_path(value: object) -> str:
-    """Read an entry of `allow_paths`: a path or a glob; none that is ambiguous, which no request can match."""
+    """Read an entry of `allow_paths`: a path or a glob.
+
+    Raises:
+        InvalidValue: Anything else, or an ambiguous path, which no request can match.
+    """
     path = read_path(value)
     if canonical_path(path.encode()) is None:
         raise InvalidValue("must have one reading: no `//`, `;`, `%25` or encoded dots, backslashes or controls")
@@ -139,7 +164,11 @@ def read_asked_path(value: object) -> str:
 
 
 def read_front_path(value: object) -> str:
-    """Read an upstream's `path`: a path below its `url`, with an optional query."""
+    """Read an upstream's `path`: a path below its `url`, with an optional query.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     path, mark, query = read_text(value).partition("?")
     read_asked_path(path)
     if mark and _QUERY.fullmatch(query) is None:
@@ -148,7 +177,11 @@ def read_front_path(value: object) -> str:
 
 
 def split_http_url(value: object) -> tuple[SplitResult, HttpOrigin]:
-    """Split an absolute http(s) URL without user and password; what parsers read differently is refused."""
+    """Split an absolute http(s) URL; anything that parsers read differently is refused.
+
+    Raises:
+        InvalidValue: Not such a URL, or one with a user or password (which the message does not contain).
+    """
     text = read_text(value)
     if not text.isascii() or re.search(r'[\s\\"<>^`{|}]', text):
         raise InvalidValue("must be a URL in ASCII without spaces or backslashes")
@@ -184,7 +217,11 @@ def split_authority(text: str) -> tuple[SplitResult, str, int | None]:
 
 
 def read_base_url(value: object) -> str:
-    """Read an upstream's `url`: no query, no fragment; a trailing slash is dropped."""
+    """Read an upstream's `url`: no query, no fragment; a trailing slash is dropped.
+
+    Raises:
+        InvalidValue: Not such a URL.
+    """
     url, _ = split_http_url(value)
     if url.query or url.fragment or str(value).endswith(("?", "#")):
         raise InvalidValue("must not have a query or a fragment")
@@ -196,7 +233,11 @@ def read_base_url(value: object) -> str:
 
 
 def read_target_url(value: object) -> str:
-    """Read an envelope target's pattern: the origin is exact, `*` may stand in the path."""
+    """Read an envelope target's pattern: the origin is exact, `*` may stand in the path.
+
+    Raises:
+        InvalidValue: Not such a pattern.
+    """
     text = read_text(value)
     if "*" in text.partition("://")[2].partition("/")[0]:
         raise InvalidValue("may have `*` only in the path: a key is bound to its host")
@@ -218,7 +259,11 @@ def is_loopback(host: str) -> bool:
 
 
 def read_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Read a CIDR block without host bits."""
+    """Read a CIDR block.
+
+    Raises:
+        InvalidValue: Not a block, or one with host bits.
+    """
     text = read_text(value)
     try:
         return ipaddress.ip_network(text)
@@ -245,7 +290,11 @@ def _read_failure_rate(value: object) -> Rate | None:
 
 
 def read_origin(value: object) -> str:
-    """Read a CORS origin as a browser writes and sends it (RFC 6454 §6.2): exact, or `*`, or `null`."""
+    """Read a CORS origin as a browser writes it (RFC 6454 §6.2): exact, or `*`, or `null`.
+
+    Raises:
+        InvalidValue: Not in that spelling, so no browser sends it.
+    """
     text = read_text(value)
     if text in {"*", "null"}:
         return text
@@ -292,7 +341,11 @@ def at_most(limit_s: float, words: str) -> Callable[[object], float]:
 
 
 def read_header_size(value: object) -> int:
-    """Read `max_header`, as servers and balancers have it. Any client may occupy four times that much memory."""
+    """Read `max_header`. Any client may occupy four times that much memory.
+
+    Raises:
+        InvalidValue: Not a size, or beyond what servers and load balancers use.
+    """
     size = units.read_size(value)
     if not MIN_HEADER_BYTES <= size <= MAX_HEADER_BYTES:
         raise InvalidValue("must be between 1KiB and 256KiB")

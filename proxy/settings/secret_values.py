@@ -27,7 +27,11 @@ def check_ends(text: str) -> None:
 
 
 def read_secret(value: object) -> SecretStr:
-    """Read a secret: text that is not empty, without white space or quotes around it."""
+    """Read a secret; no fault contains it.
+
+    Raises:
+        InvalidValue: Not text, empty, or with white space or quotes around it.
+    """
     value = check_text(value)
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a variable that are not UTF-8
         raise InvalidValue("must be UTF-8 text")
@@ -36,7 +40,11 @@ def read_secret(value: object) -> SecretStr:
 
 
 def read_vendor_key(value: object) -> SecretStr:
-    """Read a key that is sent in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5)."""
+    """Read a key that is sent in a header: visible ASCII, so that no key can add a field (RFC 9110 §5.5).
+
+    Raises:
+        InvalidValue: Another character in it.
+    """
     secret = read_secret(value)
     if _VISIBLE.fullmatch(secret.get_secret_value()) is None:
         raise InvalidValue("must be visible ASCII without spaces or line ends, as a header carries it")

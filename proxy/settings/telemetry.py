@@ -22,7 +22,11 @@ _SHARE: Final = re.compile(r"(0(\.[0-9]{1,9})?|1(\.0{1,9})?)", re.ASCII)
 
 
 def read_sample(value: object) -> float:
-    """Read the share of traces that are recorded: a number from 0 to 1."""
+    """Read the share of traces that are recorded: a number from 0 to 1.
+
+    Raises:
+        InvalidValue: Anything else.
+    """
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(text, float):
         text = str(text)

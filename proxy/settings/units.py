@@ -1,7 +1,6 @@
 """Parses durations, sizes, rates and addresses of the file into seconds, bytes and values.
 
-Pure. Each reader (`read_…`, here and in the other modules) takes a value of any type, and raises `InvalidValue` for
-what its docstring does not name. The message never contains the value, which may be a secret.
+Pure. Each reader takes a value of any type, and raises `InvalidValue` if it is not valid.
 """
 
 from __future__ import annotations
@@ -107,7 +106,11 @@ def number_text(value: object) -> str:
 
 
 def read_duration(value: object) -> float:
-    """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) of at most 366 days as seconds."""
+    """Read a duration (`500ms`, `10s`, `5m`, `1h`, `1d`) as seconds.
+
+    Raises:
+        InvalidValue: Not a duration, or more than 366 days.
+    """
     words = "is not a duration: a number and one of ms, s, m, h, d, such as 10s"
     number, unit = _split(value, DURATION_PATTERN, words, _DURATION_SLIPS, _SECONDS)
     seconds = float(number) * _SECONDS[unit]
@@ -117,7 +120,11 @@ def read_duration(value: object) -> float:
 
 
 def read_positive_duration(value: object) -> float:
-    """Read a duration greater than zero."""
+    """Read a duration greater than zero.
+
+    Raises:
+        InvalidValue: Not a duration, or zero.
+    """
     seconds = read_duration(value)
     if seconds <= 0:
         raise InvalidValue("must be more than 0")
@@ -125,7 +132,11 @@ def read_positive_duration(value: object) -> float:
 
 
 def read_clock(value: object) -> float | None:
-    """Read a positive duration, or `off` as None."""
+    """Read a positive duration, or `off` as None.
+
+    Raises:
+        InvalidValue: Neither.
+    """
     if value == "off":
         return None
     if value is False or value in ("no", "none", "never", "Off", "OFF"):
@@ -137,7 +148,11 @@ def read_clock(value: object) -> float | None:
 
 
 def read_size(value: object) -> int:
-    """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) above zero and at most 1GiB as bytes."""
+    """Read a size (`512B`, `64KiB`, `32MiB`, `1GiB`) as bytes.
+
+    Raises:
+        InvalidValue: Not a size, zero, or above 1GiB.
+    """
     words = "is not a size: a whole number and one of B, KiB, MiB, GiB, such as 32MiB"
     number, unit = _split(value, SIZE_PATTERN, words, _SIZE_SLIPS, _BYTES)
     size = int(number) * _BYTES[unit]
@@ -199,7 +214,11 @@ def is_host(text: str) -> bool:
 
 
 def read_address(value: object) -> Address:
-    """Read `HOST:PORT`, an IPv6 address in brackets; with port 0 the system chooses a free port."""
+    """Read `HOST:PORT`, an IPv6 address in brackets; with port 0 the system chooses a free port.
+
+    Raises:
+        InvalidValue: Not an address.
+    """
     message = "is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
     if isinstance(value, int) and not isinstance(value, bool):
         raise InvalidValue(message, suggestion=f"0.0.0.0:{value}", echoes=True)

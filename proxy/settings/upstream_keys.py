@@ -22,7 +22,11 @@ _PERCENT = re.compile(r"(100|[1-9][0-9]?)%", re.ASCII)
 
 
 def read_percent(value: object) -> float:
-    """Read a share, a whole percentage from `1%` to `100%`, as a number between 0 and 1."""
+    """Read a share (`50%`) as a number between 0 and 1.
+
+    Raises:
+        InvalidValue: Not a whole percentage from 1% to 100%.
+    """
     if isinstance(value, str) and _PERCENT.fullmatch(value):
         return int(value[:-1]) / 100
     text = number_text(value)

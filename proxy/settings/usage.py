@@ -32,7 +32,11 @@ _DAY_S = 86_400
 
 
 def read_price(value: object) -> Decimal:
-    """Read a price per million tokens exactly, of at most six decimals and none that must be one per token."""
+    """Read a price per million tokens, exactly as it is written.
+
+    Raises:
+        InvalidValue: Not a number of 0 or more, more than six decimals, or so small or large that it must be per token.
+    """
     text = number_text(value)
     if _EXPONENT.fullmatch(text):
         raise InvalidValue(f"looks like a price per token: {_PER_MILLION}")
@@ -49,7 +53,11 @@ def read_price(value: object) -> Decimal:
 
 
 def read_rate(value: object) -> Decimal:
-    """Read the dollars for one unit of a currency, above 0 and at most 1000, exactly as they are written."""
+    """Read the dollars for one unit of a currency, exactly as they are written.
+
+    Raises:
+        InvalidValue: Not a number above 0, or above 1000.
+    """
     text = number_text(value)
     if _DECIMAL.fullmatch(text) is None or not 0 < Decimal(text) <= _MAX_RATE:
         raise InvalidValue("must be the dollars for one unit: a number above 0 and at most 1000, such as 0.14")
@@ -57,7 +65,11 @@ def read_rate(value: object) -> Decimal:
 
 
 def read_currency(value: object) -> str:
-    """Read a currency's code: three capital letters."""
+    """Read a currency's code.
+
+    Raises:
+        InvalidValue: Not three capital letters.
+    """
     if isinstance(value, str) and re.fullmatch(_CURRENCY, value, re.ASCII):
         return value
     upper = value.upper() if isinstance(value, str) else ""

@@ -31,7 +31,11 @@ EgressValue = Literal["environment", "none"] | EgressProxy
 
 
 def read_egress_proxy(value: object) -> EgressValue:
-    """Read `egress_proxy`: one of its words, or a proxy's URL."""
+    """Read `egress_proxy`.
+
+    Raises:
+        InvalidValue: Not one of its words, nor a proxy's URL. Never contains the value, which may have a password.
+    """
     if isinstance(value, EgressProxy):
         return value
     text = read_text(value)
@@ -45,7 +49,11 @@ def read_egress_proxy(value: object) -> EgressValue:
 
 
 def read_proxy_url(text: str) -> EgressProxy:
-    """Read the URL of a supported kind of proxy; without a scheme, as variables have it, it is `http://`."""
+    """Read the URL of a proxy; without a scheme, as variables have it, it is `http://`.
+
+    Raises:
+        InvalidValue: Not such a URL, or a kind of proxy that is not supported. Never contains the value.
+    """
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "http", text
