@@ -11,7 +11,7 @@ from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import judge_anthropic
 from proxy.dialects.typed.anthropic import AnthropicReader
-from proxy.dialects.usage import ANTHROPIC_PLAIN_TEXT, anthropic_text_bytes, count_anthropic
+from proxy.dialects.usage import ANTHROPIC_PLAIN_TEXT, anthropic_text_bytes, anthropic_whole_text_bytes, count_anthropic
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class Anthropic(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return anthropic_text_bytes(event)
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """See `usage`."""
+        return anthropic_whole_text_bytes(answer)
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
         """See `preamble`."""

@@ -11,7 +11,7 @@ from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import judge_dashscope
 from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
-from proxy.dialects.usage import count_dashscope
+from proxy.dialects.usage import count_dashscope, dashscope_whole_text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -95,6 +95,10 @@ class DashScope(Dialect):
     def count(self, event: dict[str, Any], counts: Counts) -> None:
         """See `usage`."""
         count_dashscope(event, counts)
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """See `usage`."""
+        return dashscope_whole_text_bytes(answer)
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
         """See `preamble`."""

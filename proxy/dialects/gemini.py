@@ -100,6 +100,10 @@ class Gemini(Dialect):
         """See `usage`."""
         return gemini_text_bytes(event)
 
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """See `usage`."""
+        return gemini_text_bytes(answer)
+
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
         """See `preamble`."""
         return judge_gemini(value)

@@ -11,7 +11,7 @@ from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import judge_openai
 from proxy.dialects.typed.openai import OpenAIReader
-from proxy.dialects.usage import OPENAI_PLAIN_TEXT, count_openai, openai_text_bytes
+from proxy.dialects.usage import OPENAI_PLAIN_TEXT, count_openai, openai_text_bytes, openai_whole_text_bytes
 from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
@@ -107,6 +107,10 @@ class OpenAI(Dialect):
     def text_bytes(self, event: dict[str, Any]) -> int:
         """See `usage`."""
         return openai_text_bytes(event)
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """See `usage`."""
+        return openai_whole_text_bytes(answer)
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
         """See `preamble`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import orjson
+
 from proxy.dialects.typed.reader import mapping, sequence
 
 if TYPE_CHECKING:
@@ -207,3 +209,45 @@ def gemini_text_bytes(event: dict[str, Any]) -> int:
         for candidate in sequence(event.get("candidates"))
         for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
     )
+
+
+def openai_whole_text_bytes(answer: dict[str, Any]) -> int:
+    """What a whole answer says: of chat, of completions, of responses."""
+    size = 0
+    for choice in sequence(answer.get("choices")):
+        of = mapping(choice)
+        message = mapping(of.get("message"))
+        size += size_of(of.get("text")) + sum(size_of(message.get(name)) for name in _OPENAI_TEXTS)
+        size += _parts_bytes(message.get("content"))
+        for call in sequence(message.get("tool_calls")):
+            size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+    for item in sequence(answer.get("output")):
+        of = mapping(item)
+        size += _parts_bytes(of.get("content")) + _parts_bytes(of.get("summary")) + size_of(of.get("arguments"))
+    return size
+
+
+def anthropic_whole_text_bytes(answer: dict[str, Any]) -> int:
+    """The same of a message's blocks; a tool's input is written as JSON."""
+    blocks = answer.get("content")
+    return _parts_bytes(blocks) + sum(_json_bytes(mapping(block).get("input")) for block in sequence(blocks))
+
+
+def dashscope_whole_text_bytes(answer: dict[str, Any]) -> int:
+    """The same of `output`."""
+    output = mapping(answer.get("output"))
+    return size_of(output.get("text")) + openai_whole_text_bytes({"choices": output.get("choices")})
+
+
+def _parts_bytes(parts: object) -> int:
+    return sum(size_of(part.get(name)) for part in map(mapping, sequence(parts)) for name in ("text", "thinking"))
+
+
+def _json_bytes(value: object) -> int:
+    if value is None:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError:
+        # Nested deeper than is ever written.
+        return 0
