@@ -134,8 +134,8 @@ def make_app(settings: Settings, *, redactor: Redactor | None = None) -> web.App
     app.add_routes(
         [
             *own(("GET", "/forward-sse", tickets.use), ("POST", "/forward-sse", forward.forward)),
-            *own(("GET", "/healthz", health.alive)),
-            *own(("GET", "/readyz", health.ready)),
+            *own(("GET", "/healthz", health.alive), ("*", "/healthz", preflight.or_else(health.otherwise))),
+            *own(("GET", "/readyz", health.ready), ("*", "/readyz", preflight.or_else(health.otherwise))),
             *own(
                 ("GET", "/playground", playground.page),
                 ("*", "/playground", preflight.or_else(playground.otherwise)),

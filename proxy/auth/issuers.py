@@ -100,9 +100,13 @@ def verify(token: Jws, issuer: Issuer, keys: Collection[VerificationKey], now: f
             raise InvalidTokenError("The access token is not valid yet.")
     user = _user(claims.get(issuer.user_claim), may_be_number=issuer.user_claim != "sub")
     plan_names = _plan_names(claims, issuer.plan_claim)
+    # Where nobody asks for a scope, `null` is none.
+    scopes = _scopes(claims) if issuer.required_scopes or _scope_of(claims) is not None else frozenset()
+    if not isinstance(claims.get("jti", ""), str | None):
+        raise InvalidTokenError("The access token's identifier is malformed.")
     if now >= expires_at + issuer.leeway_s:
         raise ExpiredTokenError
-    if issuer.required_scopes and not _scopes(claims).issuperset(issuer.required_scopes):
+    if not scopes.issuperset(issuer.required_scopes):
         raise InsufficientScopeError
     return Claims(user, plan_names, expires_at)
 
@@ -170,9 +174,13 @@ def _member(members: Mapping[str, Any], path: str) -> Any:
     return found
 
 
+def _scope_of(claims: Mapping[str, Any]) -> Any:
+    return claims["scope"] if "scope" in claims else claims.get("scp", "")
+
+
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     """RFC 8693 §4.2 has one string with spaces; some issuers send a list, or call it `scp`."""
-    value = claims["scope"] if "scope" in claims else claims.get("scp", "")
+    value = _scope_of(claims)
     scopes = value.split(" ") if isinstance(value, str) else value
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise InvalidTokenError("The access token's scope is malformed.")

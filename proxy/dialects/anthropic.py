@@ -12,8 +12,8 @@ from proxy.dialects.base import Dialect, broken_stream_status
 from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import error_verdict, unknown_verdict
 from proxy.dialects.typed.anthropic import AnthropicReader
-from proxy.dialects.typed.reader import mapping
-from proxy.dialects.usage import size_of
+from proxy.dialects.typed.reader import mapping, sequence
+from proxy.dialects.usage import json_bytes, parts_bytes, size_of
 from proxy.protocol.sse_observer import encode_event
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class Anthropic(Dialect):
         """The text, thought or tool's input of a `content_block_delta`."""
         delta = mapping(event.get("delta"))
         return sum(size_of(delta[name]) for name in _TEXTS if name in delta)
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """The same of a message's blocks; a tool's input is written as JSON."""
+        blocks = answer.get("content")
+        return parts_bytes(blocks) + sum(json_bytes(mapping(block).get("input")) for block in sequence(blocks))
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
         """Messages: by `type`, or by the event's name where a server leaves it out."""

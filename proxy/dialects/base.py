@@ -202,6 +202,10 @@ class Dialect(ABC):
         """Return how many UTF-8 bytes of answer an event adds; 0 where the vendor tells running totals anyway."""
         return 0
 
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:  # noqa: ARG002 - see the dialects
+        """Return the same of a whole JSON answer."""
+        return 0
+
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - see the dialects
         """Return what an event at a stream's beginning is; see `preamble`. Where nothing is known, it is output."""
         return "output"

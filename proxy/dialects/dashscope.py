@@ -12,7 +12,7 @@ from proxy.dialects.preamble import error_verdict, unknown_verdict
 from proxy.dialects.stream_request import accepts_event_stream
 from proxy.dialects.typed.dashscope import DashScopeReader, asks_for_increments
 from proxy.dialects.typed.reader import mapping, sequence, text_of
-from proxy.dialects.usage import is_count
+from proxy.dialects.usage import choices_bytes, is_count, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -123,6 +123,11 @@ class DashScope(Dialect):
         sent = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
         counts.keep("cached", sent.get("cached_tokens"), usage.get("cached_tokens"))
         counts.keep("reasoning", mapping(usage.get("output_tokens_details")).get("reasoning_tokens"))
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """What `output` says, in either form."""
+        output = mapping(answer.get("output"))
+        return size_of(output.get("text")) + choices_bytes(output.get("choices"))
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:
         """The flat form, that of choices, and that of applications."""

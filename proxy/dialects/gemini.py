@@ -112,6 +112,10 @@ class Gemini(Dialect):
             for part in sequence(mapping(mapping(candidate).get("content")).get("parts"))
         )
 
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """A whole answer is one chunk."""
+        return self.text_bytes(answer)
+
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them
         """Chunks of candidates; a blocked prompt is an answer, and the request's own fault."""
         if error := value.get("error"):

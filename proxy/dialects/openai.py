@@ -12,7 +12,7 @@ from proxy.dialects.output_bound import BoundMembers
 from proxy.dialects.preamble import error_verdict, is_request_status, unknown_verdict
 from proxy.dialects.typed.openai import OpenAIReader
 from proxy.dialects.typed.reader import mapping, sequence
-from proxy.dialects.usage import size_of
+from proxy.dialects.usage import TEXTS, choices_bytes, parts_bytes, size_of
 from proxy.dialects.usage_request import ask_usage
 from proxy.protocol.sse_observer import encode_event
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from proxy.errors import Field
     from proxy.protocol.json_text import JsonText, Steps
 
-# Members of a delta: few of them are in one event.
-_TEXTS = ("content", "reasoning_content", "reasoning")
 # An only choice whose delta has one text without escapes, and perhaps members that are null. A quotation mark stands in
 # no text unescaped, so that this can be no part of one. Possessive: each byte is looked at once.
 _PLAIN_TEXT = re.compile(
@@ -147,12 +145,19 @@ class OpenAI(Dialect):
             if "text" in of:
                 size += size_of(of["text"])
             delta = mapping(of.get("delta"))
-            for name in _TEXTS:
+            for name in TEXTS:
                 if name in delta:
                     size += size_of(delta[name])
             if "tool_calls" in delta:
                 for call in sequence(delta["tool_calls"]):
                     size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+        return size
+
+    def whole_text_bytes(self, answer: dict[str, Any]) -> int:
+        """What a whole answer says: of chat, of completions, of responses."""
+        size = choices_bytes(answer.get("choices"))
+        for item in map(mapping, sequence(answer.get("output"))):
+            size += parts_bytes(item.get("content")) + parts_bytes(item.get("summary")) + size_of(item.get("arguments"))
         return size
 
     def judge(self, name: bytes, value: dict[str, Any]) -> Verdict:  # noqa: ARG002 - events have no names, or repeat them

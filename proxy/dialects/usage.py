@@ -7,7 +7,11 @@ repeat running totals, some in every event.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
+
+import orjson
+
+from proxy.dialects.typed.reader import mapping, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 # out until the end of the month: it is none, and what was taken is estimated.
 _MAX_COUNT = 10**9
 _MAX_MODEL = 256
+# Members of a message of OpenAI's, or of its delta: few of them are in one event.
+TEXTS: Final = ("content", "reasoning_content", "reasoning")
 # Half a character is text to JSON, and to no log.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -85,3 +91,30 @@ def size_of(text: object) -> int:
     if not isinstance(text, str):
         return 0
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def choices_bytes(choices: object) -> int:
+    """What the choices of a whole answer say, of chat or of completions: text, thoughts, a tool's input."""
+    size = 0
+    for choice in map(mapping, sequence(choices)):
+        message = mapping(choice.get("message"))
+        size += size_of(choice.get("text")) + sum(size_of(message.get(name)) for name in TEXTS)
+        size += parts_bytes(message.get("content"))
+        for call in sequence(message.get("tool_calls")):
+            size += size_of(mapping(mapping(call).get("function")).get("arguments"))
+    return size
+
+
+def parts_bytes(parts: object) -> int:
+    """What a list of parts or blocks says."""
+    return sum(size_of(part.get(name)) for part in map(mapping, sequence(parts)) for name in ("text", "thinking"))
+
+
+def json_bytes(value: object) -> int:
+    """What a tool's input takes as JSON; 0 where there is none, or one nested deeper than is ever written."""
+    if value is None:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError:
+        return 0

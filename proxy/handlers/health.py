@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: alive, and able to serve a request that arrives now. No exchange, so no log line."""
+"""`/healthz` and `/readyz`: alive, and able to serve a request that arrives now. To GET no exchange, so no log line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
+from proxy.errors import MethodNotAllowedError
 from proxy.exchange.head import check_head
 from proxy.handlers.service import SERVICE
 
@@ -24,6 +25,14 @@ async def ready(request: web.Request) -> web.Response:
     """200, or 503 with the reasons; this worker's own."""
     check_head(request)
     return readiness(request.app[SERVICE].problems())
+
+
+async def otherwise(request: web.Request) -> web.StreamResponse:
+    """Refuse other methods on these paths, as an exchange."""
+    service = request.app[SERVICE]
+    with service.exchanges.begin(request, service.rules) as exchange:
+        check_head(request, exchange, prefix=service.prefix)
+        raise MethodNotAllowedError("GET, HEAD")
 
 
 def readiness(problems: Problems) -> web.Response:

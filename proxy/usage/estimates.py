@@ -29,7 +29,8 @@ _MOST_TOKENS_A_BYTE: Final = 8
 _MOST_COUNTED_BYTES: Final = 4096
 # (upstream, peer, model) that are remembered, 1 KiB each; callers choose the model's name.
 MAX_LEARNED: Final = 1000
-_FIRST_ERROR: Final = 400
+# RFC 9110 §15.4: from here on a model's work is not what was answered.
+_FIRST_OTHER: Final = 300
 # What would teach nothing: a few bytes, of which the vendor's own words are the larger part.
 _LEAST_BYTES: Final = 32
 
@@ -183,7 +184,7 @@ class Estimates:
 
 
 def _ran_nothing(meter: Meter, model: str | None, counts: Counts) -> bool:
-    """Whether no model was run, as far as can be known: no figure was told, of no model, of a count, or of an error."""
+    """Whether no model was run, as far as can be known: no figure told of a count, a redirect, an error."""
     if counts.input is not None or counts.output is not None:
         return False
-    return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_ERROR)
+    return model is None or not meter.runs_model or (meter.status is not None and meter.status >= _FIRST_OTHER)

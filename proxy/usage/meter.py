@@ -178,6 +178,8 @@ class Meter:
             self.catch_up()
         elif self._held:
             self._count_whole(self._held)
+            if self.counts.output is None and len(self._held) < _MOST_HELD:
+                self._told_text += _whole_text_bytes(self._dialect, self._held)
             if self.told is not None and len(self._held) < _MOST_HELD:
                 self.told.read_whole(self._held)
         self._held = b""
@@ -293,6 +295,15 @@ class Meter:
             if isinstance(value, dict):
                 self._dialect.count({found[1].decode(): value}, self.counts)
                 return
+
+
+def _whole_text_bytes(dialect: Dialect, body: bytes) -> int:
+    """How much text a whole JSON answer has; 0 where it is none, or is cut off."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return 0
+    return dialect.whole_text_bytes(answer) if isinstance(answer, dict) else 0
 
 
 def _first_end(data: bytes, at: int = 0) -> int:

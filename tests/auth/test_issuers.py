@@ -79,6 +79,9 @@ BAD_VALUES: dict[str, list[object]] = {
     "iat": BAD_TIMES,
     "sub": [..., None, "", 5, True, ["a"], {}, "x" * 257, "a\0", "a\n", "a\rb", "a\x85", "\u2028", "\ud800"],
     "plan": [5, 0, {}, True, False, ["pro", 5], ["pro", ["pro"]], [{}]],
+    "scope": [5, True, {}, ["llm.stream", 5]],
+    "scp": [5, {}, [None]],
+    "jti": [5, 0, False, [], {}],
 }
 
 
@@ -95,6 +98,12 @@ def test_claims_invalid(members: dict[str, Any]) -> None:
     """A claim that is missing, of the wrong type, out of range or not exactly ours makes the token invalid."""
     with pytest.raises(InvalidTokenError):
         judge(**members)
+
+
+@pytest.mark.parametrize("name", ["nbf", "iat", "plan", "scope", "scp", "jti"])
+def test_claim_null(name: str) -> None:
+    """A claim that may be absent may be null."""
+    assert judge(**{name: None}).user == "alice"
 
 
 NAMESPACED = {"https://example.com/plan": "pro"}

@@ -24,6 +24,22 @@ async def test_health(client: Client, method: str, path: str) -> None:
     assert bool(body) is (method == "GET")
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/healthz/", "/readyz", "/readyz/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_other_methods(client: Client, method: str, path: str) -> None:
+    """What is there for GET is not allowed to others, with a slash behind it or without."""
+    async with client.request(method, path, data=b"x") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+        assert response.headers["X-Forward-Sse-Code"] == "method_not_allowed"
+
+
+async def test_preflight_of_health(client: Client) -> None:
+    """A browser's question is answered as on every path."""
+    asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    async with client.options("/healthz", headers=asking) as response:
+        assert response.status == 204
+
+
 async def test_health_of_a_drain(client: Client) -> None:
     """While it drains it is alive, but not ready, and says why."""
     assert client.app is not None

@@ -213,6 +213,48 @@ def test_reported_in_a_whole_answer(dialect: str, answer: dict[str, Any], expect
         assert figures_of(dialect, data, is_stream=False) == Figures("reported", "m", *expected)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "answer"),
+    [
+        ("openai", {"choices": [{"message": {"content": "x" * 30, "reasoning": "y" * 10}}]}),
+        ("openai", {"choices": [{"text": "x" * 20}, {"text": "x" * 20}]}),
+        ("openai", {"choices": [{"message": {"content": [{"type": "text", "text": "x" * 40}]}}]}),
+        ("openai", {"choices": [{"message": {"tool_calls": [{"function": {"arguments": "x" * 40}}]}}]}),
+        ("openai", {"output": [{"content": [{"text": "x" * 30}]}, {"summary": [{"text": "x" * 10}]}]}),
+        ("openai", {"output": [{"arguments": "x" * 40}], "usage": {"input_tokens": 100}}),
+        ("anthropic", {"content": [{"thinking": "x" * 10}, {"text": "x" * 20}, {"input": {"a": "1234"}}]}),
+        ("gemini", {"candidates": [{"content": {"parts": [{"text": "x" * 40}]}}]}),
+        ("dashscope", {"output": {"text": "x" * 40}}),
+        ("dashscope", {"output": {"choices": [{"message": {"content": "\u00e4" * 20}}]}, "usage": {}}),
+    ],
+)
+def test_estimated_of_a_whole_answer(dialect: str, answer: dict[str, Any]) -> None:
+    """A JSON answer whose vendor tells no output has taken what its text is."""
+    figures = figures_of(dialect, orjson.dumps(answer), is_stream=False)
+
+    assert figures == Figures("estimated", "m", 100, round(40 * SEED))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[1]",
+        b"null",
+        b'{"choices":[{"message":{"content":"',
+        b'{"choices":5,"output":"x","content":[5]}',
+        b'{"choices":[null,{"message":5,"text":[]},{"message":{"content":[5,{"text":5}],"tool_calls":[5]}}]}',
+        b'{"content":[{"input":' + b"[" * 900 + b"]" * 900 + b"}]}",
+        b'{"data":[{"embedding":[0.5]}]}',
+    ],
+    ids=range(8),
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_text_in_a_whole_answer(dialect: str, data: bytes) -> None:
+    """What is no answer with a text counts as none."""
+    assert figures_of(dialect, data, is_stream=False).output == 0
+
+
 def test_reported_in_an_event_of_any_length() -> None:
     """The last event of a long response has all of it, and its usage at the end."""
     completed = {
@@ -280,6 +322,14 @@ def test_running_totals_of_a_stream_that_did_not_end() -> None:
     assert figures_of(dialect, sse(*events[:2]), is_whole=False) == Figures("estimated", "m", 8, 8, 2, 0, 3)
     dialect, events, _ = STREAMS["anthropic"]
     assert figures_of(dialect, sse(*events[:2]), is_whole=False) == Figures("estimated", "m", 123, 0, 100, 20, 0)
+
+
+@pytest.mark.parametrize("status", [301, 302, 304, 307, 400, 404, 500])
+def test_redirects_and_errors_ran_nothing(status: int) -> None:
+    """Where a vendor sends the client elsewhere, or away, no model has run."""
+    read = meter(is_stream=None, status=status)
+
+    assert Estimates().figures(read, "up", is_whole=True) == Figures("none", "m")
 
 
 def test_none_where_no_model_was_run() -> None:
