@@ -64,6 +64,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=400, metavar="N", help="as many are counted")
     parser.add_argument("--events", type=int, default=1, metavar="N", help="of each; more than one are paced")
     parser.add_argument("--ledger", action="store_true", help="with an SQLite ledger")
+    parser.add_argument("--usage", action="store_true", help="of a vendor whose streams end with their usage")
     parser.add_argument("--config", default="", metavar="YAML", help="lines of the proxy's configuration besides")
     parser.add_argument("--tree", type=Path, default=REPOSITORY, metavar="DIR", help="another tree of this project")
     parser.add_argument("--python", default=sys.executable, help="with the packages of the proxy")
@@ -74,7 +75,11 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _count(arguments: argparse.Namespace, place: Path, programs: Programs) -> Counted:
-    upstream_binary, load_binary = build(REPOSITORY / "benchmarks" / ".build")
+    programs_made = REPOSITORY / "benchmarks" / ".build"
+    if arguments.usage:
+        upstream_binary, load_binary = build(programs_made / "usage", "-DTELLS_USAGE")
+    else:
+        upstream_binary, load_binary = build(programs_made)
     upstream = Upstream.start(programs, upstream_binary, place)
     port, key, config = free_port(), secret(), place / "proxy.yaml"
     extra = arguments.config.replace("\\n", "\n") + (LEDGER.format(directory=place) if arguments.ledger else "")

@@ -34,8 +34,10 @@ class LoadFailed(Exception):  # noqa: N818 - what happened, not an error of ours
     """The load did not report; no figure of its round counts."""
 
 
-def build(directory: Path) -> tuple[Path, Path]:
+def build(directory: Path, *flags: str) -> tuple[Path, Path]:
     """Compile the upstream and the load, unless they are newer than their sources; gives where they are.
+
+    Further flags of the compiler take another directory.
 
     Raises:
         StartFailed: there is no compiler, or it refused.
@@ -51,7 +53,7 @@ def build(directory: Path) -> tuple[Path, Path]:
             continue
         # To a name of its own first: two runs at once must not start half a program.
         fresh = binary.with_suffix(f".{os.getpid()}")
-        command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCES / f"{binary.name}.c")]
+        command = [compiler, *_FLAGS, *flags, "-o", str(fresh), str(_SOURCES / f"{binary.name}.c")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise StartFailed(f"{' '.join(command)}\n{done.stderr}")

@@ -16,7 +16,17 @@
 #define STOP_EVENT                                                                                        \
     "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":0,"                \
     "\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n"
+/* With -DTELLS_USAGE streams end as of a vendor that is asked for usage; it must be set for both programs. */
+#ifdef TELLS_USAGE
+#define USAGE_EVENT                                                                                       \
+    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":0,"                \
+    "\"model\":\"bench\",\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":34,"        \
+    "\"total_tokens\":46,\"prompt_tokens_details\":{\"cached_tokens\":0,\"audio_tokens\":0},"             \
+    "\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0}}}\n\n"
+#define DONE_EVENT USAGE_EVENT "data: [DONE]\n\n"
+#else
 #define DONE_EVENT "data: [DONE]\n\n"
+#endif
 #define MAX_EVENT_SIZE 49152
 
 static inline char *put_number(char *to, uint64_t number) {

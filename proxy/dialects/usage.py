@@ -62,7 +62,8 @@ class Counts:
     def keep(self, name: str, *values: object) -> None:
         """Take the first of the values that is a count, if any is."""
         for value in values:
-            if value is not None and is_count(value):
+            # As `is_count`, without a call for each of them.
+            if type(value) is int and 0 <= value <= _MAX_COUNT:
                 setattr(self, name, value)
                 return
 

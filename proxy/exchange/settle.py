@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Of a row's id.
 _CHANCE_DIGITS: Final = 20
+_TIME_BYTES: Final = 6
 # A path is the client's text: enough of it to see what was asked, not enough to fill a disk.
 MAX_PATH_CHARACTERS: Final = 256
 # Refused before a route was found: the label of the metrics.
@@ -242,34 +243,40 @@ def row_of(exchange: Exchange, principal: Principal, taken: Taken, line: Mapping
     """The row of an exchange that ends now; `id_` is of random hexadecimal digits, at least 20."""
     figures = taken.figures
     ended_ms = time.time_ns() // 1_000_000
-    # In the order of the columns: by their names it takes three times as long.
-    return Row(
-        f"{ended_ms:012x}{id_[:_CHANCE_DIGITS]}",
-        exchange.id,
-        ended_ms,
-        principal.issuer,
-        principal.user,
-        principal.plan.name,
-        exchange.upstream,
-        figures.model,
-        # The dialect.
-        None if exchange.upstream is None else exchange.dialect,
-        exchange.status,
-        # A text as such: of a kind of text the driver asks whether somebody adapts it, at ten times the cost.
-        line["ending"].value,
-        exchange.code,
-        line["ttfb_ms"],
-        line["duration_ms"],
-        exchange.bytes,
-        exchange.events,
-        figures.input,
-        figures.output,
-        figures.cached,
-        figures.reasoning,
-        taken.cost_nano,
-        USD,
-        figures.source,
-        # The version of the prices.
-        None if figures.source == "none" else exchange.rules.prices.version,
-        len(exchange.attempts),
+    # In the order of the columns, and past the constructor of a named tuple, which is a Python function of 25 arguments
+    # and takes twice as long; with the columns by name it takes six times as long.
+    return tuple.__new__(
+        Row,
+        (
+            # As many digits as `sql.first_id` has.
+            ended_ms.to_bytes(_TIME_BYTES, "big").hex() + id_[:_CHANCE_DIGITS],
+            exchange.id,
+            ended_ms,
+            principal.issuer,
+            principal.user,
+            principal.plan.name,
+            exchange.upstream,
+            figures.model,
+            # The dialect.
+            None if exchange.upstream is None else exchange.dialect,
+            exchange.status,
+            # A text as such: of a kind of text the driver asks whether somebody adapts it, at ten times the cost. Not
+            # the member's `value`, which is a Python function.
+            str(line["ending"]),
+            exchange.code,
+            line["ttfb_ms"],
+            line["duration_ms"],
+            exchange.bytes,
+            exchange.events,
+            figures.input,
+            figures.output,
+            figures.cached,
+            figures.reasoning,
+            taken.cost_nano,
+            USD,
+            figures.source,
+            # The version of the prices.
+            None if figures.source == "none" else exchange.rules.prices.version,
+            len(exchange.attempts),
+        ),
     )

@@ -77,7 +77,9 @@ class LedgerFile:
         connection = sqlite3.connect(
             self.path,
             timeout=BUSY_S,
-            isolation_level=None,
+            # sqlite3's own BEGIN, before the first INSERT or DELETE, takes the file's lock at once. That, and the end
+            # by a `with` of the connection, release the interpreter's lock once each; `execute` does so more often.
+            isolation_level="IMMEDIATE",
             check_same_thread=False,
             cached_statements=_STATEMENTS,
         )
@@ -148,13 +150,12 @@ class LedgerFile:
         """
         connection = self._opened
         rows = [sql.storable(row) for row in rows]
-        with _Transaction(connection):
+        with connection:
             if _execute(connection, sql.INSERT_ROW, rows) == len(rows):
                 self._add_to_days(connection, rows)
                 return len(rows)
             # Some were known, which the count alone does not tell.
-            connection.execute("ROLLBACK")
-            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
             new = [row for row in rows if _execute(connection, sql.INSERT_ROW, [row])]
             self._add_to_days(connection, new)
             return len(new)
@@ -185,7 +186,7 @@ class LedgerFile:
         """Delete rows of a spool, in one transaction."""
         assert not self._has_totals  # or the days would count what is gone
         connection = self._opened
-        with _Transaction(connection):
+        with connection:
             connection.executemany("DELETE FROM exchanges WHERE row_id = ?", ((row_id,) for row_id in row_ids))
 
     def count(self) -> int:
@@ -197,7 +198,7 @@ class LedgerFile:
         """Delete what ended before the day of that moment, at most so many rows; say whether there may be more."""
         kept = sql.Kept.since(since_ms)
         connection = self._opened
-        with _Transaction(connection):
+        with connection:
             gone = connection.execute(sql.DELETE_OLD_ROWS, {"before_id": kept.before_id, "most": most}).rowcount
             if gone >= most:
                 return True
@@ -220,7 +221,8 @@ class LedgerFile:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         if version < self._schema.version:
-            with _Transaction(connection), self._told():
+            with connection, self._told():
+                connection.execute("BEGIN IMMEDIATE")
                 # Another worker may have been faster: this asks again, with the lock.
                 self._schema.upgrade(connection)
 
@@ -271,7 +273,9 @@ def _execute(connection: sqlite3.Connection, statement: str, records: Sequence[S
     for count in _AT_ONCE:
         while start + count <= len(records) and count <= most:
             part = records[start : start + count]
-            changed += connection.execute(_many(statement, columns, count), [*chain.from_iterable(part)]).rowcount
+            # `execute` would ask for the last row's number besides, and release the interpreter's lock for it.
+            parameters = ([*chain.from_iterable(part)],)
+            changed += connection.executemany(_many(statement, columns, count), parameters).rowcount
             start += count
     return changed
 
@@ -281,32 +285,6 @@ def _many(statement: str, columns: int, count: int) -> str:
     """The statement with so many rows of positional parameters."""
     one = f"({', '.join('?' * columns)})"
     return _PARAMETERS.sub(", ".join([one] * count), statement)
-
-
-class _Transaction:
-    """`BEGIN IMMEDIATE` to `COMMIT`; whatever fails rolls back."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        # At once, not at the first write: a transaction that read first could not wait for the lock.
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            try:
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._roll_back()
-                raise
-        else:
-            self._roll_back()
-
-    def _roll_back(self) -> None:
-        # SQLite has done it by itself where the disk is full.
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:

@@ -72,9 +72,6 @@ class _Learned:
             self.output.learn(figures.output, text_bytes)
 
 
-_NOTHING_LEARNED: Final = _Learned()
-
-
 class Estimates:
     """Estimates tokens by what one worker has learned from its exchanges; nothing is shared or kept at a restart."""
 
@@ -104,7 +101,7 @@ class Estimates:
         model = meter.model or meter.counts.model
         if _ran_nothing(meter, model, meter.counts):
             return Figures("none", model)
-        return self._filled("estimated", meter, upstream, model, meter.counts)
+        return _filled("estimated", meter, model, meter.counts, self._learned.get((upstream, meter.peer, model or "")))
 
     def shown(self, meter: Meter, upstream: str) -> Figures:
         """The figures of an exchange for an onlooker: as `so_far`, and nothing that is charged or learned changes."""
@@ -115,7 +112,8 @@ class Estimates:
         if _ran_nothing(meter, model, counts):
             return Figures("none", model)
         is_told = counts.input is not None and counts.output is not None
-        return self._filled("reported" if is_told else "estimated", meter, upstream, model, counts)
+        source: Source = "reported" if is_told else "estimated"
+        return _filled(source, meter, model, counts, self._learned.get((upstream, meter.peer, model or "")))
 
     def figures(self, meter: Meter | None, upstream: str, *, is_whole: bool) -> Figures:
         """The figures of an exchange that has ended; `is_whole` where its response ended as it should.
@@ -139,31 +137,23 @@ class Estimates:
         if _ran_nothing(meter, model, counts):
             return Figures("none", model)
         is_reported = is_whole and counts.input is not None and counts.output is not None
-        figures = self._filled("reported" if is_reported else "estimated", meter, upstream, model, counts)
+        key = upstream, meter.peer, model or ""
+        learned = self._learned.get(key)
+        figures = _filled("reported" if is_reported else "estimated", meter, model, counts, learned)
         if is_reported or (is_whole and figures.output):
-            self._learn(upstream, meter, figures)
+            if model is not None:
+                if learned is None:
+                    learned = self._begin(key)
+                else:
+                    self._learned.move_to_end(key)
+                if is_reported:
+                    learned.learn_ratios(meter, figures)
+                learned.outputs.add(figures.output)
+            self._learn_of_all(upstream, figures)
         return figures
 
-    def _filled(self, source: Source, meter: Meter, upstream: str, model: str | None, counts: Counts) -> Figures:
-        """What was told, and an estimate of what was not."""
-        tokens_in, tokens_out = counts.input, counts.output
-        if tokens_in is None or tokens_out is None:
-            rates = self._learned.get((upstream, meter.peer, model or ""), _NOTHING_LEARNED)
-            if tokens_in is None:
-                tokens_in = round(meter.body_bytes * rates.input.value)
-            if tokens_out is None:
-                tokens_out = round(meter.text_bytes * rates.output.value)
-        return Figures(
-            source, model, tokens_in, tokens_out, counts.cached or 0, counts.cache_write or 0, counts.reasoning or 0
-        )
-
-    def _learn(self, upstream: str, meter: Meter, figures: Figures) -> None:
-        """Take a whole exchange as another example."""
-        if figures.model is not None:
-            learned = self._of((upstream, meter.peer, figures.model))
-            if figures.source == "reported":
-                learned.learn_ratios(meter, figures)
-            learned.outputs.add(figures.output)
+    def _learn_of_all(self, upstream: str, figures: Figures) -> None:
+        """Take a whole exchange as an example of all models of its upstream."""
         if figures.output:
             # What writes nothing, as embeddings, is no example of what the upstream's other models write.
             others = self._upstreams.get(upstream)
@@ -171,16 +161,24 @@ class Estimates:
                 others = self._upstreams[upstream] = RecentOutputs()
             others.add(figures.output)
 
-    def _of(self, key: tuple[str, str, str]) -> _Learned:
-        # Names that somebody makes up push each other out, and not what is in use.
-        learned = self._learned.get(key)
-        if learned is not None:
-            self._learned.move_to_end(key)
-            return learned
+    def _begin(self, key: tuple[str, str, str]) -> _Learned:
+        """Remember one more model; names that somebody makes up push each other out, and not what is in use."""
         if len(self._learned) >= MAX_LEARNED:
             self._learned.popitem(last=False)
         learned = self._learned[key] = _Learned()
         return learned
+
+
+def _filled(source: Source, meter: Meter, model: str | None, counts: Counts, learned: _Learned | None) -> Figures:
+    """What was told, and an estimate of what was not."""
+    tokens_in, tokens_out = counts.input, counts.output
+    if tokens_in is None:
+        tokens_in = round(meter.body_bytes * (SEED if learned is None else learned.input.value))
+    if tokens_out is None:
+        tokens_out = round(meter.text_bytes * (SEED if learned is None else learned.output.value))
+    return Figures(
+        source, model, tokens_in, tokens_out, counts.cached or 0, counts.cache_write or 0, counts.reasoning or 0
+    )
 
 
 def _ran_nothing(meter: Meter, model: str | None, counts: Counts) -> bool:

@@ -132,13 +132,17 @@ class Meter:
         """Take the events that have passed since the last time."""
         passed = self.passed
         data = b"".join(passed)
-        raw_bytes = self._raw_bytes + len(data)
         # `in` would first try whether the needle is a number, and fail at some cost.
-        if raw_bytes < self._sample_at and (data.find(_NEEDLE) < 0 or data.count(_NEEDLE) == data.count(_NO_USAGE)):
-            self._raw_bytes = raw_bytes
-        else:
+        if data.find(_NEEDLE) >= 0 and data.count(_NEEDLE) != data.count(_NO_USAGE):
             for event in passed:
                 self._event(event)
+        elif self._raw_bytes + len(data) < self._sample_at:
+            self._raw_bytes += len(data)
+        else:
+            for event in passed:
+                self._raw_bytes += len(event)
+                if self._raw_bytes >= self._sample_at:
+                    self._sample(event, len(event))
         passed.clear()
 
     def feed(self, data: bytes) -> None:
@@ -229,7 +233,8 @@ class Meter:
         if data.rfind(_NEEDLE, -_LOOKED_AT) >= 0 or (size > _LOOKED_AT and data.rfind(_NEEDLE, 0, _LOOKED_AT) >= 0):
             self._look(data)
         if self._raw_bytes >= self._sample_at:
-            first = data[: _first_end(data)]
+            end = data.find(_EVENT_END)
+            first = data[: end + len(_EVENT_END) if end >= 0 else _first_end(data)]
             self._sample(first, len(first))
 
     def _look(self, data: bytes) -> None:
