@@ -48,7 +48,9 @@ class Batching(NamedTuple):
 
 
 def _without_secrets(span: Span, redact: Callable[[bytes], bytes]) -> Span:
-    attributes = {name: _clean_value(value, redact) for name, value in span.attributes.items()}
+    attributes = {
+        name: None if value is None else _clean_value(value, redact) for name, value in span.attributes.items()
+    }
     return span._replace(name=_clean(span.name, redact), state=redact(span.state), attributes=attributes)
 
 

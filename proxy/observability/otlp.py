@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/otlp/
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -24,6 +25,26 @@ if TYPE_CHECKING:
 
 SCOPE: Final = "forward-sse"
 _KNOWN: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+# Attributes that hardly come again with the same value: they are not kept for the next span.
+_VARYING: Final = frozenset(
+    {
+        "client.address",
+        "enduser.id",
+        "enduser.pseudo.id",
+        "forward_sse.id",
+        "forward_sse.bytes",
+        "forward_sse.events",
+        "forward_sse.cost_usd",
+        "gen_ai.response.id",
+        "gen_ai.response.time_to_first_chunk",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_write.input_tokens",
+        "gen_ai.usage.reasoning.output_tokens",
+    }
+)
 _REMOTE: Final = _KNOWN | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
@@ -40,6 +61,15 @@ def trace_request(version: str, resource: Mapping[str, Value], schema_url: str) 
 def add_span(message: ExportTraceServiceRequest, span: Span) -> None:
     """Add a span to a message of `trace_request`."""
     trace_id = bytes.fromhex(span.trace_id)
+    known: list[bytes] = []
+    others: dict[str, Value] = {}
+    for name, value in span.attributes.items():
+        if value is None:
+            continue
+        if name in _VARYING or isinstance(value, list):
+            others[name] = value
+        else:
+            known.append(_span_attribute(name, value))
     made = (
         message.resource_spans[0]
         .scope_spans[0]
@@ -56,13 +86,29 @@ def add_span(message: ExportTraceServiceRequest, span: Span) -> None:
             flags=span.flags | (_REMOTE if span.is_server and span.parent_id is not None else _KNOWN),
         )
     )
-    _add_attributes(made.attributes, span.attributes)
+    # Messages that follow each other are read as one, with the members of all.
+    made.MergeFromString(b"".join(known))
+    _add_attributes(made.attributes, others)
     for event in span.events:
         _add_attributes(made.events.add(name=event.name, time_unix_nano=event.at_ns).attributes, event.attributes)
     for link in span.links:
         made.links.add(trace_id=trace_id, span_id=bytes.fromhex(link), flags=span.flags | _KNOWN)
     if span.is_error:
         made.status.code = Status.STATUS_CODE_ERROR
+
+
+# `typed`, because 1 is not True. A text that clients choose is a path's beginning or a model's name, of 512 characters
+# at most.
+@lru_cache(maxsize=1024, typed=True)
+def _span_attribute(name: str, value: Value) -> bytes:
+    """Return a span with one attribute and nothing else, as bytes.
+
+    Most attributes have few values, which come back in every span; those used last are kept.
+    """
+    message = SpanMessage()
+    _add_attributes(message.attributes, {name: value})
+    data: bytes = message.SerializeToString()
+    return data
 
 
 def metrics_request(
@@ -118,9 +164,11 @@ def _fill(exemplar: Exemplar, point: Point) -> None:
     exemplar.as_double, exemplar.time_unix_nano = point.value, int(traced.at_s * 1e9)
 
 
-def _add_attributes(to: Any, attributes: Mapping[str, Value]) -> None:
-    """Add them to a repeated field of key-value pairs."""
+def _add_attributes(to: Any, attributes: Mapping[str, Value | None]) -> None:
+    """Add those that have a value to a repeated field of key-value pairs."""
     for name, value in attributes.items():
+        if value is None:
+            continue
         # Not `add(key=…)`, which takes half as long again.
         pair = to.add()
         pair.key, made = name, pair.value

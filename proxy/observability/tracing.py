@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from proxy.protocol.trace_context import RANDOM, SAMPLED, read_traceparent, read_tracestate
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from proxy.model import FieldIndex
 
 Value: TypeAlias = "str | int | float | bool | Sequence[str]"
-Attributes: TypeAlias = "Mapping[str, Value]"
+# Whoever reads them leaves out those whose value is None: it is done once, in the exporter's thread.
+Attributes: TypeAlias = "Mapping[str, Value | None]"
 
 _DIGITS: Final = 16
 _IDS_AT_ONCE: Final = 128
@@ -135,8 +136,3 @@ class Tracer:
 
     def _chooses(self, trace_id: str) -> bool:
         return int(trace_id[_DIGITS:], 16) < self._bound
-
-
-def without_nothing(attributes: Mapping[str, Any]) -> dict[str, Value]:
-    """The attributes that have a value."""
-    return {name: value for name, value in attributes.items() if value is not None}

@@ -273,8 +273,12 @@ class Meter:
         self._sample_at = self._raw_bytes + min(self._raw_bytes, _NOT_SAMPLED)
         self._sampled_bytes += size
         plain_text = self._dialect.plain_text
-        # Parsing is four times as dear: for other shapes, and where more of the event is wanted.
-        if plain_text is not None and self.told is None and (self.model or self.counts.model) is not None:
+        # Parsing is four times as dear: for other shapes, and where the event says more that is wanted.
+        if (
+            plain_text is not None
+            and (self.model or self.counts.model) is not None
+            and (self.told is None or self.told.is_known(data))
+        ):
             found = plain_text.search(data)
             if found is not None:
                 self._sampled_text += len(found[1])

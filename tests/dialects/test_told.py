@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.dialects.told import Told
 
@@ -50,3 +53,62 @@ def test_told_in_a_whole_answer() -> None:
     told.read_whole(b"[]")
     told.read_whole(b"{")
     assert (told.id, told.finish_reasons) == ("x", ("stop",))
+
+
+IDS = st.sampled_from(("c-1", "c-2", "c\\b", 'a"b', "no id", "")) | st.none() | st.just(7)
+REASONS = st.none() | st.sampled_from(("stop", "length", "null", "no reason", ""))
+TEXTS = st.sampled_from(("", "words", "the id", "a reason", '"id":"c-1"', '"finish_reason":"stop"', "responseId"))
+DELTAS = st.fixed_dictionaries(
+    {"content": TEXTS}, optional={"stop_reason": REASONS, "tool_calls": st.lists(st.fixed_dictionaries({"id": IDS}))}
+)
+EVENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(st.fixed_dictionaries({"delta": DELTAS}, optional={"finish_reason": REASONS}), max_size=2),
+        "id": IDS,
+        "candidates": st.lists(st.fixed_dictionaries({"finishReason": REASONS}), max_size=1),
+        "delta": DELTAS,
+        "message": st.fixed_dictionaries({"id": IDS}),
+        "output": st.fixed_dictionaries({"finish_reason": REASONS}),
+        "request_id": IDS,
+        "response": st.fixed_dictionaries({"id": IDS}),
+        "responseId": IDS,
+        "stop_reason": REASONS,
+    },
+)
+
+
+@given(st.lists(EVENTS, max_size=4))
+def test_known_events_tell_nothing(events: list[dict[str, Any]]) -> None:
+    """Whatever is known without parsing changes nothing where it is parsed."""
+    told = Told()
+    for event in events:
+        before = told.id, told.finish_reasons
+        is_known = told.is_known(b"data: " + orjson.dumps(event) + b"\n\n")
+        told.read(event)
+        assert not is_known or (told.id, told.finish_reasons) == before
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {
+            "id": "c-1",
+            "object": "chat.completion.chunk",
+            "choices": [{"delta": {"content": "x"}, "finish_reason": None}],
+        },
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}},
+    ],
+)
+def test_events_of_text_are_known(event: dict[str, Any]) -> None:
+    """What most events of a stream are is not parsed after the first."""
+    told = Told()
+    told.read(event)
+    assert told.is_known(b"data: " + orjson.dumps(event) + b"\n\n")
+
+
+def test_known_id_with_a_backslash() -> None:
+    """An id that JSON writes in other characters is not searched for: those characters are another id."""
+    told = Told()
+    told.read({"id": r"\u0041"})
+    assert not told.is_known(rb'data: {"id":"\u0041","choices":[]}')

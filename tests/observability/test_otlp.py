@@ -31,7 +31,15 @@ from proxy.observability.tracing import Event, Span
 RESOURCE: dict[str, Any] = {"service.name": "x", "process.pid": 7}
 SCOPE = InstrumentationScope(otlp.SCOPE, "1.2", "https://schema.test")
 TRACE, SPAN, PARENT, OTHER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7", "1" * 16
-ATTRIBUTES: dict[str, Any] = {"s": "é", "i": 3, "f": 0.5, "b": True, "l": ["a", "b"]}
+ATTRIBUTES: dict[str, Any] = {
+    "s": "é",
+    "i": 3,
+    "f": 0.5,
+    "b": True,
+    "t": ("a",),
+    "l": ["a", "b"],
+    "forward_sse.bytes": 2**40,
+}
 
 
 def context(span: str, *, is_remote: bool = False, state: TraceState | None = None) -> SpanContext:
@@ -61,6 +69,21 @@ def test_span_as_the_sdk_has_it() -> None:
     for one in (ours_span, their_span):
         one.flags = one.links[0].flags = 0
     assert MessageToDict(message) == MessageToDict(theirs)
+
+
+def test_attributes_that_come_again() -> None:
+    """What is kept of earlier spans has the type of its value, and those without a value are left out."""
+    message = otlp.trace_request("1.2", {}, "")
+    plain = Span(TRACE, SPAN, None, 1, b"", "x", is_server=True, start_ns=1, end_ns=2, attributes={})
+    values = (1, True, 1.0, "1", None, 1, True)
+    for value in values:
+        otlp.add_span(message, plain._replace(attributes={"a": value, "forward_sse.code": None}))
+    made = [MessageToDict(span).get("attributes") for span in message.resource_spans[0].scope_spans[0].spans]
+    one, true, real, text = (
+        [{"key": "a", "value": {name: value}}]
+        for name, value in (("intValue", "1"), ("boolValue", True), ("doubleValue", 1.0), ("stringValue", "1"))
+    )
+    assert made == [one, true, real, text, None, one, true]
 
 
 def test_root_and_client_span() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
+from proxy.dialects.told import Told
 from proxy.usage import Estimates, Figures, Meter
 from proxy.usage.estimates import MAX_LEARNED, SEED
 
@@ -175,6 +176,56 @@ def test_passed_events_read_together(events: list[dict[str, Any]], together: int
             several.read_passed()
     expected = Estimates().figures(one, "up", is_whole=is_whole)
     assert Estimates().figures(several, "up", is_whole=is_whole) == expected
+
+
+class Parsing(Told):
+    """Has every event parsed that is looked at."""
+
+    def is_known(self, event: bytes) -> bool:
+        return False
+
+
+TOLD_EVENTS = st.fixed_dictionaries(
+    {"id": st.sampled_from(("c-1", "c-1", "c-1", "c-2"))},
+    optional={
+        "choices": st.tuples(
+            st.fixed_dictionaries(
+                {
+                    "delta": st.fixed_dictionaries(
+                        {"content": st.sampled_from(("words", "文字", "the id", 'a "quote"', ""))}
+                    )
+                },
+                optional={"finish_reason": st.none() | st.sampled_from(("stop", "length"))},
+            )
+        ),
+        "delta": st.sampled_from(({"type": "text_delta", "text": "words"}, {"stop_reason": "end_turn"})),
+        "model": st.sampled_from(("m-1", "m-2")),
+        "usage": st.none() | st.integers(0, 99).map(lambda tokens: {"prompt_tokens": 7, "completion_tokens": tokens}),
+    },
+)
+
+
+@given(
+    events=st.lists(TOLD_EVENTS, max_size=40),
+    dialect=st.sampled_from(("openai", "anthropic")),
+    model=st.none() | st.just("m"),
+    is_whole=st.booleans(),
+)
+def test_told_as_if_all_were_parsed(
+    events: list[dict[str, Any]], dialect: str, model: str | None, *, is_whole: bool
+) -> None:
+    """Figures, the answer's id and its reasons are those of a meter that parses each sample."""
+    by_pattern, parsing, silent = (meter(dialect, model=model) for _ in range(3))
+    by_pattern.told, parsing.told = Told(), Parsing()
+    for event in map(sse, events):
+        for read in (by_pattern, parsing, silent):
+            read.passed.append(event)
+            read.read_passed()
+    figures = [Estimates().figures(read, "up", is_whole=is_whole) for read in (by_pattern, parsing, silent)]
+    assert figures[0] == figures[1] == figures[2]
+    assert by_pattern.text_bytes == parsing.text_bytes == silent.text_bytes
+    assert by_pattern.told.id == parsing.told.id
+    assert by_pattern.told.finish_reasons == parsing.told.finish_reasons
 
 
 @pytest.mark.parametrize(
