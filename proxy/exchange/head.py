@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
 from proxy.exchange.telemetry import begin_trace
-from proxy.model import FieldIndex, RequestHead
+from proxy.model import MeasuredFieldIndex, RequestHead
 from proxy.protocol import cors
 from proxy.protocol.http_head import asks_for_websocket, check_request, origin_form
 from proxy.protocol.paths import own_path
@@ -35,7 +35,7 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         NotFoundError: the path is not below the prefix.
     """
     method, fields = request.method, request.raw_headers
-    index = FieldIndex(fields)
+    index = MeasuredFieldIndex(fields)
     if exchange is not None and (TRACEPARENT in index or exchange.registry.telemetry is not None):
         begin_trace(exchange, index, request)
     if exchange is not None and b"origin" in index:
