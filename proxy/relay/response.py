@@ -37,6 +37,8 @@ _COPIED_BYTES: Final = 16_384
 # read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
 _LAST_WORDS_S: Final = 0.1
 _NO_CONTENT: Final = 204
+# Before the response runs.
+_NO_TIMEOUTS: Final = StreamTimeouts(None, None, None, None)
 # Of every eight events the meter reads all at once: the bits that the last of them has not.
 _EIGHTH: Final = 7
 
@@ -83,7 +85,7 @@ class RelayResponse(web.StreamResponse):
         self._transform: Transform = NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
-        self._progress = Progress(StreamTimeouts(None, None, None, None), 0.0)
+        self._progress = Progress(_NO_TIMEOUTS, 0.0)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: DeadlineTimer | None = None
@@ -99,7 +101,7 @@ class RelayResponse(web.StreamResponse):
         self.ending: Ending | None = None
         self.failure_reason: str | None = None
         # aiohttp adds a type where there is none; the application takes it away again.
-        self.has_content_type = "Content-Type" in self.headers
+        self.has_content_type = hdrs.CONTENT_TYPE in self.headers
         if framing in {"length", "none"} and status != _NO_CONTENT:
             # RFC 9110 §8.6: of a response to HEAD, or of 304, it is that of the 200; 204 has none.
             self.content_length = length
