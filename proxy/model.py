@@ -18,7 +18,7 @@ TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
 )
 
-_NONE: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
+NOTHING_REPEATED: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
 
 
 class Ending(StrEnum):
@@ -283,7 +283,7 @@ class FieldIndex(dict[bytes, bytes]):
         # Two are made for each request, and the constructor takes twice as long for pairs.
         for name, value in fields:
             self[name.lower()] = value
-        self.repeated = _NONE if len(self) == len(fields) else self._keep_first(fields)
+        self.repeated = NOTHING_REPEATED if len(self) == len(fields) else self._keep_first(fields)
 
     def _keep_first(self, fields: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Sequence[bytes]]:
         """Keep the first value of each name, and return all of those names that occur more than once."""
@@ -302,21 +302,6 @@ class FieldIndex(dict[bytes, bytes]):
     def __repr__(self) -> str:
         """Show no values: credentials are among them."""
         return "FieldIndex()"
-
-
-class MeasuredFieldIndex(FieldIndex):
-    """The fields of a message whose head is bounded: `size` is how many bytes all names and values have together."""
-
-    __slots__ = ("size",)
-
-    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        # In the same pass: a second one takes as long as the first.
-        size = 0
-        for name, value in fields:
-            self[name.lower()] = value
-            size += len(name) + len(value)
-        self.size = size
-        self.repeated = _NONE if len(self) == len(fields) else self._keep_first(fields)
 
 
 @dataclass(slots=True, init=False)

@@ -16,7 +16,7 @@ from proxy.model import Ending
 from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import NOTHING_PASSES
 from proxy.relay.reset import reset
-from proxy.relay.timeouts import Progress, StreamTimeouts
+from proxy.relay.timeouts import NO_TIMEOUTS, Progress, StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
 from proxy.upstream import NOTHING
 
@@ -37,8 +37,6 @@ _COPIED_BYTES: Final = 16_384
 # read of a body that breaks: with the end right behind it, such an event is lost about as often as not.
 _LAST_WORDS_S: Final = 0.1
 _NO_CONTENT: Final = 204
-# Before the response runs.
-_NO_TIMEOUTS: Final = StreamTimeouts(None, None, None, None)
 # Of every eight events the meter reads all at once: the bits that the last of them has not.
 _EIGHTH: Final = 7
 
@@ -85,7 +83,7 @@ class RelayResponse(web.StreamResponse):
         self._transform: Transform = NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
-        self._progress = Progress(_NO_TIMEOUTS, 0.0)
+        self._progress = Progress(NO_TIMEOUTS, 0.0)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: DeadlineTimer | None = None
