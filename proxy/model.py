@@ -18,7 +18,7 @@ TYPED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: name for name in ("Image", "Think", "Text", "Cancelled", "End", "Error")}
 )
 
-_NONE: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
+NOTHING_REPEATED: Final[Mapping[bytes, Sequence[bytes]]] = MappingProxyType({})
 
 
 class Ending(StrEnum):
@@ -273,27 +273,25 @@ class Upstream:
 class FieldIndex(dict[bytes, bytes]):
     """A message's fields by lower-case name: the value of the first of each; `repeated` has all values of the others.
 
-    `size` is how many bytes the names and values of all fields have together.
     `get` is for names of which a second field is refused elsewhere, or harmless; `every` returns the values of all.
     Made once for each message and not to be changed.
     """
 
-    __slots__ = ("repeated", "size")
+    __slots__ = ("repeated",)
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         # Two are made for each request, and the constructor takes twice as long for pairs.
-        size = 0
         for name, value in fields:
             self[name.lower()] = value
-            size += len(name) + len(value)
-        self.size = size
-        self.repeated: Mapping[bytes, Sequence[bytes]] = _NONE
-        if len(self) != len(fields):
-            values: dict[bytes, list[bytes]] = {}
-            for name, value in fields:
-                values.setdefault(name.lower(), []).append(value)
-            self.update((name, own[0]) for name, own in values.items())
-            self.repeated = {name: own for name, own in values.items() if len(own) > 1}
+        self.repeated = NOTHING_REPEATED if len(self) == len(fields) else self._keep_first(fields)
+
+    def _keep_first(self, fields: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, Sequence[bytes]]:
+        """Keep the first value of each name, and return all of those names that occur more than once."""
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in fields:
+            values.setdefault(name.lower(), []).append(value)
+        self.update((name, own[0]) for name, own in values.items())
+        return {name: own for name, own in values.items() if len(own) > 1}
 
     def every(self, name: bytes) -> Sequence[bytes]:
         """The values of every field of that lower-case name, in order."""

@@ -7,19 +7,36 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HeaderTooLargeError, InvalidRequestError, NotFoundError, UpgradeNotSupportedError
 from proxy.exchange.telemetry import begin_trace
-from proxy.model import FieldIndex, RequestHead
+from proxy.model import NOTHING_REPEATED, FieldIndex, RequestHead
 from proxy.protocol import cors
 from proxy.protocol.http_head import asks_for_websocket, check_request, origin_form
 from proxy.protocol.paths import own_path
 from proxy.protocol.trace_context import TRACEPARENT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiohttp import web
 
     from proxy.exchange.exchange import Exchange
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
+
+
+class MeasuredFieldIndex(FieldIndex):
+    """The fields of a message whose head is bounded: `size` is how many bytes all names and values have together."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        # In the same pass: a second one takes as long as the first.
+        size = 0
+        for name, value in fields:
+            self[name.lower()] = value
+            size += len(name) + len(value)
+        self.size = size
+        self.repeated = NOTHING_REPEATED if len(self) == len(fields) else self._keep_first(fields)
 
 
 def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix: bytes = b"") -> RequestHead:
@@ -35,7 +52,7 @@ def check_head(request: web.Request, exchange: Exchange | None = None, *, prefix
         NotFoundError: the path is not below the prefix.
     """
     method, fields = request.method, request.raw_headers
-    index = FieldIndex(fields)
+    index = MeasuredFieldIndex(fields)
     if exchange is not None and (TRACEPARENT in index or exchange.registry.telemetry is not None):
         begin_trace(exchange, index, request)
     if exchange is not None and b"origin" in index:

@@ -253,7 +253,8 @@ def single(fields: Iterable[Field], name: bytes) -> bytes | None:
     return None
 
 
-# Most fields have these names, in one of two spellings: a dict look-up is cheaper than filtering them anew.
+# Most fields have these names, in one of two spellings: a dict look-up is cheaper than filtering them anew. Vendors,
+# their networks and their SDKs add names of their own, which are kept when they are first seen.
 _COMMON: Final = (
     "Accept Accept-Encoding Accept-Language Access-Control-Allow-Origin Alt-Svc Anthropic-Version Authorization "
     "Cache-Control Connection Content-Encoding Content-Length Content-Type Cookie Date ETag Expect Host Keep-Alive "
@@ -268,10 +269,16 @@ _COMMON: Final = (
 )
 
 
-class _Judged(dict[bytes, _T]):
-    """Filter result by field name as spelled: precomputed for common names, computed at look-up for others.
+# Clients and the targets of envelopes choose names, and could fill the memory with them: 64 KiB of names are kept, and
+# who has filled that makes only names slow that nobody had sent before.
+_MAX_NAMES: Final = 1024
+_MAX_NAME_BYTES: Final = 64
 
-    Others are not cached: clients choose names, and could fill the memory.
+
+class _Judged(dict[bytes, _T]):
+    """Filter result by field name as spelled: precomputed for common names, computed and kept for others.
+
+    At most `_MAX_NAMES` are kept, none of them longer than `_MAX_NAME_BYTES`; the rest is computed at each look-up.
     """
 
     __slots__ = ("_judge",)
@@ -282,7 +289,10 @@ class _Judged(dict[bytes, _T]):
         self._judge = judge
 
     def __missing__(self, name: bytes) -> _T:
-        return self._judge(name)
+        judged = self._judge(name)
+        if len(self) < _MAX_NAMES and len(name) <= _MAX_NAME_BYTES:
+            self[name] = judged
+        return judged
 
 
 _PASSES_TO_UPSTREAM: Final = _Judged(_passes_to_upstream)
@@ -295,13 +305,20 @@ STREAM_FIELDS: Final = (
     (istr("X-Accel-Buffering"), "no"),
 )
 # aiohttp looks each name up in lower case, and has that of an `istr`.
-_TEXT_NAMES: Final = {name: istr(name.decode()) for name in _NAMES_TO_CLIENT}
+_TEXT_NAMES: Final = _Judged(lambda name: istr(name.decode("latin-1")))
 
 
-def relayed(fields: Iterable[Field]) -> list[tuple[str, str]]:
+def relayed(fields: Sequence[Field]) -> list[tuple[str, str]]:
     """Return a relayed response's headers for aiohttp: the given fields, and `STREAM_FIELDS`."""
+    headers: list[tuple[str, str]]
     names = _TEXT_NAMES
-    return [*[(names.get(name) or name.decode("latin-1"), _text(value)) for name, value in fields], *STREAM_FIELDS]
+    try:
+        headers = [(names[name], value.decode()) for name, value in fields]
+    except UnicodeDecodeError:
+        # Few are anything but ASCII, and a call for each value takes as long as its decoding.
+        headers = [(names[name], _text(value)) for name, value in fields]
+    headers += STREAM_FIELDS
+    return headers
 
 
 def _text(value: bytes) -> str:

@@ -72,6 +72,16 @@ class EventStreamObserver:
             ):
                 self.events += 1
                 return
+            # Most others are whole blocks: a short answer, or several events that came at once.
+            if (
+                (start == 0 or self.events)
+                and data[-2:] == b"\n\n"
+                and len(data) <= _BLOCKS_BYTES
+                and _CR not in data
+                and (events := _count_events(data))
+            ):
+                self.events += events
+                return
         self._feed_lines(data)
 
     def _feed_lines(self, data: bytes) -> None:

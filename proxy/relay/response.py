@@ -16,7 +16,7 @@ from proxy.model import Ending
 from proxy.protocol.sse_observer import PING
 from proxy.relay.passthrough import NOTHING_PASSES
 from proxy.relay.reset import reset
-from proxy.relay.timeouts import Progress, StreamTimeouts
+from proxy.relay.timeouts import NO_TIMEOUTS, Progress, StreamTimeouts
 from proxy.relay.transform import ERROR_FOR_ENDING
 from proxy.upstream import NOTHING
 
@@ -83,7 +83,7 @@ class RelayResponse(web.StreamResponse):
         self._transform: Transform = NOTHING_PASSES
         self._framing = framing
         self._is_chunked = framing == "chunked"
-        self._progress = Progress(StreamTimeouts(None, None, None, None), 0.0)
+        self._progress = Progress(NO_TIMEOUTS, 0.0)
         self._transport: asyncio.Transport | None = None
         self._protocol: web.RequestHandler | None = None
         self._timers: DeadlineTimer | None = None
@@ -99,7 +99,7 @@ class RelayResponse(web.StreamResponse):
         self.ending: Ending | None = None
         self.failure_reason: str | None = None
         # aiohttp adds a type where there is none; the application takes it away again.
-        self.has_content_type = "Content-Type" in self.headers
+        self.has_content_type = hdrs.CONTENT_TYPE in self.headers
         if framing in {"length", "none"} and status != _NO_CONTENT:
             # RFC 9110 §8.6: of a response to HEAD, or of 304, it is that of the 200; 204 has none.
             self.content_length = length

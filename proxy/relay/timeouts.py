@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.model import Ending
 from proxy.timers import LONG_S
@@ -21,6 +21,10 @@ class StreamTimeouts(NamedTuple):
         total_s = None if self.deadline_s is None else self.deadline_s - now_s
         durations_s = (self.idle_s, self.write_s, self.heartbeat_s, total_s)
         return all(duration_s is None or duration_s >= LONG_S for duration_s in durations_s)
+
+
+# Before a response runs.
+NO_TIMEOUTS: Final = StreamTimeouts(None, None, None, None)
 
 
 class Progress:

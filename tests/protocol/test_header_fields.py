@@ -275,3 +275,27 @@ def test_single_and_values() -> None:
     assert values(fields, b"x-upstream") == [b"a", b"b"]
     assert single(fields, b"other") is None
     assert values(fields, b"other") == []
+
+
+def test_names_kept_bounded() -> None:
+    """Names are judged alike whether they are kept or not, and only so many of them are kept, none of them long."""
+    names = [b"x-made-up-%d" % number for number in range(3000)]
+    long = [b"x-" + b"a" * 100, b"x-accel-" + b"a" * 100]
+
+    for _ in range(2):
+        assert to_client([(name, b"1") for name in [*names, *long]]) == [(name, b"1") for name in [*names, long[0]]]
+        assert [name for name, _ in rules.relayed([(name, b"1") for name in long])][:2] == [
+            name.decode() for name in long
+        ]
+
+    for kept in (rules._NAMES_TO_CLIENT, rules._TEXT_NAMES):
+        assert len(kept) <= rules._MAX_NAMES
+        assert max(map(len, kept)) <= rules._MAX_NAME_BYTES
+
+
+def test_relayed_text() -> None:
+    """Each value is decoded by itself: from UTF-8 where it is that, else from Latin-1; names keep their spelling."""
+    fields = [(b"X-A", b"plain"), (b"x-B", "\u00fc".encode()), (b"X-c", b"\xfc")]
+
+    assert rules.relayed(fields)[:3] == [("X-A", "plain"), ("x-B", "\u00fc"), ("X-c", "\u00fc")]
+    assert rules.relayed(fields[:2])[:2] == [("X-A", "plain"), ("x-B", "\u00fc")]
