@@ -67,7 +67,7 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """The sums, in the form of each worker's own counters."""
-        told: dict[str, Any] = {"endings": {}, "refusals": {}, "attempts": {}}
+        told: dict[str, Any] = {"endings": {}, "refusals": {}, "attempts": {}, "retries": {}}
         for (*path, last), count in self._total.items():
             at = told
             for name in path:

@@ -47,7 +47,7 @@ class Attempts:
         self.turns = turns
         self.clocks = clocks
         self._pool = pool
-        self._metrics = metrics
+        self.metrics = metrics
 
     def reach(self, exchange: Exchange, deadline_s: float | None) -> Coroutine[None, None, UpstreamResponse]:
         """Send the request to its upstream, and where that fails to others, until there is an answer for the client.
@@ -126,13 +126,13 @@ class Attempts:
         except BaseException:
             if answer is not None:
                 answer.abort()
-            self._metrics.attempt_ended(route.upstream, attempt.outcome)
+            self.metrics.attempt_ended(route.upstream, attempt.outcome)
             raise
         attempt.outcome = outcome
         if outcome is not OK:
             self._note_failure(exchange, state, key, answer, None)
         else:
-            self._metrics.attempt_ended(route.upstream, OK)
+            self.metrics.attempt_ended(route.upstream, OK)
             if lease is not None:
                 lease.judge(OK)
         exchange.is_answered = True
@@ -155,7 +155,7 @@ class Attempts:
         if state is not None and key is not None and attempt.status in REFUSALS:
             limited = answer if attempt.status == LIMITED else None
             state.key_refused(key, attempt.status, None if limited is None else rest_of(limited.index, time.time()))
-        self._metrics.attempt_ended(attempt.upstream, attempt.outcome)
+        self.metrics.attempt_ended(attempt.upstream, attempt.outcome)
         if error is None:
             attempt.end(Ending.UPSTREAM_ERROR, None, now_s)
         else:

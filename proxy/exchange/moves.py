@@ -175,6 +175,7 @@ class Moves:
 
     def _keep(self, answer: UpstreamResponse | None, route: Route) -> None:
         """Move on, and keep the answer in place of the one that was kept; an error of ours takes no place."""
+        self._attempts.metrics.retried(route.upstream)
         self._exchange.is_answered = False
         if answer is not None:
             self._drop_kept()

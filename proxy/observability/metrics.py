@@ -89,6 +89,7 @@ class Metrics:
         # By upstream, plan and model.
         self._usage: defaultdict[tuple[str, str, str], UsageCount] = defaultdict(UsageCount)
         self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._retries: defaultdict[str, int] = defaultdict(int)
         self._store_errors = 0
         # By issuer and outcome.
         self._jwks: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -153,6 +154,10 @@ class Metrics:
         """Count a request to a vendor, by how it came out."""
         self._attempts[upstream, outcome] += 1
 
+    def retried(self, upstream: str) -> None:
+        """Count a request that this vendor has failed, and that is tried again."""
+        self._retries[upstream] += 1
+
     def stream_began(self, upstream: str) -> None:
         """One more running answer."""
         self._upstreams[upstream].active += 1
@@ -162,7 +167,10 @@ class Metrics:
         self._upstreams[upstream].active -= 1
 
     def totals(self) -> dict[str, Any]:
-        """What was counted since the start: exchanges by ending, refusals by code, attempts by upstream and outcome."""
+        """What was counted since the start: exchanges by ending, refusals by code, attempts by upstream and outcome.
+
+        Retries by the upstream that has failed the request.
+        """
         endings: defaultdict[str, int] = defaultdict(int)
         for (_, _, ending), count in self._requests.items():
             # The words themselves, as JSON's keys have to be.
@@ -170,7 +178,12 @@ class Metrics:
         attempts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for (upstream, outcome), count in self._attempts.items():
             attempts[upstream][str(outcome)] = count
-        return {"endings": dict(endings), "refusals": dict(self._refusals), "attempts": dict(attempts)}
+        return {
+            "endings": dict(endings),
+            "refusals": dict(self._refusals),
+            "attempts": dict(attempts),
+            "retries": dict(self._retries),
+        }
 
     def collect(self) -> Iterator[Metric]:
         """What was counted of exchanges, in the library's form; called by the registry."""
@@ -214,6 +227,13 @@ class Metrics:
         attempts = family("upstream_attempts", "Requests to vendors, by how they came out.", "upstream", "outcome")
         for (upstream, outcome), count in self._attempts.items():
             attempts.add_metric((upstream, outcome), count)
+        retries = family(
+            "upstream_retries",
+            "Requests that this vendor failed and that were tried again, with another key or elsewhere.",
+            "upstream",
+        )
+        for upstream, count in self._retries.items():
+            retries.add_metric([upstream], count)
         store_errors = family("limits_store_errors", "Failed calls of the limits store.")
         store_errors.add_metric((), self._store_errors)
         jwks = family("jwks_refreshes", "Key set fetches.", "issuer", "outcome")
@@ -224,6 +244,7 @@ class Metrics:
             store_errors,
             jwks,
             attempts,
+            retries,
             requests,
             refusals,
             limits,

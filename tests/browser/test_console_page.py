@@ -280,7 +280,16 @@ async def test_console_switches_an_upstream(made: ConsoleSite, view: MadeUp, ope
     page = tab.page
     card = page.locator(".upstream-card", has_text="anthropic")
     text = await card.text_content() or ""
-    for part in ("Out for 18 s", "3 running", "5 failures in a row", "904 attempts", "4 × 429", "0b51c9de", "(429)"):
+    for part in (
+        "Out for 18 s",
+        "3 running",
+        "5 failures in a row",
+        "904 attempts",
+        "4 × 429",
+        "3 tried again",
+        "0b51c9de",
+        "(429)",
+    ):
         assert part in text
     await page.get_by_role("button", name="Turn openai off").click()
     await page.click("#confirm-yes")

@@ -53,6 +53,7 @@ class MadeUp:
             "endings": {"complete": self.ended, "client_closed": 4, "timeout_idle": self.cut},
             "refusals": {"rate_limit_exceeded": self.refused},
             "attempts": {report["name"]: {"ok": 900, "429": 4} for report in self.reports},
+            "retries": {report["name"]: 3 for report in self.reports},
         }
         part = {
             "chosen": chosen,

@@ -17,7 +17,7 @@ def part(rows: Sequence[dict[str, Any]] = (), **changes: Any) -> dict[str, Any]:
     return {
         "chosen": [{"rows": [dict(row) for row in rows], "sums": sums_of(rows)}],
         "streams": len(rows),
-        "counters": {"endings": {}, "refusals": {}, "attempts": {}},
+        "counters": {"endings": {}, "refusals": {}, "attempts": {}, "retries": {}},
         "limits": {"state": "ok", "problem": None},
         "is_draining": False,
         "reasons": [],
@@ -95,7 +95,12 @@ def test_common_limits_and_problems() -> None:
 
 
 def counted(complete: int, attempts: int = 0) -> dict[str, Any]:
-    counters = {"endings": {"complete": complete}, "refusals": {}, "attempts": {"main": {"ok": attempts}}}
+    counters = {
+        "endings": {"complete": complete},
+        "refusals": {},
+        "attempts": {"main": {"ok": attempts}},
+        "retries": {},
+    }
     return part(counters=counters)
 
 

@@ -65,6 +65,8 @@ async def test_out_and_back(start: Start, vendors: list[Vendor]) -> None:
     assert metrics['forward_sse_upstream_out{upstream="b"}'] == 0
     assert metrics['forward_sse_upstream_attempts_total{outcome="5xx",upstream="a"}'] == 2
     assert metrics['forward_sse_upstream_attempts_total{outcome="ok",upstream="b"}'] == 3
+    assert metrics['forward_sse_upstream_retries_total{upstream="a"}'] == 2
+    assert 'forward_sse_upstream_retries_total{upstream="b"}' not in metrics
     last = (await proxy.settled(3))[-1]
     assert [attempt["upstream"] for attempt in last["attempts"]] == ["b"]
 

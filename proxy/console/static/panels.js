@@ -80,23 +80,24 @@ const panels = (() => {
     const known = new Map([...list.children].map((card) => [card.dataset.name, card]));
     for (const report of picture.upstreams) {
       const attempts = picture.counters.attempts[report.name] ?? {};
-      const told = JSON.stringify([report, attempts]);
+      const retries = picture.counters.retries[report.name] ?? 0;
+      const told = JSON.stringify([report, attempts, retries]);
       let card = known.get(report.name);
       known.delete(report.name);
       if (card === undefined) {
         card = make("li", "card upstream-card");
         card.dataset.name = report.name;
         list.append(card);
-        fill(card, report, attempts, act);
+        fill(card, report, attempts, retries, act);
       } else if (card.dataset.told !== told) {
-        fill(card, report, attempts, act);
+        fill(card, report, attempts, retries, act);
       }
       card.dataset.told = told;
     }
     for (const card of known.values()) card.remove();
   }
 
-  function fill(card, report, attempts, act) {
+  function fill(card, report, attempts, retries, act) {
     if (card.children.length === 0) {
       const top = make("div", "upstream-top");
       const button = make("button", "quiet");
@@ -122,7 +123,9 @@ const panels = (() => {
     const {ok = 0, ...others} = attempts;
     const total = ok + sum(others);
     const failed = words.largest(others);
-    set(tried, "textContent", `${words.plural(total, "attempt")}${failed ? ` · ${failed}` : total > 0 ? " · none failed" : ""}`);
+    const outcomes = failed || (total > 0 ? "none failed" : "");
+    const again = retries > 0 ? `${words.number(retries)} tried again` : "";
+    set(tried, "textContent", [words.plural(total, "attempt"), outcomes, again].filter(Boolean).join(" · "));
     keys.replaceChildren(...report.keys.map((key) => {
       const rests = key.resting ? ` rests ${key.rests_for_s > 0 ? `${Math.ceil(key.rests_for_s)} s` : ""} (${key.refused_with ?? "?"})` : "";
       const shown = make("li", "key", `${key.key} · ${key.running}${rests}`);
