@@ -225,7 +225,7 @@ class RelayResponse(web.StreamResponse):
             meter.passed.append(data)
             if not passed_events & _EIGHTH:
                 meter.read_passed()
-        if (protocol := self._protocol) is not None and protocol.writing_paused:
+        if transport.get_write_buffer_size():
             self._pause()
 
     def body(self, data: bytes, *, is_last: bool = False) -> None:
@@ -370,7 +370,7 @@ class RelayResponse(web.StreamResponse):
         else:
             transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
         self._count(data)
-        if self._protocol is not None and self._protocol.writing_paused:
+        if transport.get_write_buffer_size():
             self._pause()
 
     def _pause(self) -> None:
