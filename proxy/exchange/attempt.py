@@ -86,13 +86,17 @@ class Attempt:
 
 def logged(attempts: Sequence[Attempt], ending: Ending, now_s: float) -> list[dict[str, Any]]:
     """Return the attempts as the log shows them; what is under way ends with its exchange."""
-    return [
-        {
-            "upstream": attempt.upstream,
-            "key": attempt.key,
-            "status": attempt.status,
-            "ending": attempt.ending or ending,
-            "ms": int(((now_s if attempt.ending is None else attempt.ended_s) - attempt.begun_s) * 10_000 + 0.5) / 10,
-        }
-        for attempt in attempts[-MOST_LOGGED:]
-    ]
+    shown: list[dict[str, Any]] = []
+    # Nearly always there is one: a comprehension's own call, and a slice of what is short, take as long as the rest.
+    for attempt in attempts if len(attempts) <= MOST_LOGGED else attempts[-MOST_LOGGED:]:
+        is_over = attempt.ending is not None
+        shown.append(
+            {
+                "upstream": attempt.upstream,
+                "key": attempt.key,
+                "status": attempt.status,
+                "ending": attempt.ending if is_over else ending,
+                "ms": int(((attempt.ended_s if is_over else now_s) - attempt.begun_s) * 10_000 + 0.5) / 10,
+            }
+        )
+    return shown
