@@ -99,7 +99,7 @@ class Exporter:
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
         # Each number is written by one thread: spans taken and dropped by the loop's, the others by ours.
         self._taken = self._dropped = 0
-        self._exported = self._failed = self._pushed = self._push_failures = 0
+        self._begun = self._exported = self._failed = self._pushed = self._push_failures = 0
         self._told_dropped = 0
         self._tell_at_s: dict[str, float] = {}
         self._failing: set[str] = set()
@@ -124,9 +124,10 @@ class Exporter:
         if waiting > self._batching.most_waiting:
             self._dropped += len(spans)
             return
-        self._taken += len(spans)
+        # In this order: the thread takes what is counted.
         self._waiting.append(spans)
-        if waiting >= self._batching.most_in_batch and not self._wake.is_set():
+        self._taken += len(spans)
+        if self._taken - self._begun >= self._batching.most_in_batch and not self._wake.is_set():
             self._wake.set()
 
     def replace_metrics(self, counted: Counted) -> None:
@@ -179,7 +180,9 @@ class Exporter:
 
     def _send_all(self) -> None:
         self._send_metrics()
-        while self._waiting and time.monotonic() < self._end_s:
+        # What comes meanwhile waits for the next time: else a busy worker's would leave by twos and threes.
+        end = self._taken
+        while self._begun < end and time.monotonic() < self._end_s:
             self._send_spans()
             self._send_metrics()
         self._tell_of_drops()
@@ -188,6 +191,7 @@ class Exporter:
         batch: list[Span] = []
         while self._waiting and len(batch) < self._batching.most_in_batch:
             batch += self._waiting.popleft()
+        self._begun += len(batch)
         try:
             data = self._encode(batch)
             if self._redact(data) != data:

@@ -126,6 +126,26 @@ def test_all_arrive() -> None:
     assert LINES == []
 
 
+def test_what_comes_meanwhile_waits() -> None:
+    """What comes while spans are sent leaves with what comes later, not by ones and twos."""
+    server = Answers()
+    server.gate.clear()
+    one = exporter(server.url, batching=Batching(most_in_batch=4, delay_s=60))
+    one.put([span()] * 4)
+    assert server.asked.acquire(timeout=WAIT_S)
+    one.put([span()])
+    one.put([span()])
+    server.gate.set()
+    until("spans_total exported", one, 4)
+    # The thread waits now, or will: not before this is a message full.
+    one.put([span()] * 2)
+    until("spans_total exported", one, 8)
+    one.close()
+    server.close()
+    sent = [ExportTraceServiceRequest.FromString(body) for body in server.bodies]
+    assert [len(message.resource_spans[0].scope_spans[0].spans) for message in sent] == [4, 4]
+
+
 def test_full_queue_drops() -> None:
     """Behind a collector that does not answer, what does not fit is dropped, counted, and told once."""
     server = Answers()

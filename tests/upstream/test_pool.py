@@ -340,9 +340,9 @@ async def looked_up(pool: Pool, names: Names) -> None:
     """The look-up that is under way has been answered, and the pool told."""
     async with asyncio.timeout(5):
         await names.asked.wait()
+        await asyncio.gather(*pool.resolver._tasks.values())
         # Its callback, too, which another look-up waits for: from Python 3.12 on `gather` does not.
-        while pool.resolver._tasks:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("count", [1, 2])
