@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from proxy.observability.otlp_http import encode, post
+from proxy.observability.otlp_http import encode, new_session, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,12 +110,10 @@ class Exporter:
         Raises:
             ImportError: the extra `otel` is not installed.
         """
-        import requests  # noqa: PLC0415 - 6 MiB with the messages, which only those pay who export
-
-        from proxy.observability import otlp  # noqa: PLC0415 - as above
+        from proxy.observability import otlp  # noqa: PLC0415 - 6 MiB with `requests`, which only those pay who export
 
         self._otlp = otlp
-        self._session = requests.Session()
+        self._sessions = {kind: new_session() for kind, target in self._targets.items() if target is not None}
         self._thread.start()
 
     def put(self, spans: Sequence[Span]) -> None:
@@ -242,7 +240,7 @@ class Exporter:
         problem = "timeout"
         for attempt in range(_MOST_TRIES):
             timeout_s = max(0.05, min(end_s, self._end_s) - time.monotonic())
-            problem, wait_s = post(self._session, target, body, fields, timeout_s)
+            problem, wait_s = post(self._sessions[kind], target, body, fields, timeout_s)
             if not problem:
                 self._tell_regained(kind)
                 return True

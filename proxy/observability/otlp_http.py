@@ -7,10 +7,13 @@ keeps no time and tries nothing twice. https://opentelemetry.io/docs/specs/otlp/
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proxy.protocol.verify_flags import set_verify_flags
 
 if TYPE_CHECKING:
     import requests
+    from urllib3 import ProxyManager
 
 # OTLP §"Retryable Response Codes".
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
@@ -41,6 +44,33 @@ def encode(target: Target, data: bytes, version: str) -> tuple[bytes, dict[str, 
     return data, fields
 
 
+def new_session() -> requests.Session:
+    """A session for one target, which verifies certificates as the proxy does elsewhere, with every Python.
+
+    Not for several: the authorities of all would be trusted by each.
+
+    Raises:
+        ImportError: the extra `otel` is not installed.
+    """
+    import requests  # noqa: PLC0415 - 6 MiB with what it loads, which only those pay who export
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - as above
+    from urllib3.util.ssl_ import create_urllib3_context  # noqa: PLC0415 - as above
+
+    context = set_verify_flags(create_urllib3_context())
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options, ssl_context=context)
+
+        def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
+            manager: ProxyManager = super().proxy_manager_for(proxy, **options, ssl_context=context)
+            return manager
+
+    session = requests.Session()
+    session.mount("https://", Adapter())
+    return session
+
+
 def post(
     session: requests.Session, target: Target, body: bytes, fields: dict[str, str], timeout_s: float
 ) -> tuple[str, float | None]:
@@ -48,7 +78,7 @@ def post(
 
     Blocks for up to `timeout_s` to connect, and as long again for each silence of the collector.
     """
-    import requests  # noqa: PLC0415 - 6 MiB with what it loads, which only those pay who export
+    import requests  # noqa: PLC0415 - as in `new_session`
 
     try:
         answer = session.post(
@@ -85,10 +115,8 @@ def post_nothing(target: Target, version: str) -> str:
     Raises:
         ImportError: the extra `otel` is not installed.
     """
-    import requests  # noqa: PLC0415 - as in `post`
-
     from proxy.observability import otlp  # noqa: F401, PLC0415 - without its libraries the exporter sends nothing
 
-    with requests.Session() as session:
+    with new_session() as session:
         problem, _ = post(session, target, *encode(target, b"", version), target.timeout_s)
     return problem
