@@ -86,6 +86,7 @@ class Moves:
                     following = await self._following(failure, choices, number, begin_before_s)
                 if following is None:
                     return await self._choose(failure)
+                self._attempts.metrics.retried(route.upstream)
                 route = following
                 await self._turn_to(route)
                 number += 1
@@ -142,6 +143,7 @@ class Moves:
                 if following is None:
                     return answer
             self._keep(answer, route)
+            self._attempts.metrics.retried(route.upstream)
             key = following
 
     def _next_key(self, state: UpstreamState, tried: list[Key]) -> Key | None:
@@ -175,7 +177,6 @@ class Moves:
 
     def _keep(self, answer: UpstreamResponse | None, route: Route) -> None:
         """Move on, and keep the answer in place of the one that was kept; an error of ours takes no place."""
-        self._attempts.metrics.retried(route.upstream)
         self._exchange.is_answered = False
         if answer is not None:
             self._drop_kept()

@@ -180,7 +180,7 @@ class ClusterLinks(Links):
         """
         failure: StoreError = ConnectionLostError("the cluster cannot be reached")
         # Of those that miss slots the one that knows most: a node may have come back without its memory.
-        best: list[Node | None] = []
+        best: list[Node | None] | None = None
         nodes = tuple({*self._links, *self._dialler.address.nodes})
         for node in sorted(random.sample(nodes, len(nodes)), key=lambda node: self._channel(node) is None):
             try:
@@ -188,10 +188,11 @@ class ClusterLinks(Links):
             except StoreError as error:
                 failure = error
             else:
-                best = max(best, owners, key=_served)
+                if best is None or _served(owners) > _served(best):
+                    best = owners
                 if None not in owners:
                     break
-        if not best:
+        if best is None:
             raise failure
         return best
 
@@ -316,10 +317,10 @@ def _owners(answer: Any, asked: str) -> list[Node | None]:
     owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     try:
         for first, last, (host, port, *_), *_ in answer:
+            if not 0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS:
+                raise StoreError("the server's answer is not understood")
             node = (host.decode() if host else asked, int(port))
             owners[first : last + 1] = [node] * (last + 1 - first)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError("the server's answer is not understood") from error
-    if len(owners) != REDIS_CLUSTER_HASH_SLOTS:
-        raise StoreError("the server's answer is not understood")
     return owners

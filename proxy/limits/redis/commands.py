@@ -172,8 +172,12 @@ class Commands:
         keys = [*account.keys(b"held", b"sums"), *map(account.rate_key, rates), *question.keys]
         return self._scripts.stand.whole_command(keys, arguments)
 
-    def restore(self, account: UserAccount, now: int) -> Iterator[Command]:
-        """Tell a server that came back empty how far a user's limits were used, as far as this worker knows."""
+    def restore(self, account: UserAccount, now: int, known: set[Script]) -> Iterator[Command]:
+        """Tell a server that came back empty how far a user's limits were used, as far as this worker knows.
+
+        A script that is not in `known` is sent whole, and is known then: by its digest each command of a batch would be
+        sent twice.
+        """
         keys: list[bytes] = []
         arguments: list[bytes | int] = []
         for limit, tat in zip(account.quotas.limits, account.tats, strict=True):
@@ -181,7 +185,7 @@ class Commands:
                 keys.append(account.rate_key(limit))
                 arguments += [limit.window, *divmod(tat, limit.quota)]
         if keys:
-            yield self._scripts.restore.command(keys, arguments)
+            yield _first_whole(self._scripts.restore, known)(keys, arguments)
         tokens = account.tokens
         if tokens is None:
             return
@@ -194,7 +198,16 @@ class Commands:
             keys.append(account.spent_key(unit, every, period))
             arguments += [spent, _expires_ms(period)]
         if keys:
-            yield self._scripts.restore_tokens.command(keys, arguments)
+            yield _first_whole(self._scripts.restore_tokens, known)(keys, arguments)
+
+
+def _first_whole(
+    script: Script, known: set[Script]
+) -> Callable[[Sequence[bytes], Sequence[bytes | str | int]], Command]:
+    if script in known:
+        return script.command
+    known.add(script)
+    return script.whole_command
 
 
 def bounded(amounts: Amounts) -> Amounts:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.limits.redis.commands import Commands
     from proxy.limits.redis.leases import Leases
     from proxy.limits.redis.links import Link, Links
+    from proxy.limits.redis.scripts import Script
     from proxy.limits.redis.tokens import Tokens
 
 
@@ -90,6 +91,9 @@ class Greeting:
         """Tell an empty server how far the limits are used of every user that this worker has seen."""
         accounts = [account for account in self._accounts if self._links.at(account.slot) is link]
         now = link.clock.now()
+        known: set[Script] = set()
         for first in range(0, len(accounts), BATCH):
             batch = accounts[first : first + BATCH]
-            await run_all(channel, [command for account in batch for command in self._commands.restore(account, now)])
+            await run_all(
+                channel, [command for account in batch for command in self._commands.restore(account, now, known)]
+            )

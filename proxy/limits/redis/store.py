@@ -3,7 +3,7 @@
 Every admission is one script, so every rate of the plan and the lease are taken together or not at all; where tokens or
 money are limited, a reservation and a settlement are one more each (`tokens`). Nobody waits long: one connection with
 many questions on their way (`channel`), a tenth of a second for each, no second try, and no try at all while the server
-is known to be away (`link`). What then happens is the operator's choice, `on_store_error`. In a Cluster each user has
+is known to be away (`links`). What then happens is the operator's choice, `on_store_error`. In a Cluster each user has
 one server (`links`), and all of this is so for each of them.
 
 What the server alone cannot promise: a server that comes back empty is told by each worker what it holds and remembers

@@ -99,7 +99,7 @@ class Worker(_Base):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load nothing: there is no WSGI self.app."""
+        """Load nothing: there is no WSGI application."""
 
     def init_signals(self) -> None:
         """Handle the arbiter's signals only."""

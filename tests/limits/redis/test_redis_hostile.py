@@ -355,6 +355,26 @@ async def test_node_that_forgot_the_cluster(stores: Workers[Scripted]) -> None:
     assert store.problem() is None
 
 
+async def test_cluster_without_slots(stores: Workers[Scripted]) -> None:
+    """Nodes that answer, and of which none serves anything, are told as what they are."""
+    stores.server.answers["CLUSTER"] = b"*0\r\n"
+    store = await stores.one(address=cluster_of(stores.server))
+    assert store.problem() == "the cluster serves not all slots"
+
+
+@pytest.mark.parametrize("ranges", [(0, 10**12), (0, 16384), (-1, 5), (5, 4)])
+async def test_slots_that_there_are_not(stores: Workers[Scripted], ranges: tuple[int, int]) -> None:
+    """An answer with slots that no Cluster has is not understood, and read anew; it takes no memory for them."""
+    node = stores.server
+    node.answers["CLUSTER"] = slots((*ranges, node))
+    store = await stores.one(address=cluster_of(node))
+    assert store.problem() is not None
+    node.answers["CLUSTER"] = slots((0, 16383, node))
+    async with asyncio.timeout(PROMPT_S):
+        await passes(lambda: store.problem() is None)
+    assert await admits(store)
+
+
 @pytest.mark.parametrize("slot", [-1, 16384])
 async def test_redirect_for_no_slot(stores: Workers[Scripted], slot: int) -> None:
     """A redirect for a slot that there is not is a failure of that request alone, which is answered."""
